@@ -9,10 +9,14 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
 const CHILD: &str = "TESTKIT_CHILD";
+
+/// How long the output of an ended child may stay open.
+const OUTPUT_GRACE: Duration = Duration::from_secs(10);
 
 /// How a child process ended, with everything that it printed.
 #[derive(Debug)]
@@ -60,12 +64,15 @@ pub fn child(test: &str, deadline: Duration, body: impl FnOnce()) -> Option<Ende
         .stderr(Stdio::piped())
         .spawn()
         .expect("start the test binary again");
-    let readers = [
-        reader(child.stdout.take().expect("piped")),
-        reader(child.stderr.take().expect("piped")),
-    ];
+    let readers =
+        [reader(child.stdout.take().expect("piped")), reader(child.stderr.take().expect("piped"))];
     let status = wait(&mut child, deadline);
-    let output = readers.map(|r| r.join().expect("reader")).concat();
+    // A process that the child left behind may hold the pipes for ever.
+    let output = readers.map(|r| {
+        let open = "[output still open: the child left a process behind]".to_owned();
+        r.recv_timeout(OUTPUT_GRACE).unwrap_or(open)
+    });
+    let output = output.concat();
     match status {
         Ok(status) => {
             let ran = output.contains("running 1 test");
@@ -76,13 +83,16 @@ pub fn child(test: &str, deadline: Duration, body: impl FnOnce()) -> Option<Ende
     }
 }
 
-fn reader(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {
+fn reader(mut from: impl Read + Send + 'static) -> Receiver<String> {
+    let (done, text) = mpsc::channel();
     thread::spawn(move || {
         let mut text = Vec::new();
         // A child killed by the watchdog closes its pipes; what was read until then is kept.
         let _ = from.read_to_end(&mut text);
-        String::from_utf8_lossy(&text).into_owned()
-    })
+        // Nobody listens when the pipe was given up.
+        let _ = done.send(String::from_utf8_lossy(&text).into_owned());
+    });
+    text
 }
 
 /// Waits for the child; past the deadline, kills it and returns what its threads were doing.
@@ -93,13 +103,52 @@ fn wait(child: &mut Child, deadline: Duration) -> Result<ExitStatus, String> {
             return Ok(status);
         }
         if start.elapsed() > deadline {
-            let threads = thread_table(child.id());
-            child.kill().expect("kill the child");
+            let threads = stop_tree(child.id());
             child.wait().expect("reap the child");
             return Err(threads);
         }
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Kills a process that the caller started, and all its descendants. Returns the tables of what
+/// their threads were doing.
+#[must_use]
+pub fn stop_tree(pid: u32) -> String {
+    let mut tables = String::new();
+    let mut found = vec![pid];
+    let mut next = 0;
+    // Each is looked at and stopped before its children are listed: it can start no more of them.
+    while let Some(&pid) = found.get(next) {
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        // Writing to a String cannot fail.
+        let _ = write!(tables, "process {pid} {}\n{}", comm.trim(), thread_table(pid));
+        send(pid, libc::SIGSTOP);
+        let children = children(pid).into_iter().filter(|c| !found.contains(c));
+        found.extend(children.collect::<Vec<_>>());
+        next += 1;
+    }
+    for pid in found {
+        send(pid, libc::SIGKILL);
+    }
+    tables
+}
+
+/// The children of every thread of a process.
+fn children(pid: u32) -> Vec<u32> {
+    let mut all = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        all.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    all
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test kit stands below `sigctx::sys`")]
+fn send(pid: u32, signal: i32) {
+    // SAFETY: kill touches no memory of ours. Its failure means that the process is gone, or that
+    // it changed its credentials; then its watchdog, or its parent's end, has to stop it.
+    unsafe { libc::kill(pid.cast_signed(), signal) };
 }
 
 /// A table of all threads of a process: tid, name, state, what it waits in, masked and pending
@@ -146,9 +195,13 @@ impl Rng {
     }
 
     /// Starts from the environment's `SEED`, else from the clock, and says which it was.
+    ///
+    /// # Panics
+    ///
+    /// When `SEED` is not a number.
     #[must_use]
     pub fn from_env() -> Self {
-        let seed = env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {
+        let seed = number("SEED").unwrap_or_else(|| {
             let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("clock after 1970");
             now.as_nanos() as u64
         });
@@ -175,8 +228,64 @@ impl Rng {
 }
 
 /// The count a stress test runs: `full`, or what the environment's `STRESS` says in per cent.
+///
+/// # Panics
+///
+/// When `STRESS` is not a number.
 #[must_use]
 pub fn budget(full: u64) -> u64 {
-    let percent = env::var("STRESS").ok().and_then(|s| s.parse().ok()).unwrap_or(100);
-    (full * percent / 100).max(1)
+    (full * number("STRESS").unwrap_or(100) / 100).max(1)
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn child_success_and_failure_are_told_apart() {
+        let here = "tests::child_success_and_failure_are_told_apart";
+        let ended = child(here, Duration::from_secs(30), || panic!("on purpose"));
+        if let Some(ended) = ended {
+            assert!(!ended.status.success());
+            assert!(ended.output.contains("on purpose"), "{}", ended.output);
+        }
+    }
+
+    #[test]
+    fn late_child_is_stopped_and_its_threads_are_listed() {
+        let here = "tests::late_child_is_stopped_and_its_threads_are_listed";
+        let late = std::panic::catch_unwind(|| {
+            in_child(here, Duration::from_millis(500), || {
+                let name = thread::Builder::new().name("sleeper".into());
+                name.spawn(|| thread::sleep(Duration::from_mins(1))).expect("spawn");
+                Command::new("sleep").arg("60").status().expect("sleep runs");
+            });
+        });
+        let message = *late.expect_err("the child is late").downcast::<String>().expect("text");
+        assert!(message.contains("sleeper"), "{message}");
+        // Its own child was found and stopped too.
+        assert!(message.lines().any(|l| l.starts_with("process") && l.ends_with("sleep")));
+        assert!(!message.contains("output still open"), "{message}");
+    }
+
+    #[test]
+    #[should_panic(expected = "no test is called `tests::of_another_name`")]
+    fn misspelt_test_name_is_refused() {
+        in_child("tests::of_another_name", Duration::from_secs(30), || ());
+    }
+
+    #[test]
+    fn rng_repeats_from_its_seed() {
+        let numbers = |seed| {
+            let mut rng = Rng::new(seed);
+            [rng.next_u64(), rng.next_u64(), rng.below(10)]
+        };
+        assert_eq!(numbers(7), numbers(7));
+        assert_ne!(numbers(7), numbers(8));
+    }
 }

@@ -1,0 +1,60 @@
+//! Format, clippy, documentation: each without a warning.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::report::{Progress, Report, Step};
+use crate::run;
+use crate::workspace::Workspace;
+
+const LIMIT: Duration = Duration::from_mins(30);
+const NO_WARNING: [&str; 3] = ["--", "-D", "warnings"];
+
+pub(crate) fn all(workspace: &Workspace, report: &mut Report) {
+    report.step("format", |p| check(p, workspace.cargo(&["fmt", "--all", "--check"])));
+    report.step("clippy", |p| {
+        let mut command = workspace.cargo(&["clippy", "--workspace", "--all-targets"]);
+        command.args(NO_WARNING);
+        check(p, command)
+    });
+    report.step("clippy of models", |p| {
+        let crates = workspace.loom_crates();
+        if crates.is_empty() {
+            return Step::skipped("no crate has models");
+        }
+        // In the test profile a library is checked with its unit tests, and without the
+        // integration tests, which are not for loom.
+        let args = ["clippy", "--lib", "--profile", "test"];
+        let mut command = workspace.cargo_loom(&args, &workspace.target.join("loom"));
+        command.args(crates.iter().flat_map(|name| ["-p", name])).args(NO_WARNING);
+        check(p, command)
+    });
+    report.step("documentation", |p| {
+        let mut command = workspace.cargo(&["doc", "--workspace", "--no-deps"]);
+        command.env("RUSTDOCFLAGS", "-D warnings");
+        check(p, command)
+    });
+}
+
+fn check(progress: &Progress, command: Command) -> Step {
+    let subcommand = command.get_args().next().unwrap_or_default();
+    let name = format!("cargo {}", subcommand.to_string_lossy());
+    progress.doing(&name);
+    let ended = match run::run(command, LIMIT, |_| {}) {
+        Ok(ended) => ended,
+        Err(why) => return Step::failed(why),
+    };
+    if ended.success() {
+        return Step::passed();
+    }
+    progress.say(&ended.output);
+    // The words of cargo (no such command) and of rustup (component not there).
+    let missing = ["no such command", "is not installed"].iter().any(|m| ended.output.contains(m));
+    let hint = match name.as_str() {
+        "cargo fmt" if missing => "; `rustup component add rustfmt` installs it",
+        "cargo clippy" if missing => "; `rustup component add clippy` installs it",
+        "cargo fmt" => "; `cargo fmt --all` sets it right",
+        _ => "",
+    };
+    Step::failed(format!("{name}: {}{hint}", ended.how()))
+}

@@ -1,0 +1,251 @@
+//! Known bugs as patches, `crates/<crate>/mutants/<what-it-breaks>.patch`. Each is put into a copy
+//! of the tree, and the test named in its header must fail: a test that cannot fail proves nothing.
+//!
+//! A kill counts only when the test passes on the unpatched copy, the patched copy builds, and the
+//! test was started. Everything else is a failure of its own: a patch that does not apply, a build
+//! that fails, a filter without a test, a test that ran into the time limit.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use comfy_table::{Cell, Color};
+
+use crate::Selection;
+use crate::counts;
+use crate::patch::{self, Harness, Header, Killer};
+use crate::report::{self, Progress, Step, seconds};
+use crate::run::{self, Ended};
+use crate::tree;
+use crate::unit;
+use crate::workspace::{Workspace, need};
+
+const BUILD_LIMIT: Duration = Duration::from_mins(20);
+const TEST_LIMIT: Duration = Duration::from_mins(5);
+
+/// A patch and what it says of itself.
+struct Mutant {
+    /// `crate/what-it-breaks`.
+    name: String,
+    package: String,
+    file: PathBuf,
+    header: Header,
+}
+
+pub(crate) fn run(workspace: &Workspace, selection: &Selection, progress: &Progress) -> Step {
+    let (mut mutants, step) = find(workspace, selection);
+    if mutants.is_empty() && step.failures.is_empty() {
+        return Step::skipped("no mutant is selected");
+    }
+    if let Err(why) = need("patch") {
+        return Step::failed(why);
+    }
+    // Neighbours share a build.
+    mutants.sort_by(|a, b| (&a.package, &a.header.killer).cmp(&(&b.package, &b.header.killer)));
+    let mut bench = Bench {
+        workspace,
+        copy: workspace.target.join("mutants").join("tree"),
+        // Stress tests keep their full size: at a tenth some bugs would slip through.
+        selection: Selection::default(),
+        unpatched: BTreeMap::new(),
+    };
+    judge_all(&mut bench, &mutants, step, progress)
+}
+
+fn judge_all(
+    bench: &mut Bench<'_>,
+    mutants: &[Mutant],
+    mut step: Step,
+    progress: &Progress,
+) -> Step {
+    let mut table = report::table(["mutant", "breaks", "killed by", "result", "time"]);
+    for (i, mutant) in mutants.iter().enumerate() {
+        let title = format!("mutant {}/{} {}", i + 1, mutants.len(), mutant.name);
+        progress.doing(&title);
+        let start = Instant::now();
+        let result = bench.judge(mutant);
+        let time = seconds(start.elapsed());
+        let (verdict, colour) = match &result {
+            Ok(()) => ("killed", Color::Green),
+            Err(failure) => (failure.verdict(), Color::Red),
+        };
+        progress.say(&format!("{title}: {verdict} in {time}"));
+        table.add_row([
+            Cell::new(&mutant.name),
+            Cell::new(&mutant.header.breaks),
+            Cell::new(mutant.header.killer.to_string()),
+            report::painted(Cell::new(verdict), colour),
+            Cell::new(time),
+        ]);
+        step.add(result.map_err(|failure| {
+            let verdict = failure.verdict();
+            format!("{}: {verdict}: {}", mutant.name, failure.explain(mutant))
+        }));
+    }
+    progress.idle();
+    println!("\n{}\n", report::trimmed(&table));
+    step
+}
+
+/// The mutants asked for, and the failures of those that cannot be read.
+fn find(workspace: &Workspace, selection: &Selection) -> (Vec<Mutant>, Step) {
+    let (mut mutants, mut unreadable) = (Vec::new(), Step::default());
+    for package in workspace.crates().into_iter().filter(|name| selection.takes_crate(name)) {
+        let dir = workspace.root.join("crates").join(&package).join("mutants");
+        let mut files: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().collect();
+        files.sort_by_key(fs::DirEntry::file_name);
+        for file in files.iter().map(fs::DirEntry::path) {
+            let Some(stem) = file.file_stem().filter(|_| file.extension().is_some()) else {
+                continue;
+            };
+            let name = format!("{package}/{}", stem.to_string_lossy());
+            if file.extension().is_none_or(|e| e != "patch") || !selection.takes(&name) {
+                continue;
+            }
+            let text = fs::read_to_string(&file).map_err(|e| e.to_string());
+            match text.and_then(|text| patch::header(&text)) {
+                Ok(header) => mutants.push(Mutant { name, package: package.clone(), file, header }),
+                Err(why) => unreadable.add(Err(format!("{name}: {why}"))),
+            }
+        }
+    }
+    (mutants, unreadable)
+}
+
+/// Why a mutant does not count as killed.
+#[derive(Debug, Clone)]
+enum Failure {
+    Survived,
+    /// The test is wrong before the patch.
+    Unpatched(String),
+    DoesNotApply(String),
+    DoesNotBuild(String),
+    NoTest,
+    Late(String),
+    Harness(String),
+}
+
+impl Failure {
+    fn verdict(&self) -> &'static str {
+        match self {
+            Self::Survived => "SURVIVED",
+            Self::Unpatched(_) => "FAILS UNPATCHED",
+            Self::DoesNotApply(_) => "DOES NOT APPLY",
+            Self::DoesNotBuild(_) => "DOES NOT BUILD",
+            Self::NoTest => "NO SUCH TEST",
+            Self::Late(_) => "TIME LIMIT",
+            Self::Harness(_) => "NOT RUN",
+        }
+    }
+
+    fn explain(&self, mutant: &Mutant) -> String {
+        let killer = &mutant.header.killer;
+        match self {
+            Self::Survived => format!("`{killer}` passes with the bug in"),
+            Self::Unpatched(why) => format!("`{killer}` does not pass without the patch: {why}"),
+            Self::DoesNotApply(output) => {
+                format!("the code has changed around it; make the patch anew\n{output}")
+            }
+            Self::DoesNotBuild(output) => output.clone(),
+            Self::NoTest => format!("`{killer}` starts no test"),
+            Self::Late(output) => {
+                let limit = TEST_LIMIT.as_secs();
+                format!("`{killer}` needs a deadline of its own, below {limit} s\n{output}")
+            }
+            Self::Harness(why) => why.clone(),
+        }
+    }
+}
+
+/// The copy of the tree, and what is known of it.
+struct Bench<'w> {
+    workspace: &'w Workspace,
+    copy: PathBuf,
+    selection: Selection,
+    /// How each killer did on the unpatched copy, by crate.
+    unpatched: BTreeMap<(String, Killer), Result<(), Failure>>,
+}
+
+impl Bench<'_> {
+    fn judge(&mut self, mutant: &Mutant) -> Result<(), Failure> {
+        let key = (mutant.package.clone(), mutant.header.killer.clone());
+        if !self.unpatched.contains_key(&key) {
+            let result = self.sync().and_then(|()| self.passes_unpatched(mutant));
+            self.unpatched.insert(key.clone(), result);
+        }
+        self.unpatched[&key].clone()?;
+        self.sync()?;
+        self.apply(mutant)?;
+        let ended = self.test(mutant)?;
+        if counts::libtest(&ended.output).started == 0 {
+            return Err(Failure::NoTest);
+        }
+        match ended.status {
+            None => Err(Failure::Late(ended.output)),
+            Some(status) if status.success() => Err(Failure::Survived),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn sync(&self) -> Result<(), Failure> {
+        tree::sync(&self.workspace.root, &self.copy).map_err(|error| {
+            Failure::Harness(format!("cannot copy the tree to {}: {error}", self.copy.display()))
+        })
+    }
+
+    fn passes_unpatched(&self, mutant: &Mutant) -> Result<(), Failure> {
+        let ended = self.test(mutant)?;
+        if counts::libtest(&ended.output).started == 0 {
+            Err(Failure::NoTest)
+        } else if ended.success() {
+            Ok(())
+        } else {
+            Err(Failure::Unpatched(format!("{}\n{}", ended.how(), ended.output)))
+        }
+    }
+
+    fn apply(&self, mutant: &Mutant) -> Result<(), Failure> {
+        let mut command = Command::new("patch");
+        command
+            .args(["-p1", "--batch", "--forward", "--fuzz=0", "--no-backup-if-mismatch", "-i"])
+            .arg(&mutant.file)
+            .current_dir(&self.copy)
+            .stdin(Stdio::null());
+        let ended = run::run(command, TEST_LIMIT, |_| {}).map_err(Failure::Harness)?;
+        if ended.success() { Ok(()) } else { Err(Failure::DoesNotApply(ended.output)) }
+    }
+
+    /// Builds the killer in the copy and runs it.
+    fn test(&self, mutant: &Mutant) -> Result<Ended, Failure> {
+        let Killer { harness, args } = &mutant.header.killer;
+        let args = args.iter().map(String::as_str).collect::<Vec<_>>();
+        let build = self.cargo(mutant, *harness, &mutant.header.killer.args_with("--no-run"));
+        let done = run::run(build, BUILD_LIMIT, |_| {}).map_err(Failure::Harness)?;
+        if !done.success() {
+            return Err(Failure::DoesNotBuild(format!("{}\n{}", done.how(), done.output)));
+        }
+        run::run(self.cargo(mutant, *harness, &args), TEST_LIMIT, |_| {}).map_err(Failure::Harness)
+    }
+
+    fn cargo(&self, mutant: &Mutant, harness: Harness, args: &[&str]) -> Command {
+        let builds = self.workspace.target.join("mutants-build");
+        let test = ["test", "-p", &mutant.package];
+        let mut command = match harness {
+            Harness::Loom => {
+                let mut command = self.workspace.cargo_loom(&test, &builds.join("loom"));
+                command.args(["--release", "--lib"]);
+                command
+            }
+            Harness::Test => {
+                let mut command = self.workspace.cargo(&test);
+                command.env("CARGO_TARGET_DIR", builds.join("test"));
+                command
+            }
+        };
+        command.args(args).current_dir(&self.copy);
+        unit::settings(&mut command, &self.selection);
+        command
+    }
+}

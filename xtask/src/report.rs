@@ -1,0 +1,216 @@
+//! What the commands print: progress while they work, tables, and the last line, for programs.
+//!
+//! Progress and what the programs say go to standard error; tables and the count line to standard
+//! output. Colour and a spinner are for terminals, and never there with `NO_COLOR`.
+
+use std::env;
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use comfy_table::{Cell, Color, ContentArrangement, LineStyle, Table, TableStyle};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::counts::Counts;
+
+/// How a step ended.
+#[derive(Debug, Default)]
+pub(crate) struct Step {
+    pub(crate) counts: Counts,
+    /// Why it failed, a line each. None: it did not.
+    pub(crate) failures: Vec<String>,
+    /// Why there was nothing to do.
+    pub(crate) skipped: Option<String>,
+}
+
+impl Step {
+    /// A step that counts no tests and went well.
+    pub(crate) fn passed() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn failed(why: impl Into<String>) -> Self {
+        Self { failures: vec![why.into()], ..Self::default() }
+    }
+
+    pub(crate) fn skipped(why: impl Into<String>) -> Self {
+        Self { skipped: Some(why.into()), ..Self::default() }
+    }
+
+    /// Adds one test's result: passed, or failed and why.
+    pub(crate) fn add(&mut self, result: Result<(), String>) {
+        match result {
+            Ok(()) => self.counts.passed += 1,
+            Err(why) => {
+                self.counts.failed += 1;
+                self.failures.push(why);
+            }
+        }
+    }
+}
+
+/// The steps so far.
+#[derive(Debug)]
+pub(crate) struct Report {
+    steps: Vec<(String, Step, Duration)>,
+    progress: Progress,
+}
+
+impl Report {
+    pub(crate) fn new() -> Self {
+        Self { steps: Vec::new(), progress: Progress::new() }
+    }
+
+    /// Runs one step and keeps its result.
+    pub(crate) fn step(&mut self, name: &str, work: impl FnOnce(&Progress) -> Step) {
+        let start = Instant::now();
+        self.progress.say(&format!("== {name}"));
+        let mut step = work(&self.progress);
+        self.progress.idle();
+        // A build that fails runs no test; the count line must not look as if all were well.
+        if !step.failures.is_empty() && step.counts.failed == 0 {
+            step.counts.failed = 1;
+        }
+        self.steps.push((name.to_owned(), step, start.elapsed()));
+    }
+
+    /// Prints the table of the steps, every failure, and the count line.
+    pub(crate) fn finish(self) -> ExitCode {
+        let mut sum = Counts::default();
+        let mut table = table(["step", "result", "passed", "failed", "skipped", "time"]);
+        for (name, step, time) in &self.steps {
+            sum += step.counts;
+            let (result, colour) = match step {
+                Step { failures, .. } if !failures.is_empty() => ("FAILED".to_owned(), Color::Red),
+                Step { skipped: Some(why), .. } => (format!("skipped: {why}"), Color::Yellow),
+                _ => ("ok".to_owned(), Color::Green),
+            };
+            let Counts { passed, failed, skipped } = step.counts;
+            let number = |n: u64| if n == 0 { "-".to_owned() } else { n.to_string() };
+            table.add_row([
+                Cell::new(name),
+                painted(Cell::new(result), colour),
+                Cell::new(number(passed)),
+                Cell::new(number(failed)),
+                Cell::new(number(skipped)),
+                Cell::new(seconds(*time)),
+            ]);
+        }
+        for column in 2..=5 {
+            let column = table.column_mut(column).expect("six columns");
+            column.set_cell_alignment(comfy_table::CellAlignment::Right);
+        }
+        println!("\n{}", trimmed(&table));
+        let failed = self.steps.iter().filter(|(_, step, _)| !step.failures.is_empty());
+        let mut good = true;
+        for (name, step, _) in failed {
+            good = false;
+            println!("\n{name} failed:");
+            for failure in &step.failures {
+                println!("  {}", failure.replace('\n', "\n  "));
+            }
+        }
+        println!("\n{sum}");
+        if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// Tells what is going on.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// On a terminal only.
+    spinner: Option<ProgressBar>,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let terminal = io::stderr().is_terminal() && env::var("TERM").is_ok_and(|t| t != "dumb");
+        let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}");
+        let spinner = terminal.then(|| {
+            ProgressBar::new_spinner().with_style(style.expect("the template is well-formed"))
+        });
+        Self { spinner }
+    }
+
+    /// Prints a line that stays.
+    pub(crate) fn say(&self, line: &str) {
+        match &self.spinner {
+            Some(spinner) => spinner.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// Shows what is being done until something else is; a plain line when not on a terminal.
+    pub(crate) fn doing(&self, what: &str) {
+        let Some(spinner) = &self.spinner else { return eprintln!("{what}") };
+        spinner.reset_elapsed();
+        spinner.set_message(what.to_owned());
+        spinner.enable_steady_tick(Duration::from_millis(120));
+    }
+
+    /// Nothing is being done.
+    pub(crate) fn idle(&self) {
+        if let Some(spinner) = &self.spinner {
+            spinner.disable_steady_tick();
+            spinner.finish_and_clear();
+        }
+    }
+}
+
+/// Whether to paint: for a terminal, unless `NO_COLOR` is there.
+pub(crate) fn colour(terminal: bool) -> bool {
+    let no = env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+    terminal && !no && env::var("TERM").is_ok_and(|t| t != "dumb")
+}
+
+/// Paints a cell, where colour is wanted.
+pub(crate) fn painted(cell: Cell, as_: Color) -> Cell {
+    if colour(io::stdout().is_terminal()) { cell.fg(as_) } else { cell }
+}
+
+/// An aligned table with a line below its header.
+pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
+    const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─'));
+    let mut table = Table::new();
+    table.load_style(STYLE).set_header(header);
+    if io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    table
+}
+
+/// The table's text without the blanks that fill its lines.
+pub(crate) fn trimmed(table: &Table) -> String {
+    let text = table.to_string();
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    lines.join("\n")
+}
+
+/// `0.12 s`, `34.5 s`, `2 min 05 s`.
+pub(crate) fn seconds(time: Duration) -> String {
+    let all = time.as_secs();
+    match all {
+        0..10 => format!("{:.2} s", time.as_secs_f64()),
+        10..60 => format!("{:.1} s", time.as_secs_f64()),
+        _ => format!("{} min {:02} s", all / 60, all % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!(seconds(Duration::from_millis(123)), "0.12 s");
+        assert_eq!(seconds(Duration::from_millis(34_520)), "34.5 s");
+        assert_eq!(seconds(Duration::from_secs(125)), "2 min 05 s");
+    }
+
+    #[test]
+    fn step_that_fails_before_any_test_counts_as_a_failure() {
+        let mut report = Report::new();
+        report.step("build", |_| Step::failed("does not compile"));
+        assert_eq!(report.steps[0].1.counts.failed, 1);
+    }
+}

@@ -1,0 +1,246 @@
+//! Rules of the tree that no compiler checks, as tests. Each prints every offender.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::workspace::Workspace;
+use crate::{examples, patch, tree};
+
+/// A Rust file: its path from the root, its text.
+struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    fn at(&self, line: usize) -> String {
+        format!("{}:{}", self.path.display(), line + 1)
+    }
+
+    /// Its lines without those that are comments, with their numbers.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"))
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Workspace::find().root;
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(root.join(&path)).expect("sources are UTF-8");
+        Source { path, text }
+    };
+    tree::files(&root, "rs").into_iter().map(read).collect()
+}
+
+/// The sources that the library crates are made of, without their tests, benches and examples.
+fn library_sources() -> Vec<Source> {
+    let mut sources = sources();
+    sources
+        .retain(|s| s.path.starts_with("crates") && s.path.iter().nth(2) == Some("src".as_ref()));
+    sources
+}
+
+#[track_caller]
+fn none_of(offenders: &[String], rule: &str) {
+    assert!(offenders.is_empty(), "{rule}:\n  {}", offenders.join("\n  "));
+}
+
+/// Where the architectures are.
+fn of_an_architecture(path: &Path) -> bool {
+    path.starts_with("crates/sigctx/src/arch") || path == Path::new("crates/sigctx/src/arch.rs")
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let silent = |source: &Source| {
+        let mut lines = source.text.lines().skip_while(|l| l.starts_with("#!["));
+        !lines.next().is_some_and(|l| l.starts_with("//!"))
+            // `#![doc = include_str!("../README.md")]`
+            && !source.text.starts_with("#![doc")
+    };
+    let offenders: Vec<_> = sources().iter().filter(|s| silent(s)).map(|s| s.at(0)).collect();
+    none_of(&offenders, "a file begins with `//!`: what it is and for whom");
+}
+
+#[test]
+fn long_files_give_their_reason() {
+    let long = |s: &&Source| {
+        s.text.lines().count() > 600 && !s.text.contains("//! This file is long because")
+    };
+    let offenders: Vec<_> = sources().iter().filter(long).map(|s| s.at(600)).collect();
+    none_of(&offenders, "cut it, or write `//! This file is long because …` in its header");
+}
+
+#[test]
+fn architecture_is_known_in_one_place() {
+    let mut offenders = Vec::new();
+    for source in sources() {
+        if of_an_architecture(&source.path) || source.path.starts_with("xtask") {
+            continue;
+        }
+        for (number, line) in source.code() {
+            let words = ["target_arch", "asm!(", "#[unsafe(naked)]"];
+            if words.iter().any(|word| line.contains(word)) {
+                offenders.push(format!("{}: {}", source.at(number), line.trim()));
+            }
+        }
+    }
+    none_of(&offenders, "what depends on the architecture is in crates/sigctx/src/arch");
+}
+
+#[test]
+fn atomics_exist_on_every_architecture() {
+    let mut offenders = Vec::new();
+    for source in library_sources().iter().filter(|s| !of_an_architecture(&s.path)) {
+        for (number, line) in source.code() {
+            if line.contains("AtomicU64") || line.contains("AtomicI64") {
+                offenders.push(format!("{}: {}", source.at(number), line.trim()));
+            }
+        }
+    }
+    none_of(&offenders, "32-bit MIPS has no 64-bit atomics");
+}
+
+#[test]
+fn every_public_function_states_its_signal_safety() {
+    let sources = library_sources();
+    let hidden = hidden_modules(&sources);
+    let mut offenders = Vec::new();
+    for source in &sources {
+        if hidden.iter().any(|module| source.path.starts_with(module)) {
+            continue;
+        }
+        let lines: Vec<_> = source.text.lines().collect();
+        for (number, name) in public_functions(&lines) {
+            let docs = docs_above(&lines, number);
+            let told = docs.iter().any(|l| l.trim_start().starts_with("/// # Signal safety"));
+            if !told && !docs.iter().any(|l| l.contains("#[doc(hidden)]")) {
+                offenders.push(format!("{} {name}", source.at(number)));
+            }
+        }
+    }
+    none_of(&offenders, "a public function's documentation has a section `# Signal safety`");
+}
+
+/// The files or directories of modules that are `#[doc(hidden)]`, and of those private to tests.
+fn hidden_modules(sources: &[Source]) -> Vec<PathBuf> {
+    let mut hidden = Vec::new();
+    for source in sources {
+        let lines: Vec<_> = source.text.lines().collect();
+        for (number, line) in lines.iter().enumerate() {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let Some(at) = words.iter().position(|w| *w == "mod") else { continue };
+            let Some(name) = words.get(at + 1).and_then(|n| n.strip_suffix(';')) else { continue };
+            let above = docs_above(&lines, number);
+            let not_public = |l: &&str| l.contains("#[doc(hidden)]") || l.contains("cfg(test");
+            if above.iter().any(not_public) || above.iter().any(|l| l.contains("cfg(all(test")) {
+                let file = source.path.file_stem().unwrap_or_default();
+                let parent = source.path.parent().expect("in src");
+                let is_root = file == "lib" || file == "mod";
+                let dir = if is_root { parent.to_owned() } else { parent.join(file) };
+                hidden.extend([dir.join(name), dir.join(format!("{name}.rs"))]);
+            }
+        }
+    }
+    hidden
+}
+
+/// The line and name of each `pub fn` in the text. That `pub` means public is checked by the
+/// compiler (`unreachable_pub`).
+fn public_functions<'t>(lines: &[&'t str]) -> Vec<(usize, &'t str)> {
+    let mut functions = Vec::new();
+    // The unit tests are the end of a file.
+    let end = lines.iter().position(|l| l.contains("#[cfg(test)]")).unwrap_or(lines.len());
+    for (number, line) in lines[..end].iter().enumerate() {
+        let Some(rest) = line.trim_start().strip_prefix("pub ") else { continue };
+        let Some((qualifiers, name)) = rest.split_once("fn ") else { continue };
+        let only = |word: &str| matches!(word, "const" | "unsafe" | "extern" | "\"C\"" | "async");
+        if qualifiers.split_whitespace().all(only) {
+            functions.push((number, name.split(['(', '<']).next().unwrap_or(name)));
+        }
+    }
+    functions
+}
+
+/// The documentation and attributes of the item in line `number`.
+fn docs_above<'t>(lines: &[&'t str], number: usize) -> Vec<&'t str> {
+    let above = lines[..number].iter().rev();
+    // An attribute may run over several lines; a blank line, `}`, `;` or `{` ends what is above.
+    let ends = |l: &str| l.is_empty() || l.ends_with(['}', ';', '{']);
+    above.take_while(|l| l.trim_start().starts_with("///") || !ends(l.trim())).copied().collect()
+}
+
+#[test]
+fn public_functions_and_their_docs_are_found() {
+    let text = "
+impl X {
+    /// Does.
+    ///
+    /// # Signal safety
+    #[must_use]
+    #[expect(
+        clippy::x,
+        reason = \"y\"
+    )]
+    pub const unsafe fn does<T>(&self) {}
+
+    /// Does not.
+    pub fn silent() {}
+    pub(crate) fn inner() {}
+    pub struct NoFn;
+}
+#[cfg(test)]
+    pub fn in_tests() {}
+";
+    let lines: Vec<_> = text.lines().collect();
+    let found = public_functions(&lines);
+    assert_eq!(found.iter().map(|f| f.1).collect::<Vec<_>>(), ["does", "silent"]);
+    let told = |n: usize| docs_above(&lines, n).iter().any(|l| l.contains("# Signal safety"));
+    assert!(told(found[0].0));
+    assert!(!told(found[1].0));
+}
+
+#[test]
+fn every_mutant_names_its_rule_and_its_killer() {
+    let root = Workspace::find().root;
+    let mut offenders = Vec::new();
+    for path in tree::files(&root, "patch") {
+        let text = fs::read_to_string(root.join(&path)).expect("patches are UTF-8");
+        if let Err(why) = patch::header(&text) {
+            offenders.push(format!("{}: {why}", path.display()));
+        }
+    }
+    none_of(&offenders, "the header of a mutant is wrong");
+}
+
+#[test]
+fn every_crate_is_complete() {
+    let workspace = Workspace::find();
+    let mut offenders = Vec::new();
+    for name in workspace.crates() {
+        let dir = workspace.root.join("crates").join(&name);
+        for file in ["README.md", "HAZARDS.md", "LICENSE-MIT", "LICENSE-APACHE"] {
+            if fs::read_to_string(dir.join(file)).is_ok_and(|text| text.lines().count() > 3) {
+                continue;
+            }
+            offenders.push(format!("{name} lacks {file}"));
+        }
+        if examples::names(&dir.join("examples")).is_empty() {
+            offenders.push(format!("{name} lacks an example"));
+        }
+        let lib = fs::read_to_string(dir.join("src/lib.rs")).unwrap_or_default();
+        if !lib.contains("include_str!(\"../README.md\")") {
+            offenders.push(format!("{name}: its README is not its documentation's front page"));
+        }
+    }
+    none_of(&offenders, "a crate is not complete");
+}
+
+#[test]
+fn libc_is_one_that_knows_mips() {
+    let lock = fs::read_to_string(Workspace::find().root.join("Cargo.lock")).expect("a lock file");
+    let version = lock.split_once("name = \"libc\"\nversion = \"").expect("libc is locked").1;
+    // 0.2.190 and 0.2.191 have SIGURG and SA_SIGINFO of mips64 wrong.
+    // `cargo update -p libc --precise 0.2.189` sets it back.
+    assert!(version.starts_with("0.2.189\""), "libc {}", version.lines().next().unwrap_or(""));
+}
