@@ -1,0 +1,202 @@
+//! An alternate signal stack that is large enough for nested handlers, with a guard page.
+//!
+//! `std` gives its threads 8 KiB, which one frame of a CPU with AMX fills alone. A handler that
+//! injects a call needs an alternate stack: on the interrupted stack the copy of the frame would
+//! overwrite the frame.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::mem::size_of;
+
+use crate::arch::SignalStack;
+use crate::sys::{self, Errno, MaskHow, SigSet};
+
+/// The least size in bytes.
+pub const MIN_SIZE: usize = 64 * 1024;
+
+/// The calling thread's alternate stack, as long as this value lives. Dropped, the one from before
+/// is put back.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> Result<(), sigctx::altstack::AltStackError> {
+/// let stack = sigctx::altstack::AltStack::install()?;
+/// assert!(stack.bounds().1 - stack.bounds().0 >= sigctx::altstack::MIN_SIZE);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "dropped, the alternate stack from before is put back"]
+pub struct AltStack {
+    /// The guard page, followed by the stack.
+    map: usize,
+    length: usize,
+    stack: SignalStack,
+    previous: SignalStack,
+    /// It is the alternate stack of this thread: neither `Send` nor `Sync`.
+    _thread: PhantomData<*mut ()>,
+}
+
+impl AltStack {
+    /// Maps a stack and makes it the calling thread's alternate stack.
+    ///
+    /// Its size is the larger of [`MIN_SIZE`] and four of the largest frames that the CPU can need
+    /// (`AT_MINSIGSTKSZ`). All its pages are there from the start; below is a guard page.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: fails on an alternate stack.
+    ///
+    /// # Errors
+    ///
+    /// No memory, or the thread runs on an alternate stack (`EPERM`).
+    ///
+    /// # References
+    ///
+    /// `sigaltstack(2)`, `getauxval(3)`
+    pub fn install() -> Result<Self, AltStackError> {
+        let page = auxiliary(libc::AT_PAGESZ).max(4096);
+        let size = MIN_SIZE.max(4 * auxiliary(libc::AT_MINSIGSTKSZ)).next_multiple_of(page);
+        let length = size + page;
+        let protection = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+        // Populated: the kernel cannot wait for a page while it delivers a signal under memory
+        // pressure, it kills.
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_POPULATE;
+        let args = [0, length, protection, flags as usize, usize::MAX, 0];
+        // SAFETY: a new mapping, wherever the kernel likes.
+        let map = unsafe { sys::syscall(mmap_number(), args) }
+            .map_err(|errno| AltStackError { step: Step::Map, errno })?;
+        let guard = [map, page, libc::PROT_NONE as usize, 0, 0, 0];
+        // SAFETY: the first page of the mapping just made, which nobody uses.
+        let guarded = unsafe { sys::syscall(libc::SYS_mprotect, guard) };
+        let stack = SignalStack { sp: map + page, flags: 0, size };
+        let installed = guarded.map_err(|errno| AltStackError { step: Step::Guard, errno }).and_then(|_| {
+            // SAFETY: the mapping outlives its use: `drop` takes it back first.
+            unsafe { set(&stack) }.map_err(|errno| AltStackError { step: Step::Install, errno })
+        });
+        match installed {
+            Ok(previous) => Ok(Self { map, length, stack, previous, _thread: PhantomData }),
+            Err(error) => {
+                unmap(map, length);
+                Err(error)
+            }
+        }
+    }
+
+    /// The bounds, lowest address first, without the guard page.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn bounds(&self) -> (usize, usize) {
+        (self.stack.sp, self.stack.sp + self.stack.size)
+    }
+}
+
+impl Drop for AltStack {
+    fn drop(&mut self) {
+        // A handler that ran between here and the unmapping could be given the stack that goes.
+        let mask = sys::sigprocmask(MaskHow::Block, &SigSet::full());
+        let ours = current().is_ok_and(|now| now.sp == self.stack.sp);
+        // SAFETY: it was the thread's alternate stack before this one.
+        if ours && unsafe { set(&self.previous) }.is_ok() {
+            unmap(self.map, self.length);
+        }
+        // Otherwise somebody installed another stack over this one and may put this one back, or
+        // the thread runs on it: the memory is left to them.
+        sys::sigprocmask(MaskHow::Set, &mask);
+    }
+}
+
+impl fmt::Debug for AltStack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (lo, hi) = self.bounds();
+        write!(f, "AltStack({lo:#x}..{hi:#x})")
+    }
+}
+
+/// Why there is no alternate stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AltStackError {
+    step: Step,
+    errno: Errno,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Map,
+    Guard,
+    Install,
+}
+
+impl AltStackError {
+    /// What the kernel said.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        self.errno
+    }
+}
+
+impl fmt::Display for AltStackError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let step = match self.step {
+            Step::Map => "map",
+            Step::Guard => "guard",
+            Step::Install => "install",
+        };
+        write!(f, "cannot {step} an alternate signal stack: {}", self.errno)
+    }
+}
+
+impl core::error::Error for AltStackError {}
+
+fn auxiliary(kind: core::ffi::c_ulong) -> usize {
+    // SAFETY: reads the auxiliary vector; 0 when the entry is not there.
+    unsafe { libc::getauxval(kind) as usize }
+}
+
+fn mmap_number() -> core::ffi::c_long {
+    cfg_select! {
+        // An offset in pages; 0 is the same in both.
+        target_pointer_width = "32" => { libc::SYS_mmap2 }
+        _ => { libc::SYS_mmap }
+    }
+}
+
+/// Unmaps what `install` mapped and nobody uses.
+fn unmap(map: usize, length: usize) {
+    // SAFETY: the caller's mapping, which is not the thread's alternate stack (any more).
+    let unmapped = unsafe { sys::syscall(libc::SYS_munmap, [map, length, 0, 0, 0, 0]) };
+    debug_assert!(unmapped.is_ok(), "munmap of an own mapping");
+}
+
+/// The calling thread's alternate stack.
+pub(crate) fn current() -> Result<SignalStack, Errno> {
+    let mut now = SignalStack { sp: 0, flags: 0, size: 0 };
+    // SAFETY: the kernel writes one `stack_t`.
+    unsafe { sys::syscall(libc::SYS_sigaltstack, [0, &raw mut now as usize, 0, 0, 0, 0]) }?;
+    Ok(now)
+}
+
+/// Replaces the calling thread's alternate stack and returns the one from before.
+///
+/// # Safety
+///
+/// `stack` is memory for handlers as long as it stays installed.
+unsafe fn set(stack: &SignalStack) -> Result<SignalStack, Errno> {
+    // "In use" is an answer of the kernel's, not a wish.
+    let mut new = *stack;
+    new.flags &= !libc::SS_ONSTACK;
+    let mut old = SignalStack { sp: 0, flags: 0, size: 0 };
+    let args = [&raw const new as usize, &raw mut old as usize, 0, 0, 0, 0];
+    // SAFETY: the kernel reads and writes one `stack_t`; the memory is the caller's obligation.
+    unsafe { sys::syscall(libc::SYS_sigaltstack, args) }?;
+    Ok(old)
+}
+
+const _: () = assert!(size_of::<SignalStack>() == size_of::<libc::stack_t>());

@@ -1,0 +1,319 @@
+//! The interrupted context, as the kernel hands it to a handler.
+
+use core::ffi::c_void;
+use core::fmt;
+use core::marker::PhantomData;
+
+use crate::arch::{self, Reg, Status, Ucontext};
+use crate::registers::Registers;
+use crate::sys::{SigInfo, SigSet};
+
+/// The context that a signal interrupted: two pointers, to what the kernel wrote.
+///
+/// Reads and writes go to the kernel's frame itself; a write takes effect when the handler
+/// returns. There is never a reference to libc's `ucontext_t`: the kernel's frame is shorter than
+/// that type.
+pub struct SigCtx<'h> {
+    info: *mut SigInfo,
+    uc: *mut Ucontext,
+    _frame: PhantomData<&'h mut Ucontext>,
+}
+
+/// Who sent a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// The sender's process.
+    pub pid: i32,
+    /// The sender's real user id.
+    pub uid: u32,
+}
+
+impl SigCtx<'_> {
+    /// Takes a handler's second and third argument.
+    ///
+    /// # Signal safety
+    ///
+    /// Handler only.
+    ///
+    /// # Safety
+    ///
+    /// 1. Both are what the kernel gave to a handler installed with `SA_SIGINFO`, and the handler
+    ///    does not return while `'h` lasts.
+    /// 2. While the value lives nothing else reads or writes the two.
+    /// 3. What is written leaves the interrupted code in a state in which it can go on.
+    #[must_use]
+    pub unsafe fn from_raw(info: *mut c_void, uc: *mut c_void) -> Self {
+        Self { info: info.cast(), uc: uc.cast(), _frame: PhantomData }
+    }
+
+    /// The two pointers, for a handler that takes the raw arguments.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn as_raw(&self) -> (*mut c_void, *mut c_void) {
+        (self.info.cast(), self.uc.cast())
+    }
+
+    #[inline(always)]
+    pub(crate) fn ucontext(&self) -> &Ucontext {
+        // SAFETY: `from_raw`'s obligation 1 and 2; the layout is exactly what the kernel writes.
+        unsafe { &*self.uc }
+    }
+
+    #[inline(always)]
+    pub(crate) fn ucontext_mut(&mut self) -> &mut Ucontext {
+        // SAFETY: `from_raw`'s obligation 1 and 2, and `self` is borrowed exclusively.
+        unsafe { &mut *self.uc }
+    }
+
+    #[inline(always)]
+    pub(crate) fn info(&self) -> &SigInfo {
+        // SAFETY: `from_raw`'s obligation 1 and 2.
+        unsafe { &*self.info }
+    }
+
+    /// The signal's number.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline]
+    #[must_use]
+    pub fn signal(&self) -> i32 {
+        self.info().signo()
+    }
+
+    /// `si_code`: where the signal came from.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline]
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        self.info().code()
+    }
+
+    /// The value that was queued with the signal; 0 with one that was not queued.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline]
+    #[must_use]
+    pub fn value(&self) -> usize {
+        // What kill and tgkill send has no value, and the kernel clears what it does not set.
+        if self.code() < 0 { self.info().value() } else { 0 }
+    }
+
+    /// Who sent the signal, if a process did.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn sender(&self) -> Option<Sender> {
+        let info = self.info();
+        // Codes above 0 are the kernel's; of those below, timers, SIGIO and asynchronous I/O have
+        // other fields in these places.
+        let sent = match info.code() {
+            libc::SI_TIMER | libc::SI_ASYNCIO | libc::SI_SIGIO => false,
+            code => code <= 0,
+        };
+        sent.then(|| Sender { pid: info.pid(), uid: info.uid() })
+    }
+
+    /// The address whose access or execution failed, for a fault that the CPU raised.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn fault_address(&self) -> Option<usize> {
+        let info = self.info();
+        let fault = matches!(
+            info.signo(),
+            libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP
+        );
+        // SI_KERNEL faults (a general protection, for one) have no address.
+        (fault && info.code() > 0 && info.code() != SI_KERNEL).then(|| info.address())
+    }
+
+    /// The program counter.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline]
+    #[must_use]
+    pub fn pc(&self) -> usize {
+        self.ucontext().pc()
+    }
+
+    /// Sets the program counter.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline]
+    pub fn set_pc(&mut self, pc: usize) {
+        self.ucontext_mut().set_pc(pc);
+    }
+
+    /// The stack pointer.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline]
+    #[must_use]
+    pub fn sp(&self) -> usize {
+        self.ucontext().sp()
+    }
+
+    /// Sets the stack pointer.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline]
+    pub fn set_sp(&mut self, sp: usize) {
+        self.ucontext_mut().set_sp(sp);
+    }
+
+    /// The register that ABIs use as frame pointer; code without frame pointers has anything there.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline]
+    #[must_use]
+    pub fn fp(&self) -> usize {
+        self.ucontext().fp()
+    }
+
+    /// The link register, on machines that have one.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline]
+    #[must_use]
+    pub fn lr(&self) -> Option<usize> {
+        self.ucontext().lr()
+    }
+
+    /// One register.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, reg: Reg) -> u64 {
+        self.ucontext().get(reg)
+    }
+
+    /// Sets one register; a register shorter than 64 bits takes the low part.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline]
+    pub fn set(&mut self, reg: Reg, value: u64) {
+        self.ucontext_mut().set(reg, value);
+    }
+
+    /// A copy of all registers.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn registers(&self) -> Registers {
+        Registers::read(|reg| self.ucontext().get(reg))
+    }
+
+    /// The status flags.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status::from_bits_retain(self.get(arch::STATUS))
+    }
+
+    /// Sets the status flags. The kernel keeps those that user code may not change.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub fn set_status(&mut self, status: Status) {
+        self.set(arch::STATUS, status.bits());
+    }
+
+    /// The signals that were blocked, and will be again.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn signal_mask(&self) -> SigSet {
+        self.ucontext().mask()
+    }
+
+    /// Sets the signals that will be blocked when the interrupted code goes on.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub fn set_signal_mask(&mut self, mask: SigSet) {
+        self.ucontext_mut().set_mask(mask);
+    }
+
+    /// Makes it look as if the interrupted code had called `target`, with `resume` as its return
+    /// address.
+    ///
+    /// Exactly Go's `pushCall`: only the program counter, the stack pointer and, where there is
+    /// one, the link register change, and the one slot below the stack pointer. The stack is *not*
+    /// aligned, the red zone is *not* skipped: lower the stack pointer by the red zone first, and
+    /// give it back in `target`, when the interrupted code may have one. For those who bring their
+    /// own trampoline; [`Delivery::inject`](crate::handler::Delivery::inject) needs none.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// 1. The slot below the stack pointer is mapped stack that nobody uses, and the handler does
+    ///    not run on this stack.
+    /// 2. `target` saves and restores everything that it touches, flags and vectors included, and
+    ///    can be run at this point of the interrupted code.
+    /// 3. The thread has no shadow stack.
+    ///
+    /// # References
+    ///
+    /// Go: `runtime/signal_amd64.go`, `sigctxt.pushCall`
+    pub unsafe fn push_call(&mut self, target: usize, resume: usize) {
+        // SAFETY: the caller's obligations.
+        unsafe { self.ucontext_mut().push_call(target, resume) }
+    }
+}
+
+/// `SI_KERNEL`: the kernel raised the signal and has no more to say.
+const SI_KERNEL: i32 = 0x80;
+
+impl fmt::Debug for SigCtx<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigCtx")
+            .field("signal", &self.signal())
+            .field("code", &self.code())
+            .field("pc", &format_args!("{:#x}", self.pc()))
+            .field("sp", &format_args!("{:#x}", self.sp()))
+            .finish()
+    }
+}

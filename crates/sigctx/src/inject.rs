@@ -1,0 +1,617 @@
+//! A call injected into interrupted code, and its exact resume.
+//!
+//! The kernel's signal frame holds *everything* that the interruption must not lose: general
+//! registers, flags, vectors, signal mask, records of state that this crate has never heard of. So
+//! nothing is saved here. The frame is moved to where it can stay while other code runs, and in
+//! the end the kernel itself restores it:
+//!
+//! ```text
+//!   alternate stack                          interrupted stack
+//!   +----------------------+                 |  frames of the caller   |
+//!   | frame by the kernel  | --- 1 copy -->  |  interrupted function   | <- interrupted sp
+//!   +----------------------+                 |  red zone, untouched    |
+//!   | handler, this module |                 |  copy of the frame      | <- frame
+//!   +----------------------+                 |  `Call`                 |
+//!        |                                   |  the callback's frames  | <- 2 entry switches here
+//!        +--- never returned to              v                         v
+//!                             3 one sigreturn, with sp at the copy
+//! ```
+//!
+//! 1. [`prepare`], in the handler, copies the frame below the red zone and writes a [`Call`].
+//! 2. The entry's assembly leaves the alternate stack and calls [`run`], which calls the callback.
+//! 3. The assembly clears the stack's `active` word and returns to the restorer.
+//!
+//! | word | writers | readers | ordering | invariant |
+//! |---|---|---|---|---|
+//! | `active` | `prepare` sets, assembly clears | `prepare` | relaxed: both on the thread that runs on this stack; a stack moves between threads only through a scheduler that orders them | I1 |
+//! | `Call`, copy | `prepare` | `run`, assembly | program order, same thread | I2 |
+//!
+//! - **I1** While `active` is set, a copy of a frame lies on the stack and belongs to one call.
+//!   It is cleared only by code in [`arch::trampoline`], where `prepare` refuses: so no second
+//!   injection can come between the clearing and the sigreturn, and copies cannot pile up.
+//! - **I2** Nothing is written above the copy, nor in the red zone.
+//! - **I3** No value with a destructor is live when the entry leaves the alternate stack: the Rust
+//!   part has returned to the assembly before.
+//!
+//! **Exit**: a callback that ends its thread leaves `active` set; its stack ends too. **fork** in a
+//! callback: the child has the copy and returns from it. **Masked signals**: the callback runs with
+//! the handler's mask, which is the interrupted one; the sigreturn puts back the mask of the
+//! interruption, so a change made in the callback does not last (change it through
+//! [`Frame::context`]). **Nesting**: refused as [`InjectError::Nested`]. **Unwinding**: a panic that
+//! would leave the callback aborts.
+//!
+//! References: the kernel's `arch/*/kernel/signal*.c`; Go `runtime/preempt.go`, which returns from
+//! the handler into a trampoline that has to save all registers itself.
+
+use core::ffi::c_int;
+use core::fmt;
+use core::mem::{ManuallyDrop, size_of};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use crate::arch::{self, SignalStack, Ucontext};
+use crate::context::SigCtx;
+use crate::registers::Registers;
+use crate::sys::{self, Errno};
+use crate::vdso;
+
+/// Stack that is kept free for the callback, beyond the copied frame, in bytes.
+///
+/// A callback that needs more has to switch to a stack of its own.
+pub const CALLBACK_ROOM: usize = 16 * 1024;
+
+/// A function that can be injected.
+///
+/// It gets the interrupted context and the word that was given to
+/// [`Delivery::inject`](crate::handler::Delivery::inject). It runs on the interrupted stack, outside
+/// of any handler: it may block, allocate and take locks as far as the interrupted code lets it.
+/// errno is kept around it.
+pub type InjectedFn = fn(&mut Frame<'_>, usize);
+
+/// A stack on which calls may be injected.
+///
+/// It belongs to the stack, not to a thread: a task that moves between threads takes its own along.
+#[derive(Debug)]
+pub struct CallStack {
+    lo: AtomicUsize,
+    hi: AtomicUsize,
+    active: AtomicU32,
+}
+
+impl CallStack {
+    /// A stack without bounds yet: every injection on it is refused.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub const fn unset() -> Self {
+        Self { lo: AtomicUsize::new(0), hi: AtomicUsize::new(0), active: AtomicU32::new(0) }
+    }
+
+    /// The stack from `lo` (without its guard) up to `hi`.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// `[lo, hi)` is mapped, writable, and used as a stack: whatever code has its stack pointer in
+    /// there owns only what is above it and the ABI's red zone.
+    #[must_use]
+    pub const unsafe fn new(lo: usize, hi: usize) -> Self {
+        Self { lo: AtomicUsize::new(lo), hi: AtomicUsize::new(hi), active: AtomicU32::new(0) }
+    }
+
+    /// Sets the bounds, for a record that is used for one stack after another.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// As [`CallStack::new`]; and no code runs on the old or the new stack whose handlers use this
+    /// value meanwhile, the calling thread excepted. Bounds of 0 and 0 forget the stack.
+    pub unsafe fn set_bounds(&self, lo: usize, hi: usize) {
+        // Between the two stores the range is empty, not wrong: a handler on this thread refuses.
+        self.hi.store(0, Ordering::Relaxed);
+        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+        self.lo.store(lo, Ordering::Relaxed);
+        self.active.store(0, Ordering::Relaxed);
+        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+        self.hi.store(hi, Ordering::Relaxed);
+    }
+
+    /// The bounds, lowest address first.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn bounds(&self) -> (usize, usize) {
+        (self.lo.load(Ordering::Relaxed), self.hi.load(Ordering::Relaxed))
+    }
+
+    /// Whether an injected call has not resumed yet.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed) != 0
+    }
+}
+
+/// Why a call was not injected. Nothing has been changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InjectError {
+    /// The stack has not enough room below the stack pointer for frame and callback.
+    NoRoom {
+        /// Bytes that are needed.
+        needed: usize,
+        /// Bytes that there are.
+        available: usize,
+    },
+    /// The interrupted stack pointer is not on the stack that was given.
+    NotOnThisStack {
+        /// The stack pointer.
+        sp: usize,
+    },
+    /// Another handler was interrupted.
+    OnAltStack {
+        /// The stack pointer.
+        sp: usize,
+    },
+    /// The handler itself does not run on the alternate stack: the thread has none.
+    HandlerOffAltStack {
+        /// The handler's stack pointer.
+        sp: usize,
+    },
+    /// An injected call is still running on this stack.
+    Nested,
+    /// The interrupted code is the vDSO's.
+    InVdso {
+        /// The program counter.
+        pc: usize,
+    },
+    /// A system call is about to begin, to be restarted, or has just returned.
+    AtSyscall {
+        /// The program counter.
+        pc: usize,
+    },
+    /// The last injected call is on its way back.
+    InTrampoline {
+        /// The program counter.
+        pc: usize,
+    },
+    /// The frame is not one that the kernel wrote.
+    Frame(BadFrame),
+}
+
+/// What is wrong with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BadFrame {
+    /// The context is not where the kernel puts it.
+    Placement {
+        /// Where the context is.
+        context: usize,
+        /// The stack pointer at the handler's entry.
+        entry: usize,
+    },
+    /// It would be longer than any frame is.
+    Length {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// The extended state is outside of the frame.
+    ExtendedState {
+        /// Where it is said to be.
+        at: usize,
+    },
+}
+
+impl fmt::Display for InjectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NoRoom { needed, available } => {
+                write!(f, "the call needs {needed} bytes of stack, there are {available}")
+            }
+            Self::NotOnThisStack { sp } => write!(f, "stack pointer {sp:#x} is on another stack"),
+            Self::OnAltStack { sp } => {
+                write!(f, "stack pointer {sp:#x} is on the alternate stack: a handler runs")
+            }
+            Self::HandlerOffAltStack { sp } => {
+                write!(f, "the handler runs at {sp:#x}, which is not on an alternate stack")
+            }
+            Self::Nested => f.write_str("an injected call is running on this stack"),
+            Self::InVdso { pc } => write!(f, "interrupted at {pc:#x}, in the vDSO"),
+            Self::AtSyscall { pc } => write!(f, "interrupted at {pc:#x}, at a system call"),
+            Self::InTrampoline { pc } => {
+                write!(f, "interrupted at {pc:#x}, where the last injected call resumes")
+            }
+            Self::Frame(bad) => bad.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for BadFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Placement { context, entry } => {
+                write!(f, "context at {context:#x} is not what the kernel pushes at {entry:#x}")
+            }
+            Self::Length { length } => write!(f, "no frame is {length} bytes long"),
+            Self::ExtendedState { at } => write!(f, "extended state at {at:#x} is not in the frame"),
+        }
+    }
+}
+
+impl core::error::Error for InjectError {}
+impl core::error::Error for BadFrame {}
+
+/// What lies just below a copied frame. The assembly reads `frame`, the first field.
+#[derive(Debug)]
+#[repr(C, align(16))]
+pub(crate) struct Call {
+    /// Where the copy begins.
+    pub(crate) frame: usize,
+    /// Where the copied siginfo is.
+    info: usize,
+    function: InjectedFn,
+    data: usize,
+    active: *const AtomicU32,
+    /// errno of the interrupted code.
+    errno: c_int,
+}
+
+impl Call {
+    fn ucontext(&self) -> *mut Ucontext {
+        (self.frame + arch::UCONTEXT_OFFSET) as *mut Ucontext
+    }
+}
+
+/// A call that is ready to be made: return it as
+/// [`Flow::Inject`](crate::handler::Flow::Inject). Dropped, it is called off.
+#[must_use = "the call is made by returning this from the handler"]
+#[derive(Debug)]
+pub struct Injection {
+    call: *mut Call,
+    active: *const AtomicU32,
+}
+
+impl Injection {
+    /// The record's address, for the assembly.
+    #[inline(always)]
+    pub(crate) fn into_raw(self) -> usize {
+        ManuallyDrop::new(self).call as usize
+    }
+}
+
+impl Drop for Injection {
+    fn drop(&mut self) {
+        // SAFETY: `prepare`'s caller keeps the stack's record until the call has been made or
+        // called off.
+        let active = unsafe { &*self.active };
+        active.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Copies the frame of `ctx` to the interrupted stack and writes the record of the call.
+///
+/// # Safety
+///
+/// As [`Delivery::inject`](crate::handler::Delivery::inject). `entry_sp` is the stack pointer with
+/// which the handler was entered.
+#[inline]
+pub(crate) unsafe fn prepare(
+    ctx: &SigCtx<'_>,
+    entry_sp: usize,
+    onto: &CallStack,
+    function: InjectedFn,
+    data: usize,
+) -> Result<Injection, InjectError> {
+    let uc = ctx.ucontext();
+    let (pc, sp) = (uc.pc(), uc.sp());
+    let alt = uc.alt_stack();
+    let alt = alt.sp..alt.sp.saturating_add(alt.size);
+    if !alt.contains(&entry_sp) {
+        return Err(InjectError::HandlerOffAltStack { sp: entry_sp });
+    }
+    if alt.contains(&sp) {
+        return Err(InjectError::OnAltStack { sp });
+    }
+    if arch::trampoline().contains(&pc) {
+        return Err(InjectError::InTrampoline { pc });
+    }
+    let (lo, hi) = onto.bounds();
+    if sp <= lo || sp > hi {
+        return Err(InjectError::NotOnThisStack { sp });
+    }
+    if onto.is_active() {
+        return Err(InjectError::Nested);
+    }
+    if vdso::range().contains(&pc) {
+        return Err(InjectError::InVdso { pc });
+    }
+    // SAFETY: the caller says that there is code at `pc`.
+    if unsafe { at_syscall(pc) } {
+        return Err(InjectError::AtSyscall { pc });
+    }
+
+    // The frame is the first thing below the top of the alternate stack: what is between it and
+    // the top belongs to it, whatever the records in there are.
+    let context = &raw const *uc as usize;
+    if context.wrapping_sub(entry_sp) != arch::UCONTEXT_OFFSET {
+        return Err(InjectError::Frame(BadFrame::Placement { context, entry: entry_sp }));
+    }
+    let length = alt.end - entry_sp;
+    if length > arch::MAX_FRAME {
+        return Err(InjectError::Frame(BadFrame::Length { length }));
+    }
+    arch::check_frame(uc, entry_sp, alt.end).map_err(InjectError::Frame)?;
+
+    let below = arch::RED_ZONE + length + arch::FRAME_ALIGN + size_of::<Call>() + align_of::<Call>();
+    let needed = below + CALLBACK_ROOM;
+    let available = sp - lo;
+    if available < needed {
+        return Err(InjectError::NoRoom { needed, available });
+    }
+    let frame = sp - arch::RED_ZONE - length;
+    // As far down as makes the copy's address equal to the frame's, modulo the alignment of all
+    // that is in there.
+    let frame = frame - (frame.wrapping_sub(entry_sp) & (arch::FRAME_ALIGN - 1));
+    let record = (frame - size_of::<Call>()) & !(align_of::<Call>() - 1);
+    let delta = frame.wrapping_sub(entry_sp);
+
+    onto.active.store(1, Ordering::Relaxed);
+    // SAFETY: the source is the frame, up to the top of the alternate stack; the target is free
+    // stack with room (checked above), below the red zone; the two stacks do not overlap.
+    unsafe { core::ptr::copy_nonoverlapping(entry_sp as *const u8, frame as *mut u8, length) };
+    // SAFETY: the context is in the copy just made, at the same offset, and equally aligned.
+    let copy = unsafe { &mut *((context.wrapping_add(delta)) as *mut Ucontext) };
+    arch::relocate(copy, delta);
+    let call = record as *mut Call;
+    let info = (ctx.as_raw().0 as usize).wrapping_add(delta);
+    let active = &raw const onto.active;
+    // SAFETY: room for it was counted, and it is aligned.
+    unsafe { call.write(Call { frame, info, function, data, active, errno: 0 }) };
+    Ok(Injection { call, active })
+}
+
+/// Whether a system call instruction is at `pc` or ends there.
+///
+/// After a system call the interrupted code has its result in a register, which is fine; but with
+/// `SA_RESTART` the kernel goes back to the instruction, and a callback's own interrupted calls
+/// would change what is restarted.
+///
+/// # Safety
+///
+/// `pc` is the address of an instruction.
+#[inline]
+unsafe fn at_syscall(pc: usize) -> bool {
+    const LEN: usize = arch::SYSCALL_LEN;
+    /// The smallest page there is: within one, what is beside code can be read.
+    const PAGE: usize = 4096;
+
+    // SAFETY: the first byte of an instruction.
+    let first = unsafe { (pc as *const u8).read_volatile() };
+    // SAFETY: an instruction that begins so is at least as long.
+    if arch::begins_syscall(first) && arch::is_syscall(unsafe { read_code(pc) }) {
+        return true;
+    }
+    let before = pc.wrapping_sub(LEN);
+    if before / PAGE == pc / PAGE {
+        // SAFETY: the same page as the instruction's first byte.
+        return arch::is_syscall(unsafe { read_code(before) });
+    }
+    // The page before may not be there. The kernel looks without a fault.
+    let mut code = [0u8; LEN];
+    let local = libc::iovec { iov_base: code.as_mut_ptr().cast(), iov_len: LEN };
+    let remote = libc::iovec { iov_base: before as *mut _, iov_len: LEN };
+    let (local, remote) = (&raw const local as usize, &raw const remote as usize);
+    let args = [sys::getpid() as usize, local, 1, remote, 1, 0];
+    // SAFETY: the kernel writes at most `LEN` bytes to `code`.
+    match unsafe { sys::syscall(libc::SYS_process_vm_readv, args) } {
+        Ok(LEN) => arch::is_syscall(code),
+        // Not readable, at least in part: no instruction that was just executed is there.
+        Ok(_) | Err(Errno::EFAULT) => false,
+        // The call is not allowed here: to be asked for nothing is the safe answer.
+        Err(_) => true,
+    }
+}
+
+/// Reads as many bytes as a system call instruction has.
+///
+/// # Safety
+///
+/// They can be read.
+#[inline(always)]
+unsafe fn read_code(at: usize) -> [u8; arch::SYSCALL_LEN] {
+    // SAFETY: the caller's obligation; bytes have no alignment. Volatile, because other threads
+    // may write code there, and whichever value is seen is fine.
+    unsafe { (at as *const [u8; arch::SYSCALL_LEN]).read_volatile() }
+}
+
+/// Runs the callback, on the interrupted stack, and returns the `active` word for the assembly to
+/// clear. A panic that gets here aborts the process.
+///
+/// Not inlined and not split: errno's address must be looked up again after the callback, which may
+/// come back on another thread.
+#[inline(never)]
+pub(crate) extern "C" fn run(call: *mut Call) -> *const AtomicU32 {
+    // SAFETY: the assembly passes the record that `prepare` wrote; it lives until the sigreturn.
+    let call = unsafe { &mut *call };
+    call.errno = errno();
+    let (function, data) = (call.function, call.data);
+    function(&mut Frame { call }, data);
+    set_errno(call.errno);
+    call.active
+}
+
+/// errno of the calling thread.
+#[inline(never)]
+pub(crate) fn errno() -> c_int {
+    // SAFETY: every thread that uses libc has one.
+    let at = unsafe { libc::__errno_location() };
+    // SAFETY: valid as long as the thread lives.
+    unsafe { at.read() }
+}
+
+/// Sets errno of the calling thread.
+#[inline(never)]
+pub(crate) fn set_errno(value: c_int) {
+    // SAFETY: every thread that uses libc has one.
+    let at = unsafe { libc::__errno_location() };
+    // SAFETY: valid as long as the thread lives.
+    unsafe { at.write(value) };
+}
+
+/// The interrupted code's frame, while an injected call runs.
+#[derive(Debug)]
+pub struct Frame<'f> {
+    call: &'f mut Call,
+}
+
+impl Frame<'_> {
+    /// The interrupted context. What is written takes effect when the interrupted code goes on.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn context(&mut self) -> SigCtx<'_> {
+        let uc = self.call.ucontext();
+        // SAFETY: `prepare` copied both to these places; they are borrowed through `self`.
+        unsafe { SigCtx::from_raw(self.call.info as *mut _, uc.cast()) }
+    }
+
+    /// A copy of the interrupted code's registers.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn registers(&self) -> Registers {
+        // SAFETY: `prepare` wrote the context; `self` keeps others from writing it.
+        let uc = unsafe { &*self.call.ucontext() };
+        Registers::read(|reg| uc.get(reg))
+    }
+
+    /// Makes the frame resume on the calling thread.
+    ///
+    /// For a callback that switched to another stack and came back on another thread. Without it the
+    /// resume would give that thread the alternate stack of the first.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`MoveError::ShadowStack`]: the frame can only resume on its own thread.
+    ///
+    /// # Safety
+    ///
+    /// The interrupted code and its callers on this stack can go on on another thread: no value in
+    /// a register or on the stack belongs to the first (addresses of thread-local variables, for
+    /// one).
+    pub unsafe fn move_here(&mut self) -> Result<(), MoveError> {
+        // SAFETY: `prepare` wrote the context; `self` is borrowed exclusively.
+        let uc = unsafe { &mut *self.call.ucontext() };
+        move_here(uc)
+    }
+
+    /// Takes the frame out of the callback, to be resumed later, on whichever thread.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// The callback never returns: its thread leaves this stack and does not come back, and the
+    /// stack stays as it is until [`Parked::resume`].
+    #[must_use]
+    pub unsafe fn park(&mut self) -> Parked {
+        Parked { call: self.call }
+    }
+}
+
+/// A frame that was taken out of its callback. The interrupted code stands still until it is resumed;
+/// dropped, it never goes on.
+#[derive(Debug)]
+#[must_use = "the interrupted code goes on only when this is resumed"]
+pub struct Parked {
+    call: *mut Call,
+}
+
+// SAFETY: the frame and its record are plain memory that nobody but the holder of this value
+// touches (`Frame::park`'s obligation).
+unsafe impl Send for Parked {}
+
+impl Parked {
+    /// Resumes the interrupted code on the calling thread, whose present stack is left for good.
+    ///
+    /// # Signal safety
+    ///
+    /// Not from a handler: the thread would never leave it.
+    ///
+    /// # Errors
+    ///
+    /// Gives the frame back when it cannot resume on this thread.
+    ///
+    /// # Safety
+    ///
+    /// 1. As [`Frame::move_here`].
+    /// 2. Nothing on the present stack is needed any more, or somebody will switch back to it.
+    pub unsafe fn resume(self) -> Result<core::convert::Infallible, (Self, MoveError)> {
+        // SAFETY: `Frame::park`'s obligation: the record is there and nobody else uses it.
+        let call = unsafe { &*self.call };
+        // SAFETY: as before, for the context.
+        let uc = unsafe { &mut *call.ucontext() };
+        if let Err(error) = move_here(uc) {
+            return Err((self, error));
+        }
+        set_errno(call.errno);
+        // SAFETY: a copy made by `prepare`, made ready just now, and owned through `self`.
+        unsafe { arch::resume(call.frame, call.active) }
+    }
+}
+
+/// Why a frame cannot resume on another thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MoveError {
+    /// The thread has a shadow stack; the token for the frame is on the first thread's.
+    ShadowStack,
+    /// The kernel did not say what this thread's alternate stack is.
+    AltStack(Errno),
+}
+
+impl fmt::Display for MoveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ShadowStack => f.write_str("a frame cannot change threads with shadow stacks"),
+            Self::AltStack(errno) => write!(f, "alternate stack of this thread: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for MoveError {}
+
+/// Every sigreturn installs the alternate stack that the frame recorded: here it becomes the
+/// calling thread's.
+fn move_here(uc: &mut Ucontext) -> Result<(), MoveError> {
+    if arch::has_shadow_stack() {
+        return Err(MoveError::ShadowStack);
+    }
+    let mut stack: SignalStack = crate::altstack::current().map_err(MoveError::AltStack)?;
+    stack.flags &= !libc::SS_ONSTACK;
+    uc.set_alt_stack(stack);
+    arch::patch_thread(uc);
+    Ok(())
+}

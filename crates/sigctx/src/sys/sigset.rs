@@ -1,0 +1,188 @@
+//! The kernel's signal set, which is shorter than libc's.
+
+use core::ffi::c_ulong;
+use core::fmt;
+use core::ops::BitOr;
+
+use crate::arch;
+
+const WORD_BITS: usize = c_ulong::BITS as usize;
+
+/// A set of signals as the kernel has it.
+///
+/// Unlike libc's functions it can name the signals that libc keeps for itself (32, 33).
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct SigSet([c_ulong; arch::NSIG / WORD_BITS]);
+
+impl SigSet {
+    /// No signal.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline(always)]
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self([0; _])
+    }
+
+    /// Every signal, libc's own included.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline(always)]
+    #[must_use]
+    pub const fn full() -> Self {
+        Self([c_ulong::MAX; _])
+    }
+
+    /// The set with one signal; empty when the kernel has no signal of that number.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(sig: i32) -> Self {
+        Self::empty().with(sig)
+    }
+
+    /// The place of a signal: word and bit.
+    #[inline(always)]
+    const fn place(sig: i32) -> Option<(usize, c_ulong)> {
+        if sig < 1 || sig as usize > arch::NSIG {
+            return None;
+        }
+        let bit = sig as usize - 1;
+        Some((bit / WORD_BITS, 1 << (bit % WORD_BITS)))
+    }
+
+    /// This set and `sig`.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(mut self, sig: i32) -> Self {
+        if let Some((word, bit)) = Self::place(sig) {
+            self.0[word] |= bit;
+        }
+        self
+    }
+
+    /// This set less `sig`.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline(always)]
+    #[must_use]
+    pub const fn without(mut self, sig: i32) -> Self {
+        if let Some((word, bit)) = Self::place(sig) {
+            self.0[word] &= !bit;
+        }
+        self
+    }
+
+    /// Whether `sig` is in the set.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline(always)]
+    #[must_use]
+    pub const fn contains(&self, sig: i32) -> bool {
+        match Self::place(sig) {
+            Some((word, bit)) => self.0[word] & bit != 0,
+            None => false,
+        }
+    }
+
+    /// Whether no signal is in the set.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::empty()
+    }
+
+    /// The signals of the set, lowest first.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub fn iter(&self) -> impl Iterator<Item = i32> + '_ {
+        (1..=arch::NSIG as i32).filter(|&sig| self.contains(sig))
+    }
+
+    /// Reads the lowest 64 signals from the number that `/proc/<pid>/status` prints: bit 0 is
+    /// signal 1.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        let mut set = Self::empty();
+        let mut sig = 1;
+        while sig <= 64 {
+            if bits >> (sig - 1) & 1 != 0 {
+                set = set.with(sig);
+            }
+            sig += 1;
+        }
+        set
+    }
+}
+
+impl BitOr for SigSet {
+    type Output = Self;
+
+    #[inline]
+    fn bitor(mut self, other: Self) -> Self {
+        for (word, more) in self.0.iter_mut().zip(other.0) {
+            *word |= more;
+        }
+        self
+    }
+}
+
+impl fmt::Debug for SigSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::format;
+
+    #[test]
+    fn holds_the_signals_that_libc_hides() {
+        let set = SigSet::empty().with(32).with(33).with(1).with(arch::NSIG as i32);
+        assert!(set.contains(32) && set.contains(33) && set.contains(1));
+        assert!(!set.contains(34) && !set.contains(0) && !set.contains(-1));
+        assert_eq!(format!("{:?}", SigSet::of(33) | SigSet::of(1)), "{1, 33}");
+        assert_eq!(set.without(32).without(33).without(1).without(arch::NSIG as i32), SigSet::empty());
+    }
+
+    #[test]
+    fn a_number_out_of_range_is_in_no_set() {
+        assert!(SigSet::of(0).is_empty());
+        assert!(SigSet::of(arch::NSIG as i32 + 1).is_empty());
+        assert!(!SigSet::full().contains(arch::NSIG as i32 + 1));
+        assert_eq!(SigSet::full().iter().count(), arch::NSIG);
+    }
+
+    #[test]
+    fn reads_the_kernels_hexadecimal_form() {
+        assert_eq!(SigSet::from_bits(1 << 22 | 1), SigSet::of(23).with(1));
+    }
+}
