@@ -1,0 +1,231 @@
+//! The append-only arena of records: claimed, listed, walked, used again, never freed.
+//!
+//! ```text
+//!   CHUNKS ─┬─▶ chunk 0: live bits 1101…0  ┌────────┬────────┬─── 64 records
+//!           ├─▶ chunk 1: live bits 0000…0  │record 0│record 1│
+//!           └─▶ null: no more              └────────┴────────┴───
+//! ```
+//!
+//! | word | writers | readers | ordering | invariant |
+//! |---|---|---|---|---|
+//! | `chunks[i]` | who runs out of records, by compare-exchange from null | all | release / acquire | A1 |
+//! | `live` bits | claimer sets, who frees clears | all | claim acquire, clear release | A2 |
+//!
+//! - **A1** `chunks[i]` goes from null to a chunk once; `chunks[i + 1]` is set only after `chunks[i]`. So the
+//!   first null ends a walk, and a chunk once seen is there for ever.
+//! - **A2** From the claim of a bit to its clearing the claimer alone may move the record on from FREE. A
+//!   record in any other phase has its bit set, so a walk over set bits meets every listed record.
+//!
+//! A walk shows each thread that was listed before it began and stays listed until it ends exactly
+//! once. Threads that come or go meanwhile may or may not be shown. To have none come, hold the
+//! creation lock ([`crate::freeze_creation`]).
+
+use core::ptr;
+
+use crate::record::Record;
+use crate::sync::{AtomicPtr, AtomicU32, Ordering};
+
+#[cfg(not(loom))]
+mod size {
+    /// With 64 records a chunk: as many as Linux can have threads (`PID_MAX_LIMIT`, 4 Mi).
+    pub(super) const CHUNKS: usize = 1 << 16;
+    /// Words of live bits in a chunk.
+    pub(super) const WORDS: usize = 2;
+    /// Live bits in a word.
+    pub(super) const BITS: usize = 32;
+}
+#[cfg(loom)]
+mod size {
+    pub(super) const CHUNKS: usize = 2;
+    pub(super) const WORDS: usize = 1;
+    pub(super) const BITS: usize = 2;
+}
+use size::{BITS, CHUNKS, WORDS};
+
+/// All bits of a word that stand for a record.
+const FULL: u32 = u32::MAX >> (32 - BITS);
+
+struct Chunk {
+    live: [AtomicU32; WORDS],
+    records: Box<[Record]>,
+}
+
+impl Chunk {
+    fn new(number: usize) -> Self {
+        let first = number * WORDS * BITS;
+        Self {
+            live: core::array::from_fn(|_| AtomicU32::new(0)),
+            records: (first..first + WORDS * BITS).map(|i| Record::new(i as u32)).collect(),
+        }
+    }
+
+    fn claim(&self) -> Option<&Record> {
+        for (word, live) in self.live.iter().enumerate() {
+            loop {
+                // Relaxed: a hint; the claim below decides.
+                let bit = live.load(Ordering::Relaxed).trailing_ones();
+                if bit as usize >= BITS {
+                    break;
+                }
+                // A2. Acquire: pairs with the clearing in `release`; the FREE of the last owner is seen.
+                if live.fetch_or(1 << bit, Ordering::Acquire) & 1 << bit == 0 {
+                    return self.records.get(word * BITS + bit as usize);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// The table of chunks.
+pub(crate) struct Arena {
+    chunks: [AtomicPtr<Chunk>; CHUNKS],
+}
+
+impl Arena {
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Self {
+        Self { chunks: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS] }
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn new() -> Self {
+        Self { chunks: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())) }
+    }
+
+    fn chunk(&self, number: usize) -> Option<&'static Chunk> {
+        // A1. Acquire: pairs with the exchange in `grow`; the records are initialised.
+        let chunk = self.chunks.get(number)?.load(Ordering::Acquire);
+        // SAFETY: null or a chunk leaked by `grow`, which is never freed or mutably borrowed (A1).
+        unsafe { chunk.as_ref() }
+    }
+
+    /// Claims a free record. It stays invisible until it is published.
+    ///
+    /// `None` when the table is full, which takes more threads than Linux can have.
+    pub(crate) fn claim(&self) -> Option<&'static Record> {
+        for number in 0..CHUNKS {
+            let chunk = match self.chunk(number) {
+                Some(chunk) => chunk,
+                None => self.grow(number)?,
+            };
+            if let Some(record) = chunk.claim() {
+                return Some(record);
+            }
+        }
+        None
+    }
+
+    fn grow(&self, number: usize) -> Option<&'static Chunk> {
+        let new = Box::into_raw(Box::new(Chunk::new(number)));
+        // A1. Release: the records before the pointer to them.
+        let place = self.chunks.get(number)?;
+        let won = place
+            .compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Relaxed)
+            .is_ok();
+        if !won {
+            // SAFETY: `new` came from `Box::into_raw` above and was shown to nobody.
+            drop(unsafe { Box::from_raw(new) });
+        }
+        self.chunk(number)
+    }
+
+    /// Gives back a record that was claimed and is FREE again.
+    pub(crate) fn release(&self, record: &Record) {
+        let index = record.index();
+        let Some(chunk) = self.chunk(index / (WORDS * BITS)) else { return };
+        let Some(live) = chunk.live.get(index / BITS % WORDS) else { return };
+        // A2. Release: pairs with the next claim.
+        live.fetch_and(!(1 << (index % BITS)), Ordering::Release);
+    }
+
+    /// Walks all records that are claimed, whatever their phase.
+    pub(crate) fn claimed(&self) -> Claimed<'_> {
+        Claimed { arena: self, chunk: None, next_word: 0, bits: 0 }
+    }
+
+    /// Walks the records of all threads that are listed, with their generations.
+    pub(crate) fn listed(&self) -> impl Iterator<Item = (&'static Record, u32)> + Clone {
+        self.claimed().filter_map(|record| Some((record, record.listed()?)))
+    }
+}
+
+/// Walk over the claimed records; see [`Arena::claimed`].
+#[derive(Clone)]
+pub(crate) struct Claimed<'a> {
+    arena: &'a Arena,
+    chunk: Option<&'static Chunk>,
+    /// The word of live bits to be read next, counted over all chunks.
+    next_word: usize,
+    /// What is left of the word read last.
+    bits: u32,
+}
+
+impl Iterator for Claimed<'_> {
+    type Item = &'static Record;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.bits == 0 {
+            if self.next_word % WORDS == 0 {
+                self.chunk = self.arena.chunk(self.next_word / WORDS);
+            }
+            // Acquire: not needed for the record (its own words have theirs); kept so that a bit seen
+            // clear means that its owner's last store was seen too.
+            let word = self.chunk?.live.get(self.next_word % WORDS)?;
+            self.bits = word.load(Ordering::Acquire) & FULL;
+            self.next_word += 1;
+        }
+        let bit = self.bits.trailing_zeros() as usize;
+        self.bits &= self.bits - 1;
+        self.chunk?.records.get((self.next_word - 1) % WORDS * BITS + bit)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{Arena, BITS, WORDS};
+    use crate::name::Name;
+
+    #[test]
+    fn records_are_used_again_with_a_new_generation() {
+        let arena = Arena::new();
+        let first = arena.claim().expect("room");
+        let generation = first.prepare(&Name::new("first"));
+        first.publish();
+        first.start(17);
+        assert_eq!(first.tid(generation), Some(17));
+        first.close();
+        assert!(first.free());
+        arena.release(first);
+
+        let second = arena.claim().expect("room");
+        assert!(core::ptr::eq(first, second));
+        assert_eq!(second.prepare(&Name::new("second")), generation + 1);
+        second.publish();
+        second.start(18);
+        // T8, T10: a reference to the first thread does not reach the second.
+        assert_eq!(first.tid(generation), None);
+        assert!(!first.pin(generation));
+        assert_eq!(first.name(generation), None);
+        assert_eq!(second.name(generation + 1), Some(Name::new("second")));
+        assert!(second.pin(generation + 1));
+        second.unpin();
+    }
+
+    #[test]
+    fn walks_cross_chunks_and_skip_what_is_not_published() {
+        let arena = Arena::new();
+        let many = WORDS * BITS * 3 + 5;
+        for n in 0..many {
+            let record = arena.claim().expect("room");
+            assert_eq!(record.index(), n);
+            record.prepare(&Name::default());
+            if n % 3 == 0 {
+                record.publish();
+            }
+        }
+        assert_eq!(arena.claimed().count(), many);
+        let listed: Vec<_> = arena.listed().map(|(record, _)| record.index()).collect();
+        assert_eq!(listed, (0..many).step_by(3).collect::<Vec<_>>());
+    }
+}

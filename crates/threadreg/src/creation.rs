@@ -1,0 +1,192 @@
+//! The creation lock, and the order of steps in which a thread is made.
+//!
+//! ```text
+//!   creator                                     freezer
+//!   ───────                                     ───────
+//!   signals blocked, read side taken            write side taken: every creator is outside
+//!     record claimed, named                       here every listed thread exists,
+//!     record published (STARTING, tid 0)          none is between "listed" and "exists",
+//!     clone ──────────▶ thread: LIVE, tid         and no creator can begin
+//!     (failed: record closed and freed)         write side given back
+//!   read side given back, signals restored
+//! ```
+//!
+//! | word | writers | readers | ordering | invariant |
+//! |---|---|---|---|---|
+//! | `state` | creators count themselves; the freezer sets and clears WRITER | both | taken acquire, given back release | C1, C2 |
+//! | `writers` | freezers: 0 free, 1 taken, 2 taken and awaited | freezers | taken acquire, given back release | C3 |
+//!
+//! - **C1** A creator counts itself only while WRITER is clear, in one compare-exchange. So from the moment that WRITER
+//!   is set the count only falls: writers are preferred, and a freeze waits for clones under way, no longer.
+//! - **C2** The freezer has the lock when WRITER is set and the count is 0.
+//! - **C3** `writers` is a mutex around WRITER: one freezer at a time.
+//! - **C4** A record is published before `clone` and under the read side. So a thread that can exist is listed, and
+//!   while the lock is frozen a thread that is listed exists or has left.
+//!
+//! *Exit:* takes no lock; threads leave while creation is frozen. *Fork:* the child starts with a free lock
+//! (`reset`). *EAGAIN from clone:* the record is unlinked before the read side is given back.
+//! *Masked signals:* a creator blocks signals while it holds the read side, and only then: a creator that waits
+//! for a freezer can be signalled. *Nesting:* no thread takes a side while it holds one; a creator cannot be
+//! interrupted by a handler that freezes, since its signals are blocked, and a handler that does run may only try.
+//!
+//! The plan of record is Go's `allocmLock` and `execLock`, which are one lock here (`runtime/proc.go`: `newm`, `allocm`,
+//! `newm1`; `runtime/rwmutex.go`).
+
+use crate::arena::Arena;
+use crate::name::Name;
+use crate::record::Record;
+use crate::sync::{AtomicU32, Ordering, wait, wake_all, wake_one};
+
+const WRITER: u32 = 1 << 31;
+
+/// Read side: creators. Write side: whoever needs that no thread be made.
+#[derive(Debug)]
+pub(crate) struct CreationLock {
+    state: AtomicU32,
+    writers: AtomicU32,
+}
+
+impl CreationLock {
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Self {
+        Self { state: AtomicU32::new(0), writers: AtomicU32::new(0) }
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn new() -> Self {
+        Self { state: AtomicU32::new(0), writers: AtomicU32::new(0) }
+    }
+
+    /// Takes the read side if no writer has or awaits the lock.
+    pub(crate) fn try_read(&self) -> bool {
+        // Relaxed: the exchange decides.
+        let mut now = self.state.load(Ordering::Relaxed);
+        while now & WRITER == 0 {
+            // C1. Acquire: pairs with the writer's release; what it did while frozen is seen.
+            match self.state.compare_exchange_weak(
+                now,
+                now + 1,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(seen) => now = seen,
+            }
+        }
+        false
+    }
+
+    /// Sleeps while a writer has or awaits the lock. Nothing is held afterwards.
+    pub(crate) fn wait_readable(&self) {
+        loop {
+            // Relaxed: a hint; `try_read` decides.
+            let now = self.state.load(Ordering::Relaxed);
+            if now & WRITER == 0 {
+                return;
+            }
+            wait(&self.state, now, None);
+        }
+    }
+
+    /// Gives the read side back.
+    pub(crate) fn release_read(&self) {
+        // Release: the records published under the lock are seen by the writer. Pairs with C2's load.
+        if self.state.fetch_sub(1, Ordering::Release) == WRITER | 1 {
+            wake_all(&self.state);
+        }
+    }
+
+    /// Takes the write side: waits for other writers and for the creators under way.
+    pub(crate) fn write(&self) {
+        self.lock_writers();
+        // C2. Acquire, here and below: pairs with `release_read`.
+        let mut now = self.state.fetch_or(WRITER, Ordering::Acquire) | WRITER;
+        while now != WRITER {
+            wait(&self.state, now, None);
+            now = self.state.load(Ordering::Acquire);
+        }
+    }
+
+    /// Takes the write side if nobody has either side.
+    pub(crate) fn try_write(&self) -> bool {
+        // C3. Acquire: as in `lock_writers`.
+        if self.writers.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        // C2. Acquire: pairs with `release_read`.
+        let free =
+            self.state.compare_exchange(0, WRITER, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        if !free {
+            self.unlock_writers();
+        }
+        free
+    }
+
+    /// Gives the write side back.
+    pub(crate) fn release_write(&self) {
+        // Release: pairs with `try_read`.
+        self.state.fetch_and(!WRITER, Ordering::Release);
+        wake_all(&self.state);
+        self.unlock_writers();
+    }
+
+    fn lock_writers(&self) {
+        // C3. Acquire: pairs with `unlock_writers`.
+        if self.writers.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            return;
+        }
+        // Taken as "awaited" from here on: others may sleep, and one wake too many costs less than one too few.
+        while self.writers.swap(2, Ordering::Acquire) != 0 {
+            wait(&self.writers, 2, None);
+        }
+    }
+
+    fn unlock_writers(&self) {
+        if self.writers.swap(0, Ordering::Release) == 2 {
+            wake_one(&self.writers);
+        }
+    }
+
+    /// After fork, in the child: whoever held a side was not copied.
+    #[cfg(not(loom))]
+    pub(crate) fn reset(&self) {
+        self.state.store(0, Ordering::Relaxed);
+        self.writers.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Why no thread was made.
+#[derive(Debug)]
+pub(crate) enum NotCreated<E> {
+    /// The arena has no room.
+    Full,
+    /// `clone` said no.
+    Clone(E),
+}
+
+/// Makes a thread: lists it, then lets `clone` bring it into being (C4).
+///
+/// The caller holds the read side of `_lock`. `clone` gets the record and the generation; the thread that it makes
+/// calls [`Record::start`] on the record, and in the end [`Record::close`] and [`leave`].
+pub(crate) fn create<T, E>(
+    _lock: &CreationLock,
+    arena: &Arena,
+    name: &Name,
+    clone: impl FnOnce(&'static Record, u32) -> Result<T, E>,
+) -> Result<T, NotCreated<E>> {
+    let record = arena.claim().ok_or(NotCreated::Full)?;
+    let generation = record.prepare(name);
+    record.publish();
+    clone(record, generation).map_err(|error| {
+        record.close();
+        leave(arena, record);
+        NotCreated::Clone(error)
+    })
+}
+
+/// Gives a closed record back to the arena.
+pub(crate) fn leave(arena: &Arena, record: &Record) {
+    if record.free() {
+        arena.release(record);
+    }
+}

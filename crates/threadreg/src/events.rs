@@ -1,0 +1,144 @@
+//! News of threads that come and go, over bounded channels; nobody waits for a slow listener.
+
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use crate::name::Name;
+use crate::thread_ref::ThreadRef;
+
+/// A registered thread came or went.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The thread runs: it was spawned and has its id, or was attached.
+    Started {
+        /// The thread.
+        thread: ThreadRef,
+        /// Its id.
+        tid: i32,
+        /// Its name.
+        name: Name,
+    },
+    /// The thread left the registry, or is about to finish leaving.
+    Exited {
+        /// The thread; gone by now.
+        thread: ThreadRef,
+        /// The id that it had.
+        tid: i32,
+        /// The name that it had.
+        name: Name,
+    },
+}
+
+/// One subscriber; leaked, linked in front of those before it.
+struct Node {
+    sender: Sender<Event>,
+    dropped: AtomicUsize,
+    next: AtomicPtr<Node>,
+}
+
+/// Head of the list of subscribers. Grows only.
+static HEAD: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
+
+/// Subscribes to events; at most `capacity` of them wait to be read.
+///
+/// An event that finds the channel full is dropped and counted. A thread that comes or goes never waits for
+/// a listener. The news of one thread come in order. A subscription costs its channel's memory for the life of the
+/// process, read or not: subscribe once, not once a request. The child of a `fork` has no subscriptions.
+///
+/// # Signal safety
+///
+/// Not async-signal-safe: allocates.
+///
+/// # Examples
+///
+/// ```
+/// use threadreg::Event;
+///
+/// let events = threadreg::subscribe(16);
+/// threadreg::Builder::new().name("worker").spawn(|| ())?.join().unwrap();
+/// let first = events.receiver().recv()?;
+/// assert!(matches!(first, Event::Started { name, .. } if name.as_str() == "worker"));
+/// assert!(matches!(events.receiver().recv()?, Event::Exited { .. }));
+/// assert_eq!(events.dropped(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn subscribe(capacity: usize) -> Subscription {
+    // A channel without room would hand events only to a listener that happens to wait.
+    let (sender, receiver) = bounded(capacity.max(1));
+    let (dropped, next) = (AtomicUsize::new(0), AtomicPtr::new(ptr::null_mut()));
+    let place = Box::into_raw(Box::new(Node { sender, dropped, next }));
+    // SAFETY: from `Box::into_raw` above; never freed and never borrowed mutably.
+    let node: &'static Node = unsafe { &*place };
+    let mut head = HEAD.load(Ordering::Relaxed);
+    loop {
+        // Relaxed: goes out with the exchange.
+        node.next.store(head, Ordering::Relaxed);
+        // Release: pairs with the load in `emit`; the node is whole. The nodes behind it were released by
+        // their own exchange, and a chain of exchanges keeps that.
+        match HEAD.compare_exchange_weak(head, place, Ordering::Release, Ordering::Relaxed) {
+            Ok(_) => break,
+            Err(now) => head = now,
+        }
+    }
+    Subscription { receiver, dropped: &node.dropped }
+}
+
+/// The listener's end, from [`subscribe`].
+#[derive(Debug)]
+pub struct Subscription {
+    receiver: Receiver<Event>,
+    dropped: &'static AtomicUsize,
+}
+
+impl Subscription {
+    /// The channel to read from, or to wait on together with others.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe.
+    #[must_use]
+    pub fn receiver(&self) -> &Receiver<Event> {
+        &self.receiver
+    }
+
+    /// How many events found the channel full.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn dropped(&self) -> usize {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+/// Tells every subscriber; `event` is made only if there is one.
+///
+/// Called with signals blocked, so that no handler finds a channel's lock taken below it.
+pub(crate) fn emit(event: impl FnOnce() -> Event) {
+    // Acquire: pairs with the exchange in `subscribe`.
+    let mut next = HEAD.load(Ordering::Acquire);
+    if next.is_null() {
+        return;
+    }
+    let event = event();
+    // SAFETY: null or a leaked node, whole since before it was linked, not borrowed mutably since.
+    while let Some(node) = unsafe { next.as_ref() } {
+        match node.sender.try_send(event) {
+            Err(TrySendError::Full(_)) => {
+                node.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            // Nobody listens any more.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+        }
+        next = node.next.load(Ordering::Relaxed);
+    }
+}
+
+/// After fork, in the child: a channel may have been copied in mid-change.
+pub(crate) fn reset() {
+    HEAD.store(ptr::null_mut(), Ordering::Relaxed);
+}

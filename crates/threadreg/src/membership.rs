@@ -1,0 +1,93 @@
+//! What a thread does on itself to become registered and to cease: alternate stack, bounds, mask, list.
+
+use core::mem::MaybeUninit;
+use core::ptr;
+
+use sigctx::altstack::AltStack;
+use sigctx::sys::{self, Errno, SigSet};
+
+use crate::creation;
+use crate::events::{self, Event};
+use crate::mask;
+use crate::record::Record;
+use crate::registry::{self, ARENA};
+use crate::thread_ref::ThreadRef;
+
+/// A thread's own hold on its record. Begun and ended on that thread.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    thread: ThreadRef,
+    alternate: Option<AltStack>,
+    forks: u32,
+}
+
+impl Membership {
+    /// The calling thread becomes the one that `record` was published for.
+    ///
+    /// Signals must be blocked: a handler must not find the thread half registered.
+    pub(crate) fn begin(
+        record: &'static Record,
+        generation: u32,
+        alternate: Option<AltStack>,
+    ) -> Self {
+        let thread = ThreadRef { record, generation };
+        let (low, high) = stack_bounds().unwrap_or((0, 0));
+        // SAFETY: this thread's stack, or none; this thread alone uses the record, signals are blocked.
+        unsafe { record.stack.set_bounds(low, high) };
+        registry::set_current(record);
+        let tid = sys::gettid();
+        record.start(tid);
+        events::emit(|| Event::Started { thread, tid, name: thread.name() });
+        Self { thread, alternate, forks: registry::forks() }
+    }
+
+    pub(crate) fn thread(&self) -> ThreadRef {
+        self.thread
+    }
+
+    /// The calling thread leaves. Signals are blocked when this returns; the former mask is the result.
+    ///
+    /// Waits until no pin is left.
+    pub(crate) fn end(mut self) -> SigSet {
+        let mask = mask::block_all();
+        let ThreadRef { record, .. } = self.thread;
+        // In the child of a fork the record of any thread but the survivor is no longer its own.
+        let own = self.forks == registry::forks() || registry::current() == Some(self.thread);
+        if own {
+            let (name, tid) = (self.thread.name(), sys::gettid());
+            let thread = self.thread;
+            record.close();
+            events::emit(|| Event::Exited { thread, tid, name });
+        }
+        // From here on a handler takes the thread for a foreign one.
+        registry::set_current(ptr::null());
+        drop(self.alternate.take());
+        if own {
+            // SAFETY: handlers on this thread no longer find the record; no other thread runs on the stack.
+            unsafe { record.stack.set_bounds(0, 0) };
+            creation::leave(&ARENA, record);
+        }
+        mask
+    }
+}
+
+/// The calling thread's stack: lowest address and the one past the highest.
+fn stack_bounds() -> Result<(usize, usize), Errno> {
+    let mut attr = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    // SAFETY: names the calling thread, which exists.
+    let me = unsafe { libc::pthread_self() };
+    // SAFETY: `attr` is room for the result; `me` is a living thread.
+    let failed = unsafe { libc::pthread_getattr_np(me, attr.as_mut_ptr()) };
+    if failed != 0 {
+        return Err(Errno::new(failed));
+    }
+    let (mut low, mut size) = (ptr::null_mut(), 0);
+    // SAFETY: `attr` was initialised by the call above, which succeeded.
+    let failed = unsafe { libc::pthread_attr_getstack(attr.as_ptr(), &raw mut low, &raw mut size) };
+    // SAFETY: as above; not used afterwards.
+    unsafe { libc::pthread_attr_destroy(attr.as_mut_ptr()) };
+    if failed != 0 {
+        return Err(Errno::new(failed));
+    }
+    Ok((low.addr(), low.addr() + size))
+}

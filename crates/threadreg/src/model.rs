@@ -1,0 +1,303 @@
+//! The protocol cores under loom: every interleaving within the bound on preemptions.
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::thread;
+
+use crate::arena::Arena;
+use crate::creation::{CreationLock, NotCreated, create, leave};
+use crate::name::Name;
+use crate::record::{Phase, Record};
+
+fn named(text: &str) -> Name {
+    Name::new(text)
+}
+
+/// One thread's life after `clone`.
+fn live(arena: &Arena, record: &Record, tid: i32) {
+    record.start(tid);
+    record.close();
+    leave(arena, record);
+}
+
+/// T1, T2: while creation is frozen, a thread that exists is listed, and a listed one exists.
+#[test]
+fn frozen_list_and_existing_threads_agree() {
+    loom::model(|| {
+        let arena = Arc::new(Arena::new());
+        let lock = Arc::new(CreationLock::new());
+        // Threads that `clone` has brought into being.
+        let exist = Arc::new(AtomicU32::new(0));
+
+        let creator = {
+            let (arena, lock, exist) = (arena.clone(), lock.clone(), exist.clone());
+            thread::spawn(move || {
+                while !lock.try_read() {
+                    lock.wait_readable();
+                }
+                create(&lock, &arena, &named("new"), |_, _| {
+                    exist.fetch_add(1, Ordering::SeqCst);
+                    Ok::<_, ()>(())
+                })
+                .expect("room, and a clone that works");
+                lock.release_read();
+            })
+        };
+
+        lock.write();
+        assert_eq!(arena.listed().count(), exist.load(Ordering::SeqCst) as usize);
+        lock.release_write();
+        creator.join().expect("no panic");
+    });
+}
+
+/// T1: a walker that learns of a thread by any other way finds it listed, lock or no lock.
+#[test]
+fn a_thread_that_runs_is_listed_already() {
+    loom::model(|| {
+        let arena = Arc::new(Arena::new());
+        let lock = CreationLock::new();
+        assert!(lock.try_read());
+        let walker = create(&lock, &arena, &named("new"), |record, generation| {
+            let arena = arena.clone();
+            Ok::<_, ()>(thread::spawn(move || {
+                let me = arena.listed().find(|&(listed, _)| core::ptr::eq(listed, record));
+                assert_eq!(me.map(|(_, listed)| listed), Some(generation), "runs unlisted");
+                live(&arena, record, 7);
+            }))
+        })
+        .expect("room");
+        lock.release_read();
+        walker.join().expect("no panic");
+        assert_eq!(arena.listed().count(), 0);
+    });
+}
+
+/// T8, T10: while a pin holds, the thread has not exited, and the id is its own.
+#[test]
+fn a_pinned_thread_has_not_exited() {
+    loom::model(|| {
+        let arena = Arc::new(Arena::new());
+        let record = arena.claim().expect("room");
+        let generation = record.prepare(&named("first"));
+        record.publish();
+        record.start(7);
+        // What the kernel would do after the thread's last instruction: give the id away.
+        let exited = Arc::new(AtomicU32::new(0));
+
+        let pinners: Vec<_> = (0..2)
+            .map(|_| {
+                let exited = exited.clone();
+                thread::spawn(move || {
+                    if record.pin(generation) {
+                        assert_eq!(record.tid(generation).unwrap_or(7), 7);
+                        assert_eq!(exited.load(Ordering::SeqCst), 0, "exited under a pin");
+                        record.unpin();
+                    }
+                })
+            })
+            .collect();
+
+        record.close();
+        exited.store(1, Ordering::SeqCst);
+        leave(&arena, record);
+        for pinner in pinners {
+            pinner.join().expect("no panic");
+        }
+    });
+}
+
+/// T8: a reference to a thread that is gone reaches no later owner of its record.
+#[test]
+fn a_stale_reference_never_reaches_the_next_thread() {
+    loom::model(|| {
+        let arena = Arc::new(Arena::new());
+        let record = arena.claim().expect("room");
+        let old = record.prepare(&named("first"));
+        record.publish();
+        record.start(7);
+
+        let stale = thread::spawn(move || {
+            if let Some(tid) = record.tid(old) {
+                assert_eq!(tid, 7);
+            }
+            if let Some(name) = record.name(old) {
+                assert_eq!(name, named("first"));
+            }
+            if record.pin(old) {
+                let tid = record.tid(old);
+                assert!(matches!(tid, None | Some(7)), "another thread's id: {tid:?}");
+                record.unpin();
+            }
+        });
+
+        record.close();
+        leave(&arena, record);
+        let again = arena.claim().expect("room");
+        assert!(core::ptr::eq(again, record));
+        assert_eq!(again.prepare(&named("second")), old + 1);
+        again.publish();
+        again.start(8);
+        assert!(again.pin(old + 1), "a late stale pin must not close the new owner's gate");
+        again.unpin();
+        stale.join().expect("no panic");
+    });
+}
+
+/// A walk over records that come, go and come again shows each thread at most once, with its own id.
+#[test]
+fn a_walk_shows_no_half_made_record() {
+    loom::model(|| {
+        let arena = Arc::new(Arena::new());
+        let walker = {
+            let arena = arena.clone();
+            thread::spawn(move || {
+                for (record, generation) in arena.listed() {
+                    // The id that each generation stores below.
+                    let id = generation as i32 + 10;
+                    assert!(
+                        matches!(record.tid(generation), None | Some(0))
+                            || record.tid(generation).unwrap_or(id) == id
+                    );
+                }
+            })
+        };
+        for _ in 0..2 {
+            let record = arena.claim().expect("room");
+            let generation = record.prepare(&named("x"));
+            record.publish();
+            live(&arena, record, generation as i32 + 10);
+        }
+        walker.join().expect("no panic");
+    });
+}
+
+/// Two claimers never get the same record.
+#[test]
+fn a_record_has_one_claimer() {
+    loom::model(|| {
+        let arena = Arc::new(Arena::new());
+        let claim = |arena: &Arena| {
+            let record = arena.claim().expect("room");
+            record.prepare(&named("x"));
+            record.publish();
+            record.index()
+        };
+        let other = {
+            let arena = arena.clone();
+            thread::spawn(move || claim(&arena))
+        };
+        let mine = claim(&arena);
+        assert_ne!(mine, other.join().expect("no panic"));
+        assert_eq!(arena.listed().count(), 2);
+    });
+}
+
+/// T6: who waits for a start is woken by the start, and by a clone that failed.
+#[test]
+fn waiting_for_a_start_ends() {
+    for fails in [false, true] {
+        loom::model(move || {
+            let arena = Arc::new(Arena::new());
+            let record = arena.claim().expect("room");
+            let generation = record.prepare(&named("x"));
+            record.publish();
+            let waiter = thread::spawn(move || {
+                assert!(record.wait_started(generation, || None));
+                record.tid(generation)
+            });
+            if fails {
+                record.close();
+                leave(&arena, record);
+            } else {
+                record.start(7);
+            }
+            let tid = waiter.join().expect("no panic");
+            assert_eq!(tid, (!fails).then_some(7));
+        });
+    }
+}
+
+/// T3: a clone that fails leaves nothing behind, whatever a walker does meanwhile.
+#[test]
+fn a_failed_clone_is_unlisted() {
+    loom::model(|| {
+        let arena = Arc::new(Arena::new());
+        let walker = {
+            let arena = arena.clone();
+            thread::spawn(move || {
+                for (record, generation) in arena.listed() {
+                    if record.pin(generation) {
+                        assert_eq!(record.tid(generation).unwrap_or(0), 0);
+                        record.unpin();
+                    }
+                }
+            })
+        };
+        let lock = CreationLock::new();
+        assert!(lock.try_read());
+        let made = create(&lock, &arena, &named("x"), |_, _| Err::<(), _>("no"));
+        assert!(matches!(made, Err(NotCreated::Clone("no"))));
+        lock.release_read();
+        assert_eq!(arena.claimed().count(), 0);
+        walker.join().expect("no panic");
+        let record = arena.claim().expect("room");
+        assert_eq!(record.state().1, Phase::Free);
+    });
+}
+
+/// C1, C2, C3: the write side excludes creators and other writers, and everybody gets there.
+#[test]
+fn writers_exclude_creators_and_writers() {
+    loom::model(|| {
+        let lock = Arc::new(CreationLock::new());
+        let inside = Arc::new(AtomicU32::new(0));
+        let write = |lock: &CreationLock, inside: &AtomicU32| {
+            lock.write();
+            assert_eq!(inside.swap(1, Ordering::Relaxed), 0, "a writer is not alone");
+            inside.store(0, Ordering::Relaxed);
+            lock.release_write();
+        };
+        let writer = {
+            let (lock, inside) = (lock.clone(), inside.clone());
+            thread::spawn(move || write(&lock, &inside))
+        };
+        let reader = {
+            let (lock, inside) = (lock.clone(), inside.clone());
+            thread::spawn(move || {
+                while !lock.try_read() {
+                    lock.wait_readable();
+                }
+                assert_eq!(inside.load(Ordering::Relaxed), 0, "a creator beside a writer");
+                lock.release_read();
+            })
+        };
+        write(&lock, &inside);
+        writer.join().expect("no panic");
+        reader.join().expect("no panic");
+    });
+}
+
+/// The write side that is only tried for is right too, and a failed try leaves no trace.
+#[test]
+fn a_failed_try_for_the_write_side_leaves_it_free() {
+    loom::model(|| {
+        let lock = Arc::new(CreationLock::new());
+        let trier = {
+            let lock = lock.clone();
+            thread::spawn(move || {
+                if lock.try_write() {
+                    lock.release_write();
+                }
+            })
+        };
+        while !lock.try_read() {
+            lock.wait_readable();
+        }
+        assert!(!lock.try_write());
+        lock.release_read();
+        lock.write();
+        lock.release_write();
+        trier.join().expect("no panic");
+    });
+}

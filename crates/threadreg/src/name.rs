@@ -1,0 +1,124 @@
+//! A name kept in place: readable in a handler, copied without allocation.
+
+use core::fmt;
+
+/// 32-bit words of a [`Name`]; words, so that a record can keep them as atomics.
+pub(crate) const WORDS: usize = 8;
+/// Bytes of a [`Name`].
+pub(crate) const BYTES: usize = WORDS * 4;
+
+/// A thread's name, held in place and cut to 32 bytes.
+///
+/// Linux itself keeps 15 bytes of a thread's name; this keeps more of the one given to
+/// [`Builder::name`](crate::Builder::name).
+///
+/// # Signal safety
+///
+/// Every operation is async-signal-safe, formatting into a buffer of your own included.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Name([u8; BYTES]);
+
+impl Name {
+    /// Keeps as much of `text` as fits, cut between characters; a zero byte ends it.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        let mut name = Self::default();
+        let mut used = 0;
+        for letter in text.chars().take_while(|&c| c != '\0') {
+            let mut utf8 = [0; 4];
+            let letter = letter.encode_utf8(&mut utf8).as_bytes();
+            let Some(room) = name.0.get_mut(used..used + letter.len()) else { break };
+            room.copy_from_slice(letter);
+            used += letter.len();
+        }
+        name
+    }
+
+    /// Keeps the valid UTF-8 at the beginning of `bytes`, up to a zero byte.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self::new(valid(bytes))
+    }
+
+    /// The text; empty when the thread has no name.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        let end = self.0.iter().position(|&b| b == 0).unwrap_or(BYTES);
+        valid(self.0.get(..end).unwrap_or_default())
+    }
+
+    pub(crate) fn words(&self) -> impl Iterator<Item = u32> + '_ {
+        self.0.chunks_exact(4).map(|four| {
+            let mut word = [0; 4];
+            word.copy_from_slice(four);
+            u32::from_ne_bytes(word)
+        })
+    }
+
+    pub(crate) fn from_words(words: [u32; WORDS]) -> Self {
+        let mut name = Self::default();
+        for (to, from) in name.0.chunks_exact_mut(4).zip(words) {
+            to.copy_from_slice(&from.to_ne_bytes());
+        }
+        name
+    }
+}
+
+fn valid(bytes: &[u8]) -> &str {
+    let end = match core::str::from_utf8(bytes) {
+        Ok(text) => return text,
+        Err(error) => error.valid_up_to(),
+    };
+    bytes.get(..end).and_then(|good| core::str::from_utf8(good).ok()).unwrap_or_default()
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self.as_str() {
+            "" => "<unnamed>",
+            text => text,
+        })
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Name;
+
+    #[test]
+    fn long_names_are_cut_between_characters() {
+        let name = Name::new("0123456789012345678901234567890\u{e4}");
+        assert_eq!(name.as_str(), "0123456789012345678901234567890");
+        assert_eq!(Name::new("0123456789012345678901234567890123").as_str().len(), 32);
+    }
+
+    #[test]
+    fn words_carry_the_whole_name() {
+        let name = Name::new("gr\u{fc}n");
+        let mut words = [0; super::WORDS];
+        for (to, from) in words.iter_mut().zip(name.words()) {
+            *to = from;
+        }
+        assert_eq!(Name::from_words(words), name);
+        assert_eq!(name.to_string(), "gr\u{fc}n");
+        assert_eq!(Name::default().to_string(), "<unnamed>");
+    }
+}

@@ -1,0 +1,77 @@
+//! The one question between those who want a thread at a safe point and those who can bring it there.
+
+use core::fmt;
+
+use sigctx::sys::Errno;
+
+use crate::thread_ref::{SignalError, ThreadRef};
+
+/// Brings a running thread to a safe point: interrupts it and has it make a call.
+///
+/// Stop-the-world protocols ask through this for threads that do not poll; preemption by signal answers.
+pub trait Nudge: Send + Sync {
+    /// Asks that `thread` make `call` at its next asynchronous safe point.
+    ///
+    /// Does not wait for it. The call may come late, when whoever asked needs it no more; it is never made on
+    /// another thread, and never inside a signal handler.
+    ///
+    /// # Signal safety
+    ///
+    /// Not required to be async-signal-safe.
+    ///
+    /// # Errors
+    ///
+    /// When the thread could not be asked; the call will then not be made for this request.
+    fn nudge(&self, thread: ThreadRef, call: NudgeCall) -> Result<(), NudgeError>;
+}
+
+/// The call that a nudged thread makes: `function(data)`, outside any handler, on its own stack.
+#[derive(Clone, Copy, Debug)]
+pub struct NudgeCall {
+    /// What is called. Whoever makes a `NudgeCall` promises that `function(data)` is sound on the nudged thread at any
+    /// asynchronous safe point, at any later time, more than once.
+    pub function: unsafe fn(usize),
+    /// Its argument.
+    pub data: usize,
+}
+
+/// Why a thread could not be nudged.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NudgeError {
+    /// The thread has begun to exit, or is gone.
+    Gone,
+    /// The thread has not run yet.
+    NotStarted,
+    /// The thread was never prepared to be nudged.
+    Unprepared,
+    /// The signal found no room in the queue; try again later.
+    QueueFull,
+    /// The kernel refused for another reason.
+    Kernel(Errno),
+}
+
+impl From<SignalError> for NudgeError {
+    fn from(error: SignalError) -> Self {
+        match error {
+            SignalError::Gone => Self::Gone,
+            SignalError::NotStarted => Self::NotStarted,
+            SignalError::QueueFull { .. } => Self::QueueFull,
+            SignalError::Kernel { errno, .. } => Self::Kernel(errno),
+        }
+    }
+}
+
+impl fmt::Display for NudgeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("the thread is gone"),
+            Self::NotStarted => f.write_str("the thread has not started yet"),
+            Self::Unprepared => f.write_str("the thread is not prepared to be interrupted"),
+            Self::QueueFull => f.write_str("no room to queue the signal"),
+            Self::Kernel(errno) => write!(f, "cannot signal the thread: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for NudgeError {}

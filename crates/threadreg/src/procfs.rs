@@ -1,0 +1,396 @@
+//! What the kernel's files say about threads. Nothing else in this crate knows `/proc`.
+//!
+//! [`TaskDir`] holds the process's directory of threads open: its link count is the exact number of
+//! threads, its entries are their ids, and below each are the files that say what a thread does. All of
+//! [`TaskDir`] is raw system calls and buffers on the stack, so it may be used in a handler, and while
+//! all other threads are stopped wherever they happened to be.
+//!
+//! Facts that callers lean on:
+//!
+//! - The count is exact at one moment. It includes a main thread that has exited (state `Z`, there until the process ends),
+//!   threads that are exiting, and the kernel's workers in the process (io_uring, vhost).
+//! - The listing is not a snapshot: when threads exit while it is read, living threads can be skipped. Only the
+//!   count says whether a listing is complete, see [`os_threads`].
+//! - An open [`TaskDir`] stays usable after `chroot`, and after a change of credentials that hides `/proc`.
+//!
+//! # References
+//!
+//! `proc_pid_task(5)`, `proc_pid_stat(5)`, `proc_pid_status(5)`; `fs/proc/base.c`: `proc_task_getattr`,
+//! `proc_task_readdir`.
+
+mod read;
+mod threads;
+
+use core::fmt;
+use core::mem::MaybeUninit;
+
+use sigctx::sys::{self, Errno, SigSet};
+
+pub use threads::{OsThread, OsThreads, dump, os_threads};
+
+use crate::name::Name;
+use read::{Fd, Fields, Lines, TaskPath};
+
+/// The thread is exiting.
+pub const PF_EXITING: u32 = 0x4;
+/// The thread is a worker of io_uring.
+pub const PF_IO_WORKER: u32 = 0x10;
+/// The thread was made by the kernel inside this process.
+pub const PF_USER_WORKER: u32 = 0x4000;
+/// The thread is a kernel thread.
+pub const PF_KTHREAD: u32 = 0x20_0000;
+
+/// The calling process's directory of threads, held open.
+#[derive(Debug)]
+pub struct TaskDir {
+    dir: Fd,
+    pid: i32,
+}
+
+impl TaskDir {
+    /// Opens `/proc/self/task`.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Errors
+    ///
+    /// When there is no `/proc`, or no file descriptor left.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use threadreg::procfs::TaskDir;
+    ///
+    /// let mut tasks = TaskDir::open()?;
+    /// println!("{} threads", tasks.count()?);
+    /// let mut buffer = [0; 1024];
+    /// tasks.for_each_tid(&mut buffer, |tid| println!("{tid}"))?;
+    /// # Ok::<(), threadreg::procfs::ProcError>(())
+    /// ```
+    pub fn open() -> Result<Self, ProcError> {
+        let dir = Fd::open(libc::AT_FDCWD, c"/proc/self/task", libc::O_DIRECTORY)
+            .map_err(|errno| ProcError { what: What::TaskDir, tid: None, errno })?;
+        Ok(Self { dir, pid: sys::getpid() })
+    }
+
+    /// The number of threads of the process, exact at some moment during the call.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` in the child of a fork, where the directory is still the parent's.
+    pub fn count(&self) -> Result<usize, ProcError> {
+        let error = |errno| ProcError { what: What::Count, tid: None, errno };
+        self.check().map_err(error)?;
+        let links = self.dir.links().map_err(error)?;
+        // `.` and `..` of the directory itself.
+        links.checked_sub(2).ok_or_else(|| error(Errno::EIO))
+    }
+
+    /// Calls `visit` with each thread id that one reading of the directory shows.
+    ///
+    /// Some threads may be missing if any exited meanwhile; see the [module](self). `buffer` takes what
+    /// the kernel hands out at a time: 32 bytes a thread, at least 64.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe if `visit` is.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` in the child of a fork; `EINVAL` when the buffer is too small for one entry.
+    pub fn for_each_tid(
+        &mut self,
+        buffer: &mut [u8],
+        mut visit: impl FnMut(i32),
+    ) -> Result<(), ProcError> {
+        let error = |errno| ProcError { what: What::List, tid: None, errno };
+        self.check().map_err(error)?;
+        self.dir.rewind().map_err(error)?;
+        loop {
+            let entries = self.dir.entries(buffer).map_err(error)?;
+            if entries.is_empty() {
+                return Ok(());
+            }
+            read::for_each_number(entries, &mut visit);
+        }
+    }
+
+    /// What `task/<tid>/stat` says.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcError::is_gone`] when there is no such thread in this process.
+    pub fn stat(&self, tid: i32) -> Result<TaskStat, ProcError> {
+        let error = |errno| ProcError { what: What::Stat, tid: Some(tid), errno };
+        let mut buffer = [MaybeUninit::uninit(); 1024];
+        let text = self.read(tid, b"stat", &mut buffer).map_err(error)?;
+        TaskStat::parse(text).ok_or_else(|| error(Errno::EIO))
+    }
+
+    /// What `task/<tid>/status` says.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcError::is_gone`] when there is no such thread in this process.
+    pub fn status(&self, tid: i32) -> Result<TaskStatus, ProcError> {
+        let error = |errno| ProcError { what: What::Status, tid: Some(tid), errno };
+        self.check().map_err(error)?;
+        let path = TaskPath::new(tid, b"status");
+        let file = Fd::open(self.dir.raw(), path.as_c_str(), 0).map_err(error)?;
+        let mut status = TaskStatus::default();
+        // By lines: the line of supplementary groups can be longer than any buffer for the stack.
+        let mut lines = Lines::new(&file);
+        while let Some(line) = lines.next().map_err(error)? {
+            status.take(line);
+        }
+        Ok(status)
+    }
+
+    /// The kernel function that the thread sleeps in; the empty name when it runs, or when the kernel does
+    /// not tell.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcError::is_gone`] when there is no such thread in this process.
+    pub fn wchan(&self, tid: i32) -> Result<Name, ProcError> {
+        let error = |errno| ProcError { what: What::Wchan, tid: Some(tid), errno };
+        let mut buffer = [MaybeUninit::uninit(); 64];
+        let text = self.read(tid, b"wchan", &mut buffer).map_err(error)?;
+        Ok(if text == b"0" { Name::default() } else { Name::from_bytes(text) })
+    }
+
+    fn read<'b>(
+        &self,
+        tid: i32,
+        file: &[u8],
+        buffer: &'b mut [MaybeUninit<u8>],
+    ) -> Result<&'b [u8], Errno> {
+        self.check()?;
+        let path = TaskPath::new(tid, file);
+        Fd::open(self.dir.raw(), path.as_c_str(), 0)?.read_all(buffer)
+    }
+
+    fn check(&self) -> Result<(), Errno> {
+        if self.pid == sys::getpid() { Ok(()) } else { Err(Errno::new(libc::ESTALE)) }
+    }
+}
+
+/// One thread's `stat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TaskStat {
+    /// The name that the kernel has for the thread.
+    pub comm: Name,
+    /// `R` running, `S` sleeping, `D` sleeping deeply, `T` stopped, `t` traced, `Z` exited, `X` gone.
+    pub state: char,
+    /// The kernel's `PF_` flags, such as [`PF_EXITING`].
+    pub flags: u32,
+    /// When the thread began, in ticks since boot: tells two threads apart that had the same id.
+    pub start_time: u64,
+}
+
+impl TaskStat {
+    fn parse(text: &[u8]) -> Option<Self> {
+        // The name may hold anything, parentheses too; what follows the last one cannot.
+        let open = text.iter().position(|&b| b == b'(')?;
+        let close = text.iter().rposition(|&b| b == b')')?;
+        let comm = Name::from_bytes(text.get(open + 1..close)?);
+        let mut fields = Fields::new(text.get(close + 1..)?);
+        let state = fields.next()?.first().copied()? as char;
+        // Fields as `proc_pid_stat(5)` counts them: state is 3, flags 9, starttime 22.
+        let flags = read::number(fields.nth(9 - 4)?)? as u32;
+        let start_time = read::number(fields.nth(22 - 10)?)?;
+        Some(Self { comm, state, flags, start_time })
+    }
+
+    /// Whether the thread will never again return to user code: it has exited or is doing so.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn is_exiting(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x') || self.flags & PF_EXITING != 0
+    }
+
+    /// Whether the thread is the kernel's own and has no user code: no signal is ever handled on it.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn is_kernel_worker(&self) -> bool {
+        self.flags & (PF_IO_WORKER | PF_USER_WORKER | PF_KTHREAD) != 0
+    }
+}
+
+/// One thread's `status`, as much as concerns signals and credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TaskStatus {
+    /// The name that the kernel has for the thread.
+    pub name: Name,
+    /// User ids: real, effective, saved, file system.
+    pub uid: [u32; 4],
+    /// Group ids: real, effective, saved, file system.
+    pub gid: [u32; 4],
+    /// Signals pending for this thread.
+    pub pending: SigSet,
+    /// Signals pending for the process.
+    pub shared_pending: SigSet,
+    /// Signals that the thread blocks.
+    pub blocked: SigSet,
+    /// Effective capabilities.
+    pub effective_capabilities: u64,
+    /// Whether `PR_SET_NO_NEW_PRIVS` is on.
+    pub no_new_privs: bool,
+}
+
+impl Default for TaskStatus {
+    fn default() -> Self {
+        Self {
+            name: Name::default(),
+            uid: [0; 4],
+            gid: [0; 4],
+            pending: SigSet::empty(),
+            shared_pending: SigSet::empty(),
+            blocked: SigSet::empty(),
+            effective_capabilities: 0,
+            no_new_privs: false,
+        }
+    }
+}
+
+impl TaskStatus {
+    fn take(&mut self, line: &[u8]) {
+        let Some(colon) = line.iter().position(|&b| b == b':') else { return };
+        let (key, value) = line.split_at(colon);
+        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        match key {
+            b"Name" => self.name = Name::from_bytes(value),
+            b"Uid" => self.uid = ids(value),
+            b"Gid" => self.gid = ids(value),
+            b"SigPnd" => self.pending = read::signals(value),
+            b"ShdPnd" => self.shared_pending = read::signals(value),
+            b"SigBlk" => self.blocked = read::signals(value),
+            b"CapEff" => self.effective_capabilities = read::hexadecimal(value),
+            b"NoNewPrivs" => self.no_new_privs = value == b"1",
+            _ => {}
+        }
+    }
+}
+
+fn ids(value: &[u8]) -> [u32; 4] {
+    let mut ids = [0; 4];
+    for (id, field) in ids.iter_mut().zip(Fields::new(value)) {
+        *id = read::number(field).unwrap_or_default() as u32;
+    }
+    ids
+}
+
+/// What could not be learnt from `/proc`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcError {
+    what: What,
+    tid: Option<i32>,
+    errno: Errno,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    TaskDir,
+    Count,
+    List,
+    Stat,
+    Status,
+    Wchan,
+}
+
+impl ProcError {
+    /// What the kernel said.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        self.errno
+    }
+
+    /// Whether the thread asked about does not exist.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.tid.is_some() && matches!(self.errno, Errno::ENOENT | Errno::ESRCH)
+    }
+}
+
+impl fmt::Display for ProcError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.what {
+            What::TaskDir => "cannot open /proc/self/task",
+            What::Count => "cannot count threads",
+            What::List => "cannot list threads",
+            What::Stat => "cannot read stat",
+            What::Status => "cannot read status",
+            What::Wchan => "cannot read wchan",
+        })?;
+        if let Some(tid) = self.tid {
+            write!(f, " of thread {tid}")?;
+        }
+        write!(f, ": {}", self.errno)
+    }
+}
+
+impl core::error::Error for ProcError {}
+
+#[cfg(test)]
+mod tests {
+    use super::{TaskStat, TaskStatus};
+    use sigctx::sys::SigSet;
+
+    #[test]
+    fn stat_survives_a_name_with_parentheses_and_spaces() {
+        let text = b"17 (a) b (c) S 1 2 3 4 5 4194368 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        let stat = TaskStat::parse(text).expect("parses");
+        assert_eq!(stat.comm.as_str(), "a) b (c");
+        assert_eq!((stat.state, stat.flags, stat.start_time), ('S', 4_194_368, 4711));
+        assert_eq!(TaskStat::parse(b"17 (a"), None);
+        assert_eq!(TaskStat::parse(b"17 (a) S 1"), None);
+    }
+
+    #[test]
+    fn status_lines_are_taken_apart() {
+        let mut status = TaskStatus::default();
+        for line in
+            ["Name:\tx y", "Uid:\t1\t2\t3\t4", "SigBlk:\t0000000100000001", "NoNewPrivs:\t1"]
+        {
+            status.take(line.as_bytes());
+        }
+        assert_eq!(status.name.as_str(), "x y");
+        assert_eq!(status.uid, [1, 2, 3, 4]);
+        assert_eq!(status.blocked, SigSet::of(1).with(33));
+        assert!(status.no_new_privs);
+    }
+}

@@ -1,0 +1,98 @@
+//! The process's one registry: the arena, the creation lock, who the calling thread is, and fork.
+
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering, compiler_fence};
+use std::sync::Once;
+
+use sigctx::sys;
+
+use crate::arena::Arena;
+use crate::creation::CreationLock;
+use crate::events;
+use crate::record::Record;
+use crate::thread_ref::ThreadRef;
+
+pub(crate) static ARENA: Arena = Arena::new();
+pub(crate) static CREATION: CreationLock = CreationLock::new();
+
+/// How often this process came out of a fork as the child. Guards taken before that hold nothing.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    // Const and without a destructor: a handler may read it on any thread at any time, and it needs no
+    // set-up that could allocate. An atomic, since a handler may look between any two instructions.
+    static CURRENT: AtomicPtr<Record> = const { AtomicPtr::new(ptr::null_mut()) };
+}
+
+/// The calling thread, if it is registered.
+///
+/// # Signal safety
+///
+/// Async-signal-safe: loads of a thread-local without initialiser or destructor and of the thread's own
+/// record. In a shared library that is opened with `dlopen` the platform may allocate a thread's block
+/// of thread-locals at the first access; a registered thread made that access when it registered.
+///
+/// # Examples
+///
+/// ```
+/// assert!(threadreg::current().is_none());
+/// let me = threadreg::attach()?;
+/// assert_eq!(threadreg::current(), Some(me.thread()));
+/// # Ok::<(), threadreg::AttachError>(())
+/// ```
+#[inline]
+#[must_use]
+pub fn current() -> Option<ThreadRef> {
+    // SAFETY: null, or a record of the arena, which is never freed.
+    let record = unsafe { current_record().as_ref() }?;
+    // The thread's own record keeps its generation for as long as the thread-local points to it.
+    let (generation, _) = record.state();
+    Some(ThreadRef { record, generation })
+}
+
+fn current_record() -> *const Record {
+    // Relaxed: written by this thread only.
+    CURRENT.with(|current| current.load(Ordering::Relaxed))
+}
+
+pub(crate) fn set_current(record: *const Record) {
+    // The fences keep the compiler from moving the record's set-up past the store that lets a handler
+    // on this thread find it, and its taking apart before the store that hides it.
+    compiler_fence(Ordering::SeqCst);
+    CURRENT.with(|current| current.store(record.cast_mut(), Ordering::Relaxed));
+    compiler_fence(Ordering::SeqCst);
+}
+
+pub(crate) fn forks() -> u32 {
+    // Relaxed: changed only where no other thread is.
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// Has the child of a fork put in order. To be called before anything is registered.
+pub(crate) fn init() {
+    static INIT: Once = Once::new();
+    INIT.call_once(|| {
+        // SAFETY: `after_fork` is a function of this crate that stays loaded: libc drops the
+        // handlers of a library that is unloaded.
+        let failed = unsafe { libc::pthread_atfork(None, None, Some(after_fork)) };
+        // ENOMEM is all that can be. A child of fork would then see threads that are not there.
+        assert_eq!(failed, 0, "out of memory at pthread_atfork");
+    });
+}
+
+/// In the child of a fork: the calling thread is the only one. Atomic stores only.
+extern "C" fn after_fork() {
+    CREATION.reset();
+    events::reset();
+    FORKS.fetch_add(1, Ordering::Relaxed);
+    let survivor = current_record();
+    for record in ARENA.claimed() {
+        if ptr::eq(record, survivor) {
+            record.survive(sys::gettid());
+        } else if record.reset() {
+            // SAFETY: the thread that ran on that stack was not copied.
+            unsafe { record.stack.set_bounds(0, 0) };
+            ARENA.release(record);
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! References to threads: who, what to call it, pin it, signal it.
+
+use core::fmt;
+use core::hash::{Hash, Hasher};
+use core::ptr;
+
+use sigctx::inject::CallStack;
+use sigctx::sys::{self, Errno};
+
+use crate::arena::Claimed;
+use crate::name::Name;
+use crate::record::Record;
+use crate::registry::{self, ARENA};
+
+/// A thread that is or was registered.
+///
+/// Two words. May be kept for ever: the record behind it is never freed, and when it is used for another
+/// thread its generation changes, so a reference never silently becomes one to another thread.
+#[derive(Clone, Copy)]
+pub struct ThreadRef {
+    pub(crate) record: &'static Record,
+    pub(crate) generation: u32,
+}
+
+impl ThreadRef {
+    /// The kernel's id of the thread, or `None` when it has not started yet or has begun to exit.
+    ///
+    /// The id may be given to another thread right after this returns; see [`ThreadRef::pin`].
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn tid(&self) -> Option<i32> {
+        self.record.tid(self.generation).filter(|&tid| tid != 0)
+    }
+
+    /// The thread's name, or the empty name when it had none or is gone.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        self.record.name(self.generation).unwrap_or_default()
+    }
+
+    /// Whether the thread is listed: it may not have started yet, but it has not begun to exit.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.record.is_listed(self.generation)
+    }
+
+    /// Keeps the thread from finishing its exit until the guard is dropped; `None` if it has begun to.
+    ///
+    /// While the guard lives the thread's id is its own. The thread goes on running, and may even
+    /// reach its exit, where it waits with its signals blocked: so whoever waits for an answer from a
+    /// pinned thread must look at [`ThreadRef::is_alive`] too. A thread that exits while it holds a pin of itself waits for
+    /// ever.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe. Two atomic operations, no waiting.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let worker = threadreg::spawn(std::thread::park);
+    /// if let Some(pinned) = worker.thread().pin() {
+    ///     println!("{:?} is the worker until the end of this block", pinned.tid());
+    /// }
+    /// # worker.unpark();
+    /// # worker.join().unwrap();
+    /// ```
+    #[must_use]
+    pub fn pin(&self) -> Option<Pinned> {
+        let forks = registry::forks();
+        self.record.pin(self.generation).then_some(Pinned { thread: *self, forks })
+    }
+
+    /// Sends the thread a signal. It reaches this thread or none.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe: pins, sends, unpins.
+    ///
+    /// # Errors
+    ///
+    /// [`SignalError::Gone`] when the thread has begun to exit, [`SignalError::NotStarted`] when it was
+    /// made but has not run yet, [`SignalError::QueueFull`] when a real-time signal found no room.
+    /// Nothing was sent then.
+    ///
+    /// # References
+    ///
+    /// `tgkill(2)`.
+    pub fn signal(&self, sig: i32) -> Result<(), SignalError> {
+        self.pin().ok_or(SignalError::Gone)?.signal(sig)
+    }
+
+    /// The stack that the thread runs on when it runs no task: where a call may be injected.
+    ///
+    /// Its bounds are empty before the thread starts and after it is gone.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn call_stack(&self) -> &'static CallStack {
+        &self.record.stack
+    }
+
+    /// The record's place in the registry: small, and used again when the thread is gone.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.record.index()
+    }
+
+    /// The how-manieth owner of its record the thread is.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+}
+
+impl PartialEq for ThreadRef {
+    fn eq(&self, other: &Self) -> bool {
+        ptr::eq(self.record, other.record) && self.generation == other.generation
+    }
+}
+
+impl Eq for ThreadRef {}
+
+impl Hash for ThreadRef {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.record.index(), self.generation).hash(state);
+    }
+}
+
+impl fmt::Debug for ThreadRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThreadRef")
+            .field("index", &self.index())
+            .field("generation", &self.generation)
+            .field("tid", &self.tid())
+            .field("name", &self.name())
+            .finish()
+    }
+}
+
+/// Keeps a thread from finishing its exit; from [`ThreadRef::pin`].
+///
+/// Made before a `fork` and dropped in the child, it does nothing: the child has no such thread.
+#[must_use = "the thread is pinned only while this lives"]
+#[derive(Debug)]
+pub struct Pinned {
+    thread: ThreadRef,
+    forks: u32,
+}
+
+impl Pinned {
+    /// The pinned thread.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn thread(&self) -> ThreadRef {
+        self.thread
+    }
+
+    /// The kernel's id of the thread, and of no other while this lives; `None` before it started.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn tid(&self) -> Option<i32> {
+        self.thread.record.pinned_tid()
+    }
+
+    /// Sends the pinned thread a signal.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`ThreadRef::signal`]. `Gone` is possible all the same: a thread that was registered and ended
+    /// without the registry being told, and any thread of the parent in the child of a `fork`.
+    pub fn signal(&self, sig: i32) -> Result<(), SignalError> {
+        if self.forks != registry::forks() {
+            return Err(SignalError::Gone);
+        }
+        let tid = self.tid().ok_or(SignalError::NotStarted)?;
+        sys::tgkill(sys::getpid(), tid, sig).map_err(|errno| match errno {
+            Errno::ESRCH => SignalError::Gone,
+            Errno::EAGAIN => SignalError::QueueFull { tid, sig },
+            errno => SignalError::Kernel { tid, sig, errno },
+        })
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if self.forks == registry::forks() {
+            self.thread.record.unpin();
+        }
+    }
+}
+
+/// Why [`ThreadRef::signal`] sent nothing.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignalError {
+    /// The thread has begun to exit, or is gone.
+    Gone,
+    /// The thread was made but has not run yet; it has no id to send to.
+    NotStarted,
+    /// The queue of real-time signals is full (`RLIMIT_SIGPENDING`); later there may be room.
+    QueueFull {
+        /// The thread.
+        tid: i32,
+        /// The signal.
+        sig: i32,
+    },
+    /// The kernel refused for another reason, such as a number that is no signal.
+    Kernel {
+        /// The thread.
+        tid: i32,
+        /// The signal.
+        sig: i32,
+        /// What the kernel said.
+        errno: Errno,
+    },
+}
+
+impl fmt::Display for SignalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("the thread is gone"),
+            Self::NotStarted => f.write_str("the thread has not started yet"),
+            Self::QueueFull { tid, sig } => {
+                write!(f, "no room to queue signal {sig} for thread {tid}")
+            }
+            Self::Kernel { tid, sig, errno } => {
+                write!(f, "cannot send signal {sig} to thread {tid}: {errno}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for SignalError {}
+
+/// Walks all registered threads; see [`Threads`].
+///
+/// # Signal safety
+///
+/// Async-signal-safe, the walk included: it takes no lock and allocates nothing.
+///
+/// # Examples
+///
+/// ```
+/// let _me = threadreg::attach()?;
+/// for thread in threadreg::threads() {
+///     println!("{:?} {}", thread.tid(), thread.name());
+/// }
+/// # Ok::<(), threadreg::AttachError>(())
+/// ```
+#[must_use = "a walk does nothing until it is iterated"]
+pub fn threads() -> Threads {
+    Threads { records: ARENA.claimed() }
+}
+
+/// Walk over the registered threads.
+///
+/// Each thread that was listed before the walk began and is listed until it ends is shown exactly once. Others may
+/// be shown or not. While creation is frozen ([`crate::freeze_creation`]) no spawned thread can be among the
+/// "others" that come.
+#[derive(Clone)]
+pub struct Threads {
+    records: Claimed<'static>,
+}
+
+impl Iterator for Threads {
+    type Item = ThreadRef;
+
+    fn next(&mut self) -> Option<ThreadRef> {
+        self.records.find_map(|record| {
+            let generation = record.listed()?;
+            Some(ThreadRef { record, generation })
+        })
+    }
+}
+
+impl fmt::Debug for Threads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.clone()).finish()
+    }
+}
