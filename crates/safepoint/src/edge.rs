@@ -1,0 +1,146 @@
+//! Linux under the protocol: membarrier, futex, and how long spinning is worth it.
+
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering, compiler_fence, fence};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sigctx::sys::{self, Errno, Membarrier};
+use threadreg::ThreadRef;
+
+use crate::protocol::{Chunk, Edge};
+use crate::world::Shared;
+
+/// A requester spins for this long before it sleeps, if there is a processor to spin on: a poll
+/// answers in well under a microsecond, a sleep and a wake take tens.
+const SPIN: Duration = Duration::from_micros(20);
+
+/// How a mutator's state and a request's flag are kept in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fences {
+    /// Mutators order by program order alone; requesters issue `membarrier(2)` when they need it.
+    Asymmetric,
+    /// Mutators fence at each end of a safe region. Where membarrier is missing or refused.
+    Full,
+}
+
+impl Fences {
+    /// The best that the system has; asked once.
+    pub(crate) fn probe() -> Self {
+        static PROBED: OnceLock<Fences> = OnceLock::new();
+        *PROBED.get_or_init(|| {
+            // ENOSYS (no such call) and EPERM (refused by a filter) both mean no.
+            let usable = sys::membarrier(Membarrier::REGISTER_PRIVATE_EXPEDITED)
+                .and_then(|_| sys::membarrier(Membarrier::PRIVATE_EXPEDITED));
+            if usable.is_ok() { Fences::Asymmetric } else { Fences::Full }
+        })
+    }
+}
+
+/// The system as the protocol sees it.
+#[derive(Debug)]
+pub(crate) struct Linux {
+    pub(crate) fences: Fences,
+    /// Processors that the process may use at a time, by affinity and cgroup quota.
+    processors: u32,
+}
+
+impl Linux {
+    pub(crate) fn new(fences: Fences) -> Self {
+        let processors = thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        Self { fences, processors }
+    }
+}
+
+/// Whose slot it is.
+#[derive(Debug, Default)]
+pub(crate) struct Identity {
+    /// 0: nobody's.
+    pub(crate) tid: AtomicI32,
+    /// The owner holds the world for as long as `tid` is not 0.
+    pub(crate) world: AtomicPtr<Shared>,
+    /// Locked by the owner when it comes and goes and by requesters for a copy; nobody can be
+    /// stopped with it locked.
+    thread: Mutex<Option<ThreadRef>>,
+}
+
+impl Identity {
+    pub(crate) fn thread(&self) -> Option<ThreadRef> {
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_thread(&self, thread: Option<ThreadRef>) {
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = thread;
+    }
+}
+
+/// Chunks of worlds that are gone. They are kept, not freed: a nudge that comes late is given a
+/// slot's address, and has to find a slot there.
+static SPARE: Mutex<Vec<&'static Chunk<Identity>>> = Mutex::new(Vec::new());
+
+impl Edge for Linux {
+    type Identity = Identity;
+
+    #[inline]
+    fn light(&self) {
+        match self.fences {
+            // Only the compiler has to be kept from reordering: `heavy` makes the processor that
+            // runs this thread order what it has done.
+            Fences::Asymmetric => compiler_fence(Ordering::SeqCst),
+            Fences::Full => fence(Ordering::SeqCst),
+        }
+    }
+
+    fn heavy(&self) {
+        fence(Ordering::SeqCst);
+        if self.fences == Fences::Asymmetric
+            && let Err(error) = sys::membarrier(Membarrier::PRIVATE_EXPEDITED)
+        {
+            // Mutators rely on it already; a stop without it may see running threads as safe.
+            eprintln!("safepoint: membarrier, which worked at the start, is refused: {error}");
+            std::process::abort();
+        }
+    }
+
+    fn wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> bool {
+        // EAGAIN, EINTR and a wake are the same to callers, who look at the word again.
+        sys::futex_wait(word, expected, timeout) == Err(Errno::ETIMEDOUT)
+    }
+
+    fn wake_all(&self, word: &AtomicU32) {
+        sys::futex_wake(word, u32::MAX);
+    }
+
+    fn wake_one(&self, word: &AtomicU32) {
+        sys::futex_wake(word, 1);
+    }
+
+    fn spin(&self, running: u32, done: impl Fn() -> bool) -> bool {
+        if done() {
+            return true;
+        }
+        // With no processor to spare, spinning takes it from those who are waited for.
+        if running >= self.processors {
+            return false;
+        }
+        let start = Instant::now();
+        while start.elapsed() < SPIN {
+            for _ in 0..32 {
+                if done() {
+                    return true;
+                }
+                core::hint::spin_loop();
+            }
+        }
+        done()
+    }
+
+    fn fresh() -> &'static Chunk<Identity> {
+        let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.unwrap_or_else(|| Box::leak(Box::new(Chunk::new())))
+    }
+
+    fn recycle(chunk: &'static Chunk<Identity>) {
+        SPARE.lock().unwrap_or_else(PoisonError::into_inner).push(chunk);
+    }
+}

@@ -1,0 +1,171 @@
+//! The requester's side of for-each: a closure run once for every mutator, by the mutator itself
+//! where it runs, and by the requester on its behalf where it is in a safe region.
+//!
+//! ```text
+//!  each_owed:   0 --requester: ask--> g --owner, at its poll: runs it-----------------> 0
+//!                                     |  \--requester: slot is gone, nothing to run--> 0
+//!               requester: slot Safe  v
+//!                                 g|CLAIMED --still Safe: requester runs it-----------> 0
+//!                                     |   |
+//!                                     |   +--not Safe any more: back to g
+//!                                     +--owner wants to leave: |AWAITED, sleeps until 0 or g
+//! ```
+
+use core::fmt;
+use core::ptr;
+
+use super::round::Generation;
+use super::slot::{AWAITED, CLAIMED, EACH, MutatorState, Slot};
+use super::{Edge, Pace, Protocol};
+use crate::sync::{Ordering, fence};
+
+/// The closure of a round. It must not unwind.
+pub(crate) struct Call<'a, E: Edge> {
+    pub(crate) visit: &'a (dyn Fn(&'static Slot<E::Identity>) + Sync),
+}
+
+impl<E: Edge> fmt::Debug for Call<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").finish_non_exhaustive()
+    }
+}
+
+impl<E: Edge> Protocol<E> {
+    /// Runs `visit` once for `own` and once for every other slot that is live when it is asked;
+    /// those that detach meanwhile are visited or not. `visit` must not unwind.
+    ///
+    /// `own` is running before and after, and in a safe region while it waits.
+    pub(crate) fn for_each(
+        &self,
+        own: &'static Slot<E::Identity>,
+        visit: &(dyn Fn(&'static Slot<E::Identity>) + Sync),
+        pace: &mut impl Pace<E>,
+    ) {
+        self.enter(own);
+        self.each_turn.take(&self.edge, pace);
+        // I6: blocks while the world is stopped.
+        self.leave(own);
+
+        let call: Call<'_, E> = Call { visit };
+        let generation = self.each.begin();
+        // Release, with `visit`'s acquire. I6: taken back when the last share is answered.
+        self.each_call.store(ptr::from_ref(&call).cast_mut().cast(), Ordering::Release);
+        let asked = self.arm_each(own, generation);
+        (call.visit)(own);
+        if asked != 0 {
+            // I2, once: whoever is seen running after this sees the bit before it changes state.
+            self.edge.heavy();
+            self.visit_the_safe(own, generation, &call, |_| ());
+        }
+        if !self.each.answer(generation, None) {
+            self.await_each(own, generation, &call, pace);
+        }
+        self.each_call.store(ptr::null_mut(), Ordering::Relaxed);
+        self.each_turn.pass(&self.edge);
+    }
+
+    /// Asks every live slot but `own`, which has nothing to answer.
+    fn arm_each(&self, own: &'static Slot<E::Identity>, generation: Generation) -> u32 {
+        let mut asked = 0;
+        for slot in self.live().filter(|slot| !ptr::eq(own, *slot)) {
+            self.each.expect();
+            slot.asked.each_owed.store(generation.0, Ordering::Release);
+            slot.asked.poll.fetch_or(EACH, Ordering::AcqRel);
+            asked += 1;
+        }
+        asked
+    }
+
+    /// Waits until all have answered, in a safe region: a requester that waits can be stopped.
+    fn await_each(
+        &self,
+        own: &'static Slot<E::Identity>,
+        generation: Generation,
+        call: &Call<'_, E>,
+        pace: &mut impl Pace<E>,
+    ) {
+        while self.each.pending().is_some() {
+            self.enter(own);
+            let done = self.edge.spin(1, || self.each.pending().is_none());
+            let mut late = false;
+            while !done
+                && !late
+                && let Some(seen) = self.each.pending()
+            {
+                late = self.edge.wait(&self.each.remaining, seen, pace.nap());
+            }
+            self.leave(own);
+            if late {
+                self.visit_the_safe(own, generation, call, |slot| pace.late(slot));
+            }
+        }
+    }
+
+    /// Runs the closure for every slot that is safe and has not run it; `late` gets those that run.
+    fn visit_the_safe(
+        &self,
+        own: &'static Slot<E::Identity>,
+        generation: Generation,
+        call: &Call<'_, E>,
+        mut late: impl FnMut(&'static Slot<E::Identity>),
+    ) {
+        for slot in self.arena.slots() {
+            if slot.asked.each_owed.load(Ordering::Relaxed) != generation.0 {
+                continue;
+            }
+            // A stop waits for one closure at most, and no closure runs in it (I6).
+            if own.is_asked() {
+                self.settle(own);
+            }
+            match slot.state() {
+                MutatorState::Running => late(slot),
+                MutatorState::Safe => self.visit_if_still_safe(slot, generation, call),
+                // Gone, or going: it does not run user code again without looking at its debts.
+                _ => {
+                    if self.take_each(slot, generation.0) {
+                        self.each.answer(generation, None);
+                    }
+                }
+            }
+        }
+    }
+
+    fn visit_if_still_safe(
+        &self,
+        slot: &'static Slot<E::Identity>,
+        generation: Generation,
+        call: &Call<'_, E>,
+    ) {
+        let owed = &slot.asked.each_owed;
+        let claim = generation.0 | CLAIMED;
+        // Acquire is not needed (the state's load is), release neither: the fence follows.
+        if owed.compare_exchange(generation.0, claim, Ordering::Relaxed, Ordering::Relaxed).is_err()
+        {
+            return;
+        }
+        // I4: the owner leaves by `settle`, since the bit was set before the heavy fence, and
+        // settle fences in full between its state and its look at the debt.
+        fence(Ordering::SeqCst);
+        let stays = slot.state() == MutatorState::Safe;
+        if stays {
+            (call.visit)(slot);
+        }
+        // Release: the owner sees what the closure did.
+        let last = owed.swap(if stays { 0 } else { generation.0 }, Ordering::Release);
+        if last & AWAITED != 0 {
+            self.edge.wake_all(owed);
+        }
+        if stays {
+            self.each.answer(generation, None);
+        }
+    }
+
+    /// Runs the round's closure for a slot that was taken out of its debt.
+    pub(super) fn visit(&self, slot: &'static Slot<E::Identity>) {
+        let call = self.each_call.load(Ordering::Acquire);
+        // SAFETY: I6: the requester keeps the call alive until every share of its round is
+        // answered, and the caller answers the slot's only after this.
+        let call = unsafe { &*call };
+        (call.visit)(slot);
+    }
+}

@@ -1,0 +1,146 @@
+//! The protocol of polls, safe regions, stop-the-world and for-each, without system calls: fences
+//! for others, waiting and time come in through [`Edge`] and [`Pace`], so that the very same code
+//! runs under loom.
+//!
+//! ```text
+//!  one slot                      owner: take             owner: identity written
+//!            +------------ Dead ---------> Attaching --------------------------+
+//!            |                                                                 v
+//!  owner: owes nothing                    owner: leave, poll word is 0       Safe
+//!            |                      +-----------------------------------------/^
+//!            |                      v         owner: enter, or a poll that     |
+//!        Detaching <----------- Running ------ finds STOP or a claimed EACH ---+
+//!              owner: detach        ^
+//!                 \________________/  owner: still owes a closure
+//!
+//!  one stop   requester: stop_word odd, arm every live slot, heavy fence, answer for the safe ones
+//!             owner:     state Safe, *then* look at the poll word, answer, wait while odd
+//!             last answer wakes the requester; requester: stop_word even, wake all
+//! ```
+//!
+//! | word | writers | readers | ordering | invariant |
+//! |---|---|---|---|---|
+//! | `poll` | requesters set bits, owner clears | owner | set: release; clear: acq-rel, then the sources are looked at again | a bit may be set in vain, never missing |
+//! | `state` | owner | requesters | release / acquire, and a fence before the owner's next look at `poll` | I2 |
+//! | `stop_owed`, `each_owed` | requester 0→g; owner or requester g→0 by exchange; requester g→claimed→g or 0 | both | acq-rel | I3, I4 |
+//! | `remaining` (one a round) | requester, answerers | requester | acq-rel | I5 |
+//! | `stop_word` | holder of the stop turn | owners | release / acquire, fence after it is made odd | odd: a stop is wanted or on |
+//! | `each_call` | holder of the for-each turn | who took `each_owed` | release / acquire | I6 |
+//!
+//! - **I1** A slot outlives everybody who holds its world.
+//! - **I2** *State first, then the flag.* The owner publishes its state, fences, looks at `poll`; the
+//!   requester publishes `poll`, fences, looks at `state`. One of them sees the other. With the
+//!   light fence on the owner's side the requester's is the heavy one; slow paths fence in full.
+//! - **I3** Who takes a generation out of an `owed` word answers it, once, and nobody else does.
+//! - **I4** While `each_owed` is claimed the owner cannot leave its safe region; a claim stands only
+//!   if the state is seen `Safe` after it.
+//! - **I5** The stop and the for-each have a [`Round`] each. No share of a finished round is out.
+//! - **I6** Closures run on threads whose own state is `Running`: never in a stopped world. The call
+//!   is alive while somebody holds a share of its round.
+//!
+//! *Exit*: detach answers what is owed; a slot found dead owes nothing that the requester cannot
+//! answer itself. *Fork*: the child has the slots of threads that it does not have, so a stop in it
+//! waits for them; make a new world there. *Signals*: nothing here runs in a handler, and waits
+//! look again after `EINTR`. *Nesting* is refused by the crate's outer layer.
+//!
+//! References: Go commits f0dd002 (a count and a wait word each), ff7cf2d (requesters can be stopped);
+//! HotSpot `safepoint.cpp`, `handshake.cpp` (JEP 312); Dekker's pair as in membarrier(2).
+
+mod arena;
+mod each;
+mod owner;
+mod round;
+mod slot;
+mod stop;
+mod turn;
+
+#[cfg(all(test, loom))]
+mod model;
+
+use core::fmt;
+use core::time::Duration;
+
+use self::arena::Arena;
+pub(crate) use self::arena::Chunk;
+use self::each::Call;
+use self::round::Round;
+pub use self::slot::MutatorState;
+use self::slot::OwnLines;
+pub(crate) use self::slot::Slot;
+pub(crate) use self::stop::{Counted, TooLate};
+pub(crate) use self::turn::Turn;
+use crate::sync::{AtomicPtr, AtomicU32};
+
+/// What the protocol needs of the system.
+pub(crate) trait Edge: fmt::Debug + Send + Sync + Sized + 'static {
+    /// What is kept of a slot's owner.
+    type Identity: Default + fmt::Debug + Send + Sync + 'static;
+
+    /// The owner's side of a fence pair; the other side is [`Edge::heavy`] or a full fence that
+    /// both sides make.
+    fn light(&self);
+    /// A full fence here, and for every thread that relies on [`Edge::light`].
+    fn heavy(&self);
+    /// Sleeps while the word holds `expected`; returns early as it likes. True: the time is up.
+    fn wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> bool;
+    fn wake_all(&self, word: &AtomicU32);
+    fn wake_one(&self, word: &AtomicU32);
+    /// Runs `done` for as long as spinning beats sleeping while `running` others need a processor.
+    /// The result is `done`'s last.
+    fn spin(&self, running: u32, done: impl Fn() -> bool) -> bool;
+    /// An empty chunk, no longer used by anybody.
+    fn fresh() -> &'static Chunk<Self::Identity>;
+    /// Takes back a chunk that nobody uses.
+    fn recycle(chunk: &'static Chunk<Self::Identity>);
+}
+
+/// How long a requester waits, and what it does about those who are late.
+pub(crate) trait Pace<E: Edge> {
+    /// Time until the deadline; `None` without one.
+    fn left(&self) -> Option<Duration>;
+    /// Whether the deadline has passed.
+    fn expired(&self) -> bool;
+    /// How long to sleep before looking again.
+    fn nap(&mut self) -> Option<Duration>;
+    /// Called in each look for a slot that still runs.
+    fn late(&mut self, slot: &'static Slot<E::Identity>);
+}
+
+/// A world's shared state.
+#[derive(Debug)]
+pub(crate) struct Protocol<E: Edge> {
+    pub(crate) edge: E,
+    arena: Arena<E>,
+    /// Read by every thread that waits for a resume.
+    stop_word: OwnLines<AtomicU32>,
+    stop: Round,
+    each: Round,
+    each_call: AtomicPtr<Call<'static, E>>,
+    pub(crate) stop_turn: Turn,
+    each_turn: Turn,
+}
+
+impl<E: Edge> Protocol<E> {
+    pub(crate) fn new(edge: E) -> Self {
+        Self {
+            edge,
+            arena: Arena::new(),
+            stop_word: OwnLines(AtomicU32::new(0)),
+            stop: Round::new(),
+            each: Round::new(),
+            each_call: AtomicPtr::new(core::ptr::null_mut()),
+            stop_turn: Turn::new(),
+            each_turn: Turn::new(),
+        }
+    }
+
+    /// Slots that have an owner now; may be old by the time it is looked at, except in a stop.
+    pub(crate) fn live(&self) -> impl Iterator<Item = &'static Slot<E::Identity>> + use<E> {
+        self.arena.slots().filter(|slot| slot.state().is_live())
+    }
+
+    /// The slot at `index`, which was found by a walk before.
+    pub(crate) fn slot(&self, index: u32) -> Option<&'static Slot<E::Identity>> {
+        self.arena.slots().find(|slot| slot.index() == index)
+    }
+}

@@ -1,0 +1,198 @@
+//! A world: the mutators that a stop stops.
+
+use core::fmt;
+use core::sync::atomic::{AtomicI32, Ordering};
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use sigctx::sys;
+use threadreg::Nudge;
+
+use crate::callback;
+use crate::edge::{Fences, Identity, Linux};
+use crate::error::{AttachError, StopError};
+use crate::mutator::Mutator;
+use crate::options::{Reason, StopOptions};
+use crate::protocol::{MutatorState, Protocol, Slot};
+use crate::stopped::Stopped;
+
+/// What all handles of a world share.
+pub(crate) struct Shared {
+    pub(crate) protocol: Protocol<Linux>,
+    /// Read by requesters only, in ordinary code.
+    pub(crate) nudge: ArcSwapOption<Arc<dyn Nudge>>,
+    /// Thread that has the world stopped, or is about to; 0: nobody. A thread compares it with
+    /// itself only, so its own writes are all that matters.
+    pub(crate) holder: AtomicI32,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("holder", &self.holder)
+            .field("live", &self.protocol.live().count())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// The calling thread's slot.
+    pub(crate) fn slot_of(&self, tid: i32) -> Option<&'static Slot<Identity>> {
+        let is_owner = |s: &&Slot<Identity>| s.told.identity.tid.load(Ordering::Relaxed) == tid;
+        self.protocol.live().find(is_owner)
+    }
+}
+
+/// A set of threads that are stopped together.
+///
+/// Clones are handles of the same world. Worlds know nothing of each other.
+///
+/// # Examples
+///
+/// ```
+/// use safepoint::World;
+///
+/// let world = World::new();
+/// let mut mutator = world.attach()?;
+/// mutator.poll();
+/// # Ok::<(), safepoint::AttachError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct World {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World {
+    /// An empty, running world with the best fences that the system has.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: allocates.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(Fences::probe())
+    }
+
+    /// A world that does without `membarrier(2)`, for a program that is going to forbid itself that
+    /// call. Safe regions cost a fence at each end.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: allocates.
+    #[must_use]
+    pub fn fully_fenced() -> Self {
+        Self::with(Fences::Full)
+    }
+
+    fn with(fences: Fences) -> Self {
+        let shared = Shared {
+            protocol: Protocol::new(Linux::new(fences)),
+            nudge: ArcSwapOption::empty(),
+            holder: AtomicI32::new(0),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Which fences the world uses.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn fences(&self) -> Fences {
+        self.shared.protocol.edge.fences
+    }
+
+    /// Makes the calling thread a mutator of this world.
+    ///
+    /// The thread is registered with `threadreg` for as long as the mutator lives, unless it is
+    /// registered already.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: allocates.
+    ///
+    /// # Blocking
+    ///
+    /// Waits while the world is stopped.
+    ///
+    /// # Errors
+    ///
+    /// When the thread is a mutator of this world already, has it stopped, or cannot be registered.
+    pub fn attach(&self) -> Result<Mutator, AttachError> {
+        Mutator::attach(self)
+    }
+
+    /// Sets how late mutators are brought to a safe point; replaces what was set before.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: allocates.
+    pub fn set_nudge(&self, nudge: Arc<dyn Nudge>) {
+        self.shared.nudge.store(Some(Arc::new(nudge)));
+    }
+
+    /// Stops the world from a thread that is not one of its mutators, or is in a safe region.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: takes turns with other threads.
+    ///
+    /// # Blocking
+    ///
+    /// Waits for its turn, and until every mutator has polled or entered a safe region.
+    ///
+    /// # Errors
+    ///
+    /// As for [`World::stop_from_outside_with`], without the deadline.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use safepoint::World;
+    ///
+    /// let world = World::new();
+    /// let stopped = world.stop_from_outside("dump")?;
+    /// assert_eq!(stopped.mutators().count(), 0);
+    /// stopped.resume();
+    /// # Ok::<(), safepoint::StopError>(())
+    /// ```
+    pub fn stop_from_outside(&self, reason: impl Into<Reason>) -> Result<Stopped<'_>, StopError> {
+        self.stop_from_outside_with(StopOptions::new(reason))
+    }
+
+    /// Stops the world as [`World::stop_from_outside`] does, with options.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: takes turns with other threads.
+    ///
+    /// # Blocking
+    ///
+    /// As [`World::stop_from_outside`], bounded by the deadline where there is one.
+    ///
+    /// # Errors
+    ///
+    /// When the thread has the world stopped already, runs a for-each closure, or is a running
+    /// mutator of the world; when the deadline passes. The world runs then.
+    pub fn stop_from_outside_with(&self, options: StopOptions) -> Result<Stopped<'_>, StopError> {
+        if callback::is_running() {
+            return Err(StopError::InCallback);
+        }
+        let tid = sys::gettid();
+        let own = self.shared.slot_of(tid);
+        // A stopper is safe itself: that it holds the stop is the better thing to say.
+        if self.shared.holder.load(Ordering::Relaxed) != tid
+            && own.is_some_and(|slot| slot.state() != MutatorState::Safe)
+        {
+            return Err(StopError::OwnMutatorRuns { tid });
+        }
+        Stopped::stop(&self.shared, None, tid, options)
+    }
+}
