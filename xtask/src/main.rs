@@ -138,11 +138,15 @@ impl Selection {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let workspace = Workspace::find();
-    let mut report = Report::new();
     match cli.command {
-        Task::Demo { args } => return demo::show(&workspace, &args),
-        Task::Lint => lint::all(&workspace, &mut report),
+        Task::Demo { args } => demo::show(&workspace, &args),
+        Task::Lint => {
+            let mut report = Report::new(report::Kind::Checks);
+            lint::all(&workspace, &mut report);
+            report.finish()
+        }
         Task::Test(args) => {
+            let mut report = Report::new(report::Kind::Tests);
             let selection = Selection {
                 packages: args.package,
                 filter: args.filter,
@@ -151,16 +155,18 @@ fn main() -> ExitCode {
             };
             let kinds = if args.kinds.is_empty() { Kind::value_variants() } else { &args.kinds };
             test(&workspace, &selection, kinds, &mut report);
+            report.finish()
         }
         Task::Ci { fast } => {
             let stress = fast.then_some("10");
             let selection = Selection { stress, ..Selection::default() };
+            let mut report = Report::new(report::Kind::Tests);
             lint::all(&workspace, &mut report);
             test(&workspace, &selection, Kind::value_variants(), &mut report);
             report.step("demo", |progress| demo::check(&workspace, progress));
+            report.finish()
         }
     }
-    report.finish()
 }
 
 fn test(workspace: &Workspace, selection: &Selection, kinds: &[Kind], report: &mut Report) {

@@ -47,8 +47,8 @@ pub(crate) fn run(workspace: &Workspace, selection: &Selection, progress: &Progr
     let mut bench = Bench {
         workspace,
         copy: workspace.target.join("mutants").join("tree"),
-        // Stress tests keep their full size: at a tenth some bugs would slip through.
-        selection: Selection::default(),
+        // The full size, whatever the environment says: at a tenth some bugs would slip through.
+        selection: Selection { stress: Some("100"), ..Selection::default() },
         unpatched: BTreeMap::new(),
     };
     judge_all(&mut bench, &mutants, step, progress)
@@ -144,19 +144,27 @@ impl Failure {
         let killer = &mutant.header.killer;
         match self {
             Self::Survived => format!("`{killer}` passes with the bug in"),
-            Self::Unpatched(why) => format!("`{killer}` does not pass without the patch: {why}"),
+            Self::Unpatched(why) => {
+                format!("`{killer}` does not pass without the patch: {}", tail(why))
+            }
             Self::DoesNotApply(output) => {
                 format!("the code has changed around it; make the patch anew\n{output}")
             }
-            Self::DoesNotBuild(output) => output.clone(),
+            Self::DoesNotBuild(output) => tail(output),
             Self::NoTest => format!("`{killer}` starts no test"),
             Self::Late(output) => {
                 let limit = TEST_LIMIT.as_secs();
-                format!("`{killer}` needs a deadline of its own, below {limit} s\n{output}")
+                format!("`{killer}` needs a deadline of its own, below {limit} s\n{}", tail(output))
             }
             Self::Harness(why) => why.clone(),
         }
     }
+}
+
+/// The end of a long output, where the reason is.
+fn tail(output: &str) -> String {
+    let lines: Vec<_> = output.trim_end().lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
 /// The copy of the tree, and what is known of it.

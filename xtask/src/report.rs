@@ -6,6 +6,7 @@
 use std::env;
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use comfy_table::{Cell, Color, ContentArrangement, LineStyle, Table, TableStyle};
@@ -54,11 +55,21 @@ impl Step {
 pub(crate) struct Report {
     steps: Vec<(String, Step, Duration)>,
     progress: Progress,
+    kind: Kind,
+}
+
+/// What the steps are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Tests: they are counted, and there must be some.
+    Tests,
+    /// Checks that count nothing.
+    Checks,
 }
 
 impl Report {
-    pub(crate) fn new() -> Self {
-        Self { steps: Vec::new(), progress: Progress::new() }
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self { steps: Vec::new(), progress: Progress::new(), kind }
     }
 
     /// Runs one step and keeps its result.
@@ -74,7 +85,7 @@ impl Report {
         self.steps.push((name.to_owned(), step, start.elapsed()));
     }
 
-    /// Prints the table of the steps, every failure, and the count line.
+    /// Prints the table of the steps, every failure, and the count line of tests.
     pub(crate) fn finish(self) -> ExitCode {
         let mut sum = Counts::default();
         let mut table = table(["step", "result", "passed", "failed", "skipped", "time"]);
@@ -102,7 +113,8 @@ impl Report {
         }
         println!("\n{}", trimmed(&table));
         let failed = self.steps.iter().filter(|(_, step, _)| !step.failures.is_empty());
-        let mut good = true;
+        let nothing_ran = self.kind == Kind::Tests && sum.passed + sum.failed == 0;
+        let mut good = !nothing_ran;
         for (name, step, _) in failed {
             good = false;
             println!("\n{name} failed:");
@@ -110,48 +122,54 @@ impl Report {
                 println!("  {}", failure.replace('\n', "\n  "));
             }
         }
-        println!("\n{sum}");
+        if nothing_ran {
+            println!("\nno test was run: nothing has the name that was asked for");
+        }
+        if self.kind == Kind::Tests {
+            println!("\n{sum}");
+        }
         if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
 
-/// Tells what is going on.
+/// Tells what is going on: by a spinner on a terminal, else by plain lines.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    /// On a terminal only.
-    spinner: Option<ProgressBar>,
+    terminal: bool,
+    /// There while something is being done.
+    spinner: Mutex<Option<ProgressBar>>,
 }
 
 impl Progress {
     fn new() -> Self {
         let terminal = io::stderr().is_terminal() && env::var("TERM").is_ok_and(|t| t != "dumb");
-        let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}");
-        let spinner = terminal.then(|| {
-            ProgressBar::new_spinner().with_style(style.expect("the template is well-formed"))
-        });
-        Self { spinner }
+        Self { terminal, spinner: Mutex::new(None) }
     }
 
     /// Prints a line that stays.
     pub(crate) fn say(&self, line: &str) {
-        match &self.spinner {
+        match &*self.spinner.lock().expect("no printer panicked") {
             Some(spinner) => spinner.suspend(|| eprintln!("{line}")),
             None => eprintln!("{line}"),
         }
     }
 
-    /// Shows what is being done until something else is; a plain line when not on a terminal.
+    /// Shows what is being done until something else is.
     pub(crate) fn doing(&self, what: &str) {
-        let Some(spinner) = &self.spinner else { return eprintln!("{what}") };
-        spinner.reset_elapsed();
-        spinner.set_message(what.to_owned());
+        if !self.terminal {
+            return eprintln!("{what}");
+        }
+        self.idle();
+        let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}");
+        let style = style.expect("the template is well-formed");
+        let spinner = ProgressBar::new_spinner().with_style(style).with_message(what.to_owned());
         spinner.enable_steady_tick(Duration::from_millis(120));
+        *self.spinner.lock().expect("no printer panicked") = Some(spinner);
     }
 
     /// Nothing is being done.
     pub(crate) fn idle(&self) {
-        if let Some(spinner) = &self.spinner {
-            spinner.disable_steady_tick();
+        if let Some(spinner) = self.spinner.lock().expect("no printer panicked").take() {
             spinner.finish_and_clear();
         }
     }
@@ -209,7 +227,7 @@ mod tests {
 
     #[test]
     fn step_that_fails_before_any_test_counts_as_a_failure() {
-        let mut report = Report::new();
+        let mut report = Report::new(Kind::Tests);
         report.step("build", |_| Step::failed("does not compile"));
         assert_eq!(report.steps[0].1.counts.failed, 1);
     }
