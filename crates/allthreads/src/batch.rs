@@ -1,0 +1,127 @@
+//! Several calls in one stop.
+
+use core::ffi::{c_long, c_void};
+use core::fmt;
+use core::marker::PhantomData;
+
+use crate::calls::{Call, Function, MAX_CALLS};
+use crate::error::Error;
+use crate::outcome::Outcome;
+use crate::AllThreads;
+
+/// Up to [`MAX_CALLS`] calls that all threads make in one stop, in order.
+///
+/// The calling thread makes them first. At the first one that the kernel refuses it stops, and
+/// everybody else makes exactly those before it: whatever happens, all threads end with the same
+/// calls in effect. No thread runs its own code between the first call and the last one.
+///
+/// # Examples
+///
+/// ```
+/// let outcome = allthreads::Batch::new().no_new_privs().apply()?;
+/// assert_eq!(outcome.values(), [0]);
+/// # Ok::<(), allthreads::Error>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    calls: [Option<Call>; MAX_CALLS],
+    asked: usize,
+    /// What the arguments point to.
+    pointees: PhantomData<&'a [u8]>,
+}
+
+impl Batch<'_> {
+    /// A batch without calls.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { calls: [None; MAX_CALLS], asked: 0, pointees: PhantomData }
+    }
+
+    pub(crate) const fn with(mut self, call: Call) -> Self {
+        if self.asked < MAX_CALLS {
+            self.calls[self.asked] = Some(call);
+        }
+        self.asked += 1;
+        self
+    }
+
+    /// Adds a system call.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// For as long as the batch may be applied:
+    ///
+    /// 1. The call is sound on every thread of the process, in a signal handler at any point of
+    ///    its code, and with all other threads held.
+    /// 2. Pointers among the arguments are valid for the call, on all threads at the same time.
+    #[must_use]
+    pub const unsafe fn call(self, number: c_long, args: [usize; 6]) -> Self {
+        self.with(Call::Syscall(number, args))
+    }
+
+    /// Adds a function that every thread runs once; the result counts as 0.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// As for [`AllThreads::call`], for as long as the batch may be applied.
+    #[must_use]
+    pub const unsafe fn function(
+        self,
+        function: unsafe extern "C" fn(*mut c_void),
+        data: *mut c_void,
+    ) -> Self {
+        self.with(Call::Function(function as Function, data))
+    }
+
+    /// Makes the calls on every thread, with the default options.
+    ///
+    /// # Signal safety
+    ///
+    /// As [`AllThreads::batch`].
+    ///
+    /// # Blocking
+    ///
+    /// As [`AllThreads::batch`].
+    ///
+    /// # Errors
+    ///
+    /// As [`AllThreads::batch`].
+    pub fn apply(&self) -> Result<Outcome, Error> {
+        AllThreads::new().batch(self)
+    }
+
+    /// The calls, packed; `None` when there were too many.
+    pub(crate) fn pack<'b>(&self, into: &'b mut [Call; MAX_CALLS]) -> Result<&'b [Call], Error> {
+        if self.asked > MAX_CALLS {
+            return Err(Error::TooManyCalls { calls: self.asked });
+        }
+        for (to, from) in into.iter_mut().zip(self.calls.iter().flatten()) {
+            *to = *from;
+        }
+        Ok(into.get(..self.asked).unwrap_or_default())
+    }
+}
+
+impl Default for Batch<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Batch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.calls.iter().flatten()).finish()
+    }
+}

@@ -1,0 +1,91 @@
+//! The one block of memory that the owner and all handlers share, and which process it belongs to.
+//!
+//! After `fork` the child has a copy of it, perhaps made in the middle of an operation; a child of
+//! `vfork` has the block itself, which is its parent's. Both find a foreign process id in it. A
+//! process of one thread does not use the block at all, which is what both are at first. When the
+//! forked child has made threads and calls, it takes its copy over: `process` goes from the old id
+//! to `TAKING | own` by compare-and-swap and, after the reset, to the own one.
+//!
+//! Not supported: a process that shares memory with another (`clone(CLONE_VM)` without
+//! `CLONE_THREAD`) and has threads of its own.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use sigctx::sys::{futex_wait, futex_wake};
+
+use crate::calls::Calls;
+use crate::census::{Excluded, Notes};
+use crate::hold::Hold;
+use crate::lock::{Lock, Locked};
+use crate::signal::Previous;
+use crate::table::Table;
+
+const TAKING: u32 = 1 << 31;
+
+/// See the module.
+pub(crate) struct Block {
+    /// The process whose threads the words count.
+    pub(crate) process: AtomicU32,
+    pub(crate) lock: Lock,
+    pub(crate) hold: Hold,
+    pub(crate) table: Table,
+    pub(crate) calls: Calls,
+    pub(crate) excluded: Excluded,
+    pub(crate) previous: Previous,
+    /// Not 0 while instances of `kill` are ours. Relaxed: set before the system call that sends.
+    pub(crate) broadcast: AtomicU32,
+    notes: UnsafeCell<Notes>,
+}
+
+// SAFETY: `notes` is only reached through `Block::notes`, which wants the lock; the rest is atomic.
+unsafe impl Sync for Block {}
+
+pub(crate) static BLOCK: Block = Block {
+    process: AtomicU32::new(0),
+    lock: Lock::new(),
+    hold: Hold::new(),
+    table: Table::new(),
+    calls: Calls::new(),
+    excluded: Excluded::new(),
+    previous: Previous::new(),
+    broadcast: AtomicU32::new(0),
+    notes: UnsafeCell::new(Notes::new()),
+};
+
+impl Block {
+    /// Makes the block this process's. The caller's process has more than one thread, and the
+    /// caller has all signals but the operation's masked.
+    pub(crate) fn take_over(&self, pid: i32) {
+        let own = pid as u32;
+        loop {
+            // Acquire: pairs with the release below, so that the reset is seen.
+            let found = self.process.load(Ordering::Acquire);
+            if found == own {
+                return;
+            }
+            if found == own | TAKING {
+                // Another thread is at it, with its signals masked: it will not be long.
+                let _ = futex_wait(&self.process, found, None);
+            } else if self
+                .process
+                .compare_exchange(found, own | TAKING, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+            {
+                self.lock.reset();
+                self.hold.reset();
+                self.broadcast.store(0, Ordering::Relaxed);
+                self.process.store(own, Ordering::Release);
+                futex_wake(&self.process, u32::MAX);
+                return;
+            }
+        }
+    }
+
+    /// The owner's working memory.
+    #[expect(clippy::mut_from_ref, reason = "the lock guard stands for the exclusive borrow")]
+    pub(crate) fn notes<'a>(&'a self, _owner: &'a mut Locked<'_>) -> &'a mut Notes {
+        // SAFETY: one thread has the lock, and the borrow of its guard ends before another.
+        unsafe { &mut *self.notes.get() }
+    }
+}

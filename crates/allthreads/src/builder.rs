@@ -1,0 +1,250 @@
+//! The options of an operation, and the three ways to start one.
+
+use core::ffi::{c_long, c_void};
+use core::time::Duration;
+
+use sigctx::sys::{SigSet, Tid};
+
+use crate::batch::Batch;
+use crate::calls::{Call, MAX_CALLS};
+use crate::census::MAX_EXCLUDED;
+use crate::error::Error;
+use crate::hold::Release;
+use crate::outcome::Outcome;
+use crate::owner::{self, Request};
+use crate::signal;
+
+/// Which signal brings the threads into the hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Signal {
+    /// Signal 33, which no mask made by libc can contain: also threads that blocked "everything"
+    /// are reached. libc's own use of it goes on working.
+    #[default]
+    Libc33,
+    /// A real-time signal that the program keeps free, for example `SIGRTMIN() + 3`. Threads that
+    /// have it blocked are not reached, and the operation is refused.
+    Number(i32),
+}
+
+/// When threads go on with their own code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Barrier {
+    /// When all have made all calls and the results have been compared.
+    #[default]
+    Strict,
+    /// Each when it has made its calls: one wake-up less. All are still held when the first one
+    /// begins, so that no thread runs its own code in the old state after another did in the new.
+    /// A different result is found when some have gone on.
+    Early,
+}
+
+/// What to do when a call has another result on some thread than on the calling one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnDivergence {
+    /// Return [`Error::Diverged`].
+    #[default]
+    Error,
+    /// Print a line and end the process with `SIGKILL`, while all threads are held: for a
+    /// privilege that must not stay on any thread.
+    Abort,
+}
+
+/// Makes system calls, or a function call, on every thread of the process.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use allthreads::{AllThreads, Barrier, Batch};
+///
+/// let outcome = AllThreads::new()
+///     .deadline(Duration::from_millis(500))
+///     .barrier(Barrier::Early)
+///     .batch(&Batch::new().no_new_privs())?;
+/// println!("{} threads in {:?}", outcome.threads, outcome.elapsed);
+/// # Ok::<(), allthreads::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+#[must_use]
+pub struct AllThreads<'a> {
+    signal: Signal,
+    barrier: Barrier,
+    on_divergence: OnDivergence,
+    deadline: Option<Duration>,
+    excluded: &'a [Tid],
+}
+
+impl<'a> AllThreads<'a> {
+    /// The default options: signal 33, strict barrier, errors returned, two seconds and two
+    /// milliseconds a thread.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub const fn new() -> Self {
+        Self {
+            signal: Signal::Libc33,
+            barrier: Barrier::Strict,
+            on_divergence: OnDivergence::Error,
+            deadline: None,
+            excluded: &[],
+        }
+    }
+
+    /// Sets how long to try to hold all threads.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Sets the signal.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub const fn signal(mut self, signal: Signal) -> Self {
+        self.signal = signal;
+        self
+    }
+
+    /// Sets when threads go on.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub const fn barrier(mut self, barrier: Barrier) -> Self {
+        self.barrier = barrier;
+        self
+    }
+
+    /// Sets what happens when results differ.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub const fn on_divergence(mut self, on_divergence: OnDivergence) -> Self {
+        self.on_divergence = on_divergence;
+        self
+    }
+
+    /// Leaves out threads that the caller vouches for: they run nothing that depends on the calls,
+    /// and make no thread. For threads that never answer a signal because an emulator or a tracer
+    /// keeps them for itself; up to [`MAX_EXCLUDED`].
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub const fn exclude(mut self, tids: &'a [Tid]) -> Self {
+        self.excluded = tids;
+        self
+    }
+
+    /// Makes one system call on every thread.
+    ///
+    /// # Signal safety
+    ///
+    /// As [`batch`](Self::batch).
+    ///
+    /// # Blocking
+    ///
+    /// As [`batch`](Self::batch).
+    ///
+    /// # Errors
+    ///
+    /// As [`batch`](Self::batch).
+    ///
+    /// # Safety
+    ///
+    /// 1. The call is sound on every thread of the process, in a signal handler at any point of
+    ///    its code, and with all other threads held.
+    /// 2. Pointers among the arguments are valid for the call, on all threads at the same time.
+    ///
+    /// # References
+    ///
+    /// Go's `syscall.AllThreadsSyscall6`; libpsx's `psx_syscall6`.
+    pub unsafe fn syscall(&self, number: c_long, args: [usize; 6]) -> Result<Outcome, Error> {
+        self.run(&[Call::Syscall(number, args)])
+    }
+
+    /// Makes the calls of a batch on every thread, in one stop.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe: it allocates nothing and takes no lock but its own, which is never held
+    /// by a thread that can run a handler.
+    ///
+    /// # Blocking
+    ///
+    /// Waits for other operations, and for every thread to come; both within the deadline of the
+    /// operation concerned. Interrupts sleeping system calls of all threads; those that the kernel
+    /// can restart go on.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; [`Error::applied`] says what is in effect nevertheless.
+    pub fn batch(&self, batch: &Batch<'_>) -> Result<Outcome, Error> {
+        let mut calls = [Call::Syscall(0, [0; 6]); MAX_CALLS];
+        self.run(batch.pack(&mut calls)?)
+    }
+
+    /// Runs `function(data)` once on every thread: for what is not a system call, like a control
+    /// register of the CPU.
+    ///
+    /// # Signal safety
+    ///
+    /// As [`batch`](Self::batch).
+    ///
+    /// # Blocking
+    ///
+    /// As [`batch`](Self::batch).
+    ///
+    /// # Errors
+    ///
+    /// As [`batch`](Self::batch), but for a refusal or a divergence: a function has no result.
+    ///
+    /// # Safety
+    ///
+    /// 1. `function` is async-signal-safe and does not unwind; it makes no use of thread-local
+    ///    storage, `errno` included, if the process has threads that were not made by libc.
+    /// 2. It waits for no other thread: all of them are held, or run it too.
+    /// 3. `data` may be used on all threads at the same time.
+    pub unsafe fn call(
+        &self,
+        function: unsafe extern "C" fn(*mut c_void),
+        data: *mut c_void,
+    ) -> Result<Outcome, Error> {
+        self.run(&[Call::Function(function, data)])
+    }
+
+    fn run(&self, calls: &[Call]) -> Result<Outcome, Error> {
+        let signal = match self.signal {
+            Signal::Libc33 => signal::DEFAULT,
+            Signal::Number(signal) => signal,
+        };
+        // Signals below 32 lose their information when the queue is full; 32 is libc's alone.
+        if signal < signal::DEFAULT || SigSet::of(signal).is_empty() {
+            return Err(Error::BadSignal { signal });
+        }
+        if self.excluded.len() > MAX_EXCLUDED {
+            return Err(Error::TooManyThreads);
+        }
+        owner::run(&Request {
+            calls,
+            signal,
+            release: match self.barrier {
+                Barrier::Strict => Release::Together,
+                Barrier::Early => Release::Each,
+            },
+            on_divergence: self.on_divergence,
+            deadline: self.deadline,
+            excluded: self.excluded,
+        })
+    }
+}

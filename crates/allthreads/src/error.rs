@@ -1,0 +1,345 @@
+//! Why an operation did not do what was asked, and how much of it was done.
+
+use core::fmt;
+use core::time::Duration;
+
+use sigctx::sys::{Errno, Tid};
+use threadreg::Name;
+use threadreg::procfs::ProcError;
+
+use crate::calls::{MAX_CALLS, NAMED};
+use crate::table::SLOTS;
+
+/// Why an operation failed. [`Error::applied`] says what is changed nevertheless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kernel refused a call on the calling thread, so no other thread tried it. The calls
+    /// before it are in effect on every thread, it and the calls after it on none.
+    Refused {
+        /// Which call, from 0.
+        call: usize,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// Some threads could not be held within the deadline. Nothing is applied anywhere.
+    Unresponsive(Unresponsive),
+    /// A call had another result on some threads than on the calling thread. Those threads ran no
+    /// further call; all others ran all of them.
+    Diverged(Diverged),
+    /// `/proc/self/task` cannot be read, so that nobody could prove that all threads are held.
+    NoProc(ProcError),
+    /// A filter or a security module forbids to signal a thread of this process.
+    Forbidden {
+        /// The thread that could not be signalled.
+        tid: Tid,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The signal cannot be used: no real-time signal above 32, or its action cannot be set.
+    BadSignal {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// More calls than a batch holds.
+    TooManyCalls {
+        /// How many there were.
+        calls: usize,
+    },
+    /// The process has more threads, or more threads that cannot take part, than the tables hold.
+    TooManyThreads,
+    /// The caller runs inside another operation: from a function that `call` runs.
+    Nested,
+    /// The world could not be stopped before the operation.
+    WorldNotStopped,
+}
+
+/// How much of an operation is in effect after an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// This many calls, from the first, on every thread; the rest on none. Nothing is `Calls(0)`.
+    Calls(usize),
+    /// Not the same on every thread: some stopped at a result that was not the caller's.
+    Unequal,
+}
+
+impl Error {
+    /// Says how much of the operation is in effect.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub const fn applied(&self) -> Applied {
+        match *self {
+            Self::Refused { call, .. } => Applied::Calls(call),
+            Self::Diverged(_) => Applied::Unequal,
+            _ => Applied::Calls(0),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { call: 0, errno } => {
+                write!(f, "the kernel refused the call: {errno}; nothing was applied")
+            }
+            Self::Refused { call, errno } => write!(
+                f,
+                "the kernel refused call {call}: {errno}; the calls before it were applied on \
+                 every thread, the rest on none"
+            ),
+            Self::Unresponsive(who) => write!(f, "{who}; nothing was applied"),
+            Self::Diverged(who) => who.fmt(f),
+            Self::NoProc(error) => error.fmt(f),
+            Self::Forbidden { tid, errno } => {
+                write!(f, "may not signal thread {tid} of this process: {errno}")
+            }
+            Self::BadSignal { signal } => write!(f, "signal {signal} cannot be used"),
+            Self::TooManyCalls { calls } => {
+                write!(f, "{calls} calls, but a batch holds {MAX_CALLS}")
+            }
+            Self::TooManyThreads => write!(f, "more than about {SLOTS} threads"),
+            Self::Nested => f.write_str("called from inside another operation"),
+            Self::WorldNotStopped => f.write_str("the world could not be stopped"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// Why a thread could not be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Why {
+    /// It has the signal blocked.
+    Blocked,
+    /// A job-control stop (`SIGSTOP`) holds it.
+    Stopped,
+    /// A tracer holds it.
+    Traced,
+    /// It sleeps in the kernel where no signal reaches it, as the parent in `vfork(2)` does.
+    Uninterruptible,
+    /// It could run its handler, but was not scheduled in time.
+    Starved,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Blocked => "has the signal blocked",
+            Self::Stopped => "is stopped",
+            Self::Traced => "is held by a tracer",
+            Self::Uninterruptible => "is in an uninterruptible sleep",
+            Self::Starved => "was not scheduled",
+        })
+    }
+}
+
+/// A thread that could not be held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Straggler {
+    tid: Tid,
+    why: Why,
+    name: [u8; 16],
+}
+
+impl Straggler {
+    pub(crate) fn new(tid: Tid, why: Why, name: &str) -> Self {
+        let mut bytes = [0; 16];
+        for (to, from) in bytes.iter_mut().zip(name.bytes()) {
+            *to = from;
+        }
+        Self { tid, why, name: bytes }
+    }
+
+    /// The thread's id.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub const fn tid(&self) -> Tid {
+        self.tid
+    }
+
+    /// What kept it away when it was last looked at.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub const fn why(&self) -> Why {
+        self.why
+    }
+
+    /// The name that the kernel has for it.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        Name::from_bytes(&self.name)
+    }
+}
+
+impl fmt::Debug for Straggler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Straggler")
+            .field("tid", &self.tid)
+            .field("name", &self.name())
+            .field("why", &self.why)
+            .finish()
+    }
+}
+
+impl fmt::Display for Straggler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} \"{}\" {}", self.tid, self.name(), self.why)
+    }
+}
+
+/// The threads that could not be held: how many, and the first few by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unresponsive {
+    count: u32,
+    milliseconds: u32,
+    first: [Option<Straggler>; NAMED],
+}
+
+impl Unresponsive {
+    pub(crate) fn new(
+        stragglers: impl Iterator<Item = Straggler>,
+        count: usize,
+        elapsed: Duration,
+    ) -> Self {
+        let mut first = [None; NAMED];
+        for (to, from) in first.iter_mut().zip(stragglers) {
+            *to = Some(from);
+        }
+        let milliseconds = u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX);
+        Self { count: count as u32, milliseconds, first }
+    }
+
+    /// How many threads could not be held.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// How long was tried.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub const fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.milliseconds as u64)
+    }
+
+    /// The first of them, up to four. The error is kept small and in place, so that a failing
+    /// operation allocates nothing either.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub fn threads(&self) -> impl Iterator<Item = &Straggler> {
+        self.first.iter().flatten()
+    }
+}
+
+impl fmt::Display for Unresponsive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of the threads could not be held in {:?}", self.count, self.elapsed())?;
+        for (index, thread) in self.threads().enumerate() {
+            write!(f, "{} {thread}", if index == 0 { ":" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+/// A result that was not the calling thread's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Different {
+    /// The thread that got it.
+    pub tid: Tid,
+    /// Which call it was, from 0.
+    pub call: usize,
+    /// What the thread got; -4095 to -1 is a negated error number.
+    pub value: isize,
+}
+
+/// Threads on which a call had another result than on the calling thread: how many, and the first
+/// few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Diverged {
+    count: u32,
+    expected: isize,
+    first: [(Tid, u32, isize); NAMED],
+}
+
+impl Diverged {
+    pub(crate) fn new(
+        count: usize,
+        first: impl Iterator<Item = (Tid, usize, isize)>,
+        values: &[isize],
+    ) -> Self {
+        let mut diverged = Self { count: count as u32, expected: 0, first: [(0, 0, 0); NAMED] };
+        for (to, (tid, call, value)) in diverged.first.iter_mut().zip(first) {
+            *to = (tid, call as u32, value);
+        }
+        let call = diverged.first[0].1 as usize;
+        diverged.expected = values.get(call).copied().unwrap_or_default();
+        diverged
+    }
+
+    /// How many threads had a different result.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// What the calling thread got from the call at which the first of them stopped.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub const fn expected(&self) -> isize {
+        self.expected
+    }
+
+    /// The first of them, up to four, in the order in which they ran.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub fn threads(&self) -> impl Iterator<Item = Different> {
+        let known = self.first.iter().take(self.count());
+        known.map(|&(tid, call, value)| Different { tid, call: call as usize, value })
+    }
+}
+
+impl fmt::Display for Diverged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} threads had another result than the caller", self.count)?;
+        for (index, Different { tid, call, value }) in self.threads().enumerate() {
+            let lead = if index == 0 { ":" } else { "," };
+            write!(f, "{lead} {tid} got {value} from call {call}")?;
+        }
+        write!(f, "; the caller got {}", self.expected)
+    }
+}
+
+const _: () = assert!(size_of::<Error>() < 128, "errors are returned by value");

@@ -1,0 +1,310 @@
+//! The protocol that holds every thread, lets all of them act once, and lets them go.
+//!
+//! Nothing here makes a system call: waiting is a [`Futex`] that the caller brings, so that the
+//! model checker runs this very code. What finds and signals threads is in `gather` and `census`.
+//!
+//! ```text
+//!                  owner: begin            owner: close             owner: finish
+//!   gate    IDLE ---------------> GATHER ----------------> EXEC ------------------> IDLE
+//!                                   |  ^                                              ^
+//!                  handler: join +1 |__|                     owner: roll_back         |
+//!                                   |_________________________________________________|
+//!
+//!   command WAIT ---------------------------------- RUN (or RUN_AND_LEAVE) ---> LEAVE
+//!             \________________ roll_back, or refused by the kernel ____________/
+//!
+//!   a thread   join -> stay (waits while WAIT) -> run -> done+1 -> (waits while RUN) -> left+1
+//! ```
+//!
+//! | word | writers | readers | ordering | invariant |
+//! |---|---|---|---|---|
+//! | `gate` | owner; a handler only by CAS while GATHER | both | every change is a read-modify-write or, by the owner outside GATHER, a release store | I1, I2 |
+//! | `command` | owner | held threads (futex) | release / acquire: carries the calls and their expected results | I3 |
+//! | `wake_at`, `bell` | owner, handlers | handlers, owner (futex) | relaxed, ordered by the read-modify-writes of `gate` | I4 |
+//! | `held`, `leavers` | owner, before `command` | held threads | relaxed, carried by `command` | I3 |
+//! | `done` | held threads | owner (futex) | acquire-release: carries results to the owner | the last one wakes |
+//! | `left` | held threads | the next owner (futex) | acquire-release | I5 |
+//!
+//! - **I1** A join and a roll-back (or a close) are read-modify-writes of one word: exactly one of
+//!   them comes first. Who joins is counted in the number that ends the gathering.
+//! - **I2** A thread joins an operation at most once: it does not leave the handler before the
+//!   operation ends, and the gate is open during one operation only.
+//! - **I3** `command` moves only WAIT → RUN → LEAVE, or WAIT → LEAVE, within one operation, and
+//!   returns to WAIT only when everybody has left: a futex wait cannot miss a change of it.
+//! - **I4** An arrival that reaches `wake_at` wakes the owner: either the arrival reads the gate
+//!   after the owner's read-modify-write and so sees `wake_at`, or the owner sees the arrival.
+//! - **I5** `left` is the last word that a held thread touches. The words are reset only when
+//!   `left == leavers`.
+//!
+//! *Exit*: a held thread cannot exit; a thread that exits instead of joining is never counted.
+//! *Fork*: the words belong to one process; `block` gives a forked child its own. *Lost or refused
+//! signals*: a thread that does not join is not counted, and the owner does not close. *Masked
+//! signal*: the same; the owner rolls back. *Nesting*: the handler masks every signal.
+
+use crate::sync::{AtomicU32, Ordering};
+
+const COUNT: u32 = (1 << 20) - 1;
+const PHASE: u32 = 3 << 20;
+const IDLE: u32 = 0;
+const GATHER: u32 = 1 << 20;
+const EXEC: u32 = 2 << 20;
+/// One operation further in the bits above the phase; wraps. A join of one operation cannot be
+/// mistaken for a join of the next.
+const NEXT: u32 = 1 << 22;
+
+const WAIT: u32 = 0;
+const RUN: u32 = 1;
+const RUN_AND_LEAVE: u32 = 2;
+const LEAVE: u32 = 3;
+
+/// Sleeping and waking on a word.
+pub(crate) trait Futex {
+    /// How long the owner is ready to wait for arrivals.
+    type Timeout;
+    /// Sleeps while `word` holds `expected`; may return early.
+    fn wait(&self, word: &AtomicU32, expected: u32);
+    /// Like `wait`, and no longer than `timeout`.
+    fn wait_for(&self, word: &AtomicU32, expected: u32, timeout: Self::Timeout);
+    /// Wakes the one thread that may sleep on `word`.
+    fn wake_one(&self, word: &AtomicU32);
+    /// Wakes all threads that sleep on `word`.
+    fn wake_all(&self, word: &AtomicU32);
+}
+
+/// Whether threads wait for each other after they have run the calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Release {
+    /// All are held until the owner has seen all results.
+    Together,
+    /// Each goes as soon as it has run the calls.
+    Each,
+}
+
+/// The words of the protocol. One thread at a time is the owner; a lock outside sees to that.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    gate: AtomicU32,
+    command: AtomicU32,
+    wake_at: AtomicU32,
+    bell: AtomicU32,
+    held: AtomicU32,
+    leavers: AtomicU32,
+    done: AtomicU32,
+    left: AtomicU32,
+}
+
+macro_rules! fields {
+    () => {
+        Self {
+            gate: AtomicU32::new(0),
+            command: AtomicU32::new(LEAVE),
+            wake_at: AtomicU32::new(u32::MAX),
+            bell: AtomicU32::new(0),
+            held: AtomicU32::new(0),
+            leavers: AtomicU32::new(0),
+            done: AtomicU32::new(0),
+            left: AtomicU32::new(0),
+        }
+    };
+}
+
+/// The side of a thread in the signal handler. Everything is inlined there: the handler must not
+/// call anything that the linker would resolve lazily.
+impl Hold {
+    /// Joins the operation that is gathering, if one is and `excluded` does not veto. Returns the
+    /// thread's number among those that joined, from 1; the thread must then call `arrived` and
+    /// `stay`.
+    #[inline(always)]
+    pub(crate) fn join(&self, excluded: impl Fn() -> bool) -> Option<u32> {
+        // Acquire: what `begin` reset and prepared is seen by whoever joins.
+        let mut seen = self.gate.load(Ordering::Acquire);
+        loop {
+            // The veto is asked for the very operation that the swap below joins.
+            if seen & PHASE != GATHER || seen & COUNT == COUNT || excluded() {
+                return None;
+            }
+            // One read-modify-write decides between this join and a roll-back (I1). Acquire also
+            // pairs with the owner's read-modify-write in `await_arrivals` (I4).
+            let swap = self.gate.compare_exchange_weak(
+                seen,
+                seen + 1,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            match swap {
+                Ok(_) => return Some((seen & COUNT) + 1),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Wakes the owner if this arrival is the one that it waits for.
+    #[inline(always)]
+    pub(crate) fn arrived(&self, futex: &impl Futex, number: u32) {
+        // Relaxed: ordered by the read-modify-writes of the gate (I4).
+        if number >= self.wake_at.load(Ordering::Relaxed)
+            && self.bell.swap(1, Ordering::Relaxed) == 0
+        {
+            futex.wake_one(&self.bell);
+        }
+    }
+
+    /// Stays until the operation ends; calls `run` once if it is executed, never if it is not.
+    #[inline(always)]
+    pub(crate) fn stay(&self, futex: &impl Futex, run: impl FnOnce()) {
+        let mut command;
+        loop {
+            // Acquire: the owner's release of the command publishes the calls and `held` (I3).
+            command = self.command.load(Ordering::Acquire);
+            if command != WAIT {
+                break;
+            }
+            futex.wait(&self.command, WAIT);
+        }
+        if command != LEAVE {
+            run();
+            let held = self.held.load(Ordering::Relaxed);
+            // Release: this thread's result is seen by the owner that counts it.
+            if self.done.fetch_add(1, Ordering::AcqRel) + 1 == held {
+                futex.wake_one(&self.done);
+            }
+            while command == RUN {
+                futex.wait(&self.command, RUN);
+                command = self.command.load(Ordering::Acquire);
+            }
+        }
+        let leavers = self.leavers.load(Ordering::Relaxed);
+        // The last access to any word of the protocol (I5); a wake needs the address only.
+        if self.left.fetch_add(1, Ordering::AcqRel) + 1 == leavers {
+            futex.wake_one(&self.left);
+        }
+    }
+}
+
+/// The owner's side.
+impl Hold {
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Self {
+        fields!()
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn new() -> Self {
+        fields!()
+    }
+
+    /// Waits until everybody has left the last operation, then opens the gate. `prepare` runs
+    /// between the two: nobody else reads what it writes.
+    pub(crate) fn begin(&self, futex: &impl Futex, prepare: impl FnOnce()) {
+        wait_until(futex, &self.left, self.leavers.load(Ordering::Relaxed));
+        prepare();
+        self.left.store(0, Ordering::Relaxed);
+        self.leavers.store(0, Ordering::Relaxed);
+        self.held.store(0, Ordering::Relaxed);
+        self.done.store(0, Ordering::Relaxed);
+        self.bell.store(0, Ordering::Relaxed);
+        self.wake_at.store(u32::MAX, Ordering::Relaxed);
+        self.command.store(WAIT, Ordering::Relaxed);
+        let last = self.gate.load(Ordering::Relaxed);
+        let seq = (last & !(PHASE | COUNT)).wrapping_add(NEXT);
+        // A plain store: only the owner writes an idle gate. Release: publishes the resets above
+        // to whoever joins.
+        self.gate.store(seq | GATHER, Ordering::Release);
+    }
+
+    /// How many have joined.
+    pub(crate) fn arrivals(&self) -> u32 {
+        self.gate.load(Ordering::Acquire) & COUNT
+    }
+
+    /// Sleeps until `target` threads have joined, or until `timeout`; may return early.
+    pub(crate) fn await_arrivals<F: Futex>(&self, futex: &F, target: u32, timeout: F::Timeout) {
+        self.bell.store(0, Ordering::Relaxed);
+        self.wake_at.store(target, Ordering::Relaxed);
+        // A read-modify-write, not a load (I4): an arrival that it does not see reads it, and with
+        // it the new `wake_at` and the reset of the bell.
+        let gate = self.gate.fetch_add(0, Ordering::AcqRel);
+        if gate & COUNT < target {
+            futex.wait_for(&self.bell, 0, timeout);
+        }
+    }
+
+    /// Ends the gathering with exactly `held` threads; refuses if another one has joined.
+    pub(crate) fn close(&self, held: u32) -> bool {
+        let seq = self.gate.load(Ordering::Relaxed) & !(PHASE | COUNT);
+        let closed = self
+            .gate
+            .compare_exchange(
+                seq | GATHER | held,
+                seq | EXEC | held,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            )
+            .is_ok();
+        if closed {
+            self.held.store(held, Ordering::Relaxed);
+            self.leavers.store(held, Ordering::Relaxed);
+        }
+        closed
+    }
+
+    /// Ends the gathering; all that have joined go without having run anything.
+    pub(crate) fn roll_back(&self, futex: &impl Futex) {
+        let seq = self.gate.load(Ordering::Relaxed) & !(PHASE | COUNT);
+        // One read-modify-write (I1): what it returns is everybody who ever joins.
+        let gate = self.gate.swap(seq | IDLE, Ordering::AcqRel);
+        self.leavers.store(gate & COUNT, Ordering::Relaxed);
+        self.command.store(LEAVE, Ordering::Release);
+        futex.wake_all(&self.command);
+    }
+
+    /// Lets all held threads run the calls, and waits until all have.
+    pub(crate) fn execute(&self, futex: &impl Futex, release: Release) {
+        let command = match release {
+            Release::Together => RUN,
+            Release::Each => RUN_AND_LEAVE,
+        };
+        // Release: publishes the calls and their expected results (I3).
+        self.command.store(command, Ordering::Release);
+        futex.wake_all(&self.command);
+        wait_until(futex, &self.done, self.held.load(Ordering::Relaxed));
+    }
+
+    /// Ends a closed operation: everybody who is still held goes.
+    pub(crate) fn finish(&self, futex: &impl Futex) {
+        let seq = self.gate.load(Ordering::Relaxed) & !(PHASE | COUNT);
+        self.gate.store(seq | IDLE, Ordering::Release);
+        if self.command.load(Ordering::Relaxed) != RUN_AND_LEAVE {
+            self.command.store(LEAVE, Ordering::Release);
+            futex.wake_all(&self.command);
+        }
+    }
+}
+
+#[cfg(not(loom))]
+impl Hold {
+    /// Forgets an operation of another process. Only while nobody else uses the words.
+    pub(crate) fn reset(&self) {
+        self.gate.store(IDLE, Ordering::Relaxed);
+        self.command.store(LEAVE, Ordering::Relaxed);
+        self.leavers.store(0, Ordering::Relaxed);
+        self.left.store(0, Ordering::Relaxed);
+    }
+
+    /// True between `close` and `finish`.
+    pub(crate) fn is_executing(&self) -> bool {
+        self.gate.load(Ordering::Relaxed) & PHASE == EXEC
+    }
+}
+
+/// Sleeps until a counter has reached `target`; who brings it there wakes.
+fn wait_until(futex: &impl Futex, counter: &AtomicU32, target: u32) {
+    loop {
+        // Acquire: pairs with the counters' release, so that what was done before is seen.
+        let now = counter.load(Ordering::Acquire);
+        if now == target {
+            return;
+        }
+        futex.wait(counter, now);
+    }
+}

@@ -1,0 +1,221 @@
+//! Typed calls for what daemons and sandboxes give up, on every thread at once.
+//!
+//! All are the kernel's own system calls: libc's functions of the same names broadcast by
+//! themselves, with the gaps that `HAZARDS.md` lists, and must not be called from inside an
+//! operation. Each function here is a batch of one; combine them through [`Batch`]'s methods of
+//! the same names, so that no thread ever runs with the groups of one user and the id of another:
+//!
+//! ```no_run
+//! use allthreads::Batch;
+//!
+//! let groups = [65534];
+//! Batch::new()
+//!     .set_groups(&groups)
+//!     .set_resgid(Some(65534), Some(65534), Some(65534))
+//!     .set_resuid(Some(65534), Some(65534), Some(65534))
+//!     .no_new_privs()
+//!     .apply()?;
+//! # Ok::<(), allthreads::Error>(())
+//! ```
+
+use core::ffi::c_long;
+
+use crate::batch::Batch;
+use crate::calls::Call;
+use crate::error::Error;
+use crate::outcome::Outcome;
+
+/// Whether permitted capabilities survive a change of all user ids away from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepCaps {
+    /// They do, until the next `execve`.
+    On,
+    /// They do not.
+    Off,
+}
+
+const fn id(id: Option<u32>) -> usize {
+    // All ones is "unchanged" to the kernel.
+    match id {
+        Some(id) => id as usize,
+        None => u32::MAX as usize,
+    }
+}
+
+impl<'a> Batch<'a> {
+    const fn prctl(self, option: i32, value: usize) -> Self {
+        self.with(Call::Syscall(libc::SYS_prctl, [option as usize, value, 0, 0, 0, 0]))
+    }
+
+    const fn set_ids(self, number: c_long, [real, effective, saved]: [Option<u32>; 3]) -> Self {
+        self.with(Call::Syscall(number, [id(real), id(effective), id(saved), 0, 0, 0]))
+    }
+
+    /// Adds: the supplementary groups become `groups`.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # References
+    ///
+    /// `setgroups(2)`
+    #[must_use]
+    pub fn set_groups(self, groups: &'a [u32]) -> Self {
+        let args = [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0];
+        self.with(Call::Syscall(libc::SYS_setgroups, args))
+    }
+
+    /// Adds: the real, effective and saved group ids change to what is given.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # References
+    ///
+    /// `setresgid(2)`
+    #[must_use]
+    pub const fn set_resgid(
+        self,
+        real: Option<u32>,
+        effective: Option<u32>,
+        saved: Option<u32>,
+    ) -> Self {
+        self.set_ids(libc::SYS_setresgid, [real, effective, saved])
+    }
+
+    /// Adds: the real, effective and saved user ids change to what is given.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # References
+    ///
+    /// `setresuid(2)`
+    #[must_use]
+    pub const fn set_resuid(
+        self,
+        real: Option<u32>,
+        effective: Option<u32>,
+        saved: Option<u32>,
+    ) -> Self {
+        self.set_ids(libc::SYS_setresuid, [real, effective, saved])
+    }
+
+    /// Adds: `execve` gives no privileges any more, for ever.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # References
+    ///
+    /// `PR_SET_NO_NEW_PRIVS(2const)`
+    #[must_use]
+    pub const fn no_new_privs(self) -> Self {
+        self.prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
+    }
+
+    /// Adds: whether permitted capabilities survive the change of user ids that follows.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # References
+    ///
+    /// `PR_SET_KEEPCAPS(2const)`
+    #[must_use]
+    pub const fn keep_caps(self, keep: KeepCaps) -> Self {
+        self.prctl(libc::PR_SET_KEEPCAPS, matches!(keep, KeepCaps::On) as usize)
+    }
+
+    /// Adds: the capability of this number leaves the bounding set.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # References
+    ///
+    /// `PR_CAPBSET_DROP(2const)`
+    #[must_use]
+    pub const fn drop_bounding(self, capability: u32) -> Self {
+        self.prctl(libc::PR_CAPBSET_DROP, capability as usize)
+    }
+}
+
+/// Replaces the supplementary groups of every thread.
+///
+/// # Signal safety
+///
+/// As [`AllThreads::batch`](crate::AllThreads::batch).
+///
+/// # Errors
+///
+/// As [`AllThreads::batch`](crate::AllThreads::batch); `EPERM` without `CAP_SETGID`.
+pub fn set_groups(groups: &[u32]) -> Result<Outcome, Error> {
+    Batch::new().set_groups(groups).apply()
+}
+
+/// Changes the group ids of every thread.
+///
+/// # Signal safety
+///
+/// As [`AllThreads::batch`](crate::AllThreads::batch).
+///
+/// # Errors
+///
+/// As [`AllThreads::batch`](crate::AllThreads::batch); `EPERM` for an id that the caller may not take.
+pub fn set_resgid(
+    real: Option<u32>,
+    effective: Option<u32>,
+    saved: Option<u32>,
+) -> Result<Outcome, Error> {
+    Batch::new().set_resgid(real, effective, saved).apply()
+}
+
+/// Changes the user ids of every thread.
+///
+/// # Signal safety
+///
+/// As [`AllThreads::batch`](crate::AllThreads::batch).
+///
+/// # Errors
+///
+/// As [`AllThreads::batch`](crate::AllThreads::batch); `EPERM` for an id that the caller may not take.
+pub fn set_resuid(
+    real: Option<u32>,
+    effective: Option<u32>,
+    saved: Option<u32>,
+) -> Result<Outcome, Error> {
+    Batch::new().set_resuid(real, effective, saved).apply()
+}
+
+/// Makes sure that no thread can gain privileges by `execve` any more.
+///
+/// # Signal safety
+///
+/// As [`AllThreads::batch`](crate::AllThreads::batch).
+///
+/// # Errors
+///
+/// As [`AllThreads::batch`](crate::AllThreads::batch).
+pub fn no_new_privs() -> Result<Outcome, Error> {
+    Batch::new().no_new_privs().apply()
+}
+
+/// Chooses on every thread whether capabilities survive the next change of user ids.
+///
+/// # Signal safety
+///
+/// As [`AllThreads::batch`](crate::AllThreads::batch).
+///
+/// # Errors
+///
+/// As [`AllThreads::batch`](crate::AllThreads::batch).
+pub fn keep_caps(keep: KeepCaps) -> Result<Outcome, Error> {
+    Batch::new().keep_caps(keep).apply()
+}
