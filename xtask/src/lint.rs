@@ -13,7 +13,8 @@ const NO_WARNING: [&str; 3] = ["--", "-D", "warnings"];
 pub(crate) fn all(workspace: &Workspace, report: &mut Report) {
     report.step("format", |p| check(p, workspace.cargo(&["fmt", "--all", "--check"])));
     report.step("clippy", |p| {
-        let mut command = workspace.cargo(&["clippy", "--workspace", "--all-targets"]);
+        let mut command =
+            workspace.cargo(&["clippy", "--workspace", "--all-targets", "--keep-going"]);
         command.args(NO_WARNING);
         check(p, command)
     });
@@ -24,13 +25,13 @@ pub(crate) fn all(workspace: &Workspace, report: &mut Report) {
         }
         // In the test profile a library is checked with its unit tests, and without the
         // integration tests, which are not for loom.
-        let args = ["clippy", "--lib", "--profile", "test"];
+        let args = ["clippy", "--lib", "--profile", "test", "--keep-going"];
         let mut command = workspace.cargo_loom(&args, &workspace.target.join("loom"));
         command.args(crates.iter().flat_map(|name| ["-p", name])).args(NO_WARNING);
         check(p, command)
     });
     report.step("documentation", |p| {
-        let mut command = workspace.cargo(&["doc", "--workspace", "--no-deps"]);
+        let mut command = workspace.cargo(&["doc", "--workspace", "--no-deps", "--keep-going"]);
         command.env("RUSTDOCFLAGS", "-D warnings");
         check(p, command)
     });

@@ -105,13 +105,14 @@ fn atomics_exist_on_every_architecture() {
 fn every_public_function_states_its_signal_safety() {
     let sources = library_sources();
     let hidden = hidden_modules(&sources);
-    let mut offenders = Vec::new();
+    let (mut offenders, mut seen) = (Vec::new(), 0);
     for source in &sources {
         if hidden.iter().any(|module| source.path.starts_with(module)) {
             continue;
         }
         let lines: Vec<_> = source.text.lines().collect();
         for (number, name) in public_functions(&lines) {
+            seen += 1;
             let docs = docs_above(&lines, number);
             let told = docs.iter().any(|l| l.trim_start().starts_with("/// # Signal safety"));
             if !told && !docs.iter().any(|l| l.contains("#[doc(hidden)]")) {
@@ -119,6 +120,7 @@ fn every_public_function_states_its_signal_safety() {
             }
         }
     }
+    assert!(seen > 50, "only {seen} public functions were found");
     none_of(&offenders, "a public function's documentation has a section `# Signal safety`");
 }
 
@@ -234,6 +236,39 @@ fn every_crate_is_complete() {
         }
     }
     none_of(&offenders, "a crate is not complete");
+}
+
+/// The tests that a hazard's row names must not have been renamed away.
+#[test]
+fn every_test_that_a_hazard_names_exists() {
+    let workspace = Workspace::find();
+    let sources = sources();
+    let mut offenders = Vec::new();
+    for name in workspace.crates() {
+        let path = format!("crates/{name}/HAZARDS.md");
+        let text = fs::read_to_string(workspace.root.join(&path)).unwrap_or_default();
+        for test in text.lines().filter(|l| l.starts_with('|')).flat_map(test_names) {
+            let definition = format!("fn {test}(");
+            if !sources.iter().any(|s| s.text.contains(&definition)) {
+                offenders.push(format!("{path}: `{test}`"));
+            }
+        }
+    }
+    none_of(&offenders, "no function has this name");
+}
+
+/// What looks like a test's name, in backquotes: three words or more, with or without its module.
+fn test_names(row: &str) -> Vec<&str> {
+    let quoted = row.split('`').skip(1).step_by(2);
+    let names = quoted.filter_map(|text| text.rsplit("::").next());
+    let of_a_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    names.filter(|n| n.matches('_').count() >= 2 && n.chars().all(of_a_name)).collect()
+}
+
+#[test]
+fn test_names_are_found_in_a_row() {
+    let row = "| S1 | a `rt_sigaction` with `PR_SET_NO_X` | `late_thread_is_named`, `a::b_c_d` |";
+    assert_eq!(test_names(row), ["late_thread_is_named", "b_c_d"]);
 }
 
 #[test]
