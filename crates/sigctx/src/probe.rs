@@ -1,0 +1,253 @@
+//! Loops and routines that show whether an interruption lost anything. For tests and
+//! demonstrations, not part of the interface: no promise is made about it.
+
+use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Range;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use crate::arch;
+use crate::handler::Delivery;
+use crate::inject::CallStack;
+
+/// Stack below the table, in bytes: frames and callbacks of injected calls.
+const STACK: usize = 256 * 1024;
+
+/// A loop that holds a random pattern in every register, flag, vector and in the red zone.
+#[derive(Debug)]
+pub struct Patterned {
+    memory: NonNull<u8>,
+    stack: CallStack,
+}
+
+// SAFETY: the memory is owned, and used only through `&mut self`; the stop word is atomic.
+unsafe impl Send for Patterned {}
+// SAFETY: as above.
+unsafe impl Sync for Patterned {}
+
+/// A register that came back with another value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The register or the file that it is in.
+    pub register: &'static str,
+    /// Which word of it.
+    pub part: usize,
+    /// What was loaded.
+    pub given: u64,
+    /// What was there in the end.
+    pub found: u64,
+}
+
+/// How long the loop runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spin {
+    /// Through the window once.
+    Once,
+    /// Until [`Stop::stop`].
+    UntilStopped,
+}
+
+/// Ends a running loop from anywhere: another thread, a handler, an injected call.
+#[derive(Clone, Copy)]
+pub struct Stop {
+    next: NonNull<AtomicUsize>,
+}
+
+// SAFETY: `Patterned::stopper` makes its user keep the word alive, and it is atomic.
+unsafe impl Send for Stop {}
+// SAFETY: as above.
+unsafe impl Sync for Stop {}
+
+impl Stop {
+    /// Lets the loop leave at the end of its present round. A loop that has not begun is not
+    /// stopped.
+    pub fn stop(self) {
+        // SAFETY: alive, see `Patterned::stopper`.
+        unsafe { self.next.as_ref() }.store(arch::window().end, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stop({:p})", self.next)
+    }
+}
+
+impl Default for Patterned {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Patterned {
+    fn layout() -> Layout {
+        let align = align_of::<arch::Table>();
+        // The sizes are constants: a failure would show in the first test.
+        Layout::from_size_align(STACK + size_of::<arch::Table>(), align).expect("fixed layout")
+    }
+
+    /// Makes the table and a stack below it.
+    #[must_use]
+    pub fn new() -> Self {
+        // SAFETY: the layout is not empty.
+        let memory = unsafe { alloc_zeroed(Self::layout()) };
+        let Some(memory) = NonNull::new(memory) else { handle_alloc_error(Self::layout()) };
+        let low = memory.as_ptr() as usize;
+        // SAFETY: mapped, and used as the loop's stack alone.
+        let stack = unsafe { CallStack::new(low, low + STACK) };
+        Self { memory, stack }
+    }
+
+    fn table(&self) -> NonNull<arch::Table> {
+        // SAFETY: within the allocation; `STACK` is a multiple of the alignment.
+        unsafe { self.memory.add(STACK) }.cast()
+    }
+
+    /// The stack that the loop runs on.
+    #[must_use]
+    pub fn call_stack(&self) -> &CallStack {
+        &self.stack
+    }
+
+    /// What ends the loop.
+    ///
+    /// # Safety
+    ///
+    /// It is not used after the loop's table is gone.
+    #[must_use]
+    pub unsafe fn stopper(&self) -> Stop {
+        // SAFETY: the table is initialised: every bit pattern of it is valid.
+        let table = unsafe { self.table().as_ref() };
+        Stop { next: NonNull::from(table.next()) }
+    }
+
+    /// Runs the loop with a pattern from `random` and says what did not come back. `ready` is called
+    /// when the pattern is there and [`Stop::stop`] works, just before the loop begins.
+    pub fn run(
+        &mut self,
+        mut random: impl FnMut() -> u64,
+        spin: Spin,
+        ready: impl FnOnce(),
+    ) -> Vec<Difference> {
+        let mut table = self.table();
+        // SAFETY: the table is this value's own, and borrowed through it.
+        unsafe { table.as_mut() }.fill(&mut random);
+        let mut zone = [0u8; arch::RED_ZONE];
+        zone.fill_with(|| random() as u8);
+        // SAFETY: the red zone lies in the stack below the table.
+        let below = unsafe { table.cast::<u8>().sub(arch::RED_ZONE) }.cast::<[u8; arch::RED_ZONE]>();
+        // SAFETY: as above, and bytes have no alignment.
+        unsafe { below.write(zone) };
+        let next = match spin {
+            Spin::Once => arch::window().end,
+            Spin::UntilStopped => arch::window().start,
+        };
+        // SAFETY: as above.
+        unsafe { table.as_ref() }.next().store(next, Ordering::Relaxed);
+        ready();
+        // SAFETY: filled; the stack below is this value's own; somebody stops it if asked to.
+        unsafe { arch::spin(table.as_ptr()) };
+        let mut differences = Vec::new();
+        // SAFETY: as above.
+        unsafe { table.as_ref() }.compare(|register, part, given, found| {
+            differences.push(Difference { register, part, given, found });
+        });
+        // SAFETY: as above.
+        let after = unsafe { below.read() };
+        for (part, (&given, &found)) in zone.iter().zip(&after).enumerate() {
+            if given != found {
+                let (given, found) = (given.into(), found.into());
+                differences.push(Difference { register: "red zone", part, given, found });
+            }
+        }
+        differences
+    }
+
+    /// The addresses at which every register holds its pattern.
+    #[must_use]
+    pub fn code() -> Range<usize> {
+        arch::window()
+    }
+
+    /// What is patterned on this machine.
+    #[must_use]
+    pub fn level() -> &'static str {
+        arch::level_name()
+    }
+}
+
+impl Drop for Patterned {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with the same layout.
+        unsafe { dealloc(self.memory.as_ptr(), Self::layout()) };
+    }
+}
+
+/// Writes something else into every register, vector, mask, flag and control word, and puts back
+/// only what a function must.
+pub fn clobber_all() {
+    arch::clobber();
+}
+
+/// Loads every register with a value that names it and runs into an undefined instruction at
+/// [`known_pc`].
+///
+/// # Safety
+///
+/// A handler of `SIGILL` on an alternate stack calls [`step_over_known`]; one thread at a time.
+pub unsafe fn raise_with_known_registers() {
+    // SAFETY: the caller's obligation.
+    unsafe { arch::known() }
+}
+
+/// Where the undefined instruction is.
+#[must_use]
+pub fn known_pc() -> usize {
+    arch::known_pc()
+}
+
+/// Moves the program counter behind the undefined instruction.
+pub fn step_over_known(delivery: &mut Delivery<'_>) {
+    let pc = delivery.pc();
+    delivery.set_pc(pc + arch::KNOWN_STEP);
+}
+
+static PUSHED: AtomicU32 = AtomicU32::new(0);
+
+/// Called by the trampoline.
+pub(crate) extern "C" fn pushed() {
+    PUSHED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// How often the trampoline of [`push_counted_call`] has run.
+#[must_use]
+pub fn pushed_calls() -> u32 {
+    PUSHED.load(Ordering::Relaxed)
+}
+
+/// Pushes a call of a trampoline that keeps everything by itself, as a user of
+/// [`SigCtx::push_call`](crate::SigCtx::push_call) would.
+///
+/// # Safety
+///
+/// As `push_call`, with room for two KiB on the interrupted stack.
+pub unsafe fn push_counted_call(delivery: &mut Delivery<'_>) {
+    let (pc, sp) = (delivery.pc(), delivery.sp());
+    delivery.set_sp(sp - arch::RED_ZONE);
+    // SAFETY: the caller's obligation; the trampoline gives the red zone back.
+    unsafe { delivery.push_call(arch::pushed_trampoline(), pc) };
+}
+
+/// The handler's entry and the code that resumes an injected call, as one range.
+#[must_use]
+pub fn trampoline() -> Range<usize> {
+    arch::trampoline()
+}
+
+/// The restorer that handlers are given.
+#[must_use]
+pub fn restorer() -> usize {
+    arch::restorer()
+}

@@ -1,0 +1,159 @@
+//! What the tests of injection share: a thread that runs the patterned loop, and senders that
+//! wait for each signal to be handled before they send the next.
+
+#![allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
+
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sigctx::handler::{Delivery, Flow};
+use sigctx::inject::{CallStack, Frame, InjectError};
+use sigctx::sys;
+
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The stack on which `inject` puts calls, and the code that it may interrupt.
+pub static STACK: AtomicPtr<CallStack> = AtomicPtr::new(std::ptr::null_mut());
+/// Signals that a handler has finished with, injected calls included.
+pub static HANDLED: AtomicU64 = AtomicU64::new(0);
+pub static INJECTED: AtomicU64 = AtomicU64::new(0);
+pub static ELSEWHERE: AtomicU64 = AtomicU64::new(0);
+
+/// How often an injection was refused, by reason.
+pub static NO_ROOM: AtomicU64 = AtomicU64::new(0);
+pub static NOT_ON_STACK: AtomicU64 = AtomicU64::new(0);
+pub static ON_ALT: AtomicU64 = AtomicU64::new(0);
+pub static OFF_ALT: AtomicU64 = AtomicU64::new(0);
+pub static NESTED: AtomicU64 = AtomicU64::new(0);
+pub static IN_VDSO: AtomicU64 = AtomicU64::new(0);
+pub static AT_SYSCALL: AtomicU64 = AtomicU64::new(0);
+pub static IN_TRAMPOLINE: AtomicU64 = AtomicU64::new(0);
+pub static BAD_FRAME: AtomicU64 = AtomicU64::new(0);
+
+pub fn refused(error: InjectError) {
+    let counter = match error {
+        InjectError::NoRoom { .. } => &NO_ROOM,
+        InjectError::NotOnThisStack { .. } => &NOT_ON_STACK,
+        InjectError::OnAltStack { .. } => &ON_ALT,
+        InjectError::HandlerOffAltStack { .. } => &OFF_ALT,
+        InjectError::Nested => &NESTED,
+        InjectError::InVdso { .. } => &IN_VDSO,
+        InjectError::AtSyscall { .. } => &AT_SYSCALL,
+        InjectError::InTrampoline { .. } => &IN_TRAMPOLINE,
+        _ => &BAD_FRAME,
+    };
+    counter.fetch_add(1, SeqCst);
+    HANDLED.fetch_add(1, SeqCst);
+}
+
+pub fn counts() -> String {
+    let c = |counter: &AtomicU64| counter.load(SeqCst);
+    format!(
+        "handled {} injected {} elsewhere {}; refused: no room {} other stack {} on alt {} off alt {} \
+         nested {} vdso {} syscall {} trampoline {} frame {}",
+        c(&HANDLED),
+        c(&INJECTED),
+        c(&ELSEWHERE),
+        c(&NO_ROOM),
+        c(&NOT_ON_STACK),
+        c(&ON_ALT),
+        c(&OFF_ALT),
+        c(&NESTED),
+        c(&IN_VDSO),
+        c(&AT_SYSCALL),
+        c(&IN_TRAMPOLINE),
+        c(&BAD_FRAME)
+    )
+}
+
+/// Clobbers everything and counts.
+pub fn clobbering_call(_frame: &mut Frame<'_>, _data: usize) {
+    sigctx::probe::clobber_all();
+    INJECTED.fetch_add(1, SeqCst);
+    HANDLED.fetch_add(1, SeqCst);
+}
+
+/// Injects on [`STACK`], wherever the code is.
+pub fn inject_anywhere(delivery: &mut Delivery<'_>) -> Flow {
+    let stack = STACK.load(SeqCst);
+    // SAFETY: the tests leak their stacks; null before there is one.
+    let Some(stack) = (unsafe { stack.as_ref() }) else {
+        HANDLED.fetch_add(1, SeqCst);
+        return Flow::Resume;
+    };
+    // SAFETY: the call only clobbers and counts; the program counter is that of running code; the
+    // stack is leaked.
+    match unsafe { delivery.inject(stack, clobbering_call, 0) } {
+        Ok(injection) => Flow::Inject(injection),
+        Err(error) => {
+            refused(error);
+            Flow::Resume
+        }
+    }
+}
+
+/// Allows injection on the calling thread's stack, from here down.
+pub fn register_own_stack() -> &'static CallStack {
+    let here = 0u8;
+    let sp = &raw const here as usize;
+    // SAFETY: test threads have 2 MiB of stack, of which little is used so far; what is above is
+    // in use and stays so.
+    let stack = unsafe { CallStack::new(sp - (512 << 10), sp + (64 << 10)) };
+    let stack = Box::leak(Box::new(stack));
+    STACK.store(stack, SeqCst);
+    stack
+}
+
+/// Waits for a condition, and fails the test if it does not come.
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "never came: {what}; {}", counts());
+        thread::yield_now();
+    }
+}
+
+/// Sends `count` signals to a thread, each after the last was handled, or until `until` says so.
+/// A pause of random length is made between any two.
+pub fn send_one_at_a_time(
+    tid: &AtomicI32,
+    signal: i32,
+    count: u64,
+    rng: &mut testkit::Rng,
+    mut until: impl FnMut() -> bool,
+) -> u64 {
+    wait_for("the victim's thread id", || tid.load(SeqCst) != 0);
+    let mut sent = 0;
+    while sent < count && !until() {
+        let before = HANDLED.load(SeqCst);
+        let tid = tid.load(SeqCst);
+        if tid == 0 {
+            break;
+        }
+        sys::tgkill(sys::getpid(), tid, signal).expect("the victim is alive");
+        sent += 1;
+        let start = Instant::now();
+        while HANDLED.load(SeqCst) == before {
+            assert!(start.elapsed() < DEADLINE, "signal {sent} was not handled; {}", counts());
+            if start.elapsed() > Duration::from_micros(20) {
+                // The victim may need this CPU.
+                thread::yield_now();
+            }
+        }
+        for _ in 0..rng.below(400) {
+            std::hint::spin_loop();
+        }
+    }
+    sent
+}
+
+/// A flag that is raised when it goes out of scope, also when a test fails.
+#[derive(Debug)]
+pub struct Raise<'a>(pub &'a AtomicBool);
+
+impl Drop for Raise<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
