@@ -107,40 +107,58 @@ fn a_pinned_thread_has_not_exited() {
     });
 }
 
-/// T8: a reference to a thread that is gone reaches no later owner of its record.
-#[test]
-fn a_stale_reference_never_reaches_the_next_thread() {
-    loom::model(|| {
-        let arena = Arc::new(Arena::new());
+/// Runs `stale` with a reference to a thread whose record another thread takes over meanwhile.
+fn taken_over(stale: fn(&'static Record, u32)) {
+    loom::model(move || {
+        let arena = Arena::new();
         let record = arena.claim().expect("room");
-        let old = record.prepare(&named("first"));
+        let old = record.prepare(&named("ab"));
         record.publish();
         record.start(7);
 
-        let stale = thread::spawn(move || {
-            if let Some(tid) = record.tid(old) {
-                assert_eq!(tid, 7);
-            }
-            if let Some(name) = record.name(old) {
-                assert_eq!(name, named("first"));
-            }
-            if record.pin(old) {
-                let tid = record.tid(old);
-                assert!(matches!(tid, None | Some(7)), "another thread's id: {tid:?}");
-                record.unpin();
-            }
-        });
+        let stale = thread::spawn(move || stale(record, old));
 
         record.close();
         leave(&arena, record);
         let again = arena.claim().expect("room");
         assert!(core::ptr::eq(again, record));
-        assert_eq!(again.prepare(&named("second")), old + 1);
+        assert_eq!(again.prepare(&named("cdefgh")), old + 1);
         again.publish();
         again.start(8);
-        assert!(again.pin(old + 1), "a late stale pin must not close the new owner's gate");
+        assert!(again.pin(old + 1), "a late pin of the old thread must not keep the new one's out");
         again.unpin();
         stale.join().expect("no panic");
+    });
+}
+
+/// T8: the id of a later owner of the record is never taken for that of the first.
+#[test]
+fn a_stale_reference_has_no_other_id() {
+    taken_over(|record, old| {
+        let tid = record.tid(old);
+        assert!(matches!(tid, None | Some(7)), "{tid:?}");
+    });
+}
+
+/// T8, T10: a pin by a stale reference fails, or was in time and then holds the first thread.
+#[test]
+fn a_stale_reference_pins_nobody_else() {
+    taken_over(|record, old| {
+        if record.pin(old) {
+            assert_eq!(record.tid(old).unwrap_or(7), 7);
+            assert_eq!(record.state().0, old, "the record changed hands under a pin");
+            record.unpin();
+        }
+    });
+}
+
+/// T10: a name is read whole, or not at all.
+#[test]
+fn a_stale_reference_reads_no_torn_name() {
+    taken_over(|record, old| {
+        if let Some(name) = record.name(old) {
+            assert_eq!(name, named("ab"));
+        }
     });
 }
 
@@ -153,12 +171,9 @@ fn a_walk_shows_no_half_made_record() {
             let arena = arena.clone();
             thread::spawn(move || {
                 for (record, generation) in arena.listed() {
-                    // The id that each generation stores below.
-                    let id = generation as i32 + 10;
-                    assert!(
-                        matches!(record.tid(generation), None | Some(0))
-                            || record.tid(generation).unwrap_or(id) == id
-                    );
+                    // None: gone meanwhile. 0: not started. Else the id that this generation stores below.
+                    let tid = record.tid(generation).unwrap_or(0);
+                    assert!(tid == 0 || tid == generation as i32 + 10, "{tid} of {generation}");
                 }
             })
         };

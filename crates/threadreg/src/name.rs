@@ -3,7 +3,11 @@
 use core::fmt;
 
 /// 32-bit words of a [`Name`]; words, so that a record can keep them as atomics.
+#[cfg(not(loom))]
 pub(crate) const WORDS: usize = 8;
+/// Few, to keep the models small.
+#[cfg(loom)]
+pub(crate) const WORDS: usize = 2;
 /// Bytes of a [`Name`].
 pub(crate) const BYTES: usize = WORDS * 4;
 
@@ -99,7 +103,7 @@ impl fmt::Debug for Name {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::Name;
 

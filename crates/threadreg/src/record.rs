@@ -266,8 +266,9 @@ impl Record {
         if generation == LAST_GENERATION {
             return false;
         }
-        // I2: before the generation changes, and so before the gate opens again.
-        self.tid.store(0, Ordering::Relaxed);
+        // I2: before the generation changes, and so before the gate opens again. Release: who reads this 0
+        // also sees EXITING, and does not take the thread for one that has yet to start. Pairs with `tid`.
+        self.tid.store(0, Ordering::Release);
         self.state.store(word(generation + 1, Phase::Free), Ordering::Release);
         true
     }

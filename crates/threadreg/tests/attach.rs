@@ -1,0 +1,214 @@
+//! Threads that others made: attached, detached, forgotten, or found without being registered.
+
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sigctx::sys;
+use testkit::in_child;
+use threadreg::{AttachError, attach, current, os_threads, threads};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "never: {what}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_thread_is_attached_once() {
+    in_child("a_thread_is_attached_once", MINUTE, || {
+        assert_eq!(current(), None);
+        let me = attach().expect("attaches");
+        let thread = me.thread();
+        assert_eq!(current(), Some(thread));
+        assert_eq!(thread.tid(), Some(sys::gettid()));
+        let again = attach().expect_err("attached already");
+        assert!(matches!(again, AttachError::AlreadyAttached { thread: t } if t == thread));
+        assert_eq!(current(), Some(thread), "a refused attach changes nothing");
+        me.detach();
+        assert_eq!((current(), thread.is_alive(), threads().count()), (None, false, 0));
+
+        let next = attach().expect("attaches again");
+        assert_ne!(next.thread(), thread);
+        assert_eq!(next.thread().index(), thread.index(), "the record is used again");
+        drop(next);
+
+        let inner = threadreg::spawn(|| attach().map(drop)).join().expect("no panic");
+        assert!(matches!(inner, Err(AttachError::AlreadyAttached { .. })));
+    });
+}
+
+#[test]
+fn an_attached_thread_has_a_large_alternate_stack_and_its_old_one_back_later() {
+    fn alternate() -> (usize, usize) {
+        let mut stack = MaybeUninit::<libc::stack_t>::uninit();
+        // SAFETY: writes one `stack_t`, changes nothing.
+        assert_eq!(unsafe { libc::sigaltstack(ptr::null(), stack.as_mut_ptr()) }, 0);
+        // SAFETY: written above.
+        let stack = unsafe { stack.assume_init() };
+        (stack.ss_sp.addr(), stack.ss_size)
+    }
+    in_child(
+        "an_attached_thread_has_a_large_alternate_stack_and_its_old_one_back_later",
+        MINUTE,
+        || {
+            let before = alternate();
+            let mask = sys::sigprocmask(sys::MaskHow::Block, &sys::SigSet::empty());
+            let me = attach().expect("attaches");
+            assert!(alternate().1 >= sigctx::altstack::MIN_SIZE);
+            let local = 0_u8;
+            let (low, high) = me.thread().call_stack().bounds();
+            assert!((low..high).contains(&(&raw const local).addr()), "{low:#x}..{high:#x}");
+            drop(me);
+            assert_eq!(alternate(), before);
+            assert_eq!(mask, sys::sigprocmask(sys::MaskHow::Block, &sys::SigSet::empty()));
+            let size = threadreg::spawn(|| alternate().1).join().expect("no panic");
+            assert!(size >= sigctx::altstack::MIN_SIZE);
+        },
+    );
+}
+
+#[test]
+fn a_forgotten_guard_ends_with_its_thread() {
+    in_child("a_forgotten_guard_ends_with_its_thread", MINUTE, || {
+        let thread = thread::spawn(|| {
+            let me = attach().expect("attaches");
+            let thread = me.thread();
+            #[expect(clippy::mem_forget, reason = "that is the question")]
+            std::mem::forget(me);
+            thread
+        });
+        let thread = thread.join().expect("no panic");
+        // The id of the thread is free now; the registry must not lead there.
+        assert!(!thread.is_alive() && thread.tid().is_none());
+        assert_eq!(threads().count(), 0);
+    });
+}
+
+/// A C library's thread, which runs until the word it is given is 2, and tells its id.
+extern "C" fn foreign(word: *mut c_void) -> *mut c_void {
+    // SAFETY: the tests pass a static of that type.
+    let word = unsafe { &*word.cast::<AtomicUsize>() };
+    word.store(sys::gettid() as usize, SeqCst);
+    while word.load(SeqCst) != 2 {
+        thread::yield_now();
+    }
+    ptr::null_mut()
+}
+
+#[test]
+fn s14_foreign_threads_are_found() {
+    static WORD: AtomicUsize = AtomicUsize::new(0);
+    in_child("s14_foreign_threads_are_found", MINUTE, || {
+        let me = attach().expect("attaches");
+        let mut id = MaybeUninit::uninit();
+        let word = (&raw const WORD).cast_mut().cast();
+        // SAFETY: `foreign` takes a pointer to a static `AtomicUsize`.
+        let failed = unsafe { libc::pthread_create(id.as_mut_ptr(), ptr::null(), foreign, word) };
+        assert_eq!(failed, 0);
+        until("it runs", || WORD.load(SeqCst) != 0);
+        let tid = WORD.load(SeqCst) as i32;
+
+        let all = os_threads().expect("/proc");
+        assert!(all.is_complete());
+        let find = |tid| all.iter().find(|t| t.tid == tid).expect("found").registered;
+        assert_eq!(find(tid), None, "foreign");
+        assert_eq!(find(sys::gettid()), Some(me.thread()));
+        assert!(threads().all(|t| t.tid() != Some(tid)));
+
+        let table = threadreg::dump().expect("/proc").to_string();
+        let row = |tid: i32| {
+            let tid = tid.to_string();
+            table.lines().find(|l| l.split_whitespace().next() == Some(&tid)).expect("in the table")
+        };
+        assert_eq!(row(tid).split_whitespace().nth(1), Some("no"), "{table}");
+        assert_eq!(row(sys::gettid()).split_whitespace().nth(1), Some("yes"), "{table}");
+
+        WORD.store(2, SeqCst);
+        // SAFETY: made above, joined once.
+        let id = unsafe { id.assume_init() };
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::pthread_join(id, ptr::null_mut()) }, 0);
+    });
+}
+
+#[test]
+fn t9_a_main_thread_that_exited_is_seen_as_exiting() {
+    static MAIN: AtomicUsize = AtomicUsize::new(0);
+    in_child("t9_a_main_thread_that_exited_is_seen_as_exiting", MINUTE, || {
+        // A process of its own, whose first thread is this one.
+        // SAFETY: the child makes no assumption about other threads and leaves by `_exit`.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            MAIN.store(sys::gettid() as usize, SeqCst);
+            let guard = attach().expect("attaches");
+            let main = guard.thread();
+            #[expect(clippy::mem_forget, reason = "`pthread_exit` drops nothing either")]
+            std::mem::forget(guard);
+            let judge = move || {
+                let tid = MAIN.load(SeqCst) as i32;
+                let dir = threadreg::procfs::TaskDir::open().expect("/proc");
+                until("it is a zombie", || dir.stat(tid).expect("stays").state == 'Z');
+                let stat = dir.stat(tid).expect("stays");
+                let good = stat.is_exiting() && !main.is_alive() && main.tid().is_none();
+                // SAFETY: ends the process.
+                unsafe { libc::_exit(i32::from(!good)) };
+            };
+            threadreg::spawn(judge);
+            // SAFETY: nothing on this stack is used by another thread.
+            unsafe { raw_exit() };
+        }
+        let mut status = 0;
+        // SAFETY: writes one int.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0, "the judge says no");
+    });
+}
+
+/// Ends the calling thread as `pthread_exit` does, but for the unwinding, which Rust frames do not allow:
+/// destroys its thread-locals, then leaves the kernel.
+///
+/// # Safety
+///
+/// Nobody may use this thread's stack.
+unsafe fn raw_exit() -> ! {
+    unsafe extern "C" {
+        fn __call_tls_dtors();
+    }
+    // SAFETY: glibc's own first step of a thread's end.
+    unsafe { __call_tls_dtors() };
+    // SAFETY: the caller's obligation.
+    let _ = unsafe { sys::syscall(libc::SYS_exit, [0; 6]) };
+    unreachable!("exit returns")
+}
+
+#[test]
+fn a_detach_waits_for_the_pin_and_restores_the_mask() {
+    in_child("a_detach_waits_for_the_pin_and_restores_the_mask", MINUTE, || {
+        let (tell, told) = mpsc::channel();
+        let (go, wait) = mpsc::channel::<()>();
+        let other = thread::spawn(move || {
+            let me = attach().expect("attaches");
+            tell.send(me.thread()).expect("listened to");
+            wait.recv().unwrap_or_default();
+            drop(me);
+            sys::sigprocmask(sys::MaskHow::Block, &sys::SigSet::empty())
+        });
+        let thread = told.recv().expect("told");
+        let pinned = thread.pin().expect("alive");
+        drop(go);
+        until("it leaves", || !thread.is_alive());
+        assert!(!other.is_finished());
+        drop(pinned);
+        let mask = other.join().expect("no panic");
+        assert!(!mask.contains(libc::SIGURG), "{mask:?}");
+    });
+}

@@ -1,0 +1,248 @@
+//! Making threads: listed before they exist, none while creation is frozen, none left when it fails.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use sigctx::handler::{Delivery, Flow, Options, install};
+use sigctx::sys::{self, MaskHow, SigSet};
+use testkit::{budget, in_child};
+use threadreg::procfs::TaskDir;
+use threadreg::{Builder, freeze_creation, never_block, threads, try_freeze_creation};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Waits for what other threads are about to do; a test that waits in vain fails here.
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "never: {what}");
+        thread::yield_now();
+    }
+}
+
+/// The ids of all threads of the process whose name in the kernel begins with `prefix`.
+fn named(prefix: &str) -> BTreeSet<i32> {
+    let dir = TaskDir::open().expect("/proc");
+    let all = threadreg::os_threads().expect("/proc");
+    all.iter()
+        .map(|thread| thread.tid)
+        .filter(|&tid| dir.stat(tid).is_ok_and(|stat| stat.comm.as_str().starts_with(prefix)))
+        .collect()
+}
+
+#[test]
+fn t1_stress_frozen_list_is_the_kernels_list() {
+    in_child("t1_stress_frozen_list_is_the_kernels_list", 3 * MINUTE, || {
+        static PAUSE: AtomicBool = AtomicBool::new(false);
+        static STOP: AtomicBool = AtomicBool::new(false);
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let creators: Vec<_> = (0..3)
+            .map(|_| {
+                thread::spawn(|| {
+                    let mut last = None;
+                    while !STOP.load(SeqCst) {
+                        let body = || {
+                            assert!(threadreg::current().is_some_and(|me| me.tid().is_some()));
+                            // Those that run while creation is frozen stay until it is thawed.
+                            while PAUSE.load(SeqCst) {
+                                thread::yield_now();
+                            }
+                        };
+                        let made = Builder::new().name("storm").stack_size(65536).spawn(body);
+                        MADE.fetch_add(1, SeqCst);
+                        if let Some(last) = last.replace(made.expect("spawns")) {
+                            last.join().expect("no panic");
+                        }
+                    }
+                    drop(last.map(threadreg::JoinHandle::join));
+                })
+            })
+            .collect();
+        let mut seen = 0;
+        let rounds = budget(300);
+        for _ in 0..rounds {
+            PAUSE.store(true, SeqCst);
+            let frozen = freeze_creation();
+            frozen.wait_all_started(MINUTE).expect("all start");
+            let listed = || threads().filter_map(|t| t.tid()).collect::<BTreeSet<_>>();
+            // Threads on their way out are unlisted first and vanish then; nothing else differs.
+            until("listed threads are the kernel's", || named("storm") == listed());
+            let before = MADE.load(SeqCst);
+            let these = listed();
+            seen += these.len();
+            for _ in 0..3 {
+                thread::yield_now();
+                assert_eq!(listed(), these, "listed while frozen");
+                assert_eq!(named("storm"), these, "made while frozen");
+            }
+            // A creator that was between its clone and this count when creation froze.
+            assert!(MADE.load(SeqCst) <= before + 3, "spawned while frozen");
+            frozen.thaw();
+            PAUSE.store(false, SeqCst);
+            let made = MADE.load(SeqCst);
+            until("creation goes on", || MADE.load(SeqCst) > made);
+        }
+        STOP.store(true, SeqCst);
+        for creator in creators {
+            creator.join().expect("no panic");
+        }
+        assert_eq!(threads().count(), 0);
+        assert!(seen > 0, "no thread was ever alive while frozen: nothing was tested");
+        println!("{} threads made, {rounds} freezes, {seen} threads compared", MADE.load(SeqCst));
+    });
+}
+
+#[test]
+fn t1_stress_every_thread_finds_itself_listed() {
+    in_child("t1_stress_every_thread_finds_itself_listed", MINUTE, || {
+        for _ in 0..budget(2000) {
+            let worker = threadreg::spawn(|| {
+                let me = threadreg::current().expect("registered");
+                assert!(threads().any(|thread| thread == me), "runs unlisted");
+                me
+            });
+            let thread = worker.thread();
+            assert_eq!(worker.join().expect("listed"), thread);
+            assert!(!thread.is_alive());
+        }
+    });
+}
+
+#[test]
+fn t5_a_creator_waiting_for_a_freezer_hears_signals() {
+    fn count(_: &mut Delivery<'_>) -> Flow {
+        HEARD.fetch_add(1, SeqCst);
+        Flow::Resume
+    }
+    static HEARD: AtomicUsize = AtomicUsize::new(0);
+    in_child("t5_a_creator_waiting_for_a_freezer_hears_signals", MINUTE, || {
+        // SAFETY: the handler touches one atomic.
+        unsafe { install(libc::SIGUSR1, count, Options::new()) }.expect("installs");
+        let frozen = freeze_creation();
+        assert!(try_freeze_creation().is_none());
+        let made = Arc::new(AtomicBool::new(false));
+        let (send, receive) = mpsc::channel();
+        let creator = {
+            let made = made.clone();
+            thread::spawn(move || {
+                send.send(sys::gettid()).expect("listened to");
+                let worker = threadreg::spawn(move || made.store(true, SeqCst));
+                worker.join().expect("no panic");
+            })
+        };
+        let tid = receive.recv().expect("sent");
+        let dir = TaskDir::open().expect("/proc");
+        until("the creator sleeps", || dir.stat(tid).expect("alive").state == 'S');
+        for sent in 1..=3 {
+            sys::tgkill(sys::getpid(), tid, libc::SIGUSR1).expect("sent");
+            until("the creator hears it", || HEARD.load(SeqCst) == sent);
+        }
+        assert!(!made.load(SeqCst) && threads().count() == 0, "made while frozen");
+        drop(frozen);
+        creator.join().expect("no panic");
+        assert!(made.load(SeqCst));
+        drop(try_freeze_creation().expect("free again"));
+    });
+}
+
+#[test]
+fn t3_a_clone_that_fails_leaves_nothing_listed() {
+    in_child("t3_a_clone_that_fails_leaves_nothing_listed", MINUTE, || {
+        let mask = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
+        for _ in 0..100 {
+            let made = Builder::new().name("huge").stack_size(1 << 46).spawn(|| ());
+            let error = made.expect_err("no such address space");
+            assert!(error.raw_os_error().is_some(), "{error}");
+            assert_eq!(threads().count(), 0);
+        }
+        let error = Builder::new().name("zero\0byte").spawn(|| ()).expect_err("refused");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(mask, sys::sigprocmask(MaskHow::Block, &SigSet::empty()));
+        // The lock is free, and the record is used again.
+        drop(try_freeze_creation().expect("free"));
+        let worker = threadreg::spawn(|| ());
+        assert_eq!(worker.thread().index(), 0);
+        worker.join().expect("no panic");
+    });
+}
+
+#[test]
+fn t3_a_thread_limit_is_an_error_of_spawn() {
+    in_child("t3_a_thread_limit_is_an_error_of_spawn", MINUTE, || {
+        let limit = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+        // SAFETY: reads one `rlimit`.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit) }, 0);
+        // The superuser is not limited. Nothing else of this process needs its rights.
+        // SAFETY: touches no memory.
+        if unsafe { libc::setresuid(65534, 65534, 65534) } != 0 {
+            println!("not the superuser: limited as it is");
+        }
+        let error = Builder::new().spawn(|| ()).expect_err("limited");
+        assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
+        assert_eq!(threads().count(), 0);
+    });
+}
+
+#[test]
+fn t15_a_new_thread_hears_what_its_creator_blocked() {
+    in_child("t15_a_new_thread_hears_what_its_creator_blocked", MINUTE, || {
+        let blocks = || sys::sigprocmask(MaskHow::Block, &SigSet::empty());
+        let both = SigSet::of(libc::SIGURG).with(libc::SIGUSR2);
+        sys::sigprocmask(MaskHow::Block, &both);
+        let inherits = threadreg::spawn(blocks).join().expect("no panic");
+        assert!(inherits.contains(libc::SIGURG) && inherits.contains(libc::SIGUSR2));
+
+        never_block(libc::SIGURG);
+        let mask = threadreg::spawn(blocks).join().expect("no panic");
+        assert!(!mask.contains(libc::SIGURG), "deaf: {mask:?}");
+        assert!(mask.contains(libc::SIGUSR2), "the rest is inherited: {mask:?}");
+
+        let given = SigSet::of(libc::SIGTERM).with(libc::SIGURG);
+        let worker = Builder::new().signal_mask(given).spawn(blocks).expect("spawns");
+        assert_eq!(worker.join().expect("no panic"), SigSet::of(libc::SIGTERM));
+        assert_eq!(blocks(), both, "the creator's own mask is as it was");
+    });
+}
+
+#[test]
+fn a_panic_reaches_join_and_unlists_the_thread() {
+    in_child("a_panic_reaches_join_and_unlists_the_thread", MINUTE, || {
+        let worker = threadreg::spawn(|| panic!("on purpose"));
+        let thread = worker.thread();
+        let payload = worker.join().expect_err("panicked");
+        assert_eq!(payload.downcast_ref(), Some(&"on purpose"));
+        assert!(!thread.is_alive());
+        assert_eq!((thread.tid(), threads().count()), (None, 0));
+    });
+}
+
+#[test]
+fn t13_exec_under_a_freeze_never_meets_a_clone_under_way() {
+    in_child("t13_exec_under_a_freeze_never_meets_a_clone_under_way", MINUTE, || {
+        for _ in 0..3 {
+            thread::spawn(|| {
+                loop {
+                    let _ = Builder::new().spawn(|| ()).map(threadreg::JoinHandle::join);
+                }
+            });
+        }
+        sleep(Duration::from_millis(20));
+        // A failed exec gives the lock back.
+        let frozen = freeze_creation();
+        let error = std::os::unix::process::CommandExt::exec(&mut Command::new("/nonexistent"));
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        drop(frozen);
+        threadreg::spawn(|| ()).join().expect("creation goes on");
+
+        let _frozen = freeze_creation();
+        // The watchdog's parent looks for the harness's own words.
+        let mut command = Command::new("/bin/echo");
+        command.arg("running 1 test: this output is exec's");
+        panic!("{}", std::os::unix::process::CommandExt::exec(&mut command));
+    });
+}

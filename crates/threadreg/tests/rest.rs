@@ -1,0 +1,220 @@
+//! Slots, events, fork, and what `/proc` says.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sigctx::sys::{self, SigSet};
+use testkit::in_child;
+use threadreg::procfs::TaskDir;
+use threadreg::{Builder, Event, Slot, SlotId, attach, current, freeze_creation, threads};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn t10_a_slot_outlives_its_thread_and_serves_the_next() {
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    static VISITS: Slot<AtomicU32> = Slot::new(SlotId::User);
+    in_child("t10_a_slot_outlives_its_thread_and_serves_the_next", MINUTE, || {
+        let visit = || {
+            let me = current().expect("registered");
+            let made = || {
+                MADE.fetch_add(1, SeqCst);
+                AtomicU32::new(0)
+            };
+            let before = VISITS.get_or_init(me, made).fetch_add(1, SeqCst);
+            (me, before)
+        };
+        let (first, before) = threadreg::spawn(visit).join().expect("no panic");
+        assert_eq!(before, 0);
+        let (second, before) = threadreg::spawn(visit).join().expect("no panic");
+        assert_eq!(second.index(), first.index());
+        assert_ne!(second.generation(), first.generation(), "what the slot's user compares");
+        assert_eq!((before, MADE.load(SeqCst)), (1, 1), "one value a record");
+        assert_eq!(VISITS.get(first).expect("stays").load(SeqCst), 2);
+
+        let other: Slot<AtomicU32> = Slot::new(SlotId::Preempt);
+        assert!(other.get(first).is_none(), "each id has its own place");
+        let wrong: Slot<AtomicUsize> = Slot::new(SlotId::User);
+        assert!(wrong.get(first).is_none(), "another type is not found");
+        let made = std::panic::catch_unwind(|| wrong.get_or_init(first, || AtomicUsize::new(0)));
+        assert!(made.is_err(), "nor made");
+    });
+}
+
+#[test]
+fn events_are_bounded_ordered_and_never_wait() {
+    in_child("events_are_bounded_ordered_and_never_wait", MINUTE, || {
+        let wide = threadreg::subscribe(64);
+        let narrow = threadreg::subscribe(3);
+        let deaf = threadreg::subscribe(1);
+        drop(deaf);
+        let begin = Instant::now();
+        let mut made = Vec::new();
+        for n in 0..10 {
+            let name = format!("worker {n}");
+            let worker = Builder::new().name(&name).spawn(sys::gettid).expect("spawns");
+            let thread = worker.thread();
+            made.push((name, thread, worker.join().expect("no panic")));
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "a full channel held threads up");
+        for (name, thread, tid) in &made {
+            match wide.receiver().try_recv().expect("there") {
+                Event::Started { thread: t, tid: id, name: n } => {
+                    assert_eq!((&t, &id, n.as_str()), (thread, tid, name.as_str()));
+                }
+                other => panic!("{other:?}"),
+            }
+            match wide.receiver().try_recv().expect("there") {
+                Event::Exited { thread: t, tid: id, name: n } => {
+                    assert_eq!((&t, &id, n.as_str()), (thread, tid, name.as_str()));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((wide.receiver().len(), wide.dropped()), (0, 0));
+        assert_eq!((narrow.receiver().len(), narrow.dropped()), (3, 17));
+    });
+}
+
+/// Forks, runs `child` there, and fails if it does.
+fn in_fork(child: impl FnOnce() -> bool) {
+    // SAFETY: the child uses what this test proves to be usable there, and leaves by `_exit`.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let good = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(false);
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(i32::from(!good)) };
+    }
+    let mut status = 0;
+    // SAFETY: writes one int.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    assert_eq!(status, 0, "in the child of fork");
+}
+
+#[test]
+fn t14_the_child_of_a_fork_has_one_thread() {
+    in_child("t14_the_child_of_a_fork_has_one_thread", MINUTE, || {
+        let me = attach().expect("attaches");
+        let mine = me.thread();
+        let worker = threadreg::spawn(thread::park);
+        let other = worker.thread();
+        let begin = Instant::now();
+        while other.tid().is_none() {
+            assert!(begin.elapsed() < MINUTE);
+            thread::yield_now();
+        }
+        let pinned = other.pin().expect("alive");
+        let frozen = freeze_creation();
+        let events = threadreg::subscribe(8);
+        let tasks = TaskDir::open().expect("/proc");
+        let mut guards = Some((pinned, frozen));
+        in_fork(|| {
+            assert_eq!(threads().collect::<Vec<_>>(), [mine]);
+            assert_eq!((current(), mine.tid()), (Some(mine), Some(sys::gettid())));
+            assert!(!other.is_alive() && other.pin().is_none());
+            assert!(tasks.count().is_err(), "the directory is the parent's");
+            // Guards from before hold nothing, and their drop gives nothing back.
+            let (pinned, frozen) = guards.take().expect("copied");
+            assert_eq!(pinned.signal(0), Err(threadreg::SignalError::Gone));
+            let new = threadreg::try_freeze_creation().expect("free in the child");
+            drop(frozen);
+            assert!(threadreg::try_freeze_creation().is_none(), "still the new guard's");
+            drop(new);
+            let next = threadreg::spawn(|| current().expect("registered"));
+            let listed = next.join().expect("no panic");
+            drop(pinned);
+            assert_eq!(listed.index(), other.index(), "the ghost's record is free");
+            assert!(events.receiver().is_empty(), "no subscriptions");
+            true
+        });
+        // The parent is as it was.
+        assert!(guards.is_some() && other.is_alive());
+        drop(guards);
+        assert_eq!(threads().count(), 2);
+        worker.unpark();
+        worker.join().expect("no panic");
+        drop(me);
+
+        // An unregistered thread forks: nobody is left.
+        let worker = threadreg::spawn(thread::park);
+        in_fork(|| {
+            assert_eq!((threads().count(), current()), (0, None));
+            let me = attach().expect("attaches");
+            me.thread().tid() == Some(sys::gettid())
+        });
+        worker.unpark();
+        worker.join().expect("no panic");
+    });
+}
+
+#[test]
+fn t14_stress_forks_amid_a_spawn_storm_find_a_usable_registry() {
+    in_child("t14_stress_forks_amid_a_spawn_storm_find_a_usable_registry", 2 * MINUTE, || {
+        for _ in 0..2 {
+            thread::spawn(|| {
+                loop {
+                    threadreg::spawn(|| ()).join().expect("no panic");
+                }
+            });
+        }
+        let _me = attach().expect("attaches");
+        for _ in 0..testkit::budget(200) {
+            in_fork(|| {
+                let frozen = threadreg::try_freeze_creation();
+                frozen.is_some() && threads().count() == 1
+            });
+        }
+    });
+}
+
+#[test]
+fn proc_tells_names_masks_and_who_is_exiting() {
+    in_child("proc_tells_names_masks_and_who_is_exiting", MINUTE, || {
+        let mut dir = TaskDir::open().expect("/proc");
+        let count = dir.count().expect("counts");
+        let blocked = SigSet::of(libc::SIGUSR1).with(libc::SIGRTMAX());
+        let worker = Builder::new()
+            .name("a) b (c")
+            .signal_mask(blocked)
+            .spawn(thread::park)
+            .expect("spawns");
+        let thread = worker.thread();
+        let begin = Instant::now();
+        while !thread.tid().is_some_and(|tid| dir.stat(tid).is_ok_and(|stat| stat.state == 'S')) {
+            assert!(begin.elapsed() < MINUTE);
+            thread::yield_now();
+        }
+        let tid = thread.tid().expect("started");
+        assert_eq!(dir.count(), Ok(count + 1));
+        thread.signal(libc::SIGUSR1).expect("sent");
+
+        let stat = dir.stat(tid).expect("read");
+        assert_eq!(stat.comm.as_str(), "a) b (c");
+        assert!(!stat.is_exiting() && !stat.is_kernel_worker() && stat.start_time > 0);
+        let status = dir.status(tid).expect("read");
+        assert_eq!(status.name.as_str(), "a) b (c");
+        assert_eq!(status.blocked, blocked);
+        assert_eq!(status.pending, SigSet::of(libc::SIGUSR1));
+        // SAFETY: touches no memory.
+        assert_eq!(status.uid[1], unsafe { libc::geteuid() });
+
+        // A buffer for two entries at a time shows all of them.
+        let mut tids = Vec::new();
+        dir.for_each_tid(&mut [0; 64], |tid| tids.push(tid)).expect("lists");
+        tids.sort_unstable();
+        let all = threadreg::os_threads().expect("lists");
+        assert_eq!(tids, all.iter().map(|t| t.tid).collect::<Vec<_>>());
+
+        worker.unpark();
+        worker.join().expect("no panic");
+        let begin = Instant::now();
+        while dir.count() != Ok(count) {
+            assert!(begin.elapsed() < MINUTE);
+            thread::yield_now();
+        }
+        let error = dir.stat(tid).expect_err("gone");
+        assert!(error.is_gone(), "{error}");
+        assert_eq!(error.to_string(), format!("cannot read stat of thread {tid}: ENOENT (2)"));
+    });
+}

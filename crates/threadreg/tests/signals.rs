@@ -1,0 +1,196 @@
+//! A signal reaches the thread that it was sent to, or none: pins, exits, ids used again.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use sigctx::handler::{Delivery, Flow, Options, install};
+use sigctx::sys;
+use testkit::{Rng, budget, in_child};
+use threadreg::{SignalError, ThreadRef, current, threads};
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// `si_code` of what these tests queue; negative, and nobody else's.
+const CODE: i32 = -77;
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "never: {what}");
+        thread::yield_now();
+    }
+}
+
+/// A word that tells one thread from another, also from an earlier owner of the same record.
+fn mark(thread: ThreadRef) -> usize {
+    thread.generation() as usize * 64 + thread.index() % 64
+}
+
+#[test]
+fn t8_stress_no_signal_goes_astray() {
+    fn check(delivery: &mut Delivery<'_>) -> Flow {
+        if delivery.code() == CODE {
+            match current() {
+                Some(me) if mark(me) == delivery.value() => RIGHT.fetch_add(1, SeqCst),
+                _ => WRONG.fetch_add(1, SeqCst),
+            };
+        }
+        Flow::Resume
+    }
+    static RIGHT: AtomicUsize = AtomicUsize::new(0);
+    static WRONG: AtomicUsize = AtomicUsize::new(0);
+    static STOP: AtomicBool = AtomicBool::new(false);
+    in_child("t8_stress_no_signal_goes_astray", 3 * MINUTE, || {
+        let signal = libc::SIGRTMIN() + 1;
+        // SAFETY: the handler touches atomics and async-signal-safe functions only.
+        unsafe { install(signal, check, Options::new()) }.expect("installs");
+        let senders: Vec<_> = (0..2)
+            .map(|_| {
+                thread::spawn(move || {
+                    let (mut sent, mut gone) = (0_usize, 0_usize);
+                    while !STOP.load(SeqCst) {
+                        for thread in threads() {
+                            let Some(pinned) = thread.pin() else {
+                                gone += 1;
+                                continue;
+                            };
+                            let Some(tid) = pinned.tid() else { continue };
+                            let pid = sys::getpid();
+                            match sys::tgsigqueueinfo(pid, tid, signal, CODE, mark(thread)) {
+                                Ok(()) => sent += 1,
+                                Err(sys::Errno::EAGAIN) => thread::yield_now(),
+                                Err(other) => panic!("a pinned thread was not there: {other}"),
+                            }
+                        }
+                    }
+                    (sent, gone)
+                })
+            })
+            .collect();
+        let mut rng = Rng::from_env();
+        let made = budget(6000);
+        let mut workers = Vec::new();
+        for _ in 0..made {
+            let spins = rng.below(2000);
+            workers.push(threadreg::spawn(move || {
+                for n in 0..spins {
+                    std::hint::black_box(n);
+                }
+            }));
+            if workers.len() >= 8 {
+                workers.swap_remove(rng.below(8) as usize).join().expect("no panic");
+            }
+        }
+        for worker in workers {
+            worker.join().expect("no panic");
+        }
+        STOP.store(true, SeqCst);
+        let ends: Vec<_> = senders.into_iter().map(|s| s.join().expect("no panic")).collect();
+        println!("{made} threads, (sent, gone) {ends:?}, right {}", RIGHT.load(SeqCst));
+        assert_eq!(WRONG.load(SeqCst), 0, "signals that reached another thread");
+        assert!(RIGHT.load(SeqCst) > 0, "nothing was delivered: nothing was tested");
+    });
+}
+
+#[test]
+fn t8_an_exit_waits_for_the_pin() {
+    in_child("t8_an_exit_waits_for_the_pin", MINUTE, || {
+        let (go, wait) = mpsc::channel::<()>();
+        let worker = threadreg::spawn(move || wait.recv().unwrap_or_default());
+        let thread = worker.thread();
+        until("it starts", || thread.tid().is_some());
+        let pinned = thread.pin().expect("alive");
+        let second = thread.pin().expect("alive");
+        let tid = pinned.tid().expect("started");
+        drop(go);
+        until("it leaves the list", || !thread.is_alive());
+        assert!(thread.pin().is_none(), "no new pin on a thread that leaves");
+        drop(second);
+        let dir = threadreg::procfs::TaskDir::open().expect("/proc");
+        until("it sleeps in its exit", || dir.stat(tid).expect("exists").state == 'S');
+        assert!(!worker.is_finished());
+        assert_eq!(pinned.tid(), Some(tid));
+        assert_eq!(pinned.signal(0), Ok(()), "the id is still its own");
+        drop(pinned);
+        worker.join().expect("no panic");
+        assert_eq!(thread.signal(0), Err(SignalError::Gone));
+    });
+}
+
+#[test]
+fn errors_of_signal_say_what_happened() {
+    in_child("errors_of_signal_say_what_happened", MINUTE, || {
+        let me = threadreg::attach().expect("attaches");
+        let (thread, tid) = (me.thread(), sys::gettid());
+        assert_eq!(thread.signal(0), Ok(()));
+        let bad = thread.signal(1000).expect_err("no such signal");
+        assert_eq!(bad, SignalError::Kernel { tid, sig: 1000, errno: sys::Errno::EINVAL });
+        assert_eq!(
+            bad.to_string(),
+            format!("cannot send signal 1000 to thread {tid}: EINVAL (22)")
+        );
+        // With no room to queue, a real-time signal is refused.
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: reads one `rlimit`.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) }, 0);
+        let sig = libc::SIGRTMIN() + 2;
+        sys::sigprocmask(sys::MaskHow::Block, &sys::SigSet::of(sig));
+        assert_eq!(thread.signal(sig), Err(SignalError::QueueFull { tid, sig }));
+        drop(me);
+        assert_eq!(thread.signal(0), Err(SignalError::Gone));
+    });
+}
+
+/// Ids come back soon in a namespace of few ids. A reference to the first owner must not reach the second.
+#[test]
+fn t8_a_stale_reference_does_not_reach_the_next_owner_of_the_id() {
+    const INNER: &str = "THREADREG_TEST_INNER";
+    const NAME: &str = "t8_a_stale_reference_does_not_reach_the_next_owner_of_the_id";
+    in_child(NAME, 2 * MINUTE, || {
+        if env::var(INNER).is_err() {
+            // SAFETY: touches no memory; only children made from now on are concerned.
+            if unsafe { libc::unshare(libc::CLONE_NEWPID) } != 0 {
+                println!("skipped: no right to make a pid namespace");
+                return;
+            }
+            let inner = Command::new(env::current_exe().expect("path"))
+                .args([NAME, "--exact", "--nocapture"])
+                .env(INNER, "1")
+                .status()
+                .expect("starts");
+            assert!(inner.success(), "{inner}");
+            return;
+        }
+        assert_eq!(sys::getpid(), 1, "first of its namespace");
+        let outside = fs::read_to_string("/proc/sys/kernel/pid_max").expect("readable");
+        if let Err(error) = fs::write("/proc/sys/kernel/pid_max", "310") {
+            println!("skipped: the limit of ids is not the namespace's own ({error})");
+            return;
+        }
+        let mut owners: Vec<(i32, ThreadRef)> = Vec::new();
+        let mut again = 0;
+        for _ in 0..700 {
+            let (go, wait) = mpsc::channel::<()>();
+            let worker = threadreg::spawn(move || {
+                wait.recv().unwrap_or_default();
+                sys::gettid()
+            });
+            let thread = worker.thread();
+            until("it starts", || thread.tid().is_some());
+            let tid = thread.tid().expect("started");
+            for (_, old) in owners.iter().filter(|(owner, _)| *owner == tid) {
+                again += 1;
+                assert_eq!(old.signal(libc::SIGKILL), Err(SignalError::Gone));
+                assert_eq!((old.tid(), old.is_alive()), (None, false));
+            }
+            owners.push((tid, thread));
+            drop(go);
+            assert_eq!(worker.join().expect("no panic"), tid);
+        }
+        println!("{again} times an id came back (limit outside: {})", outside.trim());
+        assert!(again > 0, "no id came back: nothing was tested");
+    });
+}
