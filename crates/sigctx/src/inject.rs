@@ -615,3 +615,83 @@ fn move_here(uc: &mut Ucontext) -> Result<(), MoveError> {
     arch::patch_thread(uc);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    /// Two pages; `code` is put before and after the boundary between them.
+    struct Pages(usize);
+
+    const PAGE: usize = 4096;
+
+    impl Pages {
+        fn new(before: &[u8], after: &[u8]) -> Self {
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            // SAFETY: a new mapping.
+            let map = unsafe {
+                libc::mmap(core::ptr::null_mut(), 2 * PAGE, protection, flags, -1, 0)
+            };
+            assert_ne!(map, libc::MAP_FAILED);
+            let boundary = map as usize + PAGE;
+            // SAFETY: in the first page.
+            let low = unsafe {
+                core::slice::from_raw_parts_mut((boundary - before.len()) as *mut u8, before.len())
+            };
+            low.copy_from_slice(before);
+            // SAFETY: in the second page.
+            let high = unsafe { core::slice::from_raw_parts_mut(boundary as *mut u8, after.len()) };
+            high.copy_from_slice(after);
+            Self(boundary)
+        }
+
+        fn forget_first(&self) {
+            // SAFETY: the first page of the own mapping.
+            let unmapped = unsafe { libc::munmap((self.0 - PAGE) as *mut _, PAGE) };
+            assert_eq!(unmapped, 0);
+        }
+    }
+
+    fn some_syscall() -> Vec<u8> {
+        // Found rather than named: this file knows no instruction.
+        let all = (0..=u16::MAX).map(|word| word.to_le_bytes());
+        let found: Vec<_> = all.filter(|code| arch::is_syscall((*code).into())).collect();
+        found.first().expect("a two-byte system call instruction").to_vec()
+    }
+
+    #[test]
+    fn a_system_call_before_a_page_boundary_is_seen() {
+        let pages = Pages::new(&some_syscall(), &[0x90; 4]);
+        // SAFETY: readable.
+        assert!(unsafe { at_syscall(pages.0) });
+        // SAFETY: readable.
+        assert!(unsafe { at_syscall(pages.0 - 2) });
+        // SAFETY: readable.
+        assert!(!unsafe { at_syscall(pages.0 + 2) });
+    }
+
+    #[test]
+    fn an_unmapped_page_before_the_program_counter_does_no_harm() {
+        let pages = Pages::new(&some_syscall(), &[0x90; 4]);
+        pages.forget_first();
+        // SAFETY: readable; what is before it is not.
+        assert!(!unsafe { at_syscall(pages.0) });
+    }
+
+    #[test]
+    fn reasons_are_one_lower_case_line() {
+        let errors = [
+            InjectError::NoRoom { needed: 20000, available: 100 },
+            InjectError::Nested,
+            InjectError::InVdso { pc: 0x1000 },
+            InjectError::Frame(BadFrame::Length { length: 1 << 20 }),
+        ];
+        for error in errors {
+            let text = error.to_string();
+            assert!(!text.contains('\n') && !text.starts_with(char::is_uppercase), "{text}");
+        }
+    }
+}

@@ -251,3 +251,8 @@ pub fn trampoline() -> Range<usize> {
 pub fn restorer() -> usize {
     arch::restorer()
 }
+
+/// Makes the interrupted code raise `SIGTRAP` after every instruction.
+pub fn single_step(ctx: &mut crate::SigCtx<'_>) {
+    arch::single_step(ctx);
+}

@@ -310,6 +310,13 @@ registers! {
     Gs = gs, "gs";
 }
 
+impl Reg {
+    /// The program counter.
+    pub const PC: Self = Self::Rip;
+    /// The stack pointer.
+    pub const SP: Self = Self::Rsp;
+}
+
 /// Number of registers of [`Reg::ALL`].
 pub(crate) const REGISTERS: usize = Reg::ALL.len();
 /// The register that [`Status`] describes.

@@ -560,3 +560,9 @@ pub(crate) const KNOWN_STEP: usize = 2;
 pub(crate) fn pushed_trampoline() -> usize {
     trampoline_code as *const () as usize
 }
+
+/// Makes the interrupted code raise `SIGTRAP` after every instruction, until its flags are
+/// restored from elsewhere.
+pub(crate) fn single_step(ctx: &mut crate::SigCtx<'_>) {
+    ctx.set_status(ctx.status() | Status::TF);
+}

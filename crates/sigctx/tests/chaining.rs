@@ -1,0 +1,290 @@
+//! A signal that is not ours reaches whoever had it before.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use sigctx::handler::{self, Delivery, Flow, Handler, InstallError, Installed, Options};
+use sigctx::sys::{self, KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigSet};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+static OLD_CALLS: AtomicUsize = AtomicUsize::new(0);
+static OLD_SIGNAL: AtomicI32 = AtomicI32::new(0);
+static OLD_CODE: AtomicI32 = AtomicI32::new(0);
+static OLD_PID: AtomicI32 = AtomicI32::new(0);
+static OURS: AtomicUsize = AtomicUsize::new(0);
+static BLOCKED_INSIDE: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn old_full(signal: i32, info: *mut libc::siginfo_t, _uc: *mut libc::c_void) {
+    OLD_SIGNAL.store(signal, SeqCst);
+    // SAFETY: the kernel's own, handed on.
+    let info = unsafe { &*info };
+    OLD_CODE.store(info.si_code, SeqCst);
+    // SAFETY: a signal that was sent has a pid.
+    OLD_PID.store(unsafe { info.si_pid() }, SeqCst);
+    OLD_CALLS.fetch_add(1, SeqCst);
+}
+
+extern "C" fn old_plain(signal: i32) {
+    OLD_SIGNAL.store(signal, SeqCst);
+    let mask = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
+    let blocked = [libc::SIGUSR1, libc::SIGUSR2, libc::SIGHUP];
+    BLOCKED_INSIDE.store(blocked.iter().filter(|&&s| mask.contains(s)).count(), SeqCst);
+    OLD_CALLS.fetch_add(1, SeqCst);
+}
+
+fn before(signal: i32, handler: usize, flags: SaFlags, mask: SigSet) {
+    let action = KernelAction { handler, flags, mask };
+    // SAFETY: the handlers above are async-signal-safe.
+    unsafe { sys::rt_sigaction(signal, Some(&action)) }.expect("the action from before");
+}
+
+fn install(signal: i32, handler: Handler) -> Installed {
+    // SAFETY: the handlers of these tests count.
+    unsafe { handler::install(signal, handler, Options::new()) }.expect("install")
+}
+
+fn pass_on(_: &mut Delivery<'_>) -> Flow {
+    OURS.fetch_add(1, SeqCst);
+    Flow::Chain
+}
+
+fn keep(_: &mut Delivery<'_>) -> Flow {
+    OURS.fetch_add(1, SeqCst);
+    Flow::Resume
+}
+
+fn raise(signal: i32) {
+    sys::tgkill(sys::getpid(), sys::gettid(), signal).expect("own thread");
+}
+
+fn calls() -> (usize, usize) {
+    (OURS.load(SeqCst), OLD_CALLS.load(SeqCst))
+}
+
+#[test]
+fn previous_handler_with_siginfo_gets_the_signal() {
+    before(libc::SIGUSR1, old_full as *const () as usize, SaFlags::SIGINFO, SigSet::empty());
+    let installed = install(libc::SIGUSR1, pass_on);
+    assert_eq!(installed.previous().handler, old_full as *const () as usize);
+    raise(libc::SIGUSR1);
+    assert_eq!(calls(), (1, 1));
+    assert_eq!(OLD_SIGNAL.load(SeqCst), libc::SIGUSR1);
+    assert_eq!(OLD_CODE.load(SeqCst), libc::SI_TKILL);
+    assert_eq!(OLD_PID.load(SeqCst), sys::getpid());
+    sys::tgsigqueueinfo(sys::getpid(), sys::gettid(), libc::SIGUSR1, -77, 5).expect("own thread");
+    assert_eq!((calls(), OLD_CODE.load(SeqCst)), ((2, 2), -77));
+    installed.uninstall().expect("uninstall");
+}
+
+#[test]
+fn previous_plain_handler_runs_with_its_mask() {
+    testkit::in_child("previous_plain_handler_runs_with_its_mask", DEADLINE, || {
+        let plain = old_plain as *const () as usize;
+        before(libc::SIGUSR1, plain, SaFlags::empty(), SigSet::of(libc::SIGHUP));
+        let _installed = install(libc::SIGUSR1, pass_on);
+        raise(libc::SIGUSR1);
+        assert_eq!(calls(), (1, 1));
+        // SIGHUP by its mask, SIGUSR1 because it has no SA_NODEFER.
+        assert_eq!(BLOCKED_INSIDE.load(SeqCst), 2);
+        let after = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
+        assert!(!after.contains(libc::SIGHUP) && !after.contains(libc::SIGUSR1), "{after:?}");
+    });
+}
+
+#[test]
+fn previous_handler_with_nodefer_is_not_blocked() {
+    testkit::in_child("previous_handler_with_nodefer_is_not_blocked", DEADLINE, || {
+        before(libc::SIGUSR2, old_plain as *const () as usize, SaFlags::NODEFER, SigSet::empty());
+        let _installed = install(libc::SIGUSR2, pass_on);
+        raise(libc::SIGUSR2);
+        assert_eq!((calls(), BLOCKED_INSIDE.load(SeqCst)), ((1, 1), 0));
+    });
+}
+
+#[test]
+fn previous_ignore_ignores() {
+    testkit::in_child("previous_ignore_ignores", DEADLINE, || {
+        before(libc::SIGUSR1, SIG_IGN, SaFlags::empty(), SigSet::empty());
+        let _installed = install(libc::SIGUSR1, pass_on);
+        raise(libc::SIGUSR1);
+        raise(libc::SIGUSR1);
+        assert_eq!(calls(), (2, 0));
+    });
+}
+
+#[test]
+fn previous_default_that_ignores_does_nothing() {
+    testkit::in_child("previous_default_that_ignores_does_nothing", DEADLINE, || {
+        for signal in [libc::SIGURG, libc::SIGCHLD, libc::SIGWINCH, libc::SIGCONT] {
+            let _installed = install(signal, pass_on);
+            raise(signal);
+            raise(signal);
+        }
+        assert_eq!(calls(), (8, 0));
+    });
+}
+
+#[test]
+fn previous_default_that_kills_kills() {
+    let ended = testkit::child("previous_default_that_kills_kills", DEADLINE, || {
+        before(libc::SIGUSR1, SIG_DFL, SaFlags::empty(), SigSet::empty());
+        let _installed = install(libc::SIGUSR1, pass_on);
+        raise(libc::SIGUSR1);
+        unreachable!("the signal's default action ends the process");
+    });
+    if let Some(ended) = ended {
+        assert_eq!(ended.status.signal(), Some(libc::SIGUSR1), "{}", ended.output);
+    }
+}
+
+#[test]
+fn previous_one_shot_handler_is_called_once() {
+    let ended = testkit::child("previous_one_shot_handler_is_called_once", DEADLINE, || {
+        before(libc::SIGUSR1, old_plain as *const () as usize, SaFlags::RESETHAND, SigSet::empty());
+        let _installed = install(libc::SIGUSR1, pass_on);
+        raise(libc::SIGUSR1);
+        assert_eq!(calls(), (1, 1));
+        println!("the first was handled");
+        raise(libc::SIGUSR1);
+        unreachable!("the second has the default action");
+    });
+    if let Some(ended) = ended {
+        assert_eq!(ended.status.signal(), Some(libc::SIGUSR1), "{}", ended.output);
+        assert!(ended.output.contains("the first was handled"), "{}", ended.output);
+    }
+}
+
+#[test]
+fn a_real_urgent_signal_from_another_process_reaches_the_previous_handler() {
+    /// Takes every signal for its own, and still offers it on.
+    fn ours_and_chain(delivery: &mut Delivery<'_>) -> Flow {
+        OURS.fetch_add(1, SeqCst);
+        delivery.chain();
+        delivery.chain();
+        Flow::Chain
+    }
+    let name = "a_real_urgent_signal_from_another_process_reaches_the_previous_handler";
+    testkit::in_child(name, DEADLINE, || {
+        before(libc::SIGURG, old_full as *const () as usize, SaFlags::SIGINFO, SigSet::empty());
+        let _installed = install(libc::SIGURG, ours_and_chain);
+        let kill = format!("kill -URG {}", sys::getpid());
+        let mut shell = Command::new("sh").args(["-c", &kill]).spawn().expect("sh");
+        let sender = shell.id() as i32;
+        assert!(shell.wait().expect("sh").success());
+        let start = Instant::now();
+        while OLD_CALLS.load(SeqCst) == 0 {
+            assert!(start.elapsed() < DEADLINE, "the signal never came");
+            std::thread::yield_now();
+        }
+        assert_eq!(calls(), (1, 1), "offered once, however often it is chained");
+        assert_eq!((OLD_CODE.load(SeqCst), OLD_PID.load(SeqCst)), (libc::SI_USER, sender));
+    });
+}
+
+static ORDER: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+
+#[test]
+fn newest_handler_is_first_and_the_middle_one_can_go() {
+    fn note(name: &'static str) -> Flow {
+        // Signals of this test are sent by this thread, while it does not hold the lock.
+        ORDER.lock().unwrap().push(name);
+        Flow::Chain
+    }
+    testkit::in_child("newest_handler_is_first_and_the_middle_one_can_go", DEADLINE, || {
+        before(libc::SIGUSR1, old_plain as *const () as usize, SaFlags::empty(), SigSet::empty());
+        let oldest = install(libc::SIGUSR1, |_| note("oldest"));
+        let middle = install(libc::SIGUSR1, |_| note("middle"));
+        let newest = install(libc::SIGUSR1, |_| note("newest"));
+        raise(libc::SIGUSR1);
+        assert_eq!(*ORDER.lock().unwrap(), ["newest", "middle", "oldest"]);
+        middle.uninstall().expect("the middle one");
+        ORDER.lock().unwrap().clear();
+        raise(libc::SIGUSR1);
+        assert_eq!(*ORDER.lock().unwrap(), ["newest", "oldest"]);
+        oldest.uninstall().expect("the oldest one");
+        newest.uninstall().expect("the last one");
+        ORDER.lock().unwrap().clear();
+        raise(libc::SIGUSR1);
+        assert_eq!(ORDER.lock().unwrap().len(), 0);
+        assert_eq!(OLD_CALLS.load(SeqCst), 3, "the kernel has the action from before again");
+        let again = install(libc::SIGUSR1, |_| note("again"));
+        raise(libc::SIGUSR1);
+        assert_eq!(*ORDER.lock().unwrap(), ["again"]);
+        assert_eq!(OLD_CALLS.load(SeqCst), 4);
+        again.uninstall().expect("the new one");
+    });
+}
+
+#[test]
+fn a_handler_that_was_covered_stays() {
+    testkit::in_child("a_handler_that_was_covered_stays", DEADLINE, || {
+        let installed = install(libc::SIGUSR1, keep);
+        // SAFETY: only reads.
+        let ours = unsafe { sys::rt_sigaction(libc::SIGUSR1, None) }.expect("read");
+        let plain = old_plain as *const () as usize;
+        before(libc::SIGUSR1, plain, SaFlags::empty(), SigSet::empty());
+        let error = installed.uninstall().expect_err("covered");
+        assert_eq!(error.covered_by(), plain);
+        // SAFETY: counts.
+        let again = unsafe { handler::install(libc::SIGUSR1, keep, Options::new()) };
+        let again = again.expect_err("would go round in a circle");
+        assert_eq!(again, InstallError::Covered { signal: libc::SIGUSR1, by: plain });
+        // SAFETY: what was there.
+        unsafe { sys::rt_sigaction(libc::SIGUSR1, Some(&ours)) }.expect("uncover");
+        raise(libc::SIGUSR1);
+        assert_eq!(calls(), (1, 0));
+        error.into_installed().uninstall().expect("uncovered");
+    });
+}
+
+#[test]
+fn signals_without_handlers_are_refused() {
+    for signal in [0, -1, 65, libc::SIGKILL, libc::SIGSTOP] {
+        // SAFETY: refused.
+        let result = unsafe { handler::install(signal, keep, Options::new()) };
+        let refused = InstallError::Refused { signal, errno: sys::Errno::EINVAL };
+        assert_eq!(result.expect_err("no such handler"), refused);
+    }
+}
+
+#[test]
+fn libcs_own_signals_can_be_handled() {
+    testkit::in_child("libcs_own_signals_can_be_handled", DEADLINE, || {
+        for signal in [32, 33] {
+            let installed = install(signal, keep);
+            raise(signal);
+            installed.uninstall().expect("uninstall");
+        }
+        assert_eq!(calls(), (2, 0));
+    });
+}
+
+/// Signals arrive while handlers come and go: each finds one of ours or the previous one.
+#[test]
+fn stress_no_signal_is_lost_while_handlers_change() {
+    testkit::in_child("stress_no_signal_is_lost_while_handlers_change", DEADLINE, || {
+        before(libc::SIGUSR1, old_plain as *const () as usize, SaFlags::empty(), SigSet::empty());
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                while !stop.load(SeqCst) {
+                    let first = install(libc::SIGUSR1, keep);
+                    let second = install(libc::SIGUSR1, keep);
+                    first.uninstall().expect("first");
+                    second.uninstall().expect("second");
+                }
+            });
+            for sent in 1..=testkit::budget(20_000) as usize {
+                raise(libc::SIGUSR1);
+                let (ours, old) = calls();
+                assert_eq!(ours + old, sent, "a signal was lost or doubled");
+            }
+            stop.store(true, SeqCst);
+        });
+        println!("{:?}", calls());
+    });
+}
