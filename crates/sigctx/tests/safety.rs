@@ -1,0 +1,276 @@
+//! What a handler must not do is not done: no allocation, errno kept, the alternate stack put back.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
+use std::thread;
+
+use common::*;
+use sigctx::altstack::{AltStack, MIN_SIZE};
+use sigctx::handler::{self, Delivery, Flow, Handler, Installed, Options};
+use sigctx::inject::Frame;
+use sigctx::probe::{Patterned, Spin};
+use sigctx::sys;
+use testkit::Rng;
+
+thread_local! {
+    /// Set by the first handler of a signal, and cleared by the interrupted code: what `dispatch`
+    /// does after the handler counts, too.
+    static IN_HANDLER: Cell<bool> = const { Cell::new(false) };
+}
+
+struct NotInHandlers;
+
+// SAFETY: the system's allocator, after a look.
+unsafe impl GlobalAlloc for NotInHandlers {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if IN_HANDLER.get() {
+            std::process::abort();
+        }
+        // SAFETY: the caller's obligations.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        if IN_HANDLER.get() {
+            std::process::abort();
+        }
+        // SAFETY: the caller's obligations.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: NotInHandlers = NotInHandlers;
+
+static TID: AtomicI32 = AtomicI32::new(0);
+static DONE: AtomicBool = AtomicBool::new(false);
+
+fn install(signal: i32, handler: Handler) -> Installed {
+    // SAFETY: the handlers of these tests count, inject, and write errno.
+    unsafe { handler::install(signal, handler, Options::new()) }.expect("install")
+}
+
+fn set_errno(value: i32) {
+    // SAFETY: this thread's errno.
+    let errno = unsafe { &mut *libc::__errno_location() };
+    *errno = value;
+}
+
+fn errno() -> i32 {
+    // SAFETY: this thread's errno.
+    unsafe { *libc::__errno_location() }
+}
+
+fn under_signals(victim: impl FnOnce() + Send, enough: impl FnMut() -> bool) -> u64 {
+    let mut rng = Rng::from_env();
+    thread::scope(|s| {
+        s.spawn(|| {
+            let _alt = AltStack::install().expect("alternate stack");
+            victim();
+        });
+        let _done = Raise(&DONE);
+        send_one_at_a_time(&TID, libc::SIGURG, u64::MAX, &mut rng, enough)
+    })
+}
+
+/// The check can fail: an allocation in a handler ends the process.
+#[test]
+fn an_allocation_in_a_handler_is_noticed() {
+    fn allocate(_: &mut Delivery<'_>) -> Flow {
+        IN_HANDLER.set(true);
+        drop(std::hint::black_box(Box::new(1)));
+        Flow::Resume
+    }
+    let ended = testkit::child("an_allocation_in_a_handler_is_noticed", DEADLINE, || {
+        let _installed = install(libc::SIGURG, allocate);
+        sys::tgkill(sys::getpid(), sys::gettid(), libc::SIGURG).expect("own thread");
+    });
+    if let Some(ended) = ended {
+        use std::os::unix::process::ExitStatusExt as _;
+        assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{}", ended.output);
+    }
+}
+
+#[test]
+fn stress_nothing_is_allocated_in_handlers() {
+    fn call(frame: &mut Frame<'_>, data: usize) {
+        IN_HANDLER.set(false);
+        clobbering_call(frame, data);
+    }
+    fn handler(delivery: &mut Delivery<'_>) -> Flow {
+        IN_HANDLER.set(true);
+        delivery.chain();
+        // SAFETY: leaked by the victim before the first signal.
+        let stack = unsafe { &*STACK.load(SeqCst) };
+        // SAFETY: the call clobbers and counts.
+        match unsafe { delivery.inject(stack, call, 0) } {
+            Ok(injection) => Flow::Inject(injection),
+            Err(error) => {
+                refused(error);
+                Flow::Chain
+            }
+        }
+    }
+    testkit::in_child("stress_nothing_is_allocated_in_handlers", DEADLINE, || {
+        let _older = install(libc::SIGURG, |_| Flow::Chain);
+        let _installed = install(libc::SIGURG, handler);
+        let victim = || {
+            register_own_stack();
+            TID.store(sys::gettid(), SeqCst);
+            while !DONE.load(SeqCst) {
+                std::hint::spin_loop();
+            }
+            TID.store(0, SeqCst);
+            IN_HANDLER.set(false);
+        };
+        let enough = testkit::budget(20_000);
+        under_signals(victim, || INJECTED.load(SeqCst) >= enough);
+        println!("{}", counts());
+    });
+}
+
+#[test]
+fn stress_errno_is_kept_around_handlers_and_injected_calls() {
+    fn call(frame: &mut Frame<'_>, data: usize) {
+        set_errno(77);
+        clobbering_call(frame, data);
+    }
+    fn handler(delivery: &mut Delivery<'_>) -> Flow {
+        set_errno(88);
+        let stack = STACK.load(SeqCst);
+        // SAFETY: leaked by the victim before the first signal.
+        let stack = unsafe { &*stack };
+        // SAFETY: the call clobbers and counts.
+        match unsafe { delivery.inject(stack, call, 0) } {
+            Ok(injection) => Flow::Inject(injection),
+            Err(error) => {
+                refused(error);
+                Flow::Resume
+            }
+        }
+    }
+    testkit::in_child("stress_errno_is_kept_around_handlers_and_injected_calls", DEADLINE, || {
+        let _installed = install(libc::SIGURG, handler);
+        let victim = || {
+            register_own_stack();
+            TID.store(sys::gettid(), SeqCst);
+            let mut value = 1;
+            while !DONE.load(SeqCst) {
+                set_errno(value);
+                for _ in 0..100 {
+                    assert_eq!(errno(), value, "{}", counts());
+                }
+                value = value % 60 + 1;
+            }
+        };
+        let enough = testkit::budget(20_000);
+        under_signals(victim, || INJECTED.load(SeqCst) >= enough);
+        println!("{}", counts());
+    });
+}
+
+/// Not one at a time: handlers nest as deep as they come.
+#[test]
+fn stress_signals_from_many_senders_do_no_harm() {
+    testkit::in_child("stress_signals_from_many_senders_do_no_harm", DEADLINE, || {
+        let _urgent = install(libc::SIGURG, inject_anywhere);
+        let _user = install(libc::SIGUSR1, inject_anywhere);
+        let per_sender = testkit::budget(20_000);
+        thread::scope(|s| {
+            s.spawn(|| {
+                let _alt = AltStack::install().expect("alternate stack");
+                let mut rng = Rng::from_env();
+                let mut patterned = Patterned::new();
+                let stack = std::ptr::from_ref(patterned.call_stack()).cast_mut();
+                STACK.store(stack, SeqCst);
+                while !DONE.load(SeqCst) {
+                    let begin = || TID.store(sys::gettid(), SeqCst);
+                    let different = patterned.run(|| rng.next_u64(), Spin::Once, begin);
+                    assert!(different.is_empty(), "{different:#x?}\n{}", counts());
+                }
+                // Late signals are refused from here on.
+                STACK.store(std::ptr::null_mut(), SeqCst);
+            });
+            wait_for("the victim", || TID.load(SeqCst) != 0);
+            let _done = Raise(&DONE);
+            let sender = |signal| {
+                move || {
+                    for _ in 0..per_sender {
+                        sys::tgkill(sys::getpid(), TID.load(SeqCst), signal).expect("alive");
+                    }
+                }
+            };
+            let senders = [s.spawn(sender(libc::SIGURG)), s.spawn(sender(libc::SIGUSR1))];
+            for sender in senders {
+                sender.join().expect("sender");
+            }
+        });
+        assert!(HANDLED.load(SeqCst) > 0);
+        println!("{}", counts());
+    });
+}
+
+fn alternate_stack() -> (usize, usize, i32) {
+    // SAFETY: all zeroes is a valid `stack_t`.
+    let mut now: libc::stack_t = unsafe { std::mem::zeroed() };
+    // SAFETY: only reads.
+    let read = unsafe { libc::sigaltstack(std::ptr::null(), &raw mut now) };
+    assert_eq!(read, 0);
+    (now.ss_sp as usize, now.ss_size, now.ss_flags)
+}
+
+#[test]
+fn the_previous_alternate_stack_comes_back() {
+    thread::spawn(|| {
+        let before = alternate_stack();
+        {
+            let outer = AltStack::install().expect("alternate stack");
+            let (lo, hi) = outer.bounds();
+            assert!(hi - lo >= MIN_SIZE && hi % 4096 == 0);
+            assert_eq!(alternate_stack(), (lo, hi - lo, 0));
+            {
+                let _inner = AltStack::install().expect("another");
+                assert_ne!(alternate_stack().0, lo);
+            }
+            assert_eq!(alternate_stack(), (lo, hi - lo, 0));
+        }
+        assert_eq!(alternate_stack(), before);
+    })
+    .join()
+    .expect("thread");
+}
+
+#[test]
+fn an_alternate_stack_has_a_guard_page() {
+    let alt = AltStack::install().expect("alternate stack");
+    let guard = alt.bounds().0 - 1;
+    let mut byte = 0u8;
+    let local = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let remote = libc::iovec { iov_base: guard as *mut _, iov_len: 1 };
+    let args =
+        [sys::getpid() as usize, &raw const local as usize, 1, &raw const remote as usize, 1, 0];
+    // SAFETY: writes at most one byte into a live variable.
+    let read = unsafe { sys::syscall(libc::SYS_process_vm_readv, args) };
+    assert_eq!(read, Err(sys::Errno::EFAULT));
+}
+
+#[test]
+fn no_alternate_stack_is_installed_from_a_handler() {
+    static ERRNO: AtomicI32 = AtomicI32::new(0);
+
+    fn handler(_: &mut Delivery<'_>) -> Flow {
+        if let Err(error) = AltStack::install() {
+            ERRNO.store(error.errno().raw(), SeqCst);
+        }
+        Flow::Resume
+    }
+    testkit::in_child("no_alternate_stack_is_installed_from_a_handler", DEADLINE, || {
+        let _alt = AltStack::install().expect("alternate stack");
+        let _installed = install(libc::SIGUSR1, handler);
+        sys::tgkill(sys::getpid(), sys::gettid(), libc::SIGUSR1).expect("own thread");
+        assert_eq!(ERRNO.load(SeqCst), libc::EPERM);
+    });
+}
