@@ -1,0 +1,40 @@
+//! How a late mutator is reached that never polls.
+
+use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
+
+use crate::signal::SIGNAL;
+use crate::thread::{ThreadState, owner_mark};
+
+/// Reaches threads in registered code by SIGURG: what a stop-the-world needs for loops that never
+/// poll. Give it to `safepoint::World::set_nudge`.
+///
+/// The signalled thread makes the call outside the handler, on its own stack, between two
+/// instructions of registered code. If the signal finds it elsewhere, the call is made at its next
+/// [`poll`](crate::poll) or with a later signal; whoever waits asks again.
+///
+/// # Examples
+///
+/// ```
+/// use threadreg::Nudge;
+///
+/// preempt::install()?;
+/// let _me = threadreg::attach()?;
+/// let me = threadreg::current().expect("just attached");
+/// unsafe fn hello(from: usize) {
+///     assert_eq!(from, 42);
+/// }
+/// preempt::Nudger.nudge(me, threadreg::NudgeCall { function: hello, data: 42 })?;
+/// preempt::poll();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Nudger;
+
+impl Nudge for Nudger {
+    fn nudge(&self, thread: ThreadRef, call: NudgeCall) -> Result<(), NudgeError> {
+        let state = ThreadState::of(thread);
+        state.ask(thread, call);
+        let send = || thread.signal(SIGNAL);
+        state.pending.request(owner_mark(thread), || true, send).map_err(NudgeError::from)
+    }
+}

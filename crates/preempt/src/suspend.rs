@@ -1,0 +1,322 @@
+//! Stopping a task, looking at it, letting it go.
+
+use core::fmt;
+use core::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sigctx::Registers;
+use sigctx::inject::Frame;
+
+use crate::error::{SuspendError, Why};
+use crate::signal::SIGNAL;
+use crate::task::{self, Interrupted, Task, TaskCore};
+use crate::thread::{Outcome, ThreadState};
+use crate::word::Mode;
+
+/// The first wait for an answer; doubled each round. A signal reaches a running thread in about
+/// 15 µs, so an earlier look would only find the same.
+const FIRST_WAIT: Duration = Duration::from_micros(50);
+const LONGEST_WAIT: Duration = Duration::from_millis(10);
+
+/// Stops `task` and returns when none of its code runs, or fails after `deadline`.
+///
+/// A running task is stopped at its next instruction in registered code, or at its next
+/// [`poll`](crate::poll). One that is idle, or inside [`Task::blocking`], is held as it is and not
+/// signalled. Several suspenders of one task take turns.
+///
+/// A task that calls this counts as blocked while it waits, so two tasks may suspend each other:
+/// the one that was made later gives way, is suspended, and goes on when it is resumed.
+///
+/// # Signal safety
+///
+/// Not async-signal-safe: waits.
+///
+/// # Blocking
+///
+/// At most about `deadline`; then, if the caller is itself a task that somebody has suspended,
+/// until it is resumed.
+///
+/// # Errors
+///
+/// The deadline passed: the error names the thread and the reason, and the task is left running.
+/// Or the task is the caller's own.
+///
+/// # Examples
+///
+/// See [`Task`].
+///
+/// # References
+///
+/// Go's `suspendG` (runtime/preempt.go, commit 62e53b79).
+pub fn suspend(task: &Task, deadline: Duration) -> Result<Suspended, SuspendError> {
+    let target = &*task.0;
+    let own = task::current();
+    if own.is_some_and(|own| core::ptr::eq(own, target)) {
+        return Err(SuspendError::Own);
+    }
+    if let Some(own) = own {
+        own.word.block();
+    }
+    let mut attempt = Attempt::new(target, deadline);
+    loop {
+        let held = attempt.hold();
+        let Some(own) = own else { break finish(held, task) };
+        if own.word.try_unblock() {
+            break finish(held, task);
+        }
+        // Somebody wants us. If it is the task that we hold, or one that waits for it, one of the
+        // two must give way. In a circle of such pairs at least one is later than what it holds.
+        match held {
+            Ok(_) if own.id > target.id => {
+                target.word.release();
+                own.word.unblock();
+                own.word.block();
+            }
+            held => {
+                own.word.unblock();
+                break finish(held, task);
+            }
+        }
+    }
+}
+
+fn finish(held: Result<Mode, SuspendError>, task: &Task) -> Result<Suspended, SuspendError> {
+    let mode = held?;
+    // SAFETY: we hold the task; if it is parked, its owner wrote this before and will not again
+    // until we let go.
+    let interrupted = unsafe { *task.0.interrupted.get() }.filter(|_| mode == Mode::Parked);
+    let at = match mode {
+        Mode::Parked if interrupted.is_some() => StoppedAt::Instruction,
+        Mode::Parked => StoppedAt::Poll,
+        Mode::Blocked => StoppedAt::Blocked,
+        Mode::Idle | Mode::Running => StoppedAt::Idle,
+    };
+    Ok(Suspended { task: Arc::clone(&task.0), at, interrupted })
+}
+
+/// One suspension under way.
+struct Attempt<'a> {
+    target: &'a TaskCore,
+    start: Instant,
+    deadline: Duration,
+    /// The handler's count when we first looked at each thread that ran the task.
+    generation: Option<u32>,
+    send: Result<(), threadreg::SignalError>,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(target: &'a TaskCore, deadline: Duration) -> Self {
+        Self { target, start: Instant::now(), deadline, generation: None, send: Ok(()) }
+    }
+
+    /// Wants the task and holds it, or wants it no more.
+    fn hold(&mut self) -> Result<Mode, SuspendError> {
+        self.target.word.want();
+        let mut round = FIRST_WAIT;
+        loop {
+            let seen = match self.target.word.try_hold() {
+                Ok(mode) => return Ok(mode),
+                Err(seen) => seen,
+            };
+            let left = self.deadline.saturating_sub(self.start.elapsed());
+            if left.is_zero() {
+                let error = self.late(seen.is_held());
+                self.target.word.unwant();
+                return Err(error);
+            }
+            if seen.mode() == Mode::Running {
+                self.note_generation();
+                self.send = self.target.signal();
+            }
+            self.target.word.wait_change(seen, round.min(left));
+            round = (round * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    fn note_generation(&mut self) {
+        if self.generation.is_none() {
+            let state = self.target.thread().and_then(ThreadState::get);
+            self.generation = state.map(|state| state.pending.generation());
+        }
+    }
+
+    /// Who is late, and why.
+    fn late(&self, held: bool) -> SuspendError {
+        let waited = self.start.elapsed();
+        let Some(thread) = self.target.thread() else {
+            let why = if held { Why::HeldByAnother } else { Why::NotRunning };
+            return SuspendError::Late { tid: None, name: threadreg::Name::default(), waited, why };
+        };
+        let why = if held {
+            Why::HeldByAnother
+        } else if let Err(error) = &self.send {
+            Why::NotSent(error.clone())
+        } else if self.is_signal_blocked(thread) {
+            Why::SignalBlocked
+        } else {
+            let state = ThreadState::get(thread);
+            let handled = state.map(|state| state.pending.generation());
+            match state.map(ThreadState::outcome) {
+                Some((outcome, pc))
+                    if handled != self.generation && outcome != Outcome::Unknown =>
+                {
+                    Why::Refused { outcome, pc }
+                }
+                _ => Why::NotHandled,
+            }
+        };
+        SuspendError::Late { tid: thread.tid(), name: thread.name(), waited, why }
+    }
+
+    fn is_signal_blocked(&self, thread: threadreg::ThreadRef) -> bool {
+        let tasks = threadreg::procfs::TaskDir::open().ok();
+        let status = tasks.zip(thread.tid()).and_then(|(dir, tid)| dir.status(tid).ok());
+        status.is_some_and(|status| status.blocked.contains(SIGNAL))
+    }
+}
+
+/// Where a suspended task was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoppedAt {
+    /// It was not running.
+    Idle,
+    /// It was inside [`Task::blocking`]. The kernel may still write to buffers that it handed to a
+    /// system call.
+    Blocked,
+    /// It came to a [`poll`](crate::poll).
+    Poll,
+    /// It was interrupted between two instructions of registered code.
+    Instruction,
+}
+
+/// A suspended task. None of its code runs until this is dropped.
+#[must_use = "the task goes on as soon as this is dropped"]
+pub struct Suspended {
+    task: Arc<TaskCore>,
+    at: StoppedAt,
+    interrupted: Option<Interrupted>,
+}
+
+impl fmt::Debug for Suspended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Suspended")
+            .field("task", &self.task.id)
+            .field("at", &self.at)
+            .field("pc", &self.pc())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Suspended {
+    /// Where it was stopped.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn stopped_at(&self) -> StoppedAt {
+        self.at
+    }
+
+    /// Its registers, if it was stopped at an instruction.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn registers(&self) -> Option<&Registers> {
+        self.interrupted.as_ref().map(|interrupted| &interrupted.registers)
+    }
+
+    /// The address of its next instruction, if it was stopped at one.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn pc(&self) -> Option<usize> {
+        self.interrupted.map(|interrupted| interrupted.pc)
+    }
+
+    /// Its stack pointer, if it was stopped at an instruction: everything above, and the red zone
+    /// below, is the task's.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn sp(&self) -> Option<usize> {
+        self.interrupted.map(|interrupted| interrupted.sp)
+    }
+
+    /// The thread that runs it, if it is not idle.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: locks.
+    #[must_use]
+    pub fn thread(&self) -> Option<threadreg::ThreadRef> {
+        self.task.thread()
+    }
+
+    /// Has the task's own thread run `f`, on top of the task's stack, and returns what it
+    /// returned. `None` if the task is idle or blocked: then no thread of it can.
+    ///
+    /// `f` gets the interrupted frame if the task was stopped at an instruction. What it writes
+    /// there takes effect when the task goes on.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: waits.
+    ///
+    /// # Blocking
+    ///
+    /// Until `f` has returned.
+    ///
+    /// # Panics
+    ///
+    /// With the panic of `f`; the task is unharmed.
+    pub fn run<R: Send>(&self, f: impl FnOnce(Option<&mut Frame<'_>>) -> R + Send) -> Option<R> {
+        if !matches!(self.at, StoppedAt::Poll | StoppedAt::Instruction) {
+            return None;
+        }
+        let mut f = Some(f);
+        let mut result = None;
+        let ran = self.task.run_errand(&mut |frame| result = f.take().map(|f| f(frame)));
+        match ran {
+            Ok(()) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// The task's stack, innermost frame first, symbolised; through the injected call into the
+    /// interrupted code. `None` as for [`Suspended::run`].
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: allocates, waits.
+    ///
+    /// # Blocking
+    ///
+    /// Until the task's thread has walked its stack: microseconds to, the first time,
+    /// milliseconds.
+    #[must_use]
+    pub fn backtrace(&self) -> Option<std::backtrace::Backtrace> {
+        self.run(|_| std::backtrace::Backtrace::force_capture())
+    }
+
+    /// Lets the task go on; the same as a drop. Does not wait until it does.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe but for the memory that a last reference frees.
+    pub fn resume(self) {}
+}
+
+impl Drop for Suspended {
+    fn drop(&mut self) {
+        self.task.word.release();
+    }
+}

@@ -1,0 +1,323 @@
+//! Tasks: units of work that can be stopped and let go again.
+
+use core::any::Any;
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::ptr;
+use core::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sigctx::Registers;
+use sigctx::inject::Frame;
+use sigctx::sys::{self, MaskHow, SigSet};
+use threadreg::ThreadRef;
+
+use crate::error::EnterError;
+use crate::thread::{ThreadState, owner_mark};
+use crate::word::{Mode, TaskWord};
+
+/// What a task runs when it is asked to make way; gets the interrupted frame, or `None` when the
+/// task came to a [`poll`](crate::poll).
+pub(crate) type Hook = dyn Fn(Option<&mut Frame<'_>>) + Send + Sync;
+
+/// What the holder of a parked task has its thread run.
+pub(crate) type Errand<'a> = dyn FnMut(Option<&mut Frame<'_>>) + Send + 'a;
+
+/// A unit of work that [`suspend`](crate::suspend) can stop, wherever it is in registered code.
+///
+/// A task runs on one thread at a time, inside [`Task::enter`]. Clones name the same task.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// preempt::install()?;
+/// let task = preempt::Task::new();
+/// let _me = threadreg::attach()?;
+/// let sum: u64 = task.enter(|| (0..1000).sum())?;
+/// assert_eq!(sum, 499_500);
+///
+/// // A task that does not run is held at once.
+/// let held = preempt::suspend(&task, Duration::from_secs(1))?;
+/// assert_eq!(held.stopped_at(), preempt::StoppedAt::Idle);
+/// held.resume();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Task(pub(crate) Arc<TaskCore>);
+
+/// What is kept of the frame of a task that parks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Interrupted {
+    pub(crate) registers: Registers,
+    pub(crate) pc: usize,
+    pub(crate) sp: usize,
+}
+
+impl Interrupted {
+    fn of(frame: &mut Frame<'_>) -> Self {
+        let registers = frame.registers();
+        let context = frame.context();
+        Self { registers, pc: context.pc(), sp: context.sp() }
+    }
+}
+
+pub(crate) struct TaskCore {
+    /// Total order of tasks, for who gives way when two suspend each other.
+    pub(crate) id: u32,
+    pub(crate) word: TaskWord,
+    /// Where the task runs; written by the owner before it enters Running.
+    thread: Mutex<Option<ThreadRef>>,
+    hook: Option<Box<Hook>>,
+    /// Written by the owner before it parks, read by the holder of the parked task.
+    pub(crate) interrupted: UnsafeCell<Option<Interrupted>>,
+    /// Written by the holder before CALL, read by the owner while CALL is set.
+    errand: UnsafeCell<Option<*mut Errand<'static>>>,
+}
+
+// SAFETY: `interrupted` and `errand` are handed between the owner and the one holder by the word, as
+// their comments say; everything else is Sync by itself.
+unsafe impl Sync for TaskCore {}
+// SAFETY: the raw pointer in `errand` is to a closure that is Send, and is there only during a call.
+unsafe impl Send for TaskCore {}
+
+impl fmt::Debug for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Task")
+            .field("id", &self.0.id)
+            .field("mode", &self.0.word.seen().mode())
+            .field("thread", &self.0.thread())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Task {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Task {
+    /// Makes a task. It is idle until some thread enters it.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: allocates.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::build(None)
+    }
+
+    /// Makes a task that runs `hook` each time it is asked to make way by [`Task::request`].
+    ///
+    /// The hook runs on the task's thread and stack, between two instructions of the task, with
+    /// all signals as the task had them. It may block and call anything that the promises made for
+    /// the registered code allow. When it returns, the task goes on exactly where it was: every
+    /// register, flag and vector is as it was.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: allocates.
+    #[must_use]
+    pub fn with_hook(hook: impl Fn(Option<&mut Frame<'_>>) + Send + Sync + 'static) -> Self {
+        Self::build(Some(Box::new(hook)))
+    }
+
+    fn build(hook: Option<Box<Hook>>) -> Self {
+        static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+        Self(Arc::new(TaskCore {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            word: TaskWord::new(),
+            thread: Mutex::new(None),
+            hook,
+            interrupted: UnsafeCell::new(None),
+            errand: UnsafeCell::new(None),
+        }))
+    }
+
+    /// Runs `body` as this task on the calling thread, which must be registered with `threadreg`.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: may wait.
+    ///
+    /// # Blocking
+    ///
+    /// Waits at the start for as long as somebody has the idle task suspended.
+    ///
+    /// # Errors
+    ///
+    /// The thread is not registered, or is inside a task already; the task runs elsewhere.
+    pub fn enter<R>(&self, body: impl FnOnce() -> R) -> Result<R, EnterError> {
+        let me = threadreg::current().ok_or(EnterError::NotRegistered)?;
+        let state = ThreadState::of(me);
+        if !state.task.load(Ordering::Relaxed).is_null() {
+            return Err(EnterError::InsideTask);
+        }
+        if !self.0.word.start() {
+            return Err(EnterError::Running);
+        }
+        self.0.set_thread(Some(me));
+        state.task.store(Arc::as_ptr(&self.0).cast_mut(), Ordering::Relaxed);
+        let _entered = Entered { task: &self.0, state };
+        // What was asked between `start` and the store found no task on this thread.
+        crate::poll();
+        Ok(body())
+    }
+
+    /// Runs `body`, which may block, while the task counts as stopped: a suspender does not wait
+    /// for it, and no signal interrupts it. Comes back when nobody has the task suspended.
+    ///
+    /// To be called inside [`Task::enter`] of this task. `body` must not touch what a suspender
+    /// looks at.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: may wait.
+    ///
+    /// # Blocking
+    ///
+    /// Waits after `body` for as long as somebody has the task suspended.
+    ///
+    /// # Errors
+    ///
+    /// The calling thread is not inside this task.
+    pub fn blocking<R>(&self, body: impl FnOnce() -> R) -> Result<R, EnterError> {
+        let inside = current().is_some_and(|task| ptr::eq(task, Arc::as_ptr(&self.0)));
+        if !inside || self.0.word.seen().mode() != Mode::Running {
+            return Err(EnterError::NotInside);
+        }
+        self.0.word.block();
+        let _blocked = Blocked(&self.0);
+        settle();
+        Ok(body())
+    }
+
+    /// Asks the task to run its hook at its next safe point, and sends a signal if it runs.
+    ///
+    /// Requests that come before the hook starts are one request. Best effort, as in Go: if the
+    /// signal finds the thread where it cannot be interrupted, the request stands until the next
+    /// signal or [`poll`](crate::poll).
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: locks.
+    ///
+    /// # Errors
+    ///
+    /// The signal could not be sent.
+    pub fn request(&self) -> Result<(), threadreg::SignalError> {
+        self.0.word.request_yield();
+        self.0.signal()
+    }
+}
+
+/// Takes the signal that is on its way, if one is, so that none interrupts what comes now.
+fn settle() {
+    let Some(me) = threadreg::current() else { return };
+    let Some(state) = ThreadState::get(me) else { return };
+    state.pending.settle(owner_mark(me), || {
+        std::thread::yield_now();
+        // A thread that blocks the signal would wait for ever, and is not interrupted anyway.
+        !sys::sigprocmask(MaskHow::Block, &SigSet::empty()).contains(crate::signal::SIGNAL)
+    });
+}
+
+/// Leaves the task on drop, so also when `body` panics.
+struct Entered<'a> {
+    task: &'a TaskCore,
+    state: &'static ThreadState,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.state.task.store(ptr::null_mut(), Ordering::Relaxed);
+        self.task.set_thread(None);
+        self.task.word.finish();
+    }
+}
+
+struct Blocked<'a>(&'a TaskCore);
+
+impl Drop for Blocked<'_> {
+    fn drop(&mut self) {
+        self.0.word.unblock();
+    }
+}
+
+/// The task of the calling thread.
+pub(crate) fn current<'a>() -> Option<&'a TaskCore> {
+    let state = ThreadState::get(threadreg::current()?)?;
+    // SAFETY: the owner, this thread, keeps the task alive while the pointer is set. The lifetime
+    // is the caller's to keep inside `Task::enter`, which all callers are called from.
+    unsafe { state.task.load(Ordering::Relaxed).as_ref() }
+}
+
+impl TaskCore {
+    pub(crate) fn thread(&self) -> Option<ThreadRef> {
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_thread(&self, thread: Option<ThreadRef>) {
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = thread;
+    }
+
+    /// Sends the signal, unless one is on its way.
+    pub(crate) fn signal(&self) -> Result<(), threadreg::SignalError> {
+        let Some(thread) = self.thread() else { return Ok(()) };
+        let Some(state) = ThreadState::get(thread) else { return Ok(()) };
+        let running = || self.word.seen().mode() == Mode::Running;
+        let send = || thread.signal(crate::signal::SIGNAL);
+        state.pending.request(owner_mark(thread), running, send)
+    }
+
+    /// Whether the running task is asked for anything. Async-signal-safe.
+    pub(crate) fn is_asked(&self) -> bool {
+        let seen = self.word.seen();
+        seen.mode() == Mode::Running && (seen.is_wanted() || seen.is_yield())
+    }
+
+    /// Owner, at a safe point: does one thing that is asked. Returns false if nothing is.
+    pub(crate) fn serve(&self, mut frame: Option<&mut Frame<'_>>) -> bool {
+        if !self.is_asked() {
+            return false;
+        }
+        if self.word.take_yield() {
+            if let Some(hook) = &self.hook {
+                hook(frame);
+            }
+            return true;
+        }
+        let interrupted = frame.as_deref_mut().map(Interrupted::of);
+        // SAFETY: the owner writes before it parks; a holder reads only while it is parked.
+        unsafe { *self.interrupted.get() = interrupted };
+        self.word.park(|| {
+            // SAFETY: CALL is set, so the holder has written it and waits.
+            let errand = unsafe { (*self.errand.get()).take() };
+            if let Some(errand) = errand {
+                // SAFETY: the holder keeps the closure alive until CALL is cleared, and does not
+                // touch it meanwhile.
+                unsafe { (*errand)(frame.as_deref_mut()) };
+            }
+        });
+        true
+    }
+
+    /// Holder of the parked task: has its thread run `errand`. A panic in it comes back.
+    pub(crate) fn run_errand(&self, errand: &mut Errand<'_>) -> Result<(), Box<dyn Any + Send>> {
+        let mut outcome = Ok(());
+        let mut guarded = |frame: Option<&mut Frame<'_>>| {
+            let run = core::panic::AssertUnwindSafe(|| errand(frame));
+            outcome = std::panic::catch_unwind(run);
+        };
+        let guarded: *mut Errand<'_> = &raw mut guarded;
+        // SAFETY: only the lifetime changes; the pointer is taken out before `call` returns.
+        let guarded =
+            unsafe { core::mem::transmute::<*mut Errand<'_>, *mut Errand<'static>>(guarded) };
+        // SAFETY: the owner reads it only while CALL is set, which the next line does.
+        unsafe { *self.errand.get() = Some(guarded) };
+        self.word.call();
+        outcome
+    }
+}

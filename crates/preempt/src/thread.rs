@@ -1,0 +1,215 @@
+//! What the handler finds of a thread: the signal on its way, the task it runs, the call it is
+//! asked to make, and why the last interruption came to nothing.
+
+use core::cell::Cell;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+
+use sigctx::inject::InjectError;
+use threadreg::{NudgeCall, Slot, SlotId, ThreadRef};
+
+use crate::pending::Pending;
+use crate::task::TaskCore;
+
+static STATE: Slot<ThreadState> = Slot::new(SlotId::Preempt);
+
+thread_local! {
+    /// How many [`crate::Disabled`] guards the thread holds. Constant and without a destructor:
+    /// the handler reads it.
+    static DISABLED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// One a thread record; made once, used again by later owners of the record.
+#[derive(Debug)]
+pub(crate) struct ThreadState {
+    pub(crate) pending: Pending,
+    /// Written by the owner only; the pointee is kept alive by the owner while it is set.
+    pub(crate) task: AtomicPtr<TaskCore>,
+    call: CallBox,
+    outcome: AtomicU32,
+    outcome_pc: AtomicUsize,
+}
+
+impl ThreadState {
+    fn new() -> Self {
+        Self {
+            pending: Pending::new(),
+            task: AtomicPtr::new(ptr::null_mut()),
+            call: CallBox::new(),
+            outcome: AtomicU32::new(Outcome::Unknown as u32),
+            outcome_pc: AtomicUsize::new(0),
+        }
+    }
+
+    /// The state of `thread`, if it has one. Async-signal-safe.
+    pub(crate) fn get(thread: ThreadRef) -> Option<&'static Self> {
+        STATE.get(thread)
+    }
+
+    /// The state of `thread`, made at the first call. Not async-signal-safe.
+    pub(crate) fn of(thread: ThreadRef) -> &'static Self {
+        STATE.get_or_init(thread, Self::new)
+    }
+
+    /// Stores the call that `thread` is asked to make.
+    pub(crate) fn ask(&self, thread: ThreadRef, call: NudgeCall) {
+        self.call.put(thread.generation(), call);
+    }
+
+    /// Takes the call that the current owner, `thread`, was asked to make.
+    pub(crate) fn take_call(&self, thread: ThreadRef) -> Option<NudgeCall> {
+        self.call.take(thread.generation())
+    }
+
+    pub(crate) fn has_call(&self) -> bool {
+        self.call.is_full()
+    }
+
+    pub(crate) fn record(&self, outcome: Outcome, pc: usize) {
+        // Diagnosis only: the two may belong to different signals, and nothing depends on them.
+        self.outcome_pc.store(pc, Ordering::Relaxed);
+        self.outcome.store(outcome as u32, Ordering::Relaxed);
+    }
+
+    pub(crate) fn outcome(&self) -> (Outcome, usize) {
+        let outcome = Outcome::from_u32(self.outcome.load(Ordering::Relaxed));
+        (outcome, self.outcome_pc.load(Ordering::Relaxed))
+    }
+}
+
+/// What came of the last signal that found a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// No signal has found a request yet.
+    Unknown = 0,
+    /// The call was made.
+    Interrupted = 1,
+    /// The thread was outside registered code.
+    OutsideCode = 2,
+    /// The thread held a [`Disabled`](crate::Disabled) guard.
+    Disabled = 3,
+    /// The stack had no room left for the call.
+    NoRoom = 4,
+    /// The stack pointer was not on the thread's own stack.
+    OtherStack = 5,
+    /// An injected call was running already.
+    Nested = 6,
+    /// The pc was in the vDSO or at a system call.
+    Kernel = 7,
+    /// Some other reason; see [`sigctx::inject::InjectError`].
+    Other = 8,
+}
+
+impl Outcome {
+    fn from_u32(value: u32) -> Self {
+        match value {
+            0 => Self::Unknown,
+            1 => Self::Interrupted,
+            2 => Self::OutsideCode,
+            3 => Self::Disabled,
+            4 => Self::NoRoom,
+            5 => Self::OtherStack,
+            6 => Self::Nested,
+            7 => Self::Kernel,
+            _ => Self::Other,
+        }
+    }
+
+    pub(crate) fn of(refusal: &InjectError) -> Self {
+        match refusal {
+            InjectError::NoRoom { .. } => Self::NoRoom,
+            InjectError::NotOnThisStack { .. } | InjectError::OnAltStack { .. } => Self::OtherStack,
+            InjectError::Nested | InjectError::InTrampoline { .. } => Self::Nested,
+            InjectError::InVdso { .. } | InjectError::AtSyscall { .. } => Self::Kernel,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// One call, from anybody to the owner; a newer one replaces one that was not taken.
+///
+/// `state`: EMPTY → (putter) BUSY → FULL → (putter or owner) BUSY → … The fields belong to whoever
+/// made the word BUSY. A putter never waits for the owner, and the owner, whose handler must not
+/// wait, leaves a BUSY box alone: its putter sends a signal when it is done.
+#[derive(Debug)]
+struct CallBox {
+    state: AtomicU32,
+    owner: AtomicU32,
+    function: AtomicPtr<()>,
+    data: AtomicUsize,
+}
+
+const EMPTY: u32 = 0;
+const BUSY: u32 = 1;
+const FULL: u32 = 2;
+
+impl CallBox {
+    const fn new() -> Self {
+        Self {
+            state: AtomicU32::new(EMPTY),
+            owner: AtomicU32::new(0),
+            function: AtomicPtr::new(ptr::null_mut()),
+            data: AtomicUsize::new(0),
+        }
+    }
+
+    fn put(&self, owner: u32, call: NudgeCall) {
+        let mut seen = self.state.load(Ordering::Relaxed);
+        while seen == BUSY || !self.claim(seen) {
+            // Another putter, or the owner outside its handler, has three words to copy.
+            std::thread::yield_now();
+            seen = self.state.load(Ordering::Relaxed);
+        }
+        // Relaxed: published by the store of FULL, partner: the owner's claim.
+        self.owner.store(owner, Ordering::Relaxed);
+        self.function.store(call.function as *mut (), Ordering::Relaxed);
+        self.data.store(call.data, Ordering::Relaxed);
+        // Partner: `is_full` and the owner's claim. The order against the acknowledgement is made by
+        // the fences in `pending`.
+        self.state.store(FULL, Ordering::Release);
+    }
+
+    fn take(&self, owner: u32) -> Option<NudgeCall> {
+        if !self.is_full() || !self.claim(FULL) {
+            return None;
+        }
+        let function = self.function.load(Ordering::Relaxed);
+        let call = NudgeCall {
+            // SAFETY: `put` stored a function of exactly this type, and FULL published it.
+            function: unsafe { core::mem::transmute::<*mut (), unsafe fn(usize)>(function) },
+            data: self.data.load(Ordering::Relaxed),
+        };
+        let ours = self.owner.load(Ordering::Relaxed) == owner;
+        self.state.store(EMPTY, Ordering::Release);
+        ours.then_some(call)
+    }
+
+    fn is_full(&self) -> bool {
+        self.state.load(Ordering::Acquire) == FULL
+    }
+
+    fn claim(&self, seen: u32) -> bool {
+        // AcqRel: after the fields of the last claimer, before our own.
+        self.state.compare_exchange(seen, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// Tells the owners of one record apart; never 0.
+pub(crate) fn owner_mark(thread: ThreadRef) -> u32 {
+    thread.generation().wrapping_add(1).max(1)
+}
+
+/// Adds to the thread's count of guards, and returns the new count.
+pub(crate) fn add_disabled(by: i32) -> u32 {
+    DISABLED.with(|count| {
+        let next = count.get().wrapping_add_signed(by);
+        count.set(next);
+        next
+    })
+}
+
+/// Whether the thread holds a guard. Async-signal-safe.
+pub(crate) fn is_disabled() -> bool {
+    DISABLED.with(|count| count.get() != 0)
+}

@@ -1,0 +1,128 @@
+//! Requests: hooks, calls by nudge, and the signal itself.
+
+mod common;
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use common::{SOON, Spinner, set_up, until};
+use preempt::Task;
+use threadreg::{Nudge, NudgeCall};
+
+/// One request, one run of the hook: none is lost, though nobody asks twice.
+#[test]
+fn stress_each_single_request_runs_the_hook() {
+    testkit::in_child("stress_each_single_request_runs_the_hook", Duration::from_secs(100), || {
+        let _code = set_up();
+        let runs = Arc::new(AtomicU32::new(0));
+        let task = {
+            let runs = runs.clone();
+            Task::with_hook(move |frame| {
+                assert!(frame.is_some(), "there is no poll in the loop");
+                runs.fetch_add(1, SeqCst);
+            })
+        };
+        let spinner = Spinner::start("spinner", task);
+        for n in 1..=testkit::budget(10_000) as u32 {
+            spinner.task.request().expect("sent");
+            until("the hook runs", || runs.load(SeqCst) == n);
+        }
+        spinner.end();
+    });
+}
+
+static CALLS: AtomicU32 = AtomicU32::new(0);
+static CALLED_WITH: AtomicUsize = AtomicUsize::new(0);
+
+unsafe fn called(data: usize) {
+    CALLED_WITH.store(data, SeqCst);
+    CALLS.fetch_add(1, SeqCst);
+}
+
+#[test]
+fn a_nudge_makes_its_call_on_a_thread_that_never_polls() {
+    let _code = set_up();
+    let spinner = Spinner::start("spinner", Task::new());
+    let call = NudgeCall { function: called, data: 42 };
+    preempt::Nudger.nudge(spinner.thread.thread(), call).expect("sent");
+    until("the call is made", || CALLS.load(SeqCst) == 1);
+    assert_eq!(CALLED_WITH.load(SeqCst), 42);
+    let gone = spinner.thread.thread();
+    spinner.end();
+    assert!(preempt::Nudger.nudge(gone, call).is_err(), "sent to a thread that is gone");
+}
+
+/// What a thread was asked and never did is not done by the next thread in its record.
+#[test]
+fn a_call_for_a_thread_that_is_gone_is_not_made_by_its_successor() {
+    preempt::install().expect("install");
+    let asked = threadreg::spawn(|| {
+        let me = threadreg::current().expect("registered");
+        // Asked of oneself, and left undone.
+        preempt::Nudger.nudge(me, NudgeCall { function: called, data: 7 }).expect("sent");
+        me.index()
+    });
+    let asked = asked.join().expect("no panic");
+    let mut reused = false;
+    for _ in 0..100 {
+        let index = threadreg::spawn(|| {
+            preempt::poll();
+            threadreg::current().expect("registered").index()
+        });
+        reused |= index.join().expect("no panic") == asked;
+    }
+    assert!(reused, "record {asked} was never used again");
+    assert_eq!(CALLS.load(SeqCst), 0, "a call for another thread was made");
+}
+
+static PREVIOUS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn previous(_signal: i32) {
+    PREVIOUS.fetch_add(1, SeqCst);
+}
+
+#[test]
+fn a_signal_from_another_process_reaches_the_handler_that_was_there_before() {
+    testkit::in_child(
+        "a_signal_from_another_process_reaches_the_handler_that_was_there_before",
+        Duration::from_secs(30),
+        || {
+            #[expect(clippy::disallowed_methods, reason = "plays a program with its own handler")]
+            // SAFETY: the handler only counts.
+            let old = unsafe { libc::signal(libc::SIGURG, previous as *const () as usize) };
+            assert_ne!(old, libc::SIG_ERR);
+            let _code = set_up();
+            let spinner = Spinner::start("spinner", Task::new());
+            let pid = std::process::id().to_string();
+            let sent = Command::new("kill").args(["-URG", &pid]).status().expect("kill");
+            assert!(sent.success());
+            until("the signal is handled", || PREVIOUS.load(SeqCst) > 0);
+            preempt::suspend(&spinner.task, SOON).expect("stops").resume();
+            spinner.end();
+        },
+    );
+}
+
+/// SIGURG is below the real-time signals: a full queue costs it the siginfo, not the delivery.
+#[test]
+fn a_full_signal_queue_does_not_lose_the_request() {
+    testkit::in_child(
+        "a_full_signal_queue_does_not_lose_the_request",
+        Duration::from_secs(60),
+        || {
+            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: a valid limit.
+            let set = unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) };
+            assert_eq!(set, 0);
+            let _code = set_up();
+            let spinner = Spinner::start("spinner", Task::new());
+            for _ in 0..100 {
+                preempt::suspend(&spinner.task, SOON).expect("stops").resume();
+                spinner.progress();
+            }
+            spinner.end();
+        },
+    );
+}

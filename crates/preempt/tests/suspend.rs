@@ -1,0 +1,309 @@
+//! Suspending tasks: where they can be stopped, that they stay stopped, and who is named when they
+//! do not stop.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use common::{SOON, Spinner, set_up, until};
+use preempt::{Outcome, StoppedAt, SuspendError, Task, Why, suspend};
+use sigctx::sys::{MaskHow, SigSet, sigprocmask};
+
+#[test]
+fn a_loop_without_polls_stops_and_goes_on() {
+    let _code = set_up();
+    let spinner = Spinner::start("spinner", Task::new());
+    for _ in 0..100 {
+        let stopped = suspend(&spinner.task, SOON).expect("stops");
+        assert_eq!(stopped.stopped_at(), StoppedAt::Instruction);
+        let pc = stopped.pc().expect("interrupted");
+        assert!(preempt::is_registered_code(pc), "stopped at {pc:#x}");
+        let count = spinner.count();
+        for _ in 0..10 {
+            thread::yield_now();
+        }
+        assert_eq!(spinner.count(), count, "a suspended task ran");
+        stopped.resume();
+        spinner.progress();
+    }
+    spinner.end();
+}
+
+#[test]
+fn the_backtrace_leads_through_the_injected_call() {
+    let _code = set_up();
+    let spinner = Spinner::start("spinner", Task::new());
+    let stopped = suspend(&spinner.task, SOON).expect("stops");
+    let backtrace = stopped.backtrace().expect("interrupted").to_string();
+    for frame in ["spin_without_polls", "caller_of_the_spin"] {
+        assert!(backtrace.contains(frame), "{frame} is not in\n{backtrace}");
+    }
+    drop(stopped);
+    spinner.end();
+}
+
+#[test]
+fn an_idle_task_is_held_at_once_and_starts_when_let_go() {
+    let task = Task::new();
+    let held = suspend(&task, SOON).expect("idle");
+    assert_eq!(held.stopped_at(), StoppedAt::Idle);
+    assert!(held.run(|_| ()).is_none(), "nobody can run anything on an idle task");
+    let entered = Arc::new(AtomicBool::new(false));
+    let runner = {
+        let (task, entered) = (task.clone(), entered.clone());
+        threadreg::spawn(move || task.enter(|| entered.store(true, SeqCst)))
+    };
+    until("the runner waits", || state_of(runner.thread()) == 'S');
+    assert!(!entered.load(SeqCst), "entered a held task");
+    held.resume();
+    runner.join().expect("no panic").expect("entered");
+    assert!(entered.load(SeqCst));
+}
+
+#[test]
+fn a_task_that_polls_stops_at_the_poll() {
+    preempt::install().expect("install");
+    let task = Task::new();
+    let stop = Arc::new(AtomicBool::new(false));
+    let runner = {
+        let (task, stop) = (task.clone(), stop.clone());
+        threadreg::spawn(move || {
+            task.enter(|| {
+                while !stop.load(SeqCst) {
+                    preempt::poll();
+                }
+            })
+        })
+    };
+    until("it runs", || suspend(&task, SOON).expect("stops").stopped_at() == StoppedAt::Poll);
+    stop.store(true, SeqCst);
+    runner.join().expect("no panic").expect("entered");
+}
+
+#[test]
+fn a_blocked_task_is_held_without_a_signal() {
+    preempt::install().expect("install");
+    let task = Task::new();
+    let (reader, writer) = std::io::pipe().expect("pipe");
+    let runner = {
+        let task = task.clone();
+        threadreg::spawn(move || {
+            task.enter(|| {
+                task.blocking(|| {
+                    let mut byte = [0_u8];
+                    // A system call that a signal interrupts for good: not one that is restarted.
+                    let mut fd = libc::pollfd {
+                        fd: std::os::fd::AsRawFd::as_raw_fd(&reader),
+                        events: libc::POLLIN,
+                        revents: 0,
+                    };
+                    // SAFETY: one valid pollfd.
+                    let ready = unsafe { libc::poll(&raw mut fd, 1, -1) };
+                    assert_eq!(ready, 1, "{}", std::io::Error::last_os_error());
+                    std::io::Read::read(&mut &reader, &mut byte).expect("read")
+                })
+            })
+        })
+    };
+    let mut seen_blocked = 0;
+    until("it blocks", || {
+        let stopped = suspend(&task, SOON).expect("held");
+        seen_blocked += u32::from(stopped.stopped_at() == StoppedAt::Blocked);
+        seen_blocked == 100
+    });
+    std::io::Write::write_all(&mut &writer, b"x").expect("write");
+    let read = runner.join().expect("poll was interrupted by a signal");
+    assert_eq!(read.expect("entered").expect("inside"), 1);
+}
+
+/// Also: a signal that finds nothing asked is acknowledged, else nothing would be sent any more.
+#[test]
+fn a_thread_that_blocks_the_signal_is_named_and_stops_after_it_unblocks() {
+    let _code = set_up();
+    let masked = Arc::new(AtomicBool::new(true));
+    let task = Task::new();
+    let spin = Arc::new(common::Spin::default());
+    let runner = {
+        let (task, spin, masked) = (task.clone(), spin.clone(), masked.clone());
+        threadreg::Builder::new()
+            .name("masker")
+            .spawn(move || {
+                let urg = SigSet::of(libc::SIGURG);
+                sigprocmask(MaskHow::Block, &urg);
+                task.enter(|| {
+                    while masked.load(SeqCst) {
+                        spin.count.fetch_add(1, SeqCst);
+                    }
+                    // The signal of the attempt that failed comes here, where nobody asks any more.
+                    sigprocmask(MaskHow::Unblock, &urg);
+                    common::spin_without_polls(&spin);
+                })
+            })
+            .expect("spawn")
+    };
+    until("it spins", || spin.count.load(SeqCst) > 0);
+    let error = suspend(&task, Duration::from_millis(50)).expect_err("masked");
+    let SuspendError::Late { tid, ref name, ref why, .. } = error else { panic!("{error}") };
+    assert_eq!(tid, runner.thread().tid());
+    assert_eq!(name.to_string(), "masker");
+    assert!(matches!(why, Why::SignalBlocked), "{error}");
+
+    masked.store(false, SeqCst);
+    let count = spin.count.load(SeqCst);
+    until("it spins unmasked", || spin.count.load(SeqCst) > count + 1000);
+    let stopped = suspend(&task, SOON).expect("stops now");
+    assert_eq!(stopped.stopped_at(), StoppedAt::Instruction);
+    drop(stopped);
+    spin.stop.store(true, SeqCst);
+    runner.join().expect("no panic").expect("entered");
+}
+
+#[test]
+fn code_that_is_not_registered_is_not_interrupted_and_the_error_says_where_it_was() {
+    preempt::install().expect("install");
+    let spinner = Spinner::start("outside", Task::new());
+    let error = suspend(&spinner.task, Duration::from_millis(50)).expect_err("no code registered");
+    let SuspendError::Late { why: Why::Refused { outcome, pc }, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(outcome, Outcome::OutsideCode);
+    let code = preempt::preemptible_section!();
+    assert!(code.contains(&pc), "{pc:#x} is not in {code:x?}");
+    spinner.end();
+}
+
+#[unsafe(link_section = "preemptible")]
+#[inline(never)]
+fn spin_disabled(flag: &AtomicBool, count: &AtomicU32) {
+    while flag.load(SeqCst) {
+        count.fetch_add(1, SeqCst);
+    }
+}
+
+#[test]
+fn a_guard_puts_the_stop_off_until_it_is_dropped() {
+    let _code = set_up();
+    let task = Task::new();
+    let guarded = Arc::new(AtomicBool::new(true));
+    let count = Arc::new(AtomicU32::new(0));
+    let runner = {
+        let (task, guarded, count) = (task.clone(), guarded.clone(), count.clone());
+        threadreg::spawn(move || {
+            task.enter(|| {
+                let guard = preempt::disable();
+                spin_disabled(&guarded, &count);
+                drop(guard);
+            })
+        })
+    };
+    until("it spins", || count.load(SeqCst) > 0);
+    let error = suspend(&task, Duration::from_millis(50)).expect_err("guarded");
+    let SuspendError::Late { why: Why::Refused { outcome, .. }, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(outcome, Outcome::Disabled);
+
+    let suspender = thread::spawn(move || suspend(&task, SOON).map(|s| s.stopped_at()));
+    guarded.store(false, SeqCst);
+    let at = suspender.join().expect("no panic").expect("stops");
+    assert!(matches!(at, StoppedAt::Poll | StoppedAt::Idle), "{at:?}");
+    runner.join().expect("no panic").expect("entered");
+}
+
+#[test]
+fn a_task_cannot_suspend_itself() {
+    let _me = threadreg::attach().expect("attach");
+    let task = Task::new();
+    let own = task.enter(|| suspend(&task, SOON).map(drop)).expect("entered");
+    assert!(matches!(own, Err(SuspendError::Own)));
+    let again = task.enter(|| task.enter(|| ())).expect("entered");
+    assert_eq!(again, Err(preempt::EnterError::InsideTask));
+}
+
+/// Each of two tasks suspends the other again and again; neither waits for ever.
+#[test]
+fn stress_two_tasks_suspend_each_other() {
+    testkit::in_child("stress_two_tasks_suspend_each_other", Duration::from_secs(100), || {
+        preempt::install().expect("install");
+        let rounds = testkit::budget(20_000);
+        let tasks = [Task::new(), Task::new()];
+        let together = Arc::new(std::sync::Barrier::new(2));
+        let threads: Vec<_> = [0, 1]
+            .map(|i| {
+                let (tasks, together) = (tasks.clone(), together.clone());
+                threadreg::spawn(move || {
+                    tasks[i].enter(|| {
+                        together.wait();
+                        for _ in 0..rounds {
+                            let other = suspend(&tasks[1 - i], SOON).expect("the other stops");
+                            assert_ne!(other.stopped_at(), StoppedAt::Instruction);
+                            // Held for a while, so that the other comes to want us.
+                            thread::yield_now();
+                            drop(other);
+                            preempt::poll();
+                        }
+                    })
+                })
+            })
+            .into();
+        for thread in threads {
+            thread.join().expect("no panic").expect("entered");
+        }
+    });
+}
+
+/// Many suspenders of one loop: they take turns, and the loop makes progress between them.
+#[test]
+fn stress_many_suspenders_do_not_starve_the_task() {
+    testkit::in_child(
+        "stress_many_suspenders_do_not_starve_the_task",
+        Duration::from_secs(100),
+        || {
+            let _code = set_up();
+            let spinner = Spinner::start("victim", Task::new());
+            let holders = AtomicU32::new(0);
+            thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        for _ in 0..testkit::budget(500) {
+                            let stopped = suspend(&spinner.task, SOON).expect("stops");
+                            assert_eq!(holders.fetch_add(1, SeqCst), 0, "held twice");
+                            holders.fetch_sub(1, SeqCst);
+                            drop(stopped);
+                        }
+                    });
+                }
+            });
+            spinner.progress();
+            spinner.end();
+        },
+    );
+}
+
+#[test]
+fn a_panic_on_the_suspended_task_comes_back() {
+    let _code = set_up();
+    let spinner = Spinner::start("spinner", Task::new());
+    let stopped = suspend(&spinner.task, SOON).expect("stops");
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        stopped.run(|frame| {
+            assert!(frame.is_none(), "there is a frame");
+        })
+    }));
+    assert!(panic.is_err(), "the panic was lost");
+    let thread = stopped.run(|_| threadreg::current()).expect("parked");
+    assert_eq!(thread, Some(spinner.thread.thread()), "run on another thread");
+    drop(stopped);
+    spinner.progress();
+    spinner.end();
+}
+
+/// The scheduler's letter for what a thread does now.
+fn state_of(thread: threadreg::ThreadRef) -> char {
+    let Some(tid) = thread.tid() else { return '?' };
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{tid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('?')
+}
