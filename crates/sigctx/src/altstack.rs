@@ -70,10 +70,11 @@ impl AltStack {
         // SAFETY: the first page of the mapping just made, which nobody uses.
         let guarded = unsafe { sys::syscall(libc::SYS_mprotect, guard) };
         let stack = SignalStack { sp: map + page, flags: 0, size };
-        let installed = guarded.map_err(|errno| AltStackError { step: Step::Guard, errno }).and_then(|_| {
-            // SAFETY: the mapping outlives its use: `drop` takes it back first.
-            unsafe { set(&stack) }.map_err(|errno| AltStackError { step: Step::Install, errno })
-        });
+        let installed =
+            guarded.map_err(|errno| AltStackError { step: Step::Guard, errno }).and_then(|_| {
+                // SAFETY: the mapping outlives its use: `drop` takes it back first.
+                unsafe { set(&stack) }.map_err(|errno| AltStackError { step: Step::Install, errno })
+            });
         match installed {
             Ok(previous) => Ok(Self { map, length, stack, previous, _thread: PhantomData }),
             Err(error) => {

@@ -21,9 +21,11 @@
 //!   finds whom to give it to.
 //!
 //! **Exit**: nothing to do. **fork**: the child has the same handlers; a fork while another thread
-//! installs leaves the lock taken in the child, where it must not install. **Masked**: handlers run with
-//! nothing blocked (`SA_NODEFER`, empty mask), and so may nest; each nesting takes one more frame on
-//! the alternate stack.
+//! installs leaves the lock taken in the child, where it must not install. **Nesting**: while a
+//! handler runs its own signal is blocked, and no other, so that at most one frame of each signal
+//! is on the alternate stack. With `SA_NODEFER` a sender that is faster than the kernel's delivery
+//! piles up frames until the stack overflows, before the handler has executed one instruction.
+//! An injected call runs with the interrupted mask: see [`inject`](crate::inject).
 //!
 //! References: `sigaction(2)`, Go `runtime/signal_unix.go` (`sigfwdgo`).
 
@@ -115,9 +117,9 @@ struct Slot {
 }
 
 /// Indexed by signal number.
-static SLOTS: [Slot; arch::NSIG + 1] =
-    [const { Slot { head: AtomicPtr::new(ptr::null_mut()), base: AtomicPtr::new(ptr::null_mut()) } };
-        arch::NSIG + 1];
+static SLOTS: [Slot; arch::NSIG + 1] = [const {
+    Slot { head: AtomicPtr::new(ptr::null_mut()), base: AtomicPtr::new(ptr::null_mut()) }
+}; arch::NSIG + 1];
 
 static DEFAULT: KernelAction = KernelAction::DEFAULT;
 
@@ -126,9 +128,8 @@ fn action() -> KernelAction {
     KernelAction {
         handler: arch::entry(),
         // ONSTACK: an injected call needs it. RESTART: interrupted calls go on, as far as they can.
-        // NODEFER and an empty mask: an injected call runs outside the handler, with the
-        // interrupted mask, and the kernel changes the mask only at a sigreturn.
-        flags: SaFlags::SIGINFO | SaFlags::ONSTACK | SaFlags::RESTART | SaFlags::NODEFER,
+        // Not NODEFER, which would save the one system call of an injection: see "Nesting" above.
+        flags: SaFlags::SIGINFO | SaFlags::ONSTACK | SaFlags::RESTART,
         mask: SigSet::empty(),
     }
 }
@@ -251,9 +252,9 @@ fn slot(signal: i32) -> Option<&'static Slot> {
 
 /// Installs a handler for a signal, before those that are there.
 ///
-/// The kernel's action becomes this crate's entry with `SA_SIGINFO`, `SA_ONSTACK`, `SA_RESTART` and
-/// `SA_NODEFER`, and an empty mask; the action from before is kept and chained to. Works for the
-/// signals 32 and 33 too, which libc keeps for itself.
+/// The kernel's action becomes this crate's entry with `SA_SIGINFO`, `SA_ONSTACK` and `SA_RESTART`, and
+/// an empty mask: in the handler only the signal itself is blocked. The action from before is kept
+/// and chained to. Works for the signals 32 and 33 too, which libc keeps for itself.
 ///
 /// # Signal safety
 ///
@@ -481,12 +482,13 @@ impl Delivery<'_> {
                 if base.flags.contains(SaFlags::RESETHAND) {
                     self.slot.base.store(ptr::from_ref(&DEFAULT).cast_mut(), Ordering::Release);
                 }
-                let blocked = if base.flags.contains(SaFlags::NODEFER) {
-                    base.mask
+                // Ours is blocked; theirs may be written to be interrupted by its own signal.
+                let mask = if base.flags.contains(SaFlags::NODEFER) {
+                    sys::sigprocmask(MaskHow::Unblock, &SigSet::of(self.signal))
                 } else {
-                    base.mask.with(self.signal)
+                    sys::sigprocmask(MaskHow::Block, &SigSet::of(self.signal))
                 };
-                let mask = sys::sigprocmask(MaskHow::Block, &blocked);
+                sys::sigprocmask(MaskHow::Block, &base.mask);
                 let (info, uc) = self.ctx.as_raw();
                 // SAFETY: it was the kernel's handler for this signal, and gets what the kernel
                 // would have given it.
@@ -545,9 +547,8 @@ fn default_action(signal: i32, info: &SigInfo) {
         libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => true,
         _ => false,
     };
-    // Blocked, so that it waits until the context is back: a core dump then shows the code that was
-    // interrupted, not this.
-    let mask = sys::sigprocmask(MaskHow::Block, &SigSet::of(signal));
+    // It is blocked here, and so waits until the context is back: a core dump then shows the code
+    // that was interrupted, not this.
     // SAFETY: the default action is what was there.
     let ours = unsafe { rt_sigaction(signal, Some(&DEFAULT)) };
     let (pid, tid) = (sys::getpid(), sys::gettid());
@@ -557,6 +558,7 @@ fn default_action(signal: i32, info: &SigInfo) {
     }
     if stops && let Ok(ours) = ours {
         // Stops here; goes on after SIGCONT.
+        let mask = sys::sigprocmask(MaskHow::Unblock, &SigSet::of(signal));
         sys::sigprocmask(MaskHow::Set, &mask);
         // SAFETY: it was in force a moment ago.
         let _was_valid_before = unsafe { rt_sigaction(signal, Some(&ours)) };

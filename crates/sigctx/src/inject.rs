@@ -18,7 +18,8 @@
 //! ```
 //!
 //! 1. [`prepare`], in the handler, copies the frame below the red zone and writes a [`Call`].
-//! 2. The entry's assembly leaves the alternate stack and calls [`run`], which calls the callback.
+//! 2. The entry's assembly leaves the alternate stack and calls [`run`], which puts back the
+//!    interrupted signal mask (the signal itself was blocked) and calls the callback.
 //! 3. The assembly clears the stack's `active` word and returns to the restorer.
 //!
 //! | word | writers | readers | ordering | invariant |
@@ -35,9 +36,8 @@
 //!
 //! **Exit**: a callback that ends its thread leaves `active` set; its stack ends too. **fork** in a
 //! callback: the child has the copy and returns from it. **Masked signals**: the callback runs with
-//! the handler's mask, which is the interrupted one; the sigreturn puts back the mask of the
-//! interruption, so a change made in the callback does not last (change it through
-//! [`Frame::context`]). **Nesting**: refused as [`InjectError::Nested`]. **Unwinding**: a panic that
+//! the interrupted mask, set by one system call; the sigreturn puts it back, so a change made in the
+//! callback does not last (change it through [`Frame::context`]). **Nesting**: refused as [`InjectError::Nested`]. **Unwinding**: a panic that
 //! would leave the callback aborts.
 //!
 //! References: the kernel's `arch/*/kernel/signal*.c`; Go `runtime/preempt.go`, which returns from
@@ -51,7 +51,7 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::arch::{self, SignalStack, Ucontext};
 use crate::context::SigCtx;
 use crate::registers::Registers;
-use crate::sys::{self, Errno};
+use crate::sys::{self, Errno, MaskHow};
 use crate::vdso;
 
 /// Stack that is kept free for the callback, beyond the copied frame, in bytes.
@@ -245,7 +245,9 @@ impl fmt::Display for BadFrame {
                 write!(f, "context at {context:#x} is not what the kernel pushes at {entry:#x}")
             }
             Self::Length { length } => write!(f, "no frame is {length} bytes long"),
-            Self::ExtendedState { at } => write!(f, "extended state at {at:#x} is not in the frame"),
+            Self::ExtendedState { at } => {
+                write!(f, "extended state at {at:#x} is not in the frame")
+            }
         }
     }
 }
@@ -354,7 +356,8 @@ pub(crate) unsafe fn prepare(
     }
     arch::check_frame(uc, entry_sp, alt.end).map_err(InjectError::Frame)?;
 
-    let below = arch::RED_ZONE + length + arch::FRAME_ALIGN + size_of::<Call>() + align_of::<Call>();
+    let below =
+        arch::RED_ZONE + length + arch::FRAME_ALIGN + size_of::<Call>() + align_of::<Call>();
     let needed = below + CALLBACK_ROOM;
     let available = sp - lo;
     if available < needed {
@@ -446,6 +449,9 @@ pub(crate) extern "C" fn run(call: *mut Call) -> *const AtomicU32 {
     // SAFETY: the assembly passes the record that `prepare` wrote; it lives until the sigreturn.
     let call = unsafe { &mut *call };
     call.errno = errno();
+    // SAFETY: `prepare` wrote the context.
+    let mask = unsafe { &*call.ucontext() }.mask();
+    sys::sigprocmask(MaskHow::Set, &mask);
     let (function, data) = (call.function, call.data);
     function(&mut Frame { call }, data);
     set_errno(call.errno);
@@ -632,9 +638,8 @@ mod tests {
             let protection = libc::PROT_READ | libc::PROT_WRITE;
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
             // SAFETY: a new mapping.
-            let map = unsafe {
-                libc::mmap(core::ptr::null_mut(), 2 * PAGE, protection, flags, -1, 0)
-            };
+            let map =
+                unsafe { libc::mmap(core::ptr::null_mut(), 2 * PAGE, protection, flags, -1, 0) };
             assert_ne!(map, libc::MAP_FAILED);
             let boundary = map as usize + PAGE;
             // SAFETY: in the first page.

@@ -137,7 +137,8 @@ impl Patterned {
         let mut zone = [0u8; arch::RED_ZONE];
         zone.fill_with(|| random() as u8);
         // SAFETY: the red zone lies in the stack below the table.
-        let below = unsafe { table.cast::<u8>().sub(arch::RED_ZONE) }.cast::<[u8; arch::RED_ZONE]>();
+        let below =
+            unsafe { table.cast::<u8>().sub(arch::RED_ZONE) }.cast::<[u8; arch::RED_ZONE]>();
         // SAFETY: as above, and bytes have no alignment.
         unsafe { below.write(zone) };
         let next = match spin {

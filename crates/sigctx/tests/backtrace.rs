@@ -107,7 +107,9 @@ fn interrupt_once() {
 fn assert_in_order(text: &str, names: &[&str]) {
     let mut rest = text;
     for name in names {
-        let Some(at) = rest.find(name) else { panic!("`{name}` is not there, or not here:\n{text}") };
+        let Some(at) = rest.find(name) else {
+            panic!("`{name}` is not there, or not here:\n{text}")
+        };
         rest = &rest[at + name.len()..];
     }
 }
@@ -155,11 +157,8 @@ fn gdb_walks_through_an_injected_call() {
         .expect("gdb");
     let text = String::from_utf8_lossy(&output.stdout);
     // gdb's own lines begin with a frame's number.
-    let frames: String = text
-        .lines()
-        .filter(|line| line.starts_with('#'))
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let frames: String =
+        text.lines().filter(|line| line.starts_with('#')).map(|line| format!("{line}\n")).collect();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!frames.is_empty(), "no frames:\n{text}\n{errors}");
     let expected = [

@@ -123,8 +123,7 @@ fn fault_address_is_the_very_byte() {
     testkit::in_child("fault_address_is_the_very_byte", DEADLINE, || {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a new mapping.
-        let page =
-            unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_NONE, flags, -1, 0) };
+        let page = unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_NONE, flags, -1, 0) };
         PAGE.store(page as usize, SeqCst);
         let _installed = install(libc::SIGSEGV, open_page);
         // SAFETY: the handler makes the page readable.

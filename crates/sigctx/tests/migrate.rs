@@ -114,7 +114,7 @@ fn stress_a_parked_frame_resumes_on_other_threads() {
                 TID.store(sys::gettid(), SeqCst);
                 // SAFETY: the loop uses nothing of its thread's; this stack is needed no more
                 // (the alternate stack stays mapped: its owner is not dropped).
-                let Err((_, error)) = (unsafe { parked.resume() });
+                let Err((_, error)) = unsafe { parked.resume() };
                 panic!("{error}");
             });
             wait_for("the next thread", || TID.load(SeqCst) != 0);

@@ -87,7 +87,8 @@ fn storm(handler: Handler, count: u64) {
         let mut sent = 0;
         while sent < count {
             // A new pattern after every few signals.
-            sent += send_one_at_a_time(&TID, libc::SIGURG, 32.min(count - sent), &mut rng, || false);
+            sent +=
+                send_one_at_a_time(&TID, libc::SIGURG, 32.min(count - sent), &mut rng, || false);
             if sent >= count {
                 DONE.store(true, SeqCst);
             }

@@ -22,15 +22,26 @@ struct Sent {
 pub struct SigInfo {
     head: SigInfoHead,
     sent: Sent,
-    rest: [u8; SIZE - size_of::<SigInfoHead>().next_multiple_of(align_of::<Sent>()) - size_of::<Sent>()],
+    rest: [u8; SIZE
+        - size_of::<SigInfoHead>().next_multiple_of(align_of::<Sent>())
+        - size_of::<Sent>()],
 }
 
 const _: () = {
     assert!(size_of::<SigInfo>() == size_of::<libc::siginfo_t>());
     assert!(align_of::<SigInfo>() == align_of::<libc::siginfo_t>());
-    assert!(core::mem::offset_of!(SigInfo, head.signo) == core::mem::offset_of!(libc::siginfo_t, si_signo));
-    assert!(core::mem::offset_of!(SigInfo, head.code) == core::mem::offset_of!(libc::siginfo_t, si_code));
-    assert!(core::mem::offset_of!(SigInfo, head.errno) == core::mem::offset_of!(libc::siginfo_t, si_errno));
+    assert!(
+        core::mem::offset_of!(SigInfo, head.signo)
+            == core::mem::offset_of!(libc::siginfo_t, si_signo)
+    );
+    assert!(
+        core::mem::offset_of!(SigInfo, head.code)
+            == core::mem::offset_of!(libc::siginfo_t, si_code)
+    );
+    assert!(
+        core::mem::offset_of!(SigInfo, head.errno)
+            == core::mem::offset_of!(libc::siginfo_t, si_errno)
+    );
 };
 
 impl SigInfo {
@@ -71,6 +82,9 @@ impl SigInfo {
 
 impl core::fmt::Debug for SigInfo {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("SigInfo").field("head", &self.head).field("sent", &self.sent).finish_non_exhaustive()
+        f.debug_struct("SigInfo")
+            .field("head", &self.head)
+            .field("sent", &self.sent)
+            .finish_non_exhaustive()
     }
 }

@@ -181,13 +181,7 @@ pub fn tgkill(pid: i32, tid: Tid, sig: i32) -> Result<(), Errno> {
 ///
 /// `rt_tgsigqueueinfo(2)`
 #[inline]
-pub fn tgsigqueueinfo(
-    pid: i32,
-    tid: Tid,
-    sig: i32,
-    code: i32,
-    value: usize,
-) -> Result<(), Errno> {
+pub fn tgsigqueueinfo(pid: i32, tid: Tid, sig: i32, code: i32, value: usize) -> Result<(), Errno> {
     // SAFETY: takes no arguments and cannot fail.
     let uid = unsafe { syscall_raw(libc::SYS_getuid, [0; 6]) } as u32;
     queue_info(pid, tid, &SigInfo::queued(sig, code, getpid(), uid, value))

@@ -170,7 +170,10 @@ mod tests {
         assert!(set.contains(32) && set.contains(33) && set.contains(1));
         assert!(!set.contains(34) && !set.contains(0) && !set.contains(-1));
         assert_eq!(format!("{:?}", SigSet::of(33) | SigSet::of(1)), "{1, 33}");
-        assert_eq!(set.without(32).without(33).without(1).without(arch::NSIG as i32), SigSet::empty());
+        assert_eq!(
+            set.without(32).without(33).without(1).without(arch::NSIG as i32),
+            SigSet::empty()
+        );
     }
 
     #[test]
