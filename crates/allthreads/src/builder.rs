@@ -3,6 +3,7 @@
 use core::ffi::{c_long, c_void};
 use core::time::Duration;
 
+use safepoint::{Reason, StopError, StopOptions, Stopped, World};
 use sigctx::sys::{SigSet, Tid};
 
 use crate::batch::Batch;
@@ -13,6 +14,9 @@ use crate::hold::Release;
 use crate::outcome::Outcome;
 use crate::owner::{self, Request};
 use crate::signal;
+
+/// What a world is stopped for.
+const REASON: Reason = Reason::new("all threads");
 
 /// Which signal brings the threads into the hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,6 +79,7 @@ pub struct AllThreads<'a> {
     on_divergence: OnDivergence,
     deadline: Option<Duration>,
     excluded: &'a [Tid],
+    world: Option<&'a World>,
 }
 
 impl<'a> AllThreads<'a> {
@@ -91,6 +96,7 @@ impl<'a> AllThreads<'a> {
             on_divergence: OnDivergence::Error,
             deadline: None,
             excluded: &[],
+            world: None,
         }
     }
 
@@ -143,6 +149,18 @@ impl<'a> AllThreads<'a> {
     /// Async-signal-safe.
     pub const fn exclude(mut self, tids: &'a [Tid]) -> Self {
         self.excluded = tids;
+        self
+    }
+
+    /// Stops a world first, and lets it run again after the operation: its mutators are then at
+    /// safe points, and see all of the operation or nothing. The caller must not be a running
+    /// mutator of it. With a world, an operation is not async-signal-safe.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub const fn world(mut self, world: &'a World) -> Self {
+        self.world = Some(world);
         self
     }
 
@@ -235,7 +253,9 @@ impl<'a> AllThreads<'a> {
         if self.excluded.len() > MAX_EXCLUDED {
             return Err(Error::TooManyThreads);
         }
-        owner::run(&Request {
+        // Before any thread is held: who stops a world waits for its mutators to run on.
+        let stopped = self.stop().map_err(Error::WorldNotStopped)?;
+        let end = owner::run(&Request {
             calls,
             signal,
             release: match self.barrier {
@@ -245,6 +265,17 @@ impl<'a> AllThreads<'a> {
             on_divergence: self.on_divergence,
             deadline: self.deadline,
             excluded: self.excluded,
-        })
+        });
+        if let Some(stopped) = stopped {
+            stopped.resume();
+        }
+        end
+    }
+
+    fn stop(&self) -> Result<Option<Stopped<'_>>, StopError> {
+        let Some(world) = self.world else { return Ok(None) };
+        let mut options = StopOptions::new(REASON);
+        options.deadline = self.deadline;
+        world.stop_from_outside_with(options).map(Some)
     }
 }

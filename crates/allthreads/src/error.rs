@@ -3,6 +3,7 @@
 use core::fmt;
 use core::time::Duration;
 
+use safepoint::StopError;
 use sigctx::sys::{Errno, Tid};
 use threadreg::Name;
 use threadreg::procfs::ProcError;
@@ -11,7 +12,7 @@ use crate::calls::{MAX_CALLS, NAMED};
 use crate::table::SLOTS;
 
 /// Why an operation failed. [`Error::applied`] says what is changed nevertheless.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The kernel refused a call on the calling thread, so no other thread tried it. The calls
@@ -50,8 +51,8 @@ pub enum Error {
     TooManyThreads,
     /// The caller runs inside another operation: from a function that `call` runs.
     Nested,
-    /// The world could not be stopped before the operation.
-    WorldNotStopped,
+    /// The world that was to be stopped first could not be.
+    WorldNotStopped(StopError),
 }
 
 /// How much of an operation is in effect after an error.
@@ -102,12 +103,21 @@ impl fmt::Display for Error {
             }
             Self::TooManyThreads => write!(f, "more than about {SLOTS} threads"),
             Self::Nested => f.write_str("called from inside another operation"),
-            Self::WorldNotStopped => f.write_str("the world could not be stopped"),
+            Self::WorldNotStopped(error) => error.fmt(f),
         }
     }
 }
 
-impl core::error::Error for Error {}
+impl core::error::Error for Error {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Refused { errno, .. } | Self::Forbidden { errno, .. } => Some(errno),
+            Self::NoProc(error) => Some(error),
+            Self::WorldNotStopped(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// Why a thread could not be held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

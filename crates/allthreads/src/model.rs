@@ -1,0 +1,310 @@
+//! Models of the protocol, run by loom: the code of `hold` and `gather` itself, with a kernel made
+//! of a mutex in place of `/proc` and signals.
+
+use loom::cell::UnsafeCell;
+use loom::sync::{Arc, Condvar, Mutex};
+use loom::thread;
+
+use crate::gather::{Os, gather};
+use crate::hold::{Futex, Hold, Release};
+use crate::sync::{AtomicU32, Ordering};
+
+/// A futex: a sleeper is woken only by a wake, so that a lost wake-up is a deadlock, which loom
+/// reports. The word is compared under the lock, as the kernel does.
+struct Sleepers {
+    lock: Mutex<()>,
+    woken: [Condvar; WORDS],
+}
+
+/// The words of a `Hold`.
+const WORDS: usize = 8;
+
+impl Sleepers {
+    fn new() -> Self {
+        Self { lock: Mutex::new(()), woken: std::array::from_fn(|_| Condvar::new()) }
+    }
+
+    /// The words lie side by side: each has a condition variable of its own.
+    fn woken(&self, word: &AtomicU32) -> &Condvar {
+        &self.woken[std::ptr::from_ref(word).addr() / size_of::<AtomicU32>() % WORDS]
+    }
+}
+
+impl Futex for Sleepers {
+    type Timeout = ();
+
+    fn wait(&self, word: &AtomicU32, expected: u32) {
+        let guard = self.lock.lock().unwrap();
+        if word.load(Ordering::Relaxed) == expected {
+            drop(self.woken(word).wait(guard).unwrap());
+        }
+    }
+
+    fn wait_for(&self, word: &AtomicU32, expected: u32, (): ()) {
+        self.wait(word, expected);
+    }
+
+    fn wake_one(&self, word: &AtomicU32) {
+        self.wake_all(word);
+    }
+
+    fn wake_all(&self, word: &AtomicU32) {
+        drop(self.lock.lock().unwrap());
+        self.woken(word).notify_all();
+    }
+}
+
+/// Explores with no more than `preemptions` of a running thread.
+fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(model);
+}
+
+/// What the threads of a model share.
+struct Shared {
+    hold: Hold,
+    futex: Sleepers,
+    /// Plain memory that the owner writes and held threads read: loom reports a race if the
+    /// protocol does not order them.
+    call: UnsafeCell<u32>,
+}
+
+impl Shared {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { hold: Hold::new(), futex: Sleepers::new(), call: UnsafeCell::new(0) })
+    }
+
+    fn set_call(&self, to: u32) {
+        // SAFETY: loom checks that nobody reads at the same time; that is the model's point.
+        self.call.with_mut(|call| unsafe { *call = to });
+    }
+
+    /// What a handler does. Returns what it executed.
+    fn deliver(&self) -> Option<u32> {
+        let number = self.hold.join(|| false)?;
+        self.hold.arrived(&self.futex, number);
+        let mut executed = None;
+        self.hold.stay(&self.futex, || {
+            // SAFETY: loom checks that nobody writes at the same time.
+            executed = Some(self.call.with(|call| unsafe { *call }));
+        });
+        executed
+    }
+}
+
+/// Waits until `count` threads are held and closes the gate.
+fn hold_all(shared: &Shared, count: u32) {
+    while !shared.hold.close(count) {
+        shared.hold.await_arrivals(&shared.futex, count, ());
+    }
+}
+
+fn execute_once_and_leave(release: Release) {
+    explore(2, move || {
+        let shared = Shared::new();
+        shared.hold.begin(&shared.futex, || shared.set_call(0));
+        let threads = [(); 2].map(|()| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || shared.deliver())
+        });
+        hold_all(&shared, 2);
+        shared.set_call(7);
+        shared.hold.execute(&shared.futex, release);
+        shared.hold.finish(&shared.futex);
+        // The next operation may write only when both have left.
+        shared.hold.begin(&shared.futex, || shared.set_call(8));
+        shared.hold.roll_back(&shared.futex);
+        for thread in threads {
+            assert_eq!(thread.join().unwrap(), Some(7));
+        }
+    });
+}
+
+/// All that are held execute once, nobody is left behind asleep, and nobody reads the calls while
+/// they are written.
+#[test]
+fn held_threads_execute_once_and_leave_together() {
+    execute_once_and_leave(Release::Together);
+}
+
+#[test]
+fn held_threads_execute_once_and_leave_each() {
+    execute_once_and_leave(Release::Each);
+}
+
+/// A thread that comes while the owner gives up either joined, and is let go, or is too late; it
+/// never executes, and the next operation finds nobody of the last one.
+#[test]
+fn a_late_joiner_and_a_roll_back_cannot_both_win() {
+    explore(3, || {
+        let shared = Shared::new();
+        shared.hold.begin(&shared.futex, || shared.set_call(1));
+        let threads = [(); 2].map(|()| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || shared.deliver())
+        });
+        shared.hold.roll_back(&shared.futex);
+        // Waits for those that joined: `set_call` must not race with them.
+        shared.hold.begin(&shared.futex, || shared.set_call(2));
+        let joined = shared.hold.arrivals();
+        shared.hold.roll_back(&shared.futex);
+        assert!(joined <= 2);
+        for thread in threads {
+            assert_eq!(thread.join().unwrap(), None);
+        }
+    });
+}
+
+/// A signal of an operation that was rolled back is delivered during the next one: its thread is
+/// then held by that one, and executes that one's call.
+#[test]
+fn a_stale_signal_joins_the_next_operation_or_none() {
+    explore(3, || {
+        let shared = Shared::new();
+        shared.hold.begin(&shared.futex, || shared.set_call(1));
+        let other = {
+            let shared = Arc::clone(&shared);
+            // The stale signal, and the one that the second operation sends.
+            thread::spawn(move || [shared.deliver(), shared.deliver()])
+        };
+        shared.hold.roll_back(&shared.futex);
+        shared.hold.begin(&shared.futex, || shared.set_call(2));
+        let held = shared.hold.arrivals();
+        if held == 1 && shared.hold.close(held) {
+            shared.hold.execute(&shared.futex, Release::Together);
+            shared.hold.finish(&shared.futex);
+            let executed = other.join().unwrap();
+            assert_eq!(executed.iter().flatten().copied().collect::<Vec<_>>(), [2]);
+        } else {
+            shared.hold.roll_back(&shared.futex);
+            assert_eq!(other.join().unwrap(), [None, None]);
+        }
+    });
+}
+
+/// The kernel of the clone model: who lives, who has a signal pending, and each thread's copy of
+/// the attribute that the call increments.
+#[derive(Default)]
+struct Tasks {
+    alive: [bool; 3],
+    pending: [bool; 3],
+    value: [u32; 3],
+    finished: bool,
+}
+
+struct Machine {
+    shared: Arc<Shared>,
+    tasks: Mutex<Tasks>,
+    changed: Condvar,
+}
+
+const OWNER: usize = 0;
+const PARENT: usize = 1;
+const CHILD: usize = 2;
+
+impl Machine {
+    /// Runs the handler if a signal is pending for `me`.
+    fn interrupts(&self, me: usize) {
+        let pending = std::mem::take(&mut self.tasks.lock().unwrap().pending[me]);
+        if pending && self.shared.deliver().is_some() {
+            self.tasks.lock().unwrap().value[me] += 1;
+        }
+    }
+
+    /// User code that goes on until the owner has finished, interrupted by signals.
+    fn run_until_finished(&self, me: usize) {
+        loop {
+            self.interrupts(me);
+            let mut tasks = self.tasks.lock().unwrap();
+            while !tasks.finished && !tasks.pending[me] {
+                tasks = self.changed.wait(tasks).unwrap();
+            }
+            if tasks.finished && !tasks.pending[me] {
+                return;
+            }
+        }
+    }
+}
+
+struct Census<'a> {
+    machine: &'a Machine,
+    signalled: [bool; 3],
+}
+
+impl Os for Census<'_> {
+    type Error = ();
+
+    fn bystanders(&mut self) -> Result<u32, ()> {
+        Ok(0)
+    }
+
+    fn population(&mut self) -> Result<u32, ()> {
+        let tasks = self.machine.tasks.lock().unwrap();
+        Ok(tasks.alive.iter().filter(|alive| **alive).count() as u32)
+    }
+
+    fn summon(&mut self, _hold: &Hold) -> Result<(), ()> {
+        let mut tasks = self.machine.tasks.lock().unwrap();
+        for tid in [PARENT, CHILD] {
+            if tasks.alive[tid] && !self.signalled[tid] {
+                self.signalled[tid] = true;
+                tasks.pending[tid] = true;
+            }
+        }
+        drop(tasks);
+        self.machine.changed.notify_all();
+        Ok(())
+    }
+
+    fn pause(&mut self, hold: &Hold, target: u32) -> Result<(), ()> {
+        hold.await_arrivals(&self.machine.shared.futex, target, ());
+        Ok(())
+    }
+}
+
+/// A thread clones another one, which inherits the attribute, at any moment of an operation that
+/// increments it: afterwards every thread has it incremented exactly once.
+#[test]
+fn exactly_once_through_clone() {
+    explore(2, || {
+        let mut tasks = Tasks::default();
+        tasks.alive[OWNER] = true;
+        tasks.alive[PARENT] = true;
+        let machine = Arc::new(Machine {
+            shared: Shared::new(),
+            tasks: Mutex::new(tasks),
+            changed: Condvar::new(),
+        });
+        let parent = {
+            let machine = Arc::clone(&machine);
+            thread::spawn(move || {
+                machine.interrupts(PARENT);
+                // clone: the child is counted, with its parent's attribute, before it returns.
+                let mut tasks = machine.tasks.lock().unwrap();
+                tasks.value[CHILD] = tasks.value[PARENT];
+                tasks.alive[CHILD] = true;
+                drop(tasks);
+                let child = {
+                    let machine = Arc::clone(&machine);
+                    thread::spawn(move || machine.run_until_finished(CHILD))
+                };
+                machine.run_until_finished(PARENT);
+                child.join().unwrap();
+            })
+        };
+        let shared = &machine.shared;
+        shared.hold.begin(&shared.futex, || shared.set_call(1));
+        let mut census = Census { machine: &machine, signalled: [false; 3] };
+        let held = gather(&shared.hold, &mut census).unwrap();
+        machine.tasks.lock().unwrap().value[OWNER] += 1;
+        if held > 0 {
+            shared.hold.execute(&shared.futex, Release::Together);
+        }
+        shared.hold.finish(&shared.futex);
+        machine.tasks.lock().unwrap().finished = true;
+        machine.changed.notify_all();
+        parent.join().unwrap();
+        assert_eq!(machine.tasks.lock().unwrap().value, [1; 3]);
+    });
+}

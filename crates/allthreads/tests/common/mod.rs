@@ -1,0 +1,177 @@
+//! What the tests share: threads of several kinds, and what the kernel says about each.
+#![expect(dead_code, reason = "each test binary uses a part")]
+
+use std::ffi::c_void;
+use std::fs;
+use std::io::Read;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use allthreads::sigctx::sys::{self, MaskHow, SigSet, Tid};
+use allthreads::{Batch, Error, Outcome};
+
+/// The signal that the crate uses by default.
+pub(crate) const SIGNAL: i32 = 33;
+
+/// The ids of all threads.
+pub(crate) fn tids() -> Vec<Tid> {
+    let tasks = fs::read_dir("/proc/self/task").expect("list of threads");
+    tasks.map(|task| task.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+}
+
+/// A line of a thread's `status`; `None` when the thread is gone or dead.
+pub(crate) fn status(tid: Tid, field: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/self/task/{tid}/status")).ok()?;
+    let line = |name: &str| {
+        status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(":\t")).map(str::to_owned)
+    };
+    if line("State")?.starts_with(['Z', 'X']) { None } else { line(field) }
+}
+
+/// What all living threads have in a line of `status`.
+#[track_caller]
+pub(crate) fn assert_all(field: &str, expected: &str) {
+    for tid in tids() {
+        if let Some(value) = status(tid, field) {
+            assert_eq!(value, expected, "{field} of thread {tid}");
+        }
+    }
+}
+
+/// Starts `count` threads that sleep for ever, and waits until they do so.
+pub(crate) fn park(count: usize) {
+    let barrier = Box::leak(Box::new(Barrier::new(count + 1)));
+    for _ in 0..count {
+        let barrier = &*barrier;
+        thread::Builder::new()
+            .stack_size(128 << 10)
+            .spawn(move || {
+                barrier.wait();
+                loop {
+                    thread::park();
+                }
+            })
+            .expect("start a thread");
+    }
+    barrier.wait();
+}
+
+/// Blocks or unblocks signals behind libc's back.
+pub(crate) fn mask(how: MaskHow, set: &SigSet) {
+    sys::sigprocmask(how, set);
+}
+
+/// A batch of one that gives every thread a name; the kernel hands it on to new threads.
+pub(crate) fn name(name: &'static std::ffi::CStr) -> Batch<'static> {
+    let args = [libc::PR_SET_NAME as usize, name.as_ptr() as usize, 0, 0, 0, 0];
+    // SAFETY: the name is static, and to read it is sound everywhere.
+    unsafe { Batch::new().call(libc::SYS_prctl, args) }
+}
+
+/// A system call without pointers on every thread.
+pub(crate) fn plain(number: libc::c_long, args: [usize; 6]) -> Result<Outcome, Error> {
+    // SAFETY: the tests that use this pass no pointers but null.
+    unsafe { allthreads::syscall(number, args) }
+}
+
+pub(crate) fn sleep(milliseconds: u64) {
+    thread::sleep(Duration::from_millis(milliseconds));
+}
+
+/// Whether the test may change ids; says so when not.
+pub(crate) fn is_root() -> bool {
+    // SAFETY: takes nothing and cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        println!("skipped: needs root");
+    }
+    root
+}
+
+/// A child of `fork` that runs `body`; returns its wait status.
+pub(crate) fn forked(body: impl FnOnce()) -> i32 {
+    // SAFETY: the child runs `body` and ends; libc readies malloc for it.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_ok();
+        // SAFETY: ends the child without its parent's exit handlers.
+        unsafe { libc::_exit(i32::from(!ok)) }
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child made above.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!(waited, pid);
+    status
+}
+
+/// A thread by bare `clone`, unknown to libc, without thread-local storage of its own, or with
+/// none at all (a null thread pointer). It sleeps for ever.
+pub(crate) fn raw_clone(extra_flags: i32) -> Tid {
+    extern "C" fn body(_: *mut c_void) -> i32 {
+        loop {
+            // No libc, and no `errno`: the storage it would touch is another thread's, or none.
+            let word = std::sync::atomic::AtomicU32::new(0);
+            let args = [word.as_ptr() as usize, libc::FUTEX_WAIT as usize, 0, 0, 0, 0];
+            // SAFETY: waits on its own word.
+            let _ = unsafe { sys::syscall_raw(libc::SYS_futex, args) };
+        }
+    }
+    let stack = Box::leak(vec![0u8; 64 << 10].into_boxed_slice());
+    let top = stack.as_mut_ptr_range().end;
+    let flags = libc::CLONE_VM
+        | libc::CLONE_FS
+        | libc::CLONE_FILES
+        | libc::CLONE_SIGHAND
+        | libc::CLONE_THREAD
+        | libc::CLONE_SYSVSEM
+        | extra_flags;
+    let none = std::ptr::null_mut::<c_void>();
+    // SAFETY: the stack is the thread's for ever, and `body` needs nothing but it.
+    let tid = unsafe { libc::clone(body, top.cast(), flags, none, none, none, none) };
+    assert!(tid > 0);
+    tid
+}
+
+/// A pipe: the end to read and the end to write.
+pub(crate) fn pipe() -> (fs::File, fs::File) {
+    use std::os::fd::FromRawFd;
+    let mut ends = [0; 2];
+    // SAFETY: the array is as long as the call wants.
+    let result = unsafe { libc::pipe(ends.as_mut_ptr()) };
+    assert_eq!(result, 0);
+    // SAFETY: just made, owned by nobody else.
+    ends.map(|fd| unsafe { fs::File::from_raw_fd(fd) }).into()
+}
+
+/// A thread in `read` on an empty pipe; returns what it read when the other end is written.
+pub(crate) fn reader(mut end: fs::File, tid: &'static AtomicI32) -> thread::JoinHandle<u8> {
+    thread::spawn(move || {
+        tid.store(sys::gettid(), Ordering::SeqCst);
+        let mut byte = [0];
+        // Not `read_exact`, which would hide an EINTR.
+        assert_eq!(end.read(&mut byte).expect("not interrupted"), 1);
+        byte[0]
+    })
+}
+
+/// A limit on signals queued.
+pub(crate) fn limit_queue(to: u64) {
+    let limit = libc::rlimit { rlim_cur: to, rlim_max: to.max(1000) };
+    // SAFETY: reads the limit.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const limit) };
+    assert_eq!(result, 0);
+}
+
+/// Waits until a thread is in one of `states`.
+pub(crate) fn await_state(tid: Tid, states: &str) {
+    for _ in 0..2000 {
+        if status(tid, "State").is_some_and(|s| s.starts_with(|c| states.contains(c))) {
+            return;
+        }
+        sleep(1);
+    }
+    panic!("thread {tid} never reached a state of {states}");
+}

@@ -1,0 +1,249 @@
+//! Operations that are refused: by a thread that does not come, or by the kernel. What is in
+//! effect afterwards is looked at on every thread.
+
+mod common;
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use allthreads::sigctx::sys::{self, Errno, MaskHow, SigSet, Tid, gettid};
+use allthreads::{AllThreads, Applied, Batch, Error, Signal, Why, privileges};
+use common::*;
+use testkit::in_child;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A thread that blocks `set` by a raw system call, for ever or for a time.
+fn deaf(set: SigSet, span: Option<Duration>) -> Tid {
+    let (send, receive) = mpsc::channel();
+    let body = move || {
+        mask(MaskHow::Set, &set);
+        send.send(gettid()).unwrap();
+        if let Some(span) = span {
+            thread::sleep(span);
+            mask(MaskHow::Set, &SigSet::empty());
+        }
+        loop {
+            thread::park();
+        }
+    };
+    thread::Builder::new().name("deaf one".into()).spawn(body).unwrap();
+    receive.recv().unwrap()
+}
+
+#[track_caller]
+fn assert_unresponsive(error: &Error, tid: Tid, why: Why) {
+    println!("{error}");
+    let Error::Unresponsive(who) = error else { panic!("{error:?}") };
+    let threads: Vec<_> = who.threads().collect();
+    assert_eq!((who.count(), threads.len()), (1, 1));
+    assert_eq!((threads[0].tid(), threads[0].why()), (tid, why));
+    assert_eq!(threads[0].name().as_str(), "deaf one");
+    assert_eq!(error.applied(), Applied::Calls(0));
+}
+
+#[test]
+fn a_masked_thread_is_named_and_nothing_is_applied() {
+    in_child("a_masked_thread_is_named_and_nothing_is_applied", LIMIT, || {
+        park(5);
+        let tid = deaf(SigSet::of(SIGNAL), None);
+        let start = Instant::now();
+        let all = AllThreads::new().deadline(Duration::from_millis(400));
+        let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
+        let elapsed = start.elapsed();
+        assert!(elapsed >= Duration::from_millis(400), "{elapsed:?}");
+        assert!(elapsed < Duration::from_millis(1500), "{elapsed:?}");
+        assert_unresponsive(&error, tid, Why::Blocked);
+        assert_all("NoNewPrivs", "0");
+    });
+}
+
+#[test]
+fn a_masked_thread_is_sent_one_signal_however_often_it_is_tried() {
+    let test = "a_masked_thread_is_sent_one_signal_however_often_it_is_tried";
+    in_child(test, LIMIT, || {
+        let (ready, is_ready) = mpsc::channel();
+        let (go, goes) = mpsc::channel::<()>();
+        let thread = thread::spawn(move || {
+            mask(MaskHow::Block, &SigSet::of(SIGNAL));
+            ready.send(()).unwrap();
+            goes.recv().unwrap();
+            let set = SigSet::of(SIGNAL);
+            let now = [0u64; 2];
+            let args = [&raw const set as usize, 0, &raw const now as usize, 8, 0, 0];
+            let mut queued = 0;
+            // SAFETY: the set and the time live during the call.
+            while unsafe { sys::syscall(libc::SYS_rt_sigtimedwait, args) }.is_ok() {
+                queued += 1;
+            }
+            queued
+        });
+        is_ready.recv().unwrap();
+        let all = AllThreads::new().deadline(Duration::from_millis(300));
+        for _ in 0..2 {
+            all.batch(&Batch::new().no_new_privs()).unwrap_err();
+        }
+        go.send(()).unwrap();
+        assert_eq!(thread.join().unwrap(), 1);
+    });
+}
+
+#[test]
+fn a_thread_masked_for_a_while_is_waited_for() {
+    in_child("a_thread_masked_for_a_while_is_waited_for", LIMIT, || {
+        park(5);
+        deaf(SigSet::full(), Some(Duration::from_millis(1500)));
+        let outcome = privileges::no_new_privs().unwrap();
+        println!("{outcome:?}");
+        assert!(outcome.retries > 0);
+        assert!(outcome.elapsed > Duration::from_millis(1300));
+        assert_all("NoNewPrivs", "1");
+    });
+}
+
+#[test]
+fn libc_cannot_mask_the_default_signal() {
+    in_child("libc_cannot_mask_the_default_signal", LIMIT, || {
+        let (send, receive) = mpsc::channel();
+        thread::spawn(move || {
+            // SAFETY: a set of signals may be all zeroes.
+            let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+            // SAFETY: fills the set.
+            unsafe { libc::sigfillset(&raw mut set) };
+            // SAFETY: reads the set.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) };
+            send.send(()).unwrap();
+            loop {
+                thread::park();
+            }
+        });
+        receive.recv().unwrap();
+        let outcome = privileges::no_new_privs().unwrap();
+        assert_eq!(outcome.retries, 0);
+        assert_all("NoNewPrivs", "1");
+    });
+}
+
+#[test]
+fn a_public_signal_works_and_can_be_masked() {
+    in_child("a_public_signal_works_and_can_be_masked", LIMIT, || {
+        park(5);
+        let signal = libc::SIGRTMIN() + 3;
+        let all = AllThreads::new().signal(Signal::Number(signal));
+        let outcome = all.batch(&name(c"public")).unwrap();
+        assert_eq!(outcome.threads, tids().len());
+        assert_all("Name", "public");
+        let tid = deaf(SigSet::of(signal), None);
+        all.batch(&name(c"deaf one")).unwrap_err();
+        // Reachable by the other one.
+        name(c"deaf one").apply().unwrap();
+        let all = all.deadline(Duration::from_millis(200));
+        let error = all.batch(&name(c"never")).unwrap_err();
+        assert_unresponsive(&error, tid, Why::Blocked);
+        assert_all("Name", "deaf one");
+    });
+}
+
+#[test]
+fn signals_that_cannot_work_are_refused() {
+    for signal in [0, -1, libc::SIGUSR1, 32, 1000] {
+        let all = AllThreads::new().signal(Signal::Number(signal));
+        let error = all.batch(&name(c"never")).unwrap_err();
+        assert!(matches!(error, Error::BadSignal { signal: s } if s == signal), "{error:?}");
+    }
+}
+
+#[test]
+fn a_stopped_process_is_waited_for() {
+    in_child("a_stopped_process_is_waited_for", LIMIT, || {
+        park(3);
+        let pid = std::process::id();
+        // Stops all of us, the owner too, in the middle of operations, and goes on.
+        let shell = format!("for i in 1 2 3 4 5; do kill -STOP {pid}; sleep 0.1; kill -CONT {pid}; sleep 0.05; done");
+        let mut child = std::process::Command::new("sh").args(["-c", &shell]).spawn().unwrap();
+        let mut count = 0;
+        while child.try_wait().unwrap().is_none() {
+            name(c"stopped").apply().unwrap();
+            count += 1;
+        }
+        println!("{count} operations");
+    });
+}
+
+#[test]
+fn what_the_kernel_refuses_nobody_else_tries() {
+    in_child("what_the_kernel_refuses_nobody_else_tries", LIMIT, || {
+        park(4);
+        let error = plain(100_000, [0; 6]).unwrap_err();
+        assert!(matches!(error, Error::Refused { call: 0, errno: Errno::ENOSYS }), "{error:?}");
+        let error = plain(libc::SYS_capget, [0; 6]).unwrap_err();
+        assert!(matches!(error, Error::Refused { call: 0, errno: Errno::EFAULT }), "{error:?}");
+        assert_eq!(error.applied(), Applied::Calls(0));
+    });
+}
+
+#[test]
+fn a_batch_refused_in_its_middle_is_equal_everywhere() {
+    in_child("a_batch_refused_in_its_middle_is_equal_everywhere", LIMIT, || {
+        park(4);
+        let first = name(c"first");
+        // SAFETY: null is refused.
+        let batch = unsafe { first.call(libc::SYS_capget, [0; 6]) };
+        let error = batch.no_new_privs().apply().unwrap_err();
+        assert!(matches!(error, Error::Refused { call: 1, errno: Errno::EFAULT }), "{error:?}");
+        assert_eq!(error.applied(), Applied::Calls(1));
+        assert_all("Name", "first");
+        assert_all("NoNewPrivs", "0");
+    });
+}
+
+#[test]
+fn a_call_that_only_the_caller_may_not_make_is_made_by_nobody() {
+    in_child("a_call_that_only_the_caller_may_not_make_is_made_by_nobody", LIMIT, || {
+        if !is_root() {
+            return;
+        }
+        park(4);
+        privileges::set_groups(&[4711]).unwrap();
+        let error = thread::spawn(|| {
+            let nobody = 65534;
+            // On this thread only. SAFETY: no pointers.
+            let result = unsafe {
+                libc::syscall(libc::SYS_setresuid, nobody, nobody, nobody)
+            };
+            assert_eq!(result, 0);
+            privileges::set_groups(&[4712]).unwrap_err()
+        });
+        let error = error.join().unwrap();
+        assert!(matches!(error, Error::Refused { call: 0, errno: Errno::EPERM }), "{error:?}");
+        assert_all("Groups", "4711 ");
+    });
+}
+
+#[test]
+fn too_many_calls_are_refused() {
+    let mut batch = Batch::new();
+    for _ in 0..allthreads::MAX_CALLS {
+        batch = batch.keep_caps(privileges::KeepCaps::Off);
+    }
+    assert_eq!(batch.apply().unwrap().values().len(), allthreads::MAX_CALLS);
+    let error = batch.no_new_privs().apply().unwrap_err();
+    assert!(matches!(error, Error::TooManyCalls { calls: 17 }), "{error:?}");
+}
+
+#[test]
+fn a_thread_that_is_excluded_is_left_out() {
+    in_child("a_thread_that_is_excluded_is_left_out", LIMIT, || {
+        park(4);
+        let tid = deaf(SigSet::full(), None);
+        let excluded = [tid];
+        let all = AllThreads::new().exclude(&excluded);
+        let outcome = all.batch(&name(c"others")).unwrap();
+        assert_eq!((outcome.threads, outcome.retries), (tids().len() - 1, 0));
+        for other in tids() {
+            let expected = if other == tid { "deaf one" } else { "others" };
+            assert_eq!(status(other, "Name").as_deref(), Some(expected));
+        }
+    });
+}

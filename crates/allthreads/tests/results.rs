@@ -1,0 +1,221 @@
+//! What an operation returns, and what it changes, when all threads come.
+
+mod common;
+
+use std::ffi::c_void;
+use std::os::unix::process::ExitStatusExt;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use allthreads::safepoint::World;
+use allthreads::sigctx::sys::{self, gettid};
+use allthreads::{
+    AllThreads, Applied, Barrier, Batch, Error, OnDivergence, privileges, privileges::KeepCaps,
+};
+use common::*;
+use testkit::{child, in_child};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+#[test]
+fn no_new_privs_is_on_for_every_thread() {
+    in_child("no_new_privs_is_on_for_every_thread", LIMIT, || {
+        park(6);
+        assert_all("NoNewPrivs", "0");
+        let outcome = privileges::no_new_privs().unwrap();
+        assert_eq!((outcome.value(), outcome.threads), (0, tids().len()));
+        assert_all("NoNewPrivs", "1");
+    });
+}
+
+#[test]
+fn a_process_of_one_thread_makes_the_plain_call() {
+    in_child("a_process_of_one_thread_makes_the_plain_call", LIMIT, || {
+        // The harness may have a thread beside the test's: a forked child has one.
+        let status = forked(|| {
+            let tid = gettid() as isize;
+            let outcome = plain(libc::SYS_gettid, [0; 6]).unwrap();
+            assert_eq!((outcome.value(), outcome.threads), (tid, 1));
+            let error = plain(libc::SYS_capget, [0; 6]).unwrap_err();
+            assert!(matches!(error, Error::Refused { call: 0, .. }));
+        });
+        assert_eq!(status, 0);
+    });
+}
+
+#[test]
+fn results_that_differ_are_a_typed_error() {
+    in_child("results_that_differ_are_a_typed_error", LIMIT, || {
+        park(6);
+        for barrier in [Barrier::Strict, Barrier::Early] {
+            let all = AllThreads::new().barrier(barrier);
+            // SAFETY: takes nothing.
+            let batch = unsafe { name(c"before").call(libc::SYS_gettid, [0; 6]) };
+            let error = all.batch(&batch.no_new_privs()).unwrap_err();
+            println!("{error}");
+            assert_eq!(error.applied(), Applied::Unequal);
+            let Error::Diverged(who) = error else { panic!("{error:?}") };
+            assert_eq!(who.count(), tids().len() - 1);
+            assert_eq!(who.expected(), gettid() as isize);
+            assert_eq!(who.threads().count(), 4);
+            for thread in who.threads() {
+                assert_eq!((thread.value, thread.call), (thread.tid as isize, 1));
+            }
+            // What went before is everywhere; what follows, only on the caller.
+            assert_all("Name", "before");
+            for tid in tids() {
+                let expected = if tid == gettid() { "1" } else { "0" };
+                assert_eq!(status(tid, "NoNewPrivs").as_deref(), Some(expected));
+            }
+            name(c"again").apply().unwrap();
+        }
+    });
+}
+
+#[test]
+fn results_that_differ_end_the_process_when_asked_to() {
+    let test = "results_that_differ_end_the_process_when_asked_to";
+    let body = || {
+        park(6);
+        let all = AllThreads::new().on_divergence(OnDivergence::Abort);
+        // SAFETY: takes nothing.
+        let result = unsafe { all.syscall(libc::SYS_gettid, [0; 6]) };
+        println!("survived: {result:?}");
+    };
+    if let Some(ended) = child(test, LIMIT, body) {
+        assert_eq!(ended.status.signal(), Some(libc::SIGKILL), "{}", ended.output);
+        assert!(ended.output.contains("allthreads: "), "{}", ended.output);
+        assert!(!ended.output.contains("survived"), "{}", ended.output);
+    }
+}
+
+#[test]
+fn a_function_runs_once_on_every_thread() {
+    in_child("a_function_runs_once_on_every_thread", LIMIT, || {
+        static RUNS: AtomicUsize = AtomicUsize::new(0);
+        static SEEN: [AtomicI32; 64] = [const { AtomicI32::new(0) }; 64];
+        unsafe extern "C" fn note(data: *mut c_void) {
+            assert_eq!(data.addr(), 4711);
+            let at = RUNS.fetch_add(1, Ordering::Relaxed);
+            SEEN[at % 64].store(gettid(), Ordering::Relaxed);
+        }
+        park(6);
+        let data = std::ptr::without_provenance_mut(4711);
+        // SAFETY: only atomics and a raw system call.
+        let outcome = unsafe { allthreads::call(note, data) }.unwrap();
+        let runs = RUNS.load(Ordering::Relaxed);
+        assert_eq!((runs, outcome.threads), (tids().len(), runs));
+        let mut seen: Vec<_> = SEEN.iter().map(|t| t.load(Ordering::Relaxed)).take(runs).collect();
+        seen.sort_unstable();
+        let mut tids = tids();
+        tids.sort_unstable();
+        assert_eq!(seen, tids);
+    });
+}
+
+#[test]
+fn an_operation_inside_an_operation_is_refused() {
+    in_child("an_operation_inside_an_operation_is_refused", LIMIT, || {
+        static REFUSED: AtomicUsize = AtomicUsize::new(0);
+        unsafe extern "C" fn nested(_: *mut c_void) {
+            if matches!(privileges::no_new_privs(), Err(Error::Nested)) {
+                REFUSED.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        park(3);
+        // SAFETY: operations are async-signal-safe.
+        let outcome = unsafe { allthreads::call(nested, std::ptr::null_mut()) }.unwrap();
+        assert_eq!(REFUSED.load(Ordering::Relaxed), outcome.threads);
+        assert_all("NoNewPrivs", "0");
+    });
+}
+
+#[test]
+fn a_batch_of_three_is_one_stop() {
+    in_child("a_batch_of_three_is_one_stop", LIMIT, || {
+        park(6);
+        let batch = name(c"batch").keep_caps(KeepCaps::On).no_new_privs();
+        let outcome = batch.apply().unwrap();
+        assert_eq!(outcome.values(), [0, 0, 0]);
+        assert_eq!(outcome.threads, tids().len());
+        assert_all("Name", "batch");
+        assert_all("NoNewPrivs", "1");
+        let args = [libc::PR_GET_KEEPCAPS as usize, 0, 0, 0, 0, 0];
+        // Every thread must answer the same, else the results differ.
+        assert_eq!(plain(libc::SYS_prctl, args).unwrap().value(), 1);
+    });
+}
+
+#[test]
+fn ids_and_groups_change_on_every_thread() {
+    in_child("ids_and_groups_change_on_every_thread", LIMIT, || {
+        if !is_root() {
+            return;
+        }
+        park(6);
+        let groups = [10, 20];
+        let batch = Batch::new()
+            .set_groups(&groups)
+            .set_resgid(Some(30), Some(30), Some(30))
+            .set_resuid(Some(40), Some(40), None);
+        let outcome = batch.apply().unwrap();
+        assert_eq!(outcome.threads, tids().len());
+        assert_all("Groups", "10 20 ");
+        assert_all("Gid", "30\t30\t30\t30");
+        assert_all("Uid", "40\t40\t0\t40");
+        // No longer privileged, with the process perhaps not dumpable: it works all the same.
+        privileges::set_resuid(None, None, Some(40)).unwrap();
+        assert_all("Uid", "40\t40\t40\t40");
+        let error = privileges::set_resuid(None, Some(0), None).unwrap_err();
+        assert!(matches!(error, Error::Refused { call: 0, .. }), "{error:?}");
+    });
+}
+
+#[test]
+fn early_release_applies_the_same() {
+    in_child("early_release_applies_the_same", LIMIT, || {
+        park(6);
+        let all = AllThreads::new().barrier(Barrier::Early);
+        for round in 0..200 {
+            let to = if round % 2 == 0 { c"early a" } else { c"early b" };
+            let outcome = all.batch(&name(to)).unwrap();
+            assert_eq!(outcome.threads, tids().len());
+            assert_all("Name", to.to_str().unwrap());
+        }
+    });
+}
+
+#[test]
+fn a_world_is_stopped_first() {
+    in_child("a_world_is_stopped_first", LIMIT, || {
+        let world = World::new();
+        let polls: &AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
+        let other = world.clone();
+        thread::spawn(move || {
+            let mut mutator = other.attach().unwrap();
+            loop {
+                mutator.poll();
+                polls.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        while polls.load(Ordering::SeqCst) == 0 {
+            thread::yield_now();
+        }
+        let all = AllThreads::new().world(&world);
+        for round in 0..20 {
+            let to = if round % 2 == 0 { c"world a" } else { c"world b" };
+            all.batch(&name(to)).unwrap();
+            assert_all("Name", to.to_str().unwrap());
+            // It runs again.
+            let before = polls.load(Ordering::SeqCst);
+            while polls.load(Ordering::SeqCst) < before + 10 {
+                thread::yield_now();
+            }
+        }
+        let _mutator = world.attach().unwrap();
+        let error = all.batch(&name(c"never")).unwrap_err();
+        assert!(matches!(error, Error::WorldNotStopped(_)), "{error:?}");
+        assert_eq!(sys::gettid(), gettid());
+    });
+}
