@@ -79,7 +79,8 @@ impl ThreadRef {
     #[must_use]
     pub fn pin(&self) -> Option<Pinned> {
         let forks = registry::forks();
-        self.record.pin(self.generation).then_some(Pinned { thread: *self, forks })
+        // Made only if the pin holds: dropping it takes a pin back.
+        self.record.pin(self.generation).then(|| Pinned { thread: *self, forks })
     }
 
     /// Sends the thread a signal. It reaches this thread or none.

@@ -98,6 +98,11 @@ fn t8_stress_no_signal_goes_astray() {
 #[test]
 fn t8_an_exit_waits_for_the_pin() {
     in_child("t8_an_exit_waits_for_the_pin", MINUTE, || {
+        // A pin that comes too late counts for nothing.
+        let over = threadreg::spawn(|| ());
+        let gone = over.thread();
+        over.join().expect("no panic");
+        assert!(gone.pin().is_none());
         let (go, wait) = mpsc::channel::<()>();
         let worker = threadreg::spawn(move || wait.recv().unwrap_or_default());
         let thread = worker.thread();
