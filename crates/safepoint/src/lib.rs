@@ -6,6 +6,12 @@
 //! `world`, `mutator`, `stopped` and `processor` are what users hold; `pace` is how long requesters
 //! wait and when they nudge.
 
+// Under loom only the protocol is built: the rest makes system calls and real threads.
+#![cfg_attr(
+    loom,
+    expect(dead_code, unreachable_pub, reason = "some parts of the protocol serve the rest only")
+)]
+
 mod protocol;
 mod sync;
 

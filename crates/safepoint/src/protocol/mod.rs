@@ -64,11 +64,13 @@ use self::arena::Arena;
 pub(crate) use self::arena::Chunk;
 use self::each::Call;
 use self::round::Round;
+#[cfg(not(loom))]
 pub use self::slot::MutatorState;
 use self::slot::OwnLines;
 pub(crate) use self::slot::Slot;
+#[cfg(not(loom))]
 pub(crate) use self::stop::{Counted, TooLate};
-pub(crate) use self::turn::Turn;
+use self::turn::Turn;
 use crate::sync::{AtomicPtr, AtomicU32};
 
 /// What the protocol needs of the system.

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
@@ -93,14 +94,17 @@ impl Pace<Model> for Impatient {
     fn late(&mut self, _slot: &'static Slot<()>) {}
 }
 
-/// The world, and something that mutators touch only when they run and stoppers only when they do
-/// not. Plain memory as far as loom is concerned: two accesses that nothing orders are a failure.
+/// The world, and memory as a user has it. Plain memory as far as loom is concerned: two accesses
+/// that nothing orders fail the model.
 struct World {
     protocol: Protocol<Model>,
-    heap: loom::cell::UnsafeCell<u32>,
+    /// Touched by mutators only when they run and changed by stoppers only when nobody does.
+    heap: UnsafeCell<u32>,
+    /// A mutator's own, by slot: touched by itself when it runs and by the closure for it.
+    own: [UnsafeCell<u32>; arena::CHUNK],
 }
 
-// SAFETY: that accesses to the heap are ordered is what the models check.
+// SAFETY: that accesses to the cells are ordered is what the models check.
 unsafe impl Sync for World {}
 // SAFETY: as above.
 unsafe impl Send for World {}
@@ -109,17 +113,27 @@ type Mutator = &'static Slot<()>;
 
 impl World {
     fn new() -> Arc<Self> {
-        Arc::new(Self { protocol: Protocol::new(Model), heap: loom::cell::UnsafeCell::new(0) })
+        Arc::new(Self {
+            protocol: Protocol::new(Model),
+            heap: UnsafeCell::new(0),
+            own: core::array::from_fn(|_| UnsafeCell::new(0)),
+        })
     }
 
     fn attach(&self) -> Mutator {
         self.protocol.attach(|_| ()).expect("room for a model's threads")
     }
 
-    /// User code: many mutators may read at once.
-    fn touch(&self) {
+    fn detach(&self, slot: Mutator) {
+        self.protocol.detach(slot, || ());
+    }
+
+    /// User code.
+    fn work(&self, slot: Mutator) {
         // SAFETY: checked by loom.
         self.heap.with(|heap| unsafe { *heap });
+        // SAFETY: checked by loom.
+        self.own[slot.index() as usize].with_mut(|own| unsafe { *own |= 0x100 });
     }
 
     fn poll(&self, slot: Mutator) {
@@ -128,15 +142,14 @@ impl World {
         }
     }
 
-    /// The stopper's work: needs the heap for itself.
+    /// The stopper's work: needs all memory for itself.
     fn in_stop(&self) {
         // SAFETY: checked by loom.
         self.heap.with_mut(|heap| unsafe { *heap += 1 });
-        assert!(
-            self.protocol.live().all(|slot| slot.state() != MutatorState::Running
-                || slot.asked.poll.load(Ordering::Relaxed) != 0),
-            "a mutator runs in a stopped world and is not on its way back"
-        );
+        for slot in self.protocol.live() {
+            // SAFETY: checked by loom.
+            self.own[slot.index() as usize].with_mut(|own| unsafe { *own |= 0x100 });
+        }
     }
 
     fn stop_outside(&self) -> u32 {
@@ -157,22 +170,263 @@ impl World {
         self.protocol.stop_turn.pass(&Model);
         self.protocol.leave(own);
     }
+
+    /// Counts the visit in the mutator's own memory; reads the heap, which no stopper may be at.
+    fn for_each(&self, own: Mutator) {
+        let visit = |slot: Mutator| {
+            // SAFETY: checked by loom.
+            self.heap.with(|heap| unsafe { *heap });
+            // SAFETY: checked by loom.
+            self.own[slot.index() as usize].with_mut(|own| unsafe { *own += 1 });
+        };
+        self.protocol.for_each(own, &visit, &mut Patient);
+    }
+
+    /// How often closures ran for the mutator, asked by itself while it runs.
+    fn visits(&self, slot: Mutator) -> u32 {
+        // SAFETY: checked by loom.
+        self.own[slot.index() as usize].with(|own| unsafe { *own } & 0xff)
+    }
 }
 
+fn spawn<T: 'static>(
+    world: &Arc<World>,
+    work: impl FnOnce(&World) -> T + 'static,
+) -> thread::JoinHandle<T> {
+    let world = world.clone();
+    thread::spawn(move || work(&world))
+}
+
+/// W1: whoever enters or leaves a safe region while a stop begins is stopped, and is not waited
+/// for.
 #[test]
 fn stop_against_a_safe_region() {
     loom::model(|| {
         let world = World::new();
-        let stopper = thread::spawn({
-            let world = world.clone();
-            move || world.stop_outside()
-        });
         let slot = world.attach();
-        world.touch();
+        let stopper = spawn(&world, World::stop_outside);
+        world.work(slot);
         world.protocol.enter(slot);
         world.protocol.leave(slot);
-        world.touch();
-        world.protocol.detach(slot, || ());
+        world.work(slot);
+        world.protocol.enter(slot);
+        // In the region for good, as in a read that never returns.
+        assert_eq!(stopper.join().unwrap(), 1, "counted once");
+    });
+}
+
+#[test]
+fn stop_against_a_poll() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        let stopper = spawn(&world, World::stop_outside);
+        world.work(slot);
+        world.poll(slot);
+        world.work(slot);
+        world.detach(slot);
         stopper.join().unwrap();
+    });
+}
+
+/// A mutator that only polls, and wakes from the first stop when the second has begun, must not
+/// clear the second's bit with the first's.
+#[test]
+fn second_stop_against_one_who_leaves_the_first() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        let done = Arc::new(AtomicU32::new(0));
+        let stopper = spawn(&world, {
+            let done = done.clone();
+            move |world| {
+                world.stop_outside();
+                world.stop_outside();
+                done.store(1, Ordering::Release);
+            }
+        });
+        // If the second stop's bit is lost this goes on for ever, and loom gives up.
+        while done.load(Ordering::Acquire) == 0 {
+            world.poll(slot);
+            thread::yield_now();
+        }
+        world.detach(slot);
+        stopper.join().unwrap();
+    });
+}
+
+#[test]
+fn attach_and_detach_during_a_stop() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        let stopper = spawn(&world, World::stop_outside);
+        world.detach(slot);
+        // The same slot, perhaps with a debt left behind.
+        let slot = world.attach();
+        world.work(slot);
+        world.protocol.enter(slot);
+        stopper.join().unwrap();
+    });
+}
+
+/// W5: two mutators that want to stop each other; one waits for its turn and is stopped.
+#[test]
+fn two_stoppers() {
+    loom::model(|| {
+        let world = World::new();
+        let (slot, theirs) = (world.attach(), world.attach());
+        let other = spawn(&world, move |world| {
+            world.stop_as(theirs);
+            world.work(theirs);
+            world.protocol.enter(theirs);
+        });
+        world.stop_as(slot);
+        world.work(slot);
+        world.protocol.enter(slot);
+        other.join().unwrap();
+    });
+}
+
+/// A stop that gives up releases everybody, and leaves nothing that the next one trips over.
+#[test]
+fn stop_past_its_deadline() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        let stopper = spawn(&world, |world| {
+            assert!(world.protocol.stop_turn.take(&Model, &mut Impatient), "nobody else has it");
+            let stopped = world.protocol.stop(None, &mut Impatient);
+            if stopped.is_ok() {
+                world.in_stop();
+                world.protocol.resume();
+            }
+            world.protocol.stop_turn.pass(&Model);
+            world.stop_outside()
+        });
+        world.work(slot);
+        world.poll(slot);
+        world.work(slot);
+        world.protocol.enter(slot);
+        assert_eq!(stopper.join().unwrap(), 1, "counted once");
+    });
+}
+
+/// W2, W3: exactly once, whatever the target does meanwhile.
+fn for_each_against(target: impl Fn(&World, Mutator) + Send + Sync + Copy + 'static) {
+    loom::model(move || {
+        let world = World::new();
+        let slot = world.attach();
+        let own = world.attach();
+        let requester = spawn(&world, move |world| {
+            world.for_each(own);
+            assert_eq!(world.visits(own), 1, "the requester's own closure ran once");
+            world.detach(own);
+        });
+        target(&world, slot);
+        requester.join().unwrap();
+        world.protocol.leave(slot);
+        assert_eq!(world.visits(slot), 1, "ran once for the target");
+    });
+}
+
+#[test]
+fn for_each_against_a_runner_that_polls() {
+    for_each_against(|world, slot| {
+        world.work(slot);
+        world.poll(slot);
+        world.work(slot);
+        world.protocol.enter(slot);
+    });
+}
+
+#[test]
+fn for_each_against_one_who_leaves_a_safe_region() {
+    for_each_against(|world, slot| {
+        world.protocol.enter(slot);
+        world.protocol.leave(slot);
+        world.work(slot);
+        world.protocol.enter(slot);
+    });
+}
+
+/// W4: a target that detaches is visited or gone, and the requester is woken either way.
+#[test]
+fn for_each_against_detach_and_attach() {
+    loom::model(|| {
+        let world = World::new();
+        let (slot, own) = (world.attach(), world.attach());
+        let requester = spawn(&world, move |world| world.for_each(own));
+        world.detach(slot);
+        let slot = world.attach();
+        world.work(slot);
+        world.protocol.enter(slot);
+        requester.join().unwrap();
+    });
+}
+
+/// A requester of a for-each can be stopped while it waits, and no closure runs in the stop.
+#[test]
+fn for_each_beside_a_stop() {
+    loom::model(|| {
+        let world = World::new();
+        let (slot, own) = (world.attach(), world.attach());
+        world.protocol.enter(slot);
+        let stopper = spawn(&world, World::stop_outside);
+        world.for_each(own);
+        assert_eq!(world.visits(own), 1, "the requester's own closure ran once");
+        world.protocol.enter(own);
+        assert_eq!(stopper.join().unwrap(), 2, "each counted once");
+        world.protocol.leave(slot);
+        assert_eq!(world.visits(slot), 1, "ran once for the target");
+    });
+}
+
+/// All three on threads of their own; one preemption less than usual, or it would take minutes.
+#[test]
+fn for_each_beside_a_stop_against_a_runner() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = model.preemption_bound.map(|n| n.min(2));
+    model.check(|| {
+        let world = World::new();
+        let (slot, own) = (world.attach(), world.attach());
+        let stopper = spawn(&world, World::stop_outside);
+        let requester = spawn(&world, move |world| {
+            world.for_each(own);
+            world.protocol.enter(own);
+        });
+        world.poll(slot);
+        world.protocol.enter(slot);
+        stopper.join().unwrap();
+        requester.join().unwrap();
+        world.protocol.leave(slot);
+        assert_eq!(world.visits(slot), 1, "ran once for the target");
+    });
+}
+
+/// The steps by which Go's shared count went wrong (Go commit f0dd002), as far as they exist here.
+///
+/// 1. The collector asks for a stop.
+/// 2. M1 publishes its safe region, 3. finds the request, 4. and is held up before its answer.
+/// 5. The collector answers for M1, does its work, 6. and resumes, 7. without waiting for M1.
+/// 8. M2 comes back from a safe region, 9. runs, 10. and enters another.
+/// 11. The collector asks for a for-each, and M1 goes on with the answer that it was about to give.
+///
+/// M1's answer is to the stop. Taken for one to the for-each, it ends that too early.
+#[test]
+fn late_answer_to_a_stop_is_no_answer_to_a_for_each() {
+    loom::model(|| {
+        let world = World::new();
+        let (m1, m2, collector) = (world.attach(), world.attach(), world.attach());
+        world.protocol.enter(m2);
+        let first = spawn(&world, move |world| world.protocol.enter(m1)); // 2, 3, 4, 11
+        world.stop_as(collector); // 1, 5, 6, 7
+        world.protocol.leave(m2); // 8, 9
+        world.protocol.enter(m2); // 10
+        world.for_each(collector); // 11
+        world.protocol.leave(m2);
+        assert_eq!([world.visits(m2), world.visits(collector)], [1, 1], "all once");
+        first.join().unwrap();
+        assert_eq!(world.visits(m1), 1, "for-each returned with M1 visited");
     });
 }

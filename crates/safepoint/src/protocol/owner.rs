@@ -57,6 +57,8 @@ impl<E: Edge> Protocol<E> {
                 slot.set_state(MutatorState::Dead);
                 return;
             }
+            // The requester may not have come to set the bit yet.
+            slot.asked.poll.fetch_or(EACH, Ordering::Relaxed);
             // I6: closures run in a running world.
             slot.set_state(MutatorState::Running);
             self.settle(slot);

@@ -1,0 +1,62 @@
+//! What the tests share: mutators on threads of their own, and waiting for them to get somewhere.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use safepoint::{Mutator, World};
+
+/// A flag that threads wait for.
+#[derive(Debug, Default)]
+pub(crate) struct Flag(AtomicBool);
+
+impl Flag {
+    pub(crate) fn raise(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Waits for the flag; panics when it does not come.
+    pub(crate) fn wait(&self) {
+        eventually(|| self.is_up());
+    }
+}
+
+/// Waits until `what` holds; panics after ten seconds.
+pub(crate) fn eventually(what: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !what() {
+        assert!(start.elapsed() < Duration::from_secs(10), "waited in vain");
+        thread::yield_now();
+    }
+}
+
+/// Runs `work` as a mutator on a thread of its own, and returns once it is attached.
+pub(crate) fn mutator<'scope, T: Send + 'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    world: &World,
+    name: &str,
+    work: impl FnOnce(&mut Mutator) -> T + Send + 'scope,
+) -> ScopedJoinHandle<'scope, T> {
+    let (world, (tell, told)) = (world.clone(), std::sync::mpsc::channel());
+    let thread = thread::Builder::new().name(name.to_owned());
+    let handle = thread.spawn_scoped(scope, move || {
+        let mut mutator = world.attach().expect("a thread of its own");
+        tell.send(()).expect("the test waits");
+        work(&mut mutator)
+    });
+    let handle = handle.expect("room for a thread");
+    told.recv().expect("the mutator attaches");
+    handle
+}
+
+/// Polls until the flag is up.
+pub(crate) fn poll_until(mutator: &mut Mutator, flag: &Flag) {
+    while !flag.is_up() {
+        mutator.poll();
+        thread::yield_now();
+    }
+}

@@ -1,0 +1,222 @@
+//! Stops and for-eaches by the thousand, against mutators that come, go, block and poll at random.
+
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::common::{Flag, mutator};
+use safepoint::{Mutator, World};
+use testkit::{Rng, budget, in_child};
+
+const MUTATORS: usize = 8;
+const LATE: Duration = Duration::from_secs(180);
+
+/// Memory of a mutator that runs, and nobody's protection but the world's. The counter is plain, so
+/// that the compiler and the processor may reorder and tear it as they may a heap.
+#[derive(Default)]
+struct Heap {
+    counter: UnsafeCell<u64>,
+    /// Says that the thread is between two polls.
+    working: AtomicBool,
+}
+
+// SAFETY: the counter is touched by its mutator while that runs and by stoppers while it does not:
+// what this file tests.
+unsafe impl Sync for Heap {}
+
+impl Heap {
+    /// User code between two polls.
+    fn work(&self, steps: u64) {
+        self.working.store(true, Ordering::Relaxed);
+        for _ in 0..steps {
+            // SAFETY: this mutator runs.
+            let counter = unsafe { &mut *self.counter.get() };
+            *counter = core::hint::black_box(*counter) + 1;
+        }
+        self.working.store(false, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> u64 {
+        // SAFETY: the world is stopped, or the mutator gone.
+        unsafe { *self.counter.get() }
+    }
+}
+
+/// One mutator's life: between attach and detach it works, polls and blocks.
+fn live(world: &World, heap: &Heap, done: &Flag, rng: &mut Rng, attached: &AtomicU32) -> u64 {
+    let mut steps = 0;
+    let mut mutator = world.attach().expect("attached once");
+    attached.fetch_add(1, Ordering::Relaxed);
+    for _ in 0..rng.below(400) {
+        if done.is_up() {
+            break;
+        }
+        let work = rng.below(50);
+        heap.work(work);
+        steps += work;
+        step(&mut mutator, rng);
+    }
+    // Still running here: a stop that does not count this mutator may not end.
+    attached.fetch_sub(1, Ordering::Relaxed);
+    mutator.detach();
+    steps
+}
+
+fn step(mutator: &mut Mutator, rng: &mut Rng) {
+    match rng.below(20) {
+        0 => mutator.blocking(|| thread::sleep(Duration::from_micros(20))),
+        1..4 => mutator.blocking(thread::yield_now),
+        // Without it two processors would give each of eight threads its turn every few tens of
+        // milliseconds, and a hundred thousand stops would take an hour.
+        4..6 => mutator.blocking(|| ()),
+        _ => mutator.poll(),
+    }
+}
+
+fn stops(world: &World, count: u64, seed: &mut Rng) {
+    let heaps: [Heap; MUTATORS] = Default::default();
+    let (done, attached) = (Flag::default(), AtomicU32::new(0));
+    let (mut stopped_most, mut time) = (0, Duration::ZERO);
+    thread::scope(|scope| {
+        let workers: Vec<_> = heaps
+            .iter()
+            .map(|heap| {
+                let (done, attached, mut rng) = (&done, &attached, Rng::new(seed.next_u64()));
+                scope.spawn(move || {
+                    let mut steps = 0;
+                    while !done.is_up() {
+                        steps += live(world, heap, done, &mut rng, attached);
+                    }
+                    steps
+                })
+            })
+            .collect();
+        for round in 0..count {
+            let stopped = world.stop_from_outside("stress").expect("not nested");
+            let before: [u64; MUTATORS] = core::array::from_fn(|i| heaps[i].read());
+            // Between attach's end and detach's start: the stop must know of these.
+            let attached = attached.load(Ordering::Relaxed) as usize;
+            let known = stopped.mutators().count();
+            assert!(known <= MUTATORS, "round {round}: {known} mutators of {MUTATORS}");
+            assert!(attached <= known, "round {round}: {attached} run, {known} are known");
+            let stats = *stopped.stats();
+            assert!(stats.mutators <= MUTATORS, "round {round}: counted {}", stats.mutators);
+            if round % 64 == 0 {
+                thread::yield_now();
+            }
+            for (heap, before) in heaps.iter().zip(before) {
+                assert!(!heap.working.load(Ordering::Relaxed), "round {round}: one is at work");
+                assert_eq!(heap.read(), before, "round {round}: one ran in a stop");
+            }
+            stopped_most = stats.mutators.max(stopped_most);
+            time += stats.time_to_stop;
+            stopped.resume();
+        }
+        done.raise();
+        for (worker, heap) in workers.into_iter().zip(&heaps) {
+            assert_eq!(worker.join().expect("no panic"), heap.read(), "no step is lost");
+        }
+    });
+    let mean = time / u32::try_from(count).expect("a count of stops");
+    println!(
+        "{count} stops of up to {stopped_most} mutators, {mean:?} each ({:?})",
+        world.fences()
+    );
+}
+
+#[test]
+fn stress_100_000_stops() {
+    in_child("stress::stress_100_000_stops", LATE, || {
+        let mut seed = Rng::from_env();
+        stops(&World::new(), budget(100_000), &mut seed);
+    });
+}
+
+#[test]
+fn stress_stops_with_full_fences() {
+    in_child("stress::stress_stops_with_full_fences", LATE, || {
+        let mut seed = Rng::from_env();
+        stops(&World::fully_fenced(), budget(20_000), &mut seed);
+    });
+}
+
+/// Every mutator that is attached throughout is visited once a round; stops go on beside.
+#[test]
+fn stress_for_each_is_exactly_once_beside_stops() {
+    in_child("stress::stress_for_each_is_exactly_once_beside_stops", LATE, || {
+        let mut seed = Rng::from_env();
+        let world = &World::new();
+        let rounds = budget(10_000);
+        let heaps: [Heap; MUTATORS] = Default::default();
+        let (done, stops, in_stop) = (&Flag::default(), &AtomicU64::new(0), &Flag2::default());
+        thread::scope(|scope| {
+            // Half stay, the others come and go.
+            for (at, heap) in heaps.iter().enumerate() {
+                let mut rng = Rng::new(seed.next_u64());
+                let work = move |m: &mut Mutator| {
+                    while !done.is_up() {
+                        heap.work(rng.below(50));
+                        step(m, &mut rng);
+                        if at >= MUTATORS / 2 && rng.below(100) == 0 {
+                            return;
+                        }
+                    }
+                };
+                if at < MUTATORS / 2 {
+                    mutator(scope, world, &format!("stays {at}"), work);
+                } else {
+                    scope.spawn(move || {
+                        let mut work = work;
+                        while !done.is_up() {
+                            work(&mut world.attach().expect("attached once"));
+                        }
+                    });
+                }
+            }
+            scope.spawn(move || {
+                while !done.is_up() {
+                    let stopped = world.stop_from_outside("beside").expect("not nested");
+                    in_stop.set(true);
+                    thread::yield_now();
+                    in_stop.set(false);
+                    stopped.resume();
+                    stops.fetch_add(1, Ordering::Relaxed);
+                    thread::sleep(Duration::from_micros(50));
+                }
+            });
+            let mut own = world.attach().expect("attached once");
+            for round in 0..rounds {
+                let visits: [AtomicU32; 16] = Default::default();
+                own.for_each_processor(|p| {
+                    assert!(!in_stop.get(), "round {round}: a closure runs in a stop");
+                    visits[p.index()].fetch_add(1, Ordering::Relaxed);
+                });
+                let visits = visits.map(AtomicU32::into_inner);
+                // Those who stay attached first, one after the other.
+                assert_eq!(visits[..MUTATORS / 2], [1; MUTATORS / 2], "round {round}");
+                // A place can be given up and taken again while the round asks around; the new
+                // owner is then visited for itself.
+                assert!(visits.iter().all(|&n| n <= 2), "round {round}: {visits:?}");
+                own.poll();
+            }
+            done.raise();
+            own.detach();
+        });
+        println!("{rounds} for-eaches beside {} stops", stops.load(Ordering::Relaxed));
+    });
+}
+
+/// A flag that goes down again.
+#[derive(Default)]
+struct Flag2(AtomicBool);
+
+impl Flag2 {
+    fn set(&self, up: bool) {
+        self.0.store(up, Ordering::SeqCst);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
