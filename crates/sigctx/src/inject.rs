@@ -541,7 +541,6 @@ impl Frame<'_> {
     ///
     /// The callback never returns: its thread leaves this stack and does not come back, and the
     /// stack stays as it is until [`Parked::resume`].
-    #[must_use]
     pub unsafe fn park(&mut self) -> Parked {
         Parked { call: self.call }
     }
@@ -626,7 +625,6 @@ fn move_here(uc: &mut Ucontext) -> Result<(), MoveError> {
 mod tests {
     use super::*;
     use std::string::ToString;
-    use std::vec::Vec;
 
     /// Two pages; `code` is put before and after the boundary between them.
     struct Pages(usize);
@@ -660,27 +658,20 @@ mod tests {
         }
     }
 
-    fn some_syscall() -> Vec<u8> {
-        // Found rather than named: this file knows no instruction.
-        let all = (0..=u16::MAX).map(|word| word.to_le_bytes());
-        let found: Vec<_> = all.filter(|code| arch::is_syscall((*code).into())).collect();
-        found.first().expect("a two-byte system call instruction").to_vec()
-    }
-
     #[test]
     fn a_system_call_before_a_page_boundary_is_seen() {
-        let pages = Pages::new(&some_syscall(), &[0x90; 4]);
+        let pages = Pages::new(&arch::SYSCALL_CODE, &[0; 8]);
         // SAFETY: readable.
         assert!(unsafe { at_syscall(pages.0) });
         // SAFETY: readable.
-        assert!(unsafe { at_syscall(pages.0 - 2) });
+        assert!(unsafe { at_syscall(pages.0 - arch::SYSCALL_LEN) });
         // SAFETY: readable.
-        assert!(!unsafe { at_syscall(pages.0 + 2) });
+        assert!(!unsafe { at_syscall(pages.0 + arch::SYSCALL_LEN) });
     }
 
     #[test]
     fn an_unmapped_page_before_the_program_counter_does_no_harm() {
-        let pages = Pages::new(&some_syscall(), &[0x90; 4]);
+        let pages = Pages::new(&arch::SYSCALL_CODE, &[0; 8]);
         pages.forget_first();
         // SAFETY: readable; what is before it is not.
         assert!(!unsafe { at_syscall(pages.0) });

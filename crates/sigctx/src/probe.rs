@@ -2,6 +2,7 @@
 //! demonstrations, not part of the interface: no promise is made about it.
 
 use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
@@ -19,7 +20,8 @@ const STACK: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct Patterned {
     memory: NonNull<u8>,
-    stack: CallStack,
+    /// Shared: handlers look at it while the loop has `&mut self`.
+    stack: Arc<CallStack>,
 }
 
 // SAFETY: the memory is owned, and used only through `&mut self`; the stop word is atomic.
@@ -97,7 +99,7 @@ impl Patterned {
         let low = memory.as_ptr() as usize;
         // SAFETY: mapped, and used as the loop's stack alone.
         let stack = unsafe { CallStack::new(low, low + STACK) };
-        Self { memory, stack }
+        Self { memory, stack: Arc::new(stack) }
     }
 
     fn table(&self) -> NonNull<arch::Table> {
@@ -109,6 +111,12 @@ impl Patterned {
     #[must_use]
     pub fn call_stack(&self) -> &CallStack {
         &self.stack
+    }
+
+    /// The same, to be kept while the loop runs.
+    #[must_use]
+    pub fn shared_call_stack(&self) -> Arc<CallStack> {
+        self.stack.clone()
     }
 
     /// What ends the loop.
@@ -239,18 +247,6 @@ pub unsafe fn push_counted_call(delivery: &mut Delivery<'_>) {
     delivery.set_sp(sp - arch::RED_ZONE);
     // SAFETY: the caller's obligation; the trampoline gives the red zone back.
     unsafe { delivery.push_call(arch::pushed_trampoline(), pc) };
-}
-
-/// The handler's entry and the code that resumes an injected call, as one range.
-#[must_use]
-pub fn trampoline() -> Range<usize> {
-    arch::trampoline()
-}
-
-/// The restorer that handlers are given.
-#[must_use]
-pub fn restorer() -> usize {
-    arch::restorer()
 }
 
 /// Makes the interrupted code raise `SIGTRAP` after every instruction.

@@ -534,6 +534,10 @@ pub(crate) fn has_shadow_stack() -> bool {
 /// Length of every system call instruction here.
 pub(crate) const SYSCALL_LEN: usize = 2;
 
+/// One of them, for tests.
+#[cfg(test)]
+pub(crate) const SYSCALL_CODE: [u8; SYSCALL_LEN] = [0x0f, 0x05];
+
 /// Whether two bytes are `syscall`, `sysenter` or `int 0x80`.
 #[inline(always)]
 pub(crate) fn is_syscall(code: [u8; SYSCALL_LEN]) -> bool {
@@ -714,4 +718,30 @@ pub(crate) fn trampoline() -> core::ops::Range<usize> {
 pub(crate) unsafe fn resume(frame: usize, active: *const AtomicU32) -> ! {
     // SAFETY: the caller's obligation.
     unsafe { resume_code(frame, active) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// gdb: `amd64_linux_sigtramp_start`; libgcc: `x86_64_fallback_frame_state`.
+    #[test]
+    fn the_restorer_is_the_one_that_debuggers_know() {
+        let code = restorer() as *const [u8; 9];
+        // SAFETY: code can be read.
+        let code = unsafe { code.read() };
+        assert_eq!(code, [0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05]);
+        assert!(trampoline().contains(&restorer()));
+    }
+
+    #[test]
+    fn system_call_instructions_are_known() {
+        for code in [[0x0f, 0x05], [0x0f, 0x34], [0xcd, 0x80]] {
+            assert!(is_syscall(code) && begins_syscall(code[0]));
+        }
+        // ud2, int3 int3, a two-byte no-op
+        for code in [[0x0f, 0x0b], [0xcc, 0xcc], [0x66, 0x90], [0xcd, 0x03]] {
+            assert!(!is_syscall(code), "{code:02x?}");
+        }
+    }
 }

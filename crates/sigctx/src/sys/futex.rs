@@ -38,7 +38,7 @@ struct Timespec {
 pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Result<(), Errno> {
     let time = timeout.map(|t| Timespec {
         seconds: c_long::try_from(t.as_secs()).unwrap_or(c_long::MAX),
-        nanoseconds: t.subsec_nanos() as c_long,
+        nanoseconds: t.subsec_nanos().cast_signed().into(),
     });
     let time = time.as_ref().map_or(0, |t| &raw const *t as usize);
     let op = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;

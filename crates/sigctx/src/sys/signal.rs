@@ -107,6 +107,7 @@ pub enum MaskHow {
 /// # References
 ///
 /// `rt_sigprocmask(2)`
+#[expect(clippy::must_use_candidate, reason = "often only the change is wanted")]
 #[inline(always)]
 pub fn sigprocmask(how: MaskHow, set: &SigSet) -> SigSet {
     let how = match how {

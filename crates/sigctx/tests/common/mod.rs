@@ -11,7 +11,7 @@ use sigctx::handler::{Delivery, Flow};
 use sigctx::inject::{CallStack, Frame, InjectError};
 use sigctx::sys;
 
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub const DEADLINE: Duration = Duration::from_mins(3);
 
 /// The stack on which `inject` puts calls, and the code that it may interrupt.
 pub static STACK: AtomicPtr<CallStack> = AtomicPtr::new(std::ptr::null_mut());
