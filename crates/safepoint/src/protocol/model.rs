@@ -229,6 +229,26 @@ fn stop_against_a_poll() {
     });
 }
 
+/// Two answers for one mutator would end a stop before the other has stopped.
+#[test]
+fn stop_waits_for_each_of_two() {
+    let mut model = loom::model::Builder::new();
+    // Three threads: one preemption less than usual, or it would take minutes.
+    model.preemption_bound = model.preemption_bound.map(|n| n.min(2));
+    model.check(|| {
+        let world = World::new();
+        let (prompt, late) = (world.attach(), world.attach());
+        let first = spawn(&world, move |world| world.protocol.enter(prompt));
+        let second = spawn(&world, move |world| {
+            world.work(late);
+            world.protocol.enter(late);
+        });
+        assert_eq!(world.stop_outside(), 2, "each counted once");
+        first.join().unwrap();
+        second.join().unwrap();
+    });
+}
+
 /// A mutator that only polls, and wakes from the first stop when the second has begun, must not
 /// clear the second's bit with the first's.
 #[test]
