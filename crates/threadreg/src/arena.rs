@@ -84,6 +84,7 @@ pub(crate) struct Arena {
 
 impl Arena {
     #[cfg(not(loom))]
+    #[expect(clippy::large_stack_arrays, reason = "evaluated at compile time, for a static")]
     pub(crate) const fn new() -> Self {
         Self { chunks: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS] }
     }
@@ -166,7 +167,7 @@ impl Iterator for Claimed<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while self.bits == 0 {
-            if self.next_word % WORDS == 0 {
+            if self.next_word.is_multiple_of(WORDS) {
                 self.chunk = self.arena.chunk(self.next_word / WORDS);
             }
             // Acquire: not needed for the record (its own words have theirs); kept so that a bit seen

@@ -56,6 +56,7 @@ pub(crate) fn block_all() -> SigSet {
 }
 
 /// Sets the mask.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "twice the size where there are 128 signals")]
 pub(crate) fn restore(mask: &SigSet) {
     sys::sigprocmask(MaskHow::Set, mask);
 }

@@ -8,7 +8,7 @@
 //! Facts that callers lean on:
 //!
 //! - The count is exact at one moment. It includes a main thread that has exited (state `Z`, there until the process ends),
-//!   threads that are exiting, and the kernel's workers in the process (io_uring, vhost).
+//!   threads that are exiting, and the kernel's workers in the process (`io_uring`, vhost).
 //! - The listing is not a snapshot: when threads exit while it is read, living threads can be skipped. Only the
 //!   count says whether a listing is complete, see [`os_threads`].
 //! - An open [`TaskDir`] stays usable after `chroot`, and after a change of credentials that hides `/proc`.
@@ -33,7 +33,7 @@ use read::{Fd, Fields, Lines, TaskPath};
 
 /// The thread is exiting.
 pub const PF_EXITING: u32 = 0x4;
-/// The thread is a worker of io_uring.
+/// The thread is a worker of `io_uring`.
 pub const PF_IO_WORKER: u32 = 0x10;
 /// The thread was made by the kernel inside this process.
 pub const PF_USER_WORKER: u32 = 0x4000;

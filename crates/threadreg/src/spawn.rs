@@ -224,6 +224,7 @@ impl<T> JoinHandle<T> {
     /// # Signal safety
     ///
     /// Async-signal-safe.
+    #[must_use]
     pub fn thread(&self) -> ThreadRef {
         self.thread
     }
@@ -233,6 +234,7 @@ impl<T> JoinHandle<T> {
     /// # Signal safety
     ///
     /// Not async-signal-safe.
+    #[must_use]
     pub fn is_finished(&self) -> bool {
         self.inner.is_finished()
     }

@@ -156,7 +156,7 @@ impl fmt::Debug for ThreadRef {
             .field("generation", &self.generation)
             .field("tid", &self.tid())
             .field("name", &self.name())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -12,7 +12,7 @@ use sigctx::sys;
 use testkit::in_child;
 use threadreg::{AttachError, attach, current, os_threads, threads};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();

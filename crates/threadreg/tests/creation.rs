@@ -14,7 +14,7 @@ use testkit::{budget, in_child};
 use threadreg::procfs::TaskDir;
 use threadreg::{Builder, freeze_creation, never_block, threads, try_freeze_creation};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// Waits for what other threads are about to do; a test that waits in vain fails here.
 fn until(what: &str, mut done: impl FnMut() -> bool) {

@@ -15,7 +15,7 @@ use testkit::{budget, in_child};
 use threadreg::procfs::TaskDir;
 use threadreg::{Slot, SlotId, current, threads, try_freeze_creation};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 thread_local! {
     static IN_HANDLER: Cell<bool> = const { Cell::new(false) };

@@ -9,7 +9,7 @@ use testkit::in_child;
 use threadreg::procfs::TaskDir;
 use threadreg::{Builder, Event, Slot, SlotId, attach, current, freeze_creation, threads};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 #[test]
 fn t10_a_slot_outlives_its_thread_and_serves_the_next() {
