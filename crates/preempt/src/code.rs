@@ -100,8 +100,7 @@ impl core::error::Error for CodeError {}
 /// 1. At each instruction in the range, arbitrary code may run on the thread: in particular the
 ///    code holds no lock that the calls made there may take, and is not in the middle of changing
 ///    anything that they look at.
-/// 2. The code runs on its thread's own stack, in the ordinary calling convention of the platform
-///    (its red zone is respected).
+/// 2. Below its stack pointer, the code uses no more than the red zone of the platform.
 /// 3. The memory stays code until the returned value is dropped.
 ///
 /// # Examples

@@ -101,7 +101,7 @@ impl fmt::Display for Why {
                     Outcome::OutsideCode => "outside the registered code",
                     Outcome::Disabled => "preemption is disabled",
                     Outcome::NoRoom => "no room on its stack",
-                    Outcome::OtherStack => "on another stack than the thread's own",
+                    Outcome::OtherStack => "on another stack than the task's",
                     Outcome::Nested => "inside an injected call",
                     Outcome::Kernel => "in the vDSO or at a system call",
                     Outcome::Interrupted => "interrupted, but not parked yet",

@@ -67,9 +67,12 @@ fn interrupt(delivery: &mut Delivery<'_>, me: ThreadRef, state: &'static ThreadS
     } else if !is_registered_code(pc) {
         Outcome::OutsideCode
     } else {
-        // SAFETY: the pc is in registered code, whose promise is that any call may be made there
-        // and that the thread is on its own stack; the record of the thread is never freed.
-        match unsafe { delivery.inject(me.call_stack(), interrupted, 0) } {
+        // SAFETY: null, or the stack of the task, which the owner, this thread, keeps alive.
+        let stack = unsafe { state.stack.load(Ordering::Relaxed).as_ref() };
+        let stack = stack.unwrap_or(me.call_stack());
+        // SAFETY: the pc is in registered code, whose promise is that any call may be made there;
+        // the stack is a thread's, which is never forgotten, or a task's, which outlives the code.
+        match unsafe { delivery.inject(stack, interrupted, 0) } {
             Ok(injection) => {
                 state.record(Outcome::Interrupted, pc);
                 return Flow::Inject(injection);

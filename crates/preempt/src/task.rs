@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sigctx::Registers;
-use sigctx::inject::Frame;
+use sigctx::inject::{CallStack, Frame};
 use sigctx::sys::{self, MaskHow, SigSet};
 use threadreg::ThreadRef;
 
@@ -151,6 +151,32 @@ impl Task {
     /// The thread is not registered, or is inside a task already; the task runs elsewhere.
     pub fn enter<R>(&self, body: impl FnOnce() -> R) -> Result<R, EnterError> {
         let me = threadreg::current().ok_or(EnterError::NotRegistered)?;
+        self.enter_on(me.call_stack(), body)
+    }
+
+    /// Runs `body` as this task, where the registered code that it runs has `stack` as its stack:
+    /// a coroutine's, or one that a JIT brings along.
+    ///
+    /// `body` switches to that stack and back by itself. Where it is on another stack, it is not
+    /// interrupted.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: may wait.
+    ///
+    /// # Blocking
+    ///
+    /// As [`Task::enter`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Task::enter`].
+    pub fn enter_on<R>(
+        &self,
+        stack: &CallStack,
+        body: impl FnOnce() -> R,
+    ) -> Result<R, EnterError> {
+        let me = threadreg::current().ok_or(EnterError::NotRegistered)?;
         let state = ThreadState::of(me);
         if !state.task.load(Ordering::Relaxed).is_null() {
             return Err(EnterError::InsideTask);
@@ -159,6 +185,7 @@ impl Task {
             return Err(EnterError::Running);
         }
         self.0.set_thread(Some(me));
+        state.stack.store(ptr::from_ref(stack).cast_mut(), Ordering::Relaxed);
         state.task.store(Arc::as_ptr(&self.0).cast_mut(), Ordering::Relaxed);
         let _entered = Entered { task: &self.0, state };
         // What was asked between `start` and the store found no task on this thread.
@@ -233,6 +260,7 @@ struct Entered<'a> {
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         self.state.task.store(ptr::null_mut(), Ordering::Relaxed);
+        self.state.stack.store(ptr::null_mut(), Ordering::Relaxed);
         self.task.set_thread(None);
         self.task.word.finish();
     }

@@ -5,7 +5,7 @@ use core::cell::Cell;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
-use sigctx::inject::InjectError;
+use sigctx::inject::{CallStack, InjectError};
 use threadreg::{NudgeCall, Slot, SlotId, ThreadRef};
 
 use crate::pending::Pending;
@@ -25,6 +25,8 @@ pub(crate) struct ThreadState {
     pub(crate) pending: Pending,
     /// Written by the owner only; the pointee is kept alive by the owner while it is set.
     pub(crate) task: AtomicPtr<TaskCore>,
+    /// The stack that the task's code runs on; written by the owner, alive while it is set.
+    pub(crate) stack: AtomicPtr<CallStack>,
     call: CallBox,
     outcome: AtomicU32,
     outcome_pc: AtomicUsize,
@@ -35,6 +37,7 @@ impl ThreadState {
         Self {
             pending: Pending::new(),
             task: AtomicPtr::new(ptr::null_mut()),
+            stack: AtomicPtr::new(ptr::null_mut()),
             call: CallBox::new(),
             outcome: AtomicU32::new(Outcome::Unknown as u32),
             outcome_pc: AtomicUsize::new(0),
@@ -91,7 +94,7 @@ pub enum Outcome {
     Disabled = 3,
     /// The stack had no room left for the call.
     NoRoom = 4,
-    /// The stack pointer was not on the thread's own stack.
+    /// The stack pointer was not on the task's stack.
     OtherStack = 5,
     /// An injected call was running already.
     Nested = 6,
