@@ -54,7 +54,10 @@ pub struct StopStats {
     pub time_to_stop: Duration,
     /// Mutators that were stopped; whoever stopped them is not counted.
     pub mutators: usize,
-    /// Who answered last. `None` if whoever was left was found in a safe region, or is gone.
+    /// Those among them that were running when they were asked, and had to answer.
+    pub running: usize,
+    /// Who was waited for last. `None` if nobody was: all had answered, or were found safe, by the
+    /// time the last one had been asked.
     pub last: Option<Last>,
 }
 
@@ -170,7 +173,8 @@ impl StopStats {
         let last = counted.last.and_then(|index| shared.protocol.slot(index));
         let last = last.and_then(|slot| slot.told.identity.thread());
         let last = last.map(|thread| Last { thread, name: thread.name() });
-        Self { time_to_stop, mutators: counted.mutators as usize, last }
+        let (mutators, running) = (counted.mutators as usize, counted.running as usize);
+        Self { time_to_stop, mutators, running, last }
     }
 }
 

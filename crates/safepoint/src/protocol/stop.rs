@@ -13,6 +13,8 @@ use crate::sync::{Ordering, fence};
 pub(crate) struct Counted {
     /// Mutators that were stopped, the requester not among them.
     pub(crate) mutators: u32,
+    /// Those among them that were running when they were asked.
+    pub(crate) running: u32,
     /// Index of the one that answered last; `None` if the requester answered for it.
     pub(crate) last: Option<u32>,
 }
@@ -58,7 +60,7 @@ impl<E: Edge> Protocol<E> {
                 }
             }
         }
-        Ok(Counted { mutators, last: self.stop.last() })
+        Ok(Counted { mutators, running: mutators - safe, last: self.stop.last() })
     }
 
     /// Asks every live slot. Returns how many, and how many of them seemed safe.
