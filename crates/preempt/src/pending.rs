@@ -27,7 +27,7 @@
 //! Both sides store, then load what the other stored (request and `pending`): a sequentially
 //! consistent fence lies between the two on each side, one the other's partner.
 //!
-//! References: Go's `preemptM`, `doSigPreempt` and `signalPending` (runtime/signal_unix.go), which
+//! References: Go's `preemptM`, `doSigPreempt` and `signalPending` (`runtime/signal_unix.go`), which
 //! looks first and returns early from foreign threads without acknowledging.
 
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};

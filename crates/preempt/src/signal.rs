@@ -43,7 +43,7 @@ pub fn install() -> Result<(), InstallError> {
         // touch anything but atomics, constant thread-locals and the delivery.
         unsafe { sigctx::handler::install(SIGNAL, on_signal, Options::default()) }
     });
-    installed.as_ref().map(drop).map_err(|error| InstallError(error.clone()))
+    installed.as_ref().map(drop).map_err(|error| InstallError(*error))
 }
 
 fn on_signal(delivery: &mut Delivery<'_>) -> Flow {

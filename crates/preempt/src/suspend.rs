@@ -151,8 +151,8 @@ impl<'a> Attempt<'a> {
         let why = if held {
             Why::HeldByAnother
         } else if let Err(error) = &self.send {
-            Why::NotSent(error.clone())
-        } else if self.is_signal_blocked(thread) {
+            Why::NotSent(*error)
+        } else if is_signal_blocked(thread) {
             Why::SignalBlocked
         } else {
             let state = ThreadState::get(thread);
@@ -168,12 +168,12 @@ impl<'a> Attempt<'a> {
         };
         SuspendError::Late { tid: thread.tid(), name: thread.name(), waited, why }
     }
+}
 
-    fn is_signal_blocked(&self, thread: threadreg::ThreadRef) -> bool {
-        let tasks = threadreg::procfs::TaskDir::open().ok();
-        let status = tasks.zip(thread.tid()).and_then(|(dir, tid)| dir.status(tid).ok());
-        status.is_some_and(|status| status.blocked.contains(SIGNAL))
-    }
+fn is_signal_blocked(thread: threadreg::ThreadRef) -> bool {
+    let tasks = threadreg::procfs::TaskDir::open().ok();
+    let status = tasks.zip(thread.tid()).and_then(|(dir, tid)| dir.status(tid).ok());
+    status.is_some_and(|status| status.blocked.contains(SIGNAL))
 }
 
 /// Where a suspended task was stopped.

@@ -339,12 +339,12 @@ impl TaskCore {
             let run = core::panic::AssertUnwindSafe(|| errand(frame));
             outcome = std::panic::catch_unwind(run);
         };
-        let guarded: *mut Errand<'_> = &raw mut guarded;
+        let guarded: &mut Errand<'_> = &mut guarded;
         // SAFETY: only the lifetime changes; the pointer is taken out before `call` returns.
         let guarded =
-            unsafe { core::mem::transmute::<*mut Errand<'_>, *mut Errand<'static>>(guarded) };
+            unsafe { core::mem::transmute::<&mut Errand<'_>, &mut Errand<'static>>(guarded) };
         // SAFETY: the owner reads it only while CALL is set, which the next line does.
-        unsafe { *self.errand.get() = Some(guarded) };
+        unsafe { *self.errand.get() = Some(&raw mut *guarded) };
         self.word.call();
         outcome
     }

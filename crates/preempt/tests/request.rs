@@ -110,7 +110,7 @@ fn a_signal_from_another_process_reaches_the_handler_that_was_there_before() {
 fn a_full_signal_queue_does_not_lose_the_request() {
     testkit::in_child(
         "a_full_signal_queue_does_not_lose_the_request",
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         || {
             let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
             // SAFETY: a valid limit.
