@@ -25,7 +25,7 @@
 //! handler runs its own signal is blocked, and no other, so that at most one frame of each signal
 //! is on the alternate stack. With `SA_NODEFER` a sender that is faster than the kernel's delivery
 //! piles up frames until the stack overflows, before the handler has executed one instruction.
-//! An injected call runs with the interrupted mask: see [`inject`](crate::inject).
+//! An injected call runs with the interrupted mask: see [`inject`].
 //!
 //! References: `sigaction(2)`, Go `runtime/signal_unix.go` (`sigfwdgo`).
 

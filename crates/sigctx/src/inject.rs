@@ -17,8 +17,8 @@
 //!                             3 one sigreturn, with sp at the copy
 //! ```
 //!
-//! 1. [`prepare`], in the handler, copies the frame below the red zone and writes a [`Call`].
-//! 2. The entry's assembly leaves the alternate stack and calls [`run`], which puts back the
+//! 1. `prepare`, in the handler, copies the frame below the red zone and writes a `Call`.
+//! 2. The entry's assembly leaves the alternate stack and calls `run`, which puts back the
 //!    interrupted signal mask (the signal itself was blocked) and calls the callback.
 //! 3. The assembly clears the stack's `active` word and returns to the restorer.
 //!
@@ -28,7 +28,7 @@
 //! | `Call`, copy | `prepare` | `run`, assembly | program order, same thread | I2 |
 //!
 //! - **I1** While `active` is set, a copy of a frame lies on the stack and belongs to one call.
-//!   It is cleared only by code in [`arch::trampoline`], where `prepare` refuses: so no second
+//!   It is cleared only by code in `arch::trampoline`, where `prepare` refuses: so no second
 //!   injection can come between the clearing and the sigreturn, and copies cannot pile up.
 //! - **I2** Nothing is written above the copy, nor in the red zone.
 //! - **I3** No value with a destructor is live when the entry leaves the alternate stack: the Rust

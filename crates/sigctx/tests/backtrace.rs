@@ -157,8 +157,8 @@ fn gdb_walks_through_an_injected_call() {
         .expect("gdb");
     let text = String::from_utf8_lossy(&output.stdout);
     // gdb's own lines begin with a frame's number.
-    let frames: String =
-        text.lines().filter(|line| line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+    let frames: Vec<_> = text.lines().filter(|line| line.starts_with('#')).collect();
+    let frames = frames.join("\n");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!frames.is_empty(), "no frames:\n{text}\n{errors}");
     let expected = [

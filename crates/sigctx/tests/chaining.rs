@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sigctx::handler::{self, Delivery, Flow, Handler, InstallError, Installed, Options};
 use sigctx::sys::{self, KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigSet};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 static OLD_CALLS: AtomicUsize = AtomicUsize::new(0);
 static OLD_SIGNAL: AtomicI32 = AtomicI32::new(0);

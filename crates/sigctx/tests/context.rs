@@ -127,7 +127,7 @@ fn fault_address_is_the_very_byte() {
         PAGE.store(page as usize, SeqCst);
         let _installed = install(libc::SIGSEGV, open_page);
         // SAFETY: the handler makes the page readable.
-        let byte = unsafe { page.cast::<u8>().add(1234 + 1).read_volatile() };
+        let byte = unsafe { page.cast::<u8>().wrapping_add(1235).read_volatile() };
         assert_eq!(byte, 0);
         assert_eq!(FAULT.load(SeqCst), page as usize + 1235);
     });

@@ -54,14 +54,17 @@ fn install(signal: i32, handler: Handler) -> Installed {
 }
 
 fn set_errno(value: i32) {
-    // SAFETY: this thread's errno.
-    let errno = unsafe { &mut *libc::__errno_location() };
-    *errno = value;
+    // SAFETY: every thread has one.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: valid as long as the thread lives.
+    unsafe { errno.write(value) };
 }
 
 fn errno() -> i32 {
-    // SAFETY: this thread's errno.
-    unsafe { *libc::__errno_location() }
+    // SAFETY: every thread has one.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: valid as long as the thread lives.
+    unsafe { errno.read() }
 }
 
 fn under_signals(victim: impl FnOnce() + Send, enough: impl FnMut() -> bool) -> u64 {

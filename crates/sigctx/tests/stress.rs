@@ -3,53 +3,106 @@
 
 mod common;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst};
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering::SeqCst};
 use std::thread;
 
-use common::{ELSEWHERE, HANDLED, INJECTED, STACK, counts, send_one_at_a_time};
+use common::{ELSEWHERE, HANDLED, INJECTED, Raise, STACK, counts, send_one_at_a_time};
 use sigctx::altstack::AltStack;
 use sigctx::handler::{self, Delivery, Flow, Handler, Options};
 use sigctx::inject::Frame;
 use sigctx::probe::{Patterned, Spin, Stop};
-use sigctx::sys;
+use sigctx::sys::{self, MaskHow, SigSet};
 use testkit::Rng;
 
 static TID: AtomicI32 = AtomicI32::new(0);
 static DONE: AtomicBool = AtomicBool::new(false);
 static ROUNDS: AtomicU64 = AtomicU64::new(0);
-static STOP: Mutex<Option<Stop>> = Mutex::new(None);
+/// A thread holds patterns.
+static ROUNDS_LEFT: AtomicBool = AtomicBool::new(true);
+static STOP: AtomicPtr<Stop> = AtomicPtr::new(std::ptr::null_mut());
+static TIMER: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+/// A null timer may be a timer.
+static HAS_TIMER: AtomicBool = AtomicBool::new(false);
+static RANDOM: AtomicU64 = AtomicU64::new(1);
 
-fn call(frame: &mut Frame<'_>, round: usize) {
+/// Signals between two patterns.
+const PER_PATTERN: u64 = 32;
+
+/// After every signal: sometimes a new pattern, and the next signal of the thread's timer, if it
+/// has one, after a random time.
+fn next_signal() {
+    if HANDLED.load(SeqCst).is_multiple_of(PER_PATTERN) {
+        // SAFETY: null, or leaked.
+        if let Some(stop) = unsafe { STOP.load(SeqCst).as_ref() } {
+            stop.stop();
+        }
+    }
+    if HAS_TIMER.load(SeqCst) {
+        let timer = TIMER.load(SeqCst);
+        let mut random = Rng::new(RANDOM.load(SeqCst));
+        // SAFETY: all zeroes is a valid `itimerspec`.
+        let mut when: libc::itimerspec = unsafe { std::mem::zeroed() };
+        when.it_value.tv_nsec = 1_500 + random.below(4_000).cast_signed();
+        RANDOM.store(random.next_u64(), SeqCst);
+        // SAFETY: a timer that is never deleted.
+        let set = unsafe { libc::timer_settime(timer, 0, &raw const when, std::ptr::null_mut()) };
+        assert_eq!(set, 0);
+    }
+}
+
+/// Makes a timer that signals the calling thread.
+fn start_timer() {
+    // SAFETY: all zeroes is a valid `sigevent`.
+    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_THREAD_ID;
+    event.sigev_signo = libc::SIGURG;
+    event.sigev_notify_thread_id = sys::gettid();
+    let mut timer = std::ptr::null_mut();
+    // SAFETY: both are live variables.
+    let made = unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
+    assert_eq!(made, 0);
+    TIMER.store(timer, SeqCst);
+    HAS_TIMER.store(true, SeqCst);
+    next_signal();
+}
+
+fn call(frame: &mut Frame<'_>, data: usize) {
     assert!(Patterned::code().contains(&frame.context().pc()));
-    common::clobbering_call(frame, round);
+    sigctx::probe::clobber_all();
+    INJECTED.fetch_add(1, SeqCst);
+    next_signal();
+    sigctx::probe::clobber_all();
+    assert_eq!(data, 4711);
+    HANDLED.fetch_add(1, SeqCst);
 }
 
 fn inject_in_window(delivery: &mut Delivery<'_>) -> Flow {
-    if !Patterned::code().contains(&delivery.pc()) {
+    if Patterned::code().contains(&delivery.pc()) {
+        // SAFETY: the stack lives as long as the loop, which was interrupted.
+        let stack = unsafe { &*STACK.load(SeqCst) };
+        // SAFETY: the loop may be interrupted anywhere by anything that leaves it as it was.
+        match unsafe { delivery.inject(stack, call, 4711) } {
+            Ok(injection) => return Flow::Inject(injection),
+            Err(error) => common::refused(error),
+        }
+    } else {
         ELSEWHERE.fetch_add(1, SeqCst);
         HANDLED.fetch_add(1, SeqCst);
-        return Flow::Resume;
     }
-    // SAFETY: the stack lives as long as the loop, which was interrupted.
-    let stack = unsafe { &*STACK.load(SeqCst) };
-    // SAFETY: the loop may be interrupted anywhere by anything that leaves it as it was.
-    match unsafe { delivery.inject(stack, call, 0) } {
-        Ok(injection) => Flow::Inject(injection),
-        Err(error) => {
-            common::refused(error);
-            Flow::Resume
-        }
-    }
+    next_signal();
+    Flow::Resume
 }
 
 fn clobber_in_handler(_: &mut Delivery<'_>) -> Flow {
+    next_signal();
     sigctx::probe::clobber_all();
     HANDLED.fetch_add(1, SeqCst);
     Flow::Resume
 }
 
 fn push_trampoline(delivery: &mut Delivery<'_>) -> Flow {
+    next_signal();
     if Patterned::code().contains(&delivery.pc()) {
         // SAFETY: there is room below the table; the trampoline keeps everything.
         unsafe { sigctx::probe::push_counted_call(delivery) };
@@ -58,52 +111,45 @@ fn push_trampoline(delivery: &mut Delivery<'_>) -> Flow {
     Flow::Resume
 }
 
-/// Runs the loop on a thread of its own under `count` signals, and fails at the first difference.
-fn storm(handler: Handler, count: u64) {
+/// Runs the loop with pattern after pattern until `enough`, and fails at the first difference.
+fn hold_patterns(seed: u64, begin: impl FnOnce(), enough: impl Fn() -> bool) {
+    let _alt = AltStack::install().expect("alternate stack");
+    let mut rng = Rng::new(seed);
+    // Leaked, with what stops it: a late signal may still look.
+    let patterned = Box::leak(Box::new(Patterned::new()));
+    STACK.store(std::ptr::from_ref(patterned.call_stack()).cast_mut(), SeqCst);
+    // SAFETY: leaked.
+    let stop = unsafe { patterned.stopper() };
+    STOP.store(Box::leak(Box::new(stop)), SeqCst);
+    let mut begin = Some(begin);
+    while !enough() {
+        let ready = || {
+            if let Some(begin) = begin.take() {
+                begin();
+            }
+        };
+        let different = patterned.run(|| rng.next_u64(), Spin::UntilStopped, ready);
+        assert!(different.is_empty(), "{different:#x?}\n{}", counts());
+        ROUNDS.fetch_add(1, SeqCst);
+    }
+    ROUNDS_LEFT.store(false, SeqCst);
+}
+
+/// Signals by the thread's own timer: no other thread has to be awake.
+fn timer_storm(handler: Handler, enough: impl Fn() -> bool + Send) {
     // SAFETY: the handlers above only count and inject.
     let installed = unsafe { handler::install(libc::SIGURG, handler, Options::new()) };
-    let installed = installed.expect("install");
+    let _installed = installed.expect("install");
     let mut rng = Rng::from_env();
+    RANDOM.store(rng.next_u64(), SeqCst);
     let seed = rng.next_u64();
     thread::scope(|s| {
         s.spawn(|| {
-            let _alt = AltStack::install().expect("alternate stack");
-            let mut rng = Rng::new(seed);
-            let mut patterned = Patterned::new();
-            STACK.store(std::ptr::from_ref(patterned.call_stack()).cast_mut(), SeqCst);
-            while !DONE.load(SeqCst) {
-                // SAFETY: taken back below, before the table is gone.
-                let stop = unsafe { patterned.stopper() };
-                let begin = || {
-                    *STOP.lock().unwrap() = Some(stop);
-                    TID.store(sys::gettid(), SeqCst);
-                };
-                let different = patterned.run(|| rng.next_u64(), Spin::UntilStopped, begin);
-                *STOP.lock().unwrap() = None;
-                assert!(different.is_empty(), "{different:#x?}\n{}", counts());
-                ROUNDS.fetch_add(1, SeqCst);
-            }
+            hold_patterns(seed, start_timer, enough);
+            // One signal may be left: the thread ends with it blocked.
+            sys::sigprocmask(MaskHow::Block, &SigSet::of(libc::SIGURG));
         });
-        let mut sent = 0;
-        while sent < count {
-            // A new pattern after every few signals.
-            sent +=
-                send_one_at_a_time(&TID, libc::SIGURG, 32.min(count - sent), &mut rng, || false);
-            if sent >= count {
-                DONE.store(true, SeqCst);
-            }
-            if let Some(stop) = STOP.lock().unwrap().take() {
-                stop.stop();
-            }
-        }
-        // The loop may have been between two rounds at the last look.
-        while ROUNDS.load(SeqCst) < 1 || STOP.lock().unwrap().is_some() {
-            if let Some(stop) = STOP.lock().unwrap().take() {
-                stop.stop();
-            }
-        }
     });
-    installed.uninstall().expect("uninstall");
     println!("{}: {} patterns, {}", Patterned::level(), ROUNDS.load(SeqCst), counts());
 }
 
@@ -111,10 +157,37 @@ fn storm(handler: Handler, count: u64) {
 fn stress_injected_calls_change_nothing() {
     testkit::in_child("stress_injected_calls_change_nothing", common::DEADLINE, || {
         let count = testkit::budget(1_000_000);
-        // Some signals arrive between two rounds; the rest of the budget is for them.
-        storm(inject_in_window, count + count / 8 + 100);
-        let injected = INJECTED.load(SeqCst);
-        assert!(injected >= count, "only {injected} of {count} calls were injected: {}", counts());
+        timer_storm(inject_in_window, || INJECTED.load(SeqCst) >= count);
+    });
+}
+
+#[test]
+fn stress_injected_calls_on_behalf_of_another_thread_change_nothing() {
+    let name = "stress_injected_calls_on_behalf_of_another_thread_change_nothing";
+    testkit::in_child(name, common::DEADLINE, || {
+        // SAFETY: the handler only counts and injects.
+        let installed = unsafe { handler::install(libc::SIGURG, inject_in_window, Options::new()) };
+        let _installed = installed.expect("install");
+        let mut rng = Rng::from_env();
+        let seed = rng.next_u64();
+        let count = testkit::budget(200_000);
+        thread::scope(|s| {
+            s.spawn(|| {
+                let begin = || TID.store(sys::gettid(), SeqCst);
+                hold_patterns(seed, begin, || DONE.load(SeqCst));
+            });
+            let _done = Raise(&DONE);
+            let enough = || INJECTED.load(SeqCst) >= count;
+            send_one_at_a_time(&TID, libc::SIGURG, u64::MAX, &mut rng, enough);
+            DONE.store(true, SeqCst);
+            // The loop goes round until it is stopped, and may be between two rounds.
+            while ROUNDS_LEFT.load(SeqCst) {
+                // SAFETY: leaked.
+                unsafe { &*STOP.load(SeqCst) }.stop();
+                thread::yield_now();
+            }
+        });
+        println!("{}: {} patterns, {}", Patterned::level(), ROUNDS.load(SeqCst), counts());
     });
 }
 
@@ -122,7 +195,8 @@ fn stress_injected_calls_change_nothing() {
 #[test]
 fn stress_plain_handler_changes_nothing() {
     testkit::in_child("stress_plain_handler_changes_nothing", common::DEADLINE, || {
-        storm(clobber_in_handler, testkit::budget(100_000));
+        let count = testkit::budget(200_000);
+        timer_storm(clobber_in_handler, || HANDLED.load(SeqCst) >= count);
     });
 }
 
@@ -130,9 +204,8 @@ fn stress_plain_handler_changes_nothing() {
 fn stress_pushed_calls_of_a_full_trampoline_change_nothing() {
     let name = "stress_pushed_calls_of_a_full_trampoline_change_nothing";
     testkit::in_child(name, common::DEADLINE, || {
-        let count = testkit::budget(100_000);
-        storm(push_trampoline, count);
-        let pushed = u64::from(sigctx::probe::pushed_calls());
-        assert!(pushed >= count / 2, "only {pushed} of {count} calls were pushed");
+        let count = testkit::budget(200_000);
+        let pushed = || u64::from(sigctx::probe::pushed_calls());
+        timer_storm(push_trampoline, || pushed() >= count);
     });
 }

@@ -141,7 +141,7 @@ pub fn send_one_at_a_time(
                 thread::yield_now();
             }
         }
-        for _ in 0..rng.below(400) {
+        for _ in 0..rng.below(50) {
             std::hint::spin_loop();
         }
     }
