@@ -4,10 +4,10 @@ use core::ffi::{c_long, c_void};
 use core::fmt;
 use core::marker::PhantomData;
 
+use crate::AllThreads;
 use crate::calls::{Call, Function, MAX_CALLS};
 use crate::error::Error;
 use crate::outcome::Outcome;
-use crate::AllThreads;
 
 /// Up to [`MAX_CALLS`] calls that all threads make in one stop, in order.
 ///

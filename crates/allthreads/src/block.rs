@@ -83,7 +83,6 @@ impl Block {
     }
 
     /// The owner's working memory.
-    #[expect(clippy::mut_from_ref, reason = "the lock guard stands for the exclusive borrow")]
     pub(crate) fn notes<'a>(&'a self, _owner: &'a mut Locked<'_>) -> &'a mut Notes {
         // SAFETY: one thread has the lock, and the borrow of its guard ends before another.
         unsafe { &mut *self.notes.get() }

@@ -196,7 +196,8 @@ impl<'a> AllThreads<'a> {
     /// # Signal safety
     ///
     /// Async-signal-safe: it allocates nothing and takes no lock but its own, which is never held
-    /// by a thread that can run a handler.
+    /// by a thread that can run a handler. It wants about 16 KiB of stack, which is more than the
+    /// alternate stack that std gives a thread.
     ///
     /// # Blocking
     ///

@@ -110,16 +110,19 @@ impl Slot {
 
     #[inline(always)]
     fn get(&self) -> Call {
-        let [a, b, c, d, e, f] = &self.args;
-        let arg = |slot: &AtomicUsize| slot.load(Ordering::Relaxed);
+        let [first, ..] = &self.args;
         let function = self.function.load(Ordering::Relaxed);
         if function.is_null() {
             let number = self.number.load(Ordering::Relaxed) as c_long;
-            Call::Syscall(number, [arg(a), arg(b), arg(c), arg(d), arg(e), arg(f)])
+            let arg = |slot: &AtomicUsize| slot.load(Ordering::Relaxed);
+            Call::Syscall(number, self.args.each_ref().map(arg))
         } else {
             // SAFETY: a non-null word was stored from a `Function` by `set`.
             let function = unsafe { core::mem::transmute::<*mut c_void, Function>(function) };
-            Call::Function(function, ptr::with_exposed_provenance_mut(arg(a)))
+            Call::Function(
+                function,
+                ptr::with_exposed_provenance_mut(first.load(Ordering::Relaxed)),
+            )
         }
     }
 }

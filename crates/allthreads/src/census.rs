@@ -127,12 +127,7 @@ pub(crate) struct Notes {
 
 impl Notes {
     pub(crate) const fn new() -> Self {
-        Self {
-            buffer: [0; _],
-            bystanders: Few::new(),
-            missing: Few::new(),
-            missing_count: 0,
-        }
+        Self { buffer: [0; _], bystanders: Few::new(), missing: Few::new(), missing_count: 0 }
     }
 
     pub(crate) fn bystanders_of(&self, kind: Kind) -> usize {
@@ -328,12 +323,12 @@ impl Os for Census<'_> {
         hold.await_arrivals(&Kernel, target, self.nap);
         let now = Instant::now();
         let arrivals = hold.arrivals();
-        if arrivals != self.arrivals {
+        if arrivals == self.arrivals {
+            self.nap = (self.nap * 2).min(LONGEST_NAP);
+        } else {
             self.arrivals = arrivals;
             self.last_arrival = now;
             self.nap = NAP;
-        } else {
-            self.nap = (self.nap * 2).min(LONGEST_NAP);
         }
         let idle = now - self.last_arrival;
         let hopeless = idle > GIVE_UP || now > self.deadline;

@@ -31,10 +31,10 @@ pub(crate) fn gather<O: Os>(hold: &Hold, os: &mut O) -> Result<u32, O::Error> {
     loop {
         let before = os.bystanders()?;
         // The arrivals first: whoever is counted here is still held when the size is read.
-        let held = hold.arrivals();
+        let arrived = hold.arrivals();
         let population = os.population()?;
-        if population == held + 1 + before && os.bystanders()? == before && hold.close(held) {
-            return Ok(held);
+        if population == arrived + 1 + before && os.bystanders()? == before && hold.close(arrived) {
+            return Ok(arrived);
         }
         os.summon(hold)?;
         os.pause(hold, population.saturating_sub(1 + before))?;

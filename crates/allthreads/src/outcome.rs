@@ -25,11 +25,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn new(
-        rehearsal: &Rehearsal,
-        calls: usize,
-        start: Instant,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(rehearsal: &Rehearsal, calls: usize, start: Instant) -> Result<Self, Error> {
         if let Some(errno) = rehearsal.refused {
             return Err(Error::Refused { call: rehearsal.applied, errno });
         }
@@ -67,6 +63,6 @@ impl fmt::Debug for Outcome {
             .field("retries", &self.retries)
             .field("kernel_workers", &self.kernel_workers)
             .field("elapsed", &self.elapsed)
-            .finish()
+            .finish_non_exhaustive()
     }
 }

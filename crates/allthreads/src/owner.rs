@@ -28,6 +28,7 @@ use crate::hold::Release;
 use crate::lock::Locked;
 use crate::outcome::Outcome;
 use crate::signal::{self, Kernel};
+use crate::table::Entry;
 
 const DEADLINE: Duration = Duration::from_secs(2);
 const DEADLINE_PER_THREAD: Duration = Duration::from_millis(2);
@@ -50,8 +51,8 @@ struct Mask {
 }
 
 impl Mask {
-    fn change(set: &SigSet) -> Self {
-        Self { callers: sigprocmask(MaskHow::Set, set) }
+    fn change(set: SigSet) -> Self {
+        Self { callers: sigprocmask(MaskHow::Set, &set) }
     }
 
     /// The caller's own mask, in which it can be held nevertheless.
@@ -70,7 +71,7 @@ impl Drop for Mask {
 pub(crate) fn run(request: &Request<'_>) -> Result<Outcome, Error> {
     let start = Instant::now();
     let reachable = SigSet::full().without(request.signal);
-    let mask = Mask::change(&reachable);
+    let mask = Mask::change(reachable);
     let mut dir = TaskDir::open().map_err(Error::NoProc)?;
     let population = dir.count().map_err(Error::NoProc)?;
     if population == 1 {
@@ -112,9 +113,8 @@ impl Attempt<'_> {
     fn run(mut self, retries: u32) -> ControlFlow<Result<Outcome, Error>> {
         let (_, me, signal) = self.ids;
         // A held thread, and the owner, may ask again from a function that `call` runs.
-        let nested = || {
-            BLOCK.hold.is_executing() && BLOCK.table.entry(me).is_some_and(|e| e.has_arrived())
-        };
+        let nested =
+            || BLOCK.hold.is_executing() && BLOCK.table.entry(me).is_some_and(Entry::has_arrived);
         let Some(mut locked) = BLOCK.lock.acquire(me, nested) else {
             return ControlFlow::Break(Err(Error::Nested));
         };
@@ -173,7 +173,8 @@ impl Attempt<'_> {
                 if elapsed < self.patience {
                     return ControlFlow::Continue(());
                 }
-                let who = Unresponsive::new(notes.missing.iter().copied(), notes.missing_count, elapsed);
+                let who =
+                    Unresponsive::new(notes.missing.iter().copied(), notes.missing_count, elapsed);
                 ControlFlow::Break(Err(Error::Unresponsive(who)))
             }
         }

@@ -85,8 +85,7 @@ impl Futex for Kernel {
     }
 }
 
-/// The handler. Not private to the linker, so that its machine code can be found by name.
-#[unsafe(no_mangle)]
+/// The handler. `tests/handler_code.rs` finds its machine code by its name.
 unsafe extern "C" fn allthreads_on_signal(
     signal: c_int,
     info: *mut libc::siginfo_t,
@@ -192,14 +191,7 @@ pub(crate) fn drain(signal: i32) {
     let set = SigSet::of(signal);
     // Long enough for either layout of the time; zero in both.
     let now = [0u64; 2];
-    let args = [
-        &raw const set as usize,
-        0,
-        &raw const now as usize,
-        size_of::<SigSet>(),
-        0,
-        0,
-    ];
+    let args = [&raw const set as usize, 0, &raw const now as usize, size_of::<SigSet>(), 0, 0];
     // SAFETY: the set and the time live during the call, and no information is asked for.
     while unsafe { syscall(libc::SYS_rt_sigtimedwait, args) }.is_ok() {}
 }

@@ -34,6 +34,7 @@ pub(crate) struct Table {
 pub(crate) struct Entry<'a>(&'a AtomicU32);
 
 impl Table {
+    #[expect(clippy::large_stack_arrays, reason = "evaluated at compile time, into a static")]
     pub(crate) const fn new() -> Self {
         Self { epoch: AtomicU32::new(0), slots: [const { AtomicU32::new(0) }; SLOTS] }
     }

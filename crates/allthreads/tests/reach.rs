@@ -18,8 +18,10 @@ fn threads_of_a_pool_and_of_threadreg_are_reached() {
     in_child("threads_of_a_pool_and_of_threadreg_are_reached", LIMIT, || {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
         pool.broadcast(|_| ());
-        let registered = allthreads::threadreg::spawn(|| loop {
-            thread::park();
+        let registered = allthreads::threadreg::spawn(|| {
+            loop {
+                thread::park();
+            }
         });
         assert!(registered.thread().tid().is_some() || !tids().is_empty());
         let outcome = privileges::no_new_privs().unwrap();

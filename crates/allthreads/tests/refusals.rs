@@ -18,11 +18,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 fn deaf(set: SigSet, span: Option<Duration>) -> Tid {
     let (send, receive) = mpsc::channel();
     let body = move || {
-        mask(MaskHow::Set, &set);
+        mask(MaskHow::Set, set);
         send.send(gettid()).unwrap();
         if let Some(span) = span {
             thread::sleep(span);
-            mask(MaskHow::Set, &SigSet::empty());
+            mask(MaskHow::Set, SigSet::empty());
         }
         loop {
             thread::park();
@@ -66,7 +66,7 @@ fn a_masked_thread_is_sent_one_signal_however_often_it_is_tried() {
         let (ready, is_ready) = mpsc::channel();
         let (go, goes) = mpsc::channel::<()>();
         let thread = thread::spawn(move || {
-            mask(MaskHow::Block, &SigSet::of(SIGNAL));
+            mask(MaskHow::Block, SigSet::of(SIGNAL));
             ready.send(()).unwrap();
             goes.recv().unwrap();
             let set = SigSet::of(SIGNAL);
@@ -112,7 +112,9 @@ fn libc_cannot_mask_the_default_signal() {
             // SAFETY: fills the set.
             unsafe { libc::sigfillset(&raw mut set) };
             // SAFETY: reads the set.
-            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) };
+            unsafe {
+                libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut())
+            };
             send.send(()).unwrap();
             loop {
                 thread::park();
@@ -160,7 +162,9 @@ fn a_stopped_process_is_waited_for() {
         park(3);
         let pid = std::process::id();
         // Stops all of us, the owner too, in the middle of operations, and goes on.
-        let shell = format!("for i in 1 2 3 4 5; do kill -STOP {pid}; sleep 0.1; kill -CONT {pid}; sleep 0.05; done");
+        let shell = format!(
+            "for i in 1 2 3 4 5; do kill -STOP {pid}; sleep 0.1; kill -CONT {pid}; sleep 0.05; done"
+        );
         let mut child = std::process::Command::new("sh").args(["-c", &shell]).spawn().unwrap();
         let mut count = 0;
         while child.try_wait().unwrap().is_none() {
@@ -209,9 +213,7 @@ fn a_call_that_only_the_caller_may_not_make_is_made_by_nobody() {
         let error = thread::spawn(|| {
             let nobody = 65534;
             // On this thread only. SAFETY: no pointers.
-            let result = unsafe {
-                libc::syscall(libc::SYS_setresuid, nobody, nobody, nobody)
-            };
+            let result = unsafe { libc::syscall(libc::SYS_setresuid, nobody, nobody, nobody) };
             assert_eq!(result, 0);
             privileges::set_groups(&[4712]).unwrap_err()
         });

@@ -116,17 +116,34 @@ fn a_function_runs_once_on_every_thread() {
 
 #[test]
 fn an_operation_inside_an_operation_is_refused() {
-    in_child("an_operation_inside_an_operation_is_refused", LIMIT, || {
-        static REFUSED: AtomicUsize = AtomicUsize::new(0);
-        unsafe extern "C" fn nested(_: *mut c_void) {
-            if matches!(privileges::no_new_privs(), Err(Error::Nested)) {
-                REFUSED.fetch_add(1, Ordering::Relaxed);
-            }
+    static REFUSED: AtomicUsize = AtomicUsize::new(0);
+    static OWNER: AtomicI32 = AtomicI32::new(0);
+    unsafe extern "C" fn nested(_: *mut c_void) {
+        let registered = allthreads::threadreg::current().is_some();
+        if (registered || gettid() == OWNER.load(Ordering::Relaxed))
+            && matches!(privileges::no_new_privs(), Err(Error::Nested))
+        {
+            REFUSED.fetch_add(1, Ordering::Relaxed);
         }
-        park(3);
+    }
+    in_child("an_operation_inside_an_operation_is_refused", LIMIT, || {
+        OWNER.store(gettid(), Ordering::Relaxed);
+        // With alternate stacks that are large enough for an operation.
+        let ready: &AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
+        for _ in 0..3 {
+            allthreads::threadreg::spawn(|| {
+                ready.fetch_add(1, Ordering::SeqCst);
+                loop {
+                    thread::park();
+                }
+            });
+        }
+        while ready.load(Ordering::SeqCst) < 3 {
+            thread::yield_now();
+        }
         // SAFETY: operations are async-signal-safe.
-        let outcome = unsafe { allthreads::call(nested, std::ptr::null_mut()) }.unwrap();
-        assert_eq!(REFUSED.load(Ordering::Relaxed), outcome.threads);
+        unsafe { allthreads::call(nested, std::ptr::null_mut()) }.unwrap();
+        assert_eq!(REFUSED.load(Ordering::Relaxed), 4);
         assert_all("NoNewPrivs", "0");
     });
 }

@@ -59,8 +59,8 @@ pub(crate) fn park(count: usize) {
 }
 
 /// Blocks or unblocks signals behind libc's back.
-pub(crate) fn mask(how: MaskHow, set: &SigSet) {
-    sys::sigprocmask(how, set);
+pub(crate) fn mask(how: MaskHow, set: SigSet) {
+    sys::sigprocmask(how, &set);
 }
 
 /// A batch of one that gives every thread a name; the kernel hands it on to new threads.
