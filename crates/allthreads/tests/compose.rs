@@ -44,7 +44,7 @@ impl Loops {
             let (world, task) = (world.clone(), task.clone());
             let (stop, count) = (stop.clone(), count.clone());
             threadreg::Builder::new()
-                .name("loop".into())
+                .name("loop")
                 .spawn(move || {
                     let _mutator = world.attach().expect("attach");
                     task.enter(|| spin_without_polls(&stop, &count)).expect("enter");
