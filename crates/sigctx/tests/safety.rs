@@ -216,6 +216,28 @@ fn stress_signals_from_many_senders_do_no_harm() {
     });
 }
 
+#[test]
+fn a_handler_is_not_interrupted_by_its_own_signal() {
+    static DEPTH: AtomicI32 = AtomicI32::new(0);
+    static DEEPEST: AtomicI32 = AtomicI32::new(0);
+
+    fn raise_again(_: &mut Delivery<'_>) -> Flow {
+        let depth = DEPTH.fetch_add(1, SeqCst) + 1;
+        DEEPEST.fetch_max(depth, SeqCst);
+        if HANDLED.fetch_add(1, SeqCst) < 3 {
+            let _ = sys::tgkill(sys::getpid(), sys::gettid(), libc::SIGURG);
+        }
+        DEPTH.fetch_sub(1, SeqCst);
+        Flow::Resume
+    }
+    testkit::in_child("a_handler_is_not_interrupted_by_its_own_signal", DEADLINE, || {
+        let _installed = install(libc::SIGURG, raise_again);
+        sys::tgkill(sys::getpid(), sys::gettid(), libc::SIGURG).expect("own thread");
+        // Each comes when the one before has returned.
+        assert_eq!((HANDLED.load(SeqCst), DEEPEST.load(SeqCst)), (4, 1));
+    });
+}
+
 fn alternate_stack() -> (usize, usize, i32) {
     // SAFETY: all zeroes is a valid `stack_t`.
     let mut now: libc::stack_t = unsafe { std::mem::zeroed() };
