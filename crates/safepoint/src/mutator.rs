@@ -79,13 +79,12 @@ impl Mutator {
         if shared.slot_of(tid).is_some() {
             return Err(AttachError::AlreadyAttached { tid });
         }
-        let (thread, registration) = match threadreg::current() {
-            Some(thread) => (thread, None),
-            None => {
-                let registration = threadreg::attach()
-                    .map_err(|error| AttachError::Unregistered { tid, error })?;
-                (registration.thread(), Some(registration))
-            }
+        let (thread, registration) = if let Some(thread) = threadreg::current() {
+            (thread, None)
+        } else {
+            let registration =
+                threadreg::attach().map_err(|error| AttachError::Unregistered { tid, error })?;
+            (registration.thread(), Some(registration))
         };
         let identify = |slot: &'static Slot<Identity>| {
             let identity = &slot.told.identity;
@@ -145,10 +144,10 @@ impl Mutator {
     pub fn blocking<R>(&mut self, work: impl FnOnce() -> R) -> R {
         let region = SafeRegion::enter(self);
         let result = work();
-        if self.slot.is_asked() && self.shared.holder.load(Ordering::Relaxed) == self.tid {
-            // Unwinding drops the result, and the stop with it, before the region is left.
-            panic!("a safe region ended while its own thread has the world stopped");
-        }
+        // The cheap look first: whoever has the world stopped from here has asked this slot too.
+        let stops = self.slot.is_asked() && self.shared.holder.load(Ordering::Relaxed) == self.tid;
+        // Unwinding drops the result, and the stop with it, before the region is left.
+        assert!(!stops, "a safe region ended while its own thread has the world stopped");
         drop(region);
         result
     }

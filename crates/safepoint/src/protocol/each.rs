@@ -5,11 +5,14 @@
 //!  each_owed:   0 --requester: ask--> g --owner, at its poll: runs it-----------------> 0
 //!                                     |  \--requester: slot is gone, nothing to run--> 0
 //!               requester: slot Safe  v
-//!                                 g|CLAIMED --still Safe: requester runs it-----------> 0
-//!                                     |   |
-//!                                     |   +--not Safe any more: back to g
-//!                                     +--owner wants to leave: |AWAITED, sleeps until 0 or g
+//!                                 g|CLAIMED --requester has run it---------------------> 0
+//!                                     |
+//!                                     +--owner wants to leave: |AWAITED, sleeps until 0
 //! ```
+//!
+//! One look at the state is enough. It comes after the heavy fence, so a slot that is seen `Safe`
+//! finds its poll bit before it runs user code again, and its owner then takes the debt or finds it
+//! claimed: the exchange on `each_owed` decides.
 
 use core::fmt;
 use core::ptr;
@@ -17,7 +20,7 @@ use core::ptr;
 use super::round::Generation;
 use super::slot::{AWAITED, CLAIMED, EACH, MutatorState, Slot};
 use super::{Edge, Pace, Protocol};
-use crate::sync::{Ordering, fence};
+use crate::sync::Ordering;
 
 /// The closure of a round. It must not unwind.
 pub(crate) struct Call<'a, E: Edge> {
@@ -119,10 +122,10 @@ impl<E: Edge> Protocol<E> {
             }
             match slot.state() {
                 MutatorState::Running => late(slot),
-                MutatorState::Safe => self.visit_if_still_safe(slot, generation, call),
+                MutatorState::Safe => self.visit_for(slot, generation, call),
                 // Gone, or going: it does not run user code again without looking at its debts.
                 _ => {
-                    if self.take_each(slot, generation.0) {
+                    if Self::take_each(slot, generation.0) {
                         self.each.answer(generation, None);
                     }
                 }
@@ -130,34 +133,24 @@ impl<E: Edge> Protocol<E> {
         }
     }
 
-    fn visit_if_still_safe(
+    fn visit_for(
         &self,
         slot: &'static Slot<E::Identity>,
         generation: Generation,
         call: &Call<'_, E>,
     ) {
-        let owed = &slot.asked.each_owed;
-        let claim = generation.0 | CLAIMED;
-        // Acquire is not needed (the state's load is), release neither: the fence follows.
-        if owed.compare_exchange(generation.0, claim, Ordering::Relaxed, Ordering::Relaxed).is_err()
+        let (owed, claim) = (&slot.asked.each_owed, generation.0 | CLAIMED);
+        // Acquire: the look at the state came before, and the closure must not.
+        if owed.compare_exchange(generation.0, claim, Ordering::Acquire, Ordering::Relaxed).is_err()
         {
             return;
         }
-        // I4: the owner leaves by `settle`, since the bit was set before the heavy fence, and
-        // settle fences in full between its state and its look at the debt.
-        fence(Ordering::SeqCst);
-        let stays = slot.state() == MutatorState::Safe;
-        if stays {
-            (call.visit)(slot);
-        }
+        (call.visit)(slot);
         // Release: the owner sees what the closure did.
-        let last = owed.swap(if stays { 0 } else { generation.0 }, Ordering::Release);
-        if last & AWAITED != 0 {
+        if owed.swap(0, Ordering::Release) & AWAITED != 0 {
             self.edge.wake_all(owed);
         }
-        if stays {
-            self.each.answer(generation, None);
-        }
+        self.each.answer(generation, None);
     }
 
     /// Runs the round's closure for a slot that was taken out of its debt.

@@ -22,7 +22,7 @@
 //! |---|---|---|---|---|
 //! | `poll` | requesters set bits, owner clears | owner | set: release; clear: acq-rel, then the sources are looked at again | a bit may be set in vain, never missing |
 //! | `state` | owner | requesters | release / acquire, and a fence before the owner's next look at `poll` | I2 |
-//! | `stop_owed`, `each_owed` | requester 0→g; owner or requester g→0 by exchange; requester g→claimed→g or 0 | both | acq-rel | I3, I4 |
+//! | `stop_owed`, `each_owed` | requester 0→g; owner or requester g→0 by exchange; requester g→claimed→0 | both | acq-rel | I3, I4 |
 //! | `remaining` (one a round) | requester, answerers | requester | acq-rel | I5 |
 //! | `stop_word` | holder of the stop turn | owners | release / acquire, fence after it is made odd | odd: a stop is wanted or on |
 //! | `each_call` | holder of the for-each turn | who took `each_owed` | release / acquire | I6 |
@@ -32,8 +32,8 @@
 //!   requester publishes `poll`, fences, looks at `state`. One of them sees the other. With the
 //!   light fence on the owner's side the requester's is the heavy one; slow paths fence in full.
 //! - **I3** Who takes a generation out of an `owed` word answers it, once, and nobody else does.
-//! - **I4** While `each_owed` is claimed the owner cannot leave its safe region; a claim stands only
-//!   if the state is seen `Safe` after it.
+//! - **I4** While `each_owed` is claimed the owner cannot leave its safe region; only a slot that was
+//!   seen `Safe` after the heavy fence is claimed.
 //! - **I5** The stop and the for-each have a [`Round`] each. No share of a finished round is out.
 //! - **I6** Closures run on threads whose own state is `Running`: never in a stopped world. The call
 //!   is alive while somebody holds a share of its round.

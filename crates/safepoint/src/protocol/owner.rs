@@ -37,7 +37,7 @@ impl<E: Edge> Protocol<E> {
                 self.await_claim(slot, owed);
             } else if owed == 0 {
                 return;
-            } else if self.take_each(slot, owed) {
+            } else if Self::take_each(slot, owed) {
                 self.answer_each(slot, owed);
             }
         }
@@ -113,7 +113,7 @@ impl<E: Edge> Protocol<E> {
     #[inline(never)]
     pub(crate) fn settle(&self, slot: &'static Slot<E::Identity>) {
         loop {
-            // I2, in full: a claimer fences itself but not others.
+            // I2, in full: requesters need not have made the heavy fence yet.
             fence(Ordering::SeqCst);
             let poll = slot.asked.poll.load(Ordering::Acquire);
             if poll & STOP != 0 {
@@ -148,7 +148,7 @@ impl<E: Edge> Protocol<E> {
         loop {
             // Acquire, with the resume's release: what was done in the stop is seen after it.
             let word = self.stop_word.load(Ordering::Acquire);
-            if word % 2 == 0 {
+            if word.is_multiple_of(2) {
                 return;
             }
             self.edge.wait(&self.stop_word, word, None);
@@ -177,7 +177,7 @@ impl<E: Edge> Protocol<E> {
     }
 
     /// I3, for the for-each. Acquire: the call was published before the debt.
-    pub(super) fn take_each(&self, slot: &Slot<E::Identity>, owed: u32) -> bool {
+    pub(super) fn take_each(slot: &Slot<E::Identity>, owed: u32) -> bool {
         let word = &slot.asked.each_owed;
         word.compare_exchange(owed, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
@@ -213,7 +213,7 @@ impl<E: Edge> Protocol<E> {
             self.answer_stop(slot);
             self.await_claim(slot, owed);
             slot.set_state(MutatorState::Running);
-        } else if self.take_each(slot, owed) {
+        } else if Self::take_each(slot, owed) {
             self.visit(slot);
             self.answer_each(slot, owed);
         }

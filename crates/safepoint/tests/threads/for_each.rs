@@ -125,7 +125,7 @@ fn a_requester_that_waits_is_stopped_by_another() {
     in_child("for_each::a_requester_that_waits_is_stopped_by_another", SOON, || {
         let world = World::new();
         let (go, done) = (Flag::default(), Flag::default());
-        let (running, requested) = (Flag::default(), Flag::default());
+        let (running, asked) = (Flag::default(), Flag::default());
         thread::scope(|scope| {
             mutator(scope, &world, "late", |m| {
                 go.wait();
@@ -133,12 +133,12 @@ fn a_requester_that_waits_is_stopped_by_another() {
             });
             let requester = mutator(scope, &world, "requester", |m| {
                 running.raise();
-                let visited = m.for_each_processor(|_| requested.raise());
+                let visited = m.for_each_processor(|_| asked.raise());
                 done.raise();
                 visited
             });
             running.wait();
-            requested.wait();
+            asked.wait();
             // The for-each waits for `late`, and so does this; the requester must answer it.
             let stop = scope.spawn(|| {
                 let stopped = world.stop_from_outside("test").unwrap();

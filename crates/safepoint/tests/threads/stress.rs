@@ -10,7 +10,7 @@ use safepoint::{Mutator, World};
 use testkit::{Rng, budget, in_child};
 
 const MUTATORS: usize = 8;
-const LATE: Duration = Duration::from_secs(180);
+const LATE: Duration = Duration::from_mins(3);
 
 /// Memory of a mutator that runs, and nobody's protection but the world's. The counter is plain, so
 /// that the compiler and the processor may reorder and tear it as they may a heap.
