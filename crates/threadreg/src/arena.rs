@@ -11,10 +11,11 @@
 //! | `chunks[i]` | who runs out of records, by compare-exchange from null | all | release / acquire | A1 |
 //! | `live` bits | claimer sets, who frees clears | all | claim acquire, clear release | A2 |
 //!
-//! - **A1** `chunks[i]` goes from null to a chunk once; `chunks[i + 1]` is set only after `chunks[i]`. So the
-//!   first null ends a walk, and a chunk once seen is there for ever.
-//! - **A2** From the claim of a bit to its clearing the claimer alone may move the record on from FREE. A
-//!   record in any other phase has its bit set, so a walk over set bits meets every listed record.
+//! - **A1** `chunks[i]` goes from null to a chunk once; `chunks[i + 1]` is set only after
+//!   `chunks[i]`. So the first null ends a walk, and a chunk once seen is there for ever.
+//! - **A2** From the claim of a bit to its clearing the claimer alone may move the record on from
+//!   FREE. A record in any other phase has its bit set, so a walk over set bits meets every listed
+//!   record.
 //!
 //! A walk shows each thread that was listed before it began and stays listed until it ends exactly
 //! once. Threads that come or go meanwhile may or may not be shown. To have none come, hold the
@@ -67,7 +68,8 @@ impl Chunk {
                 if bit as usize >= BITS {
                     break;
                 }
-                // A2. Acquire: pairs with the clearing in `release`; the FREE of the last owner is seen.
+                // A2. Acquire: pairs with the clearing in `release`; the FREE of the last owner is
+                // seen.
                 if live.fetch_or(1 << bit, Ordering::Acquire) & 1 << bit == 0 {
                     return self.records.get(word * BITS + bit as usize);
                 }
@@ -170,8 +172,8 @@ impl Iterator for Claimed<'_> {
             if self.next_word.is_multiple_of(WORDS) {
                 self.chunk = self.arena.chunk(self.next_word / WORDS);
             }
-            // Acquire: not needed for the record (its own words have theirs); kept so that a bit seen
-            // clear means that its owner's last store was seen too.
+            // Acquire: not needed for the record (its own words have theirs); kept so that a bit
+            // seen clear means that its owner's last store was seen too.
             let word = self.chunk?.live.get(self.next_word % WORDS)?;
             self.bits = word.load(Ordering::Acquire) & FULL;
             self.next_word += 1;

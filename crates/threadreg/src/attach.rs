@@ -14,8 +14,9 @@ use crate::registry::{self, ARENA};
 use crate::thread_ref::ThreadRef;
 
 thread_local! {
-    // The thread's membership lives here and not in the guard, so that a thread that ends without dropping
-    // its guard (leaked, `pthread_exit`) leaves the registry all the same: its id must not outlive it there.
+    // The thread's membership lives here and not in the guard, so that a thread that ends without
+    // dropping its guard (leaked, `pthread_exit`) leaves the registry all the same: its id must not
+    // outlive it there.
     static MEMBERSHIP: RefCell<Held> = const { RefCell::new(Held(None)) };
 }
 
@@ -41,12 +42,13 @@ impl Drop for Held {
 ///
 /// # Blocking
 ///
-/// Does not wait; in particular not for [`freeze_creation`](crate::freeze_creation), since no thread is made.
+/// Does not wait; in particular not for [`freeze_creation`](crate::freeze_creation), since no
+/// thread is made.
 ///
 /// # Errors
 ///
-/// [`AttachError::AlreadyAttached`] when the thread is registered already, be it by this function or by
-/// [`spawn`](crate::spawn).
+/// [`AttachError::AlreadyAttached`] when the thread is registered already, be it by this function
+/// or by [`spawn`](crate::spawn).
 ///
 /// # Examples
 ///

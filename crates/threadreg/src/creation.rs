@@ -16,21 +16,23 @@
 //! | `state` | creators count themselves; the freezer sets and clears WRITER | both | taken acquire, given back release | C1, C2 |
 //! | `writers` | freezers: 0 free, 1 taken, 2 taken and awaited | freezers | taken acquire, given back release | C3 |
 //!
-//! - **C1** A creator counts itself only while WRITER is clear, in one compare-exchange. So from the moment that WRITER
-//!   is set the count only falls: writers are preferred, and a freeze waits for clones under way, no longer.
+//! - **C1** A creator counts itself only while WRITER is clear, in one compare-exchange. So from
+//!   the moment that WRITER is set the count only falls: writers are preferred, and a freeze waits
+//!   for clones under way, no longer.
 //! - **C2** The freezer has the lock when WRITER is set and the count is 0.
 //! - **C3** `writers` is a mutex around WRITER: one freezer at a time.
-//! - **C4** A record is published before `clone` and under the read side. So a thread that can exist is listed, and
-//!   while the lock is frozen a thread that is listed exists or has left.
+//! - **C4** A record is published before `clone` and under the read side. So a thread that can
+//!   exist is listed, and while the lock is frozen a thread that is listed exists or has left.
 //!
-//! *Exit:* takes no lock; threads leave while creation is frozen. *Fork:* the child starts with a free lock
-//! (`reset`). *EAGAIN from clone:* the record is unlinked before the read side is given back.
-//! *Masked signals:* a creator blocks signals while it holds the read side, and only then: a creator that waits
-//! for a freezer can be signalled. *Nesting:* no thread takes a side while it holds one; a creator cannot be
-//! interrupted by a handler that freezes, since its signals are blocked, and a handler that does run may only try.
+//! *Exit:* takes no lock; threads leave while creation is frozen. *Fork:* the child starts with a
+//! free lock (`reset`). *EAGAIN from clone:* the record is unlinked before the read side is given
+//! back. *Masked signals:* a creator blocks signals while it holds the read side, and only then: a
+//! creator that waits for a freezer can be signalled. *Nesting:* no thread takes a side while it
+//! holds one; a creator cannot be interrupted by a handler that freezes, since its signals are
+//! blocked, and a handler that does run may only try.
 //!
-//! The plan of record is Go's `allocmLock` and `execLock`, which are one lock here (`runtime/proc.go`: `newm`, `allocm`,
-//! `newm1`; `runtime/rwmutex.go`).
+//! The plan of record is Go's `allocmLock` and `execLock`, which are one lock here
+//! (`runtime/proc.go`: `newm`, `allocm`, `newm1`; `runtime/rwmutex.go`).
 
 use crate::arena::Arena;
 use crate::name::Name;
@@ -90,7 +92,8 @@ impl CreationLock {
 
     /// Gives the read side back.
     pub(crate) fn release_read(&self) {
-        // Release: the records published under the lock are seen by the writer. Pairs with C2's load.
+        // Release: the records published under the lock are seen by the writer. Pairs with C2's
+        // load.
         if self.state.fetch_sub(1, Ordering::Release) == WRITER | 1 {
             wake_all(&self.state);
         }
@@ -135,7 +138,8 @@ impl CreationLock {
         if self.writers.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
             return;
         }
-        // Taken as "awaited" from here on: others may sleep, and one wake too many costs less than one too few.
+        // Taken as "awaited" from here on: others may sleep, and one wake too many costs less than
+        // one too few.
         while self.writers.swap(2, Ordering::Acquire) != 0 {
             wait(&self.writers, 2, None);
         }
@@ -166,8 +170,9 @@ pub(crate) enum NotCreated<E> {
 
 /// Makes a thread: lists it, then lets `clone` bring it into being (C4).
 ///
-/// The caller holds the read side of `_lock`. `clone` gets the record and the generation; the thread that it makes
-/// calls [`Record::start`] on the record, and in the end [`Record::close`] and [`leave`].
+/// The caller holds the read side of `_lock`. `clone` gets the record and the generation; the
+/// thread that it makes calls [`Record::start`] on the record, and in the end [`Record::close`] and
+/// [`leave`].
 pub(crate) fn create<T, E>(
     _lock: &CreationLock,
     arena: &Arena,

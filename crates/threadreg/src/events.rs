@@ -44,9 +44,10 @@ static HEAD: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 
 /// Subscribes to events; at most `capacity` of them wait to be read.
 ///
-/// An event that finds the channel full is dropped and counted. A thread that comes or goes never waits for
-/// a listener. The news of one thread come in order. A subscription costs its channel's memory for the life of the
-/// process, read or not: subscribe once, not once a request. The child of a `fork` has no subscriptions.
+/// An event that finds the channel full is dropped and counted. A thread that comes or goes never
+/// waits for a listener. The news of one thread come in order. A subscription costs its channel's
+/// memory for the life of the process, read or not: subscribe once, not once a request. The child
+/// of a `fork` has no subscriptions.
 ///
 /// # Signal safety
 ///
@@ -76,8 +77,8 @@ pub fn subscribe(capacity: usize) -> Subscription {
     loop {
         // Relaxed: goes out with the exchange.
         node.next.store(head, Ordering::Relaxed);
-        // Release: pairs with the load in `emit`; the node is whole. The nodes behind it were released by
-        // their own exchange, and a chain of exchanges keeps that.
+        // Release: pairs with the load in `emit`; the node is whole. The nodes behind it were
+        // released by their own exchange, and a chain of exchanges keeps that.
         match HEAD.compare_exchange_weak(head, place, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => break,
             Err(now) => head = now,

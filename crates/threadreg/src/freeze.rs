@@ -8,13 +8,15 @@ use crate::thread_ref::ThreadRef;
 
 /// Stops this crate from making threads until the guard is dropped.
 ///
-/// When it returns, every spawned thread that is listed exists (its `clone` has returned) or has left,
-/// and none can come. Threads may leave at any time, and threads that nobody registered are not affected.
+/// When it returns, every spawned thread that is listed exists (its `clone` has returned) or has
+/// left, and none can come. Threads may leave at any time, and threads that nobody registered are
+/// not affected.
 ///
-/// *Lock order:* nothing that a creator may hold while it spawns is to be awaited under the guard. So stop a
-/// world first and freeze second, never the other way round: a creator that waits for the guard is in the middle
-/// of running code, and can only be stopped because it waits with its signals open. A thread must not spawn while it holds the guard itself, or
-/// freeze again: it would wait for itself.
+/// *Lock order:* nothing that a creator may hold while it spawns is to be awaited under the guard.
+/// So stop a world first and freeze second, never the other way round: a creator that waits for the
+/// guard is in the middle of running code, and can only be stopped because it waits with its
+/// signals open. A thread must not spawn while it holds the guard itself, or freeze again: it would
+/// wait for itself.
 ///
 /// # Signal safety
 ///
@@ -22,8 +24,8 @@ use crate::thread_ref::ThreadRef;
 ///
 /// # Blocking
 ///
-/// For other holders of the guard, without bound, and for the creations under way. New creators queue behind
-/// this call, so it is not overtaken for ever.
+/// For other holders of the guard, without bound, and for the creations under way. New creators
+/// queue behind this call, so it is not overtaken for ever.
 ///
 /// # Examples
 ///

@@ -1,4 +1,5 @@
-//! What a thread does on itself to become registered and to cease: alternate stack, bounds, mask, list.
+//! What a thread does on itself to become registered and to cease: alternate stack, bounds, mask,
+//! list.
 
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -32,7 +33,8 @@ impl Membership {
     ) -> Self {
         let thread = ThreadRef { record, generation };
         let (low, high) = stack_bounds().unwrap_or((0, 0));
-        // SAFETY: this thread's stack, or none; this thread alone uses the record, signals are blocked.
+        // SAFETY: this thread's stack, or none; this thread alone uses the record, signals are
+        // blocked.
         unsafe { record.stack.set_bounds(low, high) };
         registry::set_current(record);
         let tid = sys::gettid();
@@ -45,7 +47,8 @@ impl Membership {
         self.thread
     }
 
-    /// The calling thread leaves. Signals are blocked when this returns; the former mask is the result.
+    /// The calling thread leaves. Signals are blocked when this returns; the former mask is the
+    /// result.
     ///
     /// Waits until no pin is left.
     pub(crate) fn end(mut self) -> SigSet {
@@ -63,7 +66,8 @@ impl Membership {
         registry::set_current(ptr::null());
         drop(self.alternate.take());
         if own {
-            // SAFETY: handlers on this thread no longer find the record; no other thread runs on the stack.
+            // SAFETY: handlers on this thread no longer find the record; no other thread runs on
+            // the stack.
             unsafe { record.stack.set_bounds(0, 0) };
             creation::leave(&ARENA, record);
         }

@@ -162,7 +162,8 @@ fn a_stale_reference_reads_no_torn_name() {
     });
 }
 
-/// A walk over records that come, go and come again shows each thread at most once, with its own id.
+/// A walk over records that come, go and come again shows each thread at most once, with its own
+/// id.
 #[test]
 fn a_walk_shows_no_half_made_record() {
     loom::model(|| {
@@ -171,7 +172,8 @@ fn a_walk_shows_no_half_made_record() {
             let arena = arena.clone();
             thread::spawn(move || {
                 for (record, generation) in arena.listed() {
-                    // None: gone meanwhile. 0: not started. Else the id that this generation stores below.
+                    // None: gone meanwhile. 0: not started. Else the id that this generation stores
+                    // below.
                     let tid = record.tid(generation).unwrap_or(0);
                     assert!(tid == 0 || tid == generation as i32 + 10, "{tid} of {generation}");
                 }

@@ -1,4 +1,5 @@
-//! The one question between those who want a thread at a safe point and those who can bring it there.
+//! The one question between those who want a thread at a safe point and those who can bring it
+//! there.
 
 use core::fmt;
 
@@ -8,12 +9,13 @@ use crate::thread_ref::{SignalError, ThreadRef};
 
 /// Brings a running thread to a safe point: interrupts it and has it make a call.
 ///
-/// Stop-the-world protocols ask through this for threads that do not poll; preemption by signal answers.
+/// Stop-the-world protocols ask through this for threads that do not poll; preemption by signal
+/// answers.
 pub trait Nudge: Send + Sync {
     /// Asks that `thread` make `call` at its next asynchronous safe point.
     ///
-    /// Does not wait for it. The call may come late, when whoever asked needs it no more; it is never made on
-    /// another thread, and never inside a signal handler.
+    /// Does not wait for it. The call may come late, when whoever asked needs it no more; it is
+    /// never made on another thread, and never inside a signal handler.
     ///
     /// # Signal safety
     ///
@@ -28,8 +30,8 @@ pub trait Nudge: Send + Sync {
 /// The call that a nudged thread makes: `function(data)`, outside any handler, on its own stack.
 #[derive(Clone, Copy, Debug)]
 pub struct NudgeCall {
-    /// What is called. Whoever makes a `NudgeCall` promises that `function(data)` is sound on the nudged thread at any
-    /// asynchronous safe point, at any later time, more than once.
+    /// What is called. Whoever makes a `NudgeCall` promises that `function(data)` is sound on the
+    /// nudged thread at any asynchronous safe point, at any later time, more than once.
     pub function: unsafe fn(usize),
     /// Its argument.
     pub data: usize,

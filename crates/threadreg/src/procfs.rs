@@ -1,22 +1,24 @@
 //! What the kernel's files say about threads. Nothing else in this crate knows `/proc`.
 //!
 //! [`TaskDir`] holds the process's directory of threads open: its link count is the exact number of
-//! threads, its entries are their ids, and below each are the files that say what a thread does. All of
-//! [`TaskDir`] is raw system calls and buffers on the stack, so it may be used in a handler, and while
-//! all other threads are stopped wherever they happened to be.
+//! threads, its entries are their ids, and below each are the files that say what a thread does.
+//! All of [`TaskDir`] is raw system calls and buffers on the stack, so it may be used in a handler,
+//! and while all other threads are stopped wherever they happened to be.
 //!
 //! Facts that callers lean on:
 //!
-//! - The count is exact at one moment. It includes a main thread that has exited (state `Z`, there until the process ends),
-//!   threads that are exiting, and the kernel's workers in the process (`io_uring`, vhost).
-//! - The listing is not a snapshot: when threads exit while it is read, living threads can be skipped. Only the
-//!   count says whether a listing is complete, see [`os_threads`].
-//! - An open [`TaskDir`] stays usable after `chroot`, and after a change of credentials that hides `/proc`.
+//! - The count is exact at one moment. It includes a main thread that has exited (state `Z`, there
+//!   until the process ends), threads that are exiting, and the kernel's workers in the process
+//!   (`io_uring`, vhost).
+//! - The listing is not a snapshot: when threads exit while it is read, living threads can be
+//!   skipped. Only the count says whether a listing is complete, see [`os_threads`].
+//! - An open [`TaskDir`] stays usable after `chroot`, and after a change of credentials that hides
+//!   `/proc`.
 //!
 //! # References
 //!
-//! `proc_pid_task(5)`, `proc_pid_stat(5)`, `proc_pid_status(5)`; `fs/proc/base.c`: `proc_task_getattr`,
-//! `proc_task_readdir`.
+//! `proc_pid_task(5)`, `proc_pid_stat(5)`, `proc_pid_status(5)`; `fs/proc/base.c`:
+//! `proc_task_getattr`, `proc_task_readdir`.
 
 mod read;
 mod threads;
@@ -94,8 +96,8 @@ impl TaskDir {
 
     /// Calls `visit` with each thread id that one reading of the directory shows.
     ///
-    /// Some threads may be missing if any exited meanwhile; see the [module](self). `buffer` takes what
-    /// the kernel hands out at a time: 32 bytes a thread, at least 64.
+    /// Some threads may be missing if any exited meanwhile; see the [module](self). `buffer` takes
+    /// what the kernel hands out at a time: 32 bytes a thread, at least 64.
     ///
     /// # Signal safety
     ///
@@ -160,8 +162,8 @@ impl TaskDir {
         Ok(status)
     }
 
-    /// The kernel function that the thread sleeps in; the empty name when it runs, or when the kernel does
-    /// not tell.
+    /// The kernel function that the thread sleeps in; the empty name when it runs, or when the
+    /// kernel does not tell.
     ///
     /// # Signal safety
     ///
@@ -199,7 +201,8 @@ impl TaskDir {
 pub struct TaskStat {
     /// The name that the kernel has for the thread.
     pub comm: Name,
-    /// `R` running, `S` sleeping, `D` sleeping deeply, `T` stopped, `t` traced, `Z` exited, `X` gone.
+    /// `R` running, `S` sleeping, `D` sleeping deeply, `T` stopped, `t` traced, `Z` exited, `X`
+    /// gone.
     pub state: char,
     /// The kernel's `PF_` flags, such as [`PF_EXITING`].
     pub flags: u32,
@@ -231,7 +234,8 @@ impl TaskStat {
         matches!(self.state, 'Z' | 'X' | 'x') || self.flags & PF_EXITING != 0
     }
 
-    /// Whether the thread is the kernel's own and has no user code: no signal is ever handled on it.
+    /// Whether the thread is the kernel's own and has no user code: no signal is ever handled on
+    /// it.
     ///
     /// # Signal safety
     ///

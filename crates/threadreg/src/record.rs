@@ -20,12 +20,12 @@
 //! | `slots` | anybody, once | all | release / acquire | never null again |
 //!
 //! - **I1** `state` holds generation and phase in one word; one generation is one thread.
-//! - **I2** `tid` is 0 or the kernel's id of the thread of this generation; it is 0 again before the
-//!   generation changes.
+//! - **I2** `tid` is 0 or the kernel's id of the thread of this generation; it is 0 again before
+//!   the generation changes.
 //! - **I3** `gate` counts pins; its top bit, CLOSED, is set except between `publish` and `close`.
 //!   A pin holds only if the same read-modify-write that counted it saw the gate open. All writes
-//!   to `gate` are read-modify-writes of one word, so pin and close are ordered: either the pin sees
-//!   CLOSED, or the closer sees the pin. No barrier between two words is involved.
+//!   to `gate` are read-modify-writes of one word, so pin and close are ordered: either the pin
+//!   sees CLOSED, or the closer sees the pin. No barrier between two words is involved.
 //! - **I4** The closer does not return before the count is 0; the thread exits after that. So while
 //!   a pin holds, the kernel cannot give `tid` to another thread.
 //! - **I5** `name` changes only in phase FREE of the generation that it belongs to.
@@ -33,10 +33,11 @@
 //! A pin that comes too late, or with the generation of an earlier thread, counts itself and takes
 //! itself back. It can delay a closer for that moment, and wakes it like any other unpin.
 //!
-//! *Exit:* `close`, then `free`. *Failed clone:* the same, by the creator. *Fork:* the child frees all
-//! but the survivor (`reset`); it is the only thread, so plain stores do. *Masked signals, nesting:*
-//! nothing here sends or waits for signals; every function may run in a handler on top of any other,
-//! except `close`, which waits for pins and must not run on top of a frame that holds one.
+//! *Exit:* `close`, then `free`. *Failed clone:* the same, by the creator. *Fork:* the child frees
+//! all but the survivor (`reset`); it is the only thread, so plain stores do. *Masked signals,
+//! nesting:* nothing here sends or waits for signals; every function may run in a handler on top of
+//! any other, except `close`, which waits for pins and must not run on top of a frame that holds
+//! one.
 
 use core::mem::align_of;
 
@@ -165,7 +166,8 @@ impl Record {
         assert_eq!(phase, Phase::Free, "only a free record is published");
         // Release: the name belongs to what a reader of STARTING may read.
         self.state.store(word(generation, Phase::Starting), Ordering::Release);
-        // I3. Release: who pins through the open gate sees this generation in `state`, not one before.
+        // I3. Release: who pins through the open gate sees this generation in `state`, not one
+        // before.
         self.gate.0.fetch_and(!CLOSED, Ordering::Release);
     }
 
@@ -175,7 +177,8 @@ impl Record {
         self.tid.store(tid as u32, Ordering::Release);
         let (generation, _) = self.state();
         // A swap, not a store: the waiter's mark must not be lost between look and store.
-        // Release: I2 for who reads `state` first. Acquire: nothing is taken from the old value but itself.
+        // Release: I2 for who reads `state` first. Acquire: nothing is taken from the old value but
+        // itself.
         let old = self.state.swap(word(generation, Phase::Live), Ordering::AcqRel);
         match phase(old) {
             Phase::Starting => {}
@@ -184,8 +187,8 @@ impl Record {
         }
     }
 
-    /// Waits until the thread of `generation` is no longer STARTING or no time is `left`. Returns whether it was
-    /// seen started or gone.
+    /// Waits until the thread of `generation` is no longer STARTING or no time is `left`. Returns
+    /// whether it was seen started or gone.
     pub(crate) fn wait_started(
         &self,
         generation: u32,
@@ -221,8 +224,9 @@ impl Record {
 
     /// Holds the thread of `generation` back from finishing its exit. `false`: it is gone or going.
     pub(crate) fn pin(&self, generation: u32) -> bool {
-        // I3. Acquire: pairs with `publish`, so that the generation looked at below is the one whose gate
-        // this is. Count first, look afterwards: a look before the count may be out of date by then.
+        // I3. Acquire: pairs with `publish`, so that the generation looked at below is the one
+        // whose gate this is. Count first, look afterwards: a look before the count may be out of
+        // date by then.
         let old = self.gate.0.fetch_add(1, Ordering::Acquire);
         if old & CLOSED == 0 && self.is_listed(generation) {
             return true;
@@ -240,7 +244,8 @@ impl Record {
         }
     }
 
-    /// The thread (or the creator whose clone failed): leaves the list and waits until no pin is left.
+    /// The thread (or the creator whose clone failed): leaves the list and waits until no pin is
+    /// left.
     pub(crate) fn close(&self) {
         let (generation, _) = self.state();
         // A swap for the sake of the waiter's mark, as in `start`. Release is for walkers that
@@ -266,8 +271,9 @@ impl Record {
         if generation == LAST_GENERATION {
             return false;
         }
-        // I2: before the generation changes, and so before the gate opens again. Release: who reads this 0
-        // also sees EXITING, and does not take the thread for one that has yet to start. Pairs with `tid`.
+        // I2: before the generation changes, and so before the gate opens again. Release: who reads
+        // this 0 also sees EXITING, and does not take the thread for one that has yet to start.
+        // Pairs with `tid`.
         self.tid.store(0, Ordering::Release);
         self.state.store(word(generation + 1, Phase::Free), Ordering::Release);
         true
@@ -298,8 +304,9 @@ impl Record {
     /// The kernel's id of the thread of `generation`; 0 while it has not started. `None`: gone.
     pub(crate) fn tid(&self, generation: u32) -> Option<i32> {
         let tid = self.tid.load(Ordering::Acquire) as i32;
-        // The load of `state` comes after that of `tid` (acquire), so a generation that is still the
-        // one asked for vouches for the id: `free` changes it before the next thread stores its own.
+        // The load of `state` comes after that of `tid` (acquire), so a generation that is still
+        // the one asked for vouches for the id: `free` changes it before the next thread stores its
+        // own.
         self.is_listed(generation).then_some(tid)
     }
 
@@ -318,8 +325,8 @@ impl Record {
         let words = core::array::from_fn(|i| {
             self.name.get(i).map_or(0, |word| word.load(Ordering::Relaxed))
         });
-        // I5, reader's side: had one of the loads seen a later owner's name, the load below would see
-        // that owner's generation. Pairs with the fence in `prepare`.
+        // I5, reader's side: had one of the loads seen a later owner's name, the load below would
+        // see that owner's generation. Pairs with the fence in `prepare`.
         fence(Ordering::Acquire);
         (generation(self.state.load(Ordering::Relaxed)) == of).then(|| Name::from_words(words))
     }

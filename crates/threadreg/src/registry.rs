@@ -19,8 +19,9 @@ pub(crate) static CREATION: CreationLock = CreationLock::new();
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
-    // Const and without a destructor: a handler may read it on any thread at any time, and it needs no
-    // set-up that could allocate. An atomic, since a handler may look between any two instructions.
+    // Const and without a destructor: a handler may read it on any thread at any time, and it needs
+    // no set-up that could allocate. An atomic, since a handler may look between any two
+    // instructions.
     static CURRENT: AtomicPtr<Record> = const { AtomicPtr::new(ptr::null_mut()) };
 }
 
@@ -28,9 +29,10 @@ thread_local! {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe: loads of a thread-local without initialiser or destructor and of the thread's own
-/// record. In a shared library that is opened with `dlopen` the platform may allocate a thread's block
-/// of thread-locals at the first access; a registered thread made that access when it registered.
+/// Async-signal-safe: loads of a thread-local without initialiser or destructor and of the thread's
+/// own record. In a shared library that is opened with `dlopen` the platform may allocate a
+/// thread's block of thread-locals at the first access; a registered thread made that access when
+/// it registered.
 ///
 /// # Examples
 ///
@@ -56,8 +58,8 @@ fn current_record() -> *const Record {
 }
 
 pub(crate) fn set_current(record: *const Record) {
-    // The fences keep the compiler from moving the record's set-up past the store that lets a handler
-    // on this thread find it, and its taking apart before the store that hides it.
+    // The fences keep the compiler from moving the record's set-up past the store that lets a
+    // handler on this thread find it, and its taking apart before the store that hides it.
     compiler_fence(Ordering::SeqCst);
     CURRENT.with(|current| current.store(record.cast_mut(), Ordering::Relaxed));
     compiler_fence(Ordering::SeqCst);

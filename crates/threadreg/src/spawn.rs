@@ -94,10 +94,11 @@ impl Builder {
 
     /// Makes the thread.
     ///
-    /// It is listed before it can exist, and listed still when this returns, unless it has ended by then.
-    /// While it begins and ends its signals are blocked, so a handler finds it either fully registered
-    /// or foreign. It leaves the registry after `f` and what `f` owns are gone, also when `f` panics, and
-    /// before the destructors of its thread-locals, which run with signals blocked.
+    /// It is listed before it can exist, and listed still when this returns, unless it has ended by
+    /// then. While it begins and ends its signals are blocked, so a handler finds it either fully
+    /// registered or foreign. It leaves the registry after `f` and what `f` owns are gone, also
+    /// when `f` panics, and before the destructors of its thread-locals, which run with signals
+    /// blocked.
     ///
     /// # Signal safety
     ///
@@ -105,12 +106,13 @@ impl Builder {
     ///
     /// # Blocking
     ///
-    /// Waits while creation is frozen ([`freeze_creation`](crate::freeze_creation)), with signals as the caller had them.
+    /// Waits while creation is frozen ([`freeze_creation`](crate::freeze_creation)), with signals
+    /// as the caller had them.
     ///
     /// # Errors
     ///
-    /// Those of [`std::thread::Builder::spawn`], and `InvalidInput` for a name with a zero byte. The thread was then
-    /// unlisted again.
+    /// Those of [`std::thread::Builder::spawn`], and `InvalidInput` for a name with a zero byte.
+    /// The thread was then unlisted again.
     pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where
         F: FnOnce() -> T + Send + 'static,
@@ -173,7 +175,8 @@ struct ReadSide {
 impl ReadSide {
     fn take() -> Self {
         loop {
-            // Blocked first: a handler that interrupts a holder could wait for a freeze, which waits for the holder.
+            // Blocked first: a handler that interrupts a holder could wait for a freeze, which
+            // waits for the holder.
             let mask = mask::block_all();
             if CREATION.try_read() {
                 return Self { mask, forks: registry::forks() };

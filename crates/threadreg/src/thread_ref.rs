@@ -14,8 +14,9 @@ use crate::registry::{self, ARENA};
 
 /// A thread that is or was registered.
 ///
-/// Two words. May be kept for ever: the record behind it is never freed, and when it is used for another
-/// thread its generation changes, so a reference never silently becomes one to another thread.
+/// Two words. May be kept for ever: the record behind it is never freed, and when it is used for
+/// another thread its generation changes, so a reference never silently becomes one to another
+/// thread.
 #[derive(Clone, Copy)]
 pub struct ThreadRef {
     pub(crate) record: &'static Record,
@@ -55,12 +56,13 @@ impl ThreadRef {
         self.record.is_listed(self.generation)
     }
 
-    /// Keeps the thread from finishing its exit until the guard is dropped; `None` if it has begun to.
+    /// Keeps the thread from finishing its exit until the guard is dropped; `None` if it has begun
+    /// to.
     ///
     /// While the guard lives the thread's id is its own. The thread goes on running, and may even
-    /// reach its exit, where it waits with its signals blocked: so whoever waits for an answer from a
-    /// pinned thread must look at [`ThreadRef::is_alive`] too. A thread that exits while it holds a pin of itself waits for
-    /// ever.
+    /// reach its exit, where it waits with its signals blocked: so whoever waits for an answer from
+    /// a pinned thread must look at [`ThreadRef::is_alive`] too. A thread that exits while it holds
+    /// a pin of itself waits for ever.
     ///
     /// # Signal safety
     ///
@@ -91,9 +93,9 @@ impl ThreadRef {
     ///
     /// # Errors
     ///
-    /// [`SignalError::Gone`] when the thread has begun to exit, [`SignalError::NotStarted`] when it was
-    /// made but has not run yet, [`SignalError::QueueFull`] when a real-time signal found no room.
-    /// Nothing was sent then.
+    /// [`SignalError::Gone`] when the thread has begun to exit, [`SignalError::NotStarted`] when it
+    /// was made but has not run yet, [`SignalError::QueueFull`] when a real-time signal found no
+    /// room. Nothing was sent then.
     ///
     /// # References
     ///
@@ -199,8 +201,9 @@ impl Pinned {
     ///
     /// # Errors
     ///
-    /// As [`ThreadRef::signal`]. `Gone` is possible all the same: a thread that was registered and ended
-    /// without the registry being told, and any thread of the parent in the child of a `fork`.
+    /// As [`ThreadRef::signal`]. `Gone` is possible all the same: a thread that was registered and
+    /// ended without the registry being told, and any thread of the parent in the child of a
+    /// `fork`.
     pub fn signal(&self, sig: i32) -> Result<(), SignalError> {
         if self.forks != registry::forks() {
             return Err(SignalError::Gone);
@@ -287,9 +290,9 @@ pub fn threads() -> Threads {
 
 /// Walk over the registered threads.
 ///
-/// Each thread that was listed before the walk began and is listed until it ends is shown exactly once. Others may
-/// be shown or not. While creation is frozen ([`crate::freeze_creation`]) no spawned thread can be among the
-/// "others" that come.
+/// Each thread that was listed before the walk began and is listed until it ends is shown exactly
+/// once. Others may be shown or not. While creation is frozen ([`crate::freeze_creation`]) no
+/// spawned thread can be among the "others" that come.
 #[derive(Clone)]
 pub struct Threads {
     records: Claimed<'static>,

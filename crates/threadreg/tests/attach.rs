@@ -173,8 +173,8 @@ fn t9_a_main_thread_that_exited_is_seen_as_exiting() {
     });
 }
 
-/// Ends the calling thread as `pthread_exit` does, but for the unwinding, which Rust frames do not allow:
-/// destroys its thread-locals, then leaves the kernel.
+/// Ends the calling thread as `pthread_exit` does, but for the unwinding, which Rust frames do not
+/// allow: destroys its thread-locals, then leaves the kernel.
 ///
 /// # Safety
 ///

@@ -1,4 +1,5 @@
-//! Making threads: listed before they exist, none while creation is frozen, none left when it fails.
+//! Making threads: listed before they exist, none while creation is frozen, none left when it
+//! fails.
 
 use std::collections::BTreeSet;
 use std::io;

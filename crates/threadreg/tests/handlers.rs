@@ -1,5 +1,5 @@
-//! Everything that is marked async-signal-safe, called in handlers on threads in every stage of life, under an
-//! allocator that aborts when it is called there.
+//! Everything that is marked async-signal-safe, called in handlers on threads in every stage of
+//! life, under an allocator that aborts when it is called there.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

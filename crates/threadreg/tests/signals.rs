@@ -52,8 +52,9 @@ fn t8_stress_no_signal_goes_astray() {
             .map(|_| {
                 thread::spawn(move || {
                     let (mut sent, mut gone) = (0_usize, 0_usize);
-                    // Real-time signals queue: without a limit a thread does nothing but handle them.
-                    let mut each = HashMap::<ThreadRef, usize>::new();
+                    // Real-time signals queue: without a limit a thread does nothing but handle
+                    // them.
+                    let mut each = HashMap::<usize, usize>::new();
                     while !STOP.load(SeqCst) {
                         for thread in threads() {
                             let Some(pinned) = thread.pin() else {
@@ -61,7 +62,7 @@ fn t8_stress_no_signal_goes_astray() {
                                 continue;
                             };
                             let Some(tid) = pinned.tid() else { continue };
-                            let so_far = each.entry(thread).or_default();
+                            let so_far = each.entry(mark(thread)).or_default();
                             if *so_far == 20 {
                                 continue;
                             }
@@ -157,7 +158,8 @@ fn errors_of_signal_say_what_happened() {
     });
 }
 
-/// Ids come back soon in a namespace of few ids. A reference to the first owner must not reach the second.
+/// Ids come back soon in a namespace of few ids. A reference to the first owner must not reach the
+/// second.
 #[test]
 fn t8_a_stale_reference_does_not_reach_the_next_owner_of_the_id() {
     const INNER: &str = "THREADREG_TEST_INNER";

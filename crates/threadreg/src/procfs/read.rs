@@ -1,4 +1,5 @@
-//! Raw reading: descriptors, directory entries, lines, numbers. No allocation, no libc call, no errno.
+//! Raw reading: descriptors, directory entries, lines, numbers. No allocation, no libc call, no
+//! errno.
 
 use core::ffi::{CStr, c_int, c_long};
 use core::mem::MaybeUninit;
@@ -24,7 +25,8 @@ impl Fd {
 
     /// The number of links, of a directory the number of its directories.
     pub(super) fn links(&self) -> Result<usize, Errno> {
-        // `statx`, since the layout of `struct stat` depends on the architecture and its own does not.
+        // `statx`, since the layout of `struct stat` depends on the architecture and its own does
+        // not.
         let mut stat = MaybeUninit::<libc::statx>::zeroed();
         let place = stat.as_mut_ptr().expose_provenance();
         let empty = c"".as_ptr().expose_provenance();
@@ -261,7 +263,8 @@ impl<'f> Lines<'f> {
 
     fn text(&self, begin: usize, length: usize) -> &[u8] {
         let text = self.buffer.get(begin..begin + length).unwrap_or_default();
-        // SAFETY: callers stay within `filled`, and `refill` had the kernel write all bytes up to there.
+        // SAFETY: callers stay within `filled`, and `refill` had the kernel write all bytes up to
+        // there.
         unsafe { text.assume_init_ref() }
     }
 }

@@ -27,8 +27,8 @@ pub struct OsThreads {
 }
 
 impl OsThreads {
-    /// Whether these were all threads of the process at one moment. `false`: threads came and went too fast,
-    /// and these are the ones seen last.
+    /// Whether these were all threads of the process at one moment. `false`: threads came and went
+    /// too fast, and these are the ones seen last.
     ///
     /// # Signal safety
     ///
@@ -69,8 +69,8 @@ impl<'a> IntoIterator for &'a OsThreads {
 
 /// Lists all threads of the process, registered or not.
 ///
-/// Reads the directory until a reading agrees with the kernel's count before and after it and with the reading
-/// before, or gives up; see [`OsThreads::is_complete`].
+/// Reads the directory until a reading agrees with the kernel's count before and after it and with
+/// the reading before, or gives up; see [`OsThreads::is_complete`].
 ///
 /// # Signal safety
 ///
