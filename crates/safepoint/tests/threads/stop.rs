@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -268,13 +269,16 @@ fn attaching_waits_for_the_end_of_a_stop_and_detaching_does_not() {
 fn mutators_that_stop_each_other_all_get_their_turn() {
     in_child("stop::mutators_that_stop_each_other_all_get_their_turn", SOON, || {
         let world = World::new();
-        let inside = AtomicU32::new(0);
+        let (inside, start) = (AtomicU32::new(0), Barrier::new(4));
         thread::scope(|scope| {
             for _ in 0..4 {
                 mutator(scope, &world, "stopper", |m| {
+                    m.blocking(|| start.wait());
                     for _ in 0..200 {
                         let stopped = m.stop_the_world("mine").unwrap();
                         assert_eq!(inside.fetch_add(1, Ordering::Relaxed), 0, "two stops at once");
+                        // Long enough for the others to be stopped, or to want the turn.
+                        thread::sleep(Duration::from_micros(20));
                         inside.fetch_sub(1, Ordering::Relaxed);
                         stopped.resume();
                         m.poll();
