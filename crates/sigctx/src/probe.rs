@@ -211,6 +211,17 @@ pub unsafe fn raise_with_known_registers() {
     unsafe { arch::known() }
 }
 
+/// Runs into an undefined instruction: a signal without a system call.
+///
+/// # Safety
+///
+/// A handler of `SIGILL` calls [`step_over_known`].
+#[inline(always)]
+pub unsafe fn raise_undefined() {
+    // SAFETY: the caller's obligation.
+    unsafe { arch::undefined() }
+}
+
 /// Where the undefined instruction is.
 #[must_use]
 pub fn known_pc() -> usize {

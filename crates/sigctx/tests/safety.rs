@@ -12,7 +12,7 @@ use sigctx::altstack::{AltStack, MIN_SIZE};
 use sigctx::handler::{self, Delivery, Flow, Handler, Installed, Options};
 use sigctx::inject::Frame;
 use sigctx::probe::{Patterned, Spin};
-use sigctx::sys;
+use sigctx::sys::{self, MaskHow, SigSet};
 use testkit::Rng;
 
 thread_local! {
@@ -213,6 +213,48 @@ fn stress_signals_from_many_senders_do_no_harm() {
         });
         assert!(HANDLED.load(SeqCst) > 0);
         println!("{}", counts());
+    });
+}
+
+#[test]
+fn an_injected_call_runs_with_the_interrupted_mask() {
+    static WRONG: AtomicI32 = AtomicI32::new(0);
+
+    fn call(frame: &mut Frame<'_>, data: usize) {
+        let mask = sys::sigprocmask(MaskHow::Block, &SigSet::of(libc::SIGUSR2));
+        let expected = SigSet::of(libc::SIGHUP);
+        if mask != expected || frame.context().signal_mask() != expected {
+            WRONG.fetch_add(1, SeqCst);
+        }
+        clobbering_call(frame, data);
+    }
+    fn handler(delivery: &mut Delivery<'_>) -> Flow {
+        // SAFETY: leaked by the victim before the first signal.
+        let stack = unsafe { &*STACK.load(SeqCst) };
+        // SAFETY: the call looks at the mask, clobbers and counts.
+        match unsafe { delivery.inject(stack, call, 0) } {
+            Ok(injection) => Flow::Inject(injection),
+            Err(error) => {
+                refused(error);
+                Flow::Resume
+            }
+        }
+    }
+    testkit::in_child("an_injected_call_runs_with_the_interrupted_mask", DEADLINE, || {
+        let _installed = install(libc::SIGURG, handler);
+        let victim = || {
+            register_own_stack();
+            sys::sigprocmask(MaskHow::Set, &SigSet::of(libc::SIGHUP));
+            TID.store(sys::gettid(), SeqCst);
+            while !DONE.load(SeqCst) {
+                std::hint::spin_loop();
+            }
+            // What the callback blocked is not blocked here.
+            let mask = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
+            assert_eq!(mask, SigSet::of(libc::SIGHUP));
+        };
+        under_signals(victim, || INJECTED.load(SeqCst) >= 100);
+        assert_eq!(WRONG.load(SeqCst), 0, "{}", counts());
     });
 }
 

@@ -548,6 +548,17 @@ pub(crate) unsafe fn known() {
     unsafe { known_code() }
 }
 
+/// Runs into an undefined instruction, with nothing special in any register.
+///
+/// # Safety
+///
+/// A handler for `SIGILL` adds [`KNOWN_STEP`] to the program counter.
+#[inline(always)]
+pub(crate) unsafe fn undefined() {
+    // SAFETY: the caller's obligation.
+    unsafe { core::arch::asm!("ud2") };
+}
+
 /// Where the undefined instruction is.
 pub(crate) fn known_pc() -> usize {
     &raw const KNOWN_PC as usize
