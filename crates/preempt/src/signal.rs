@@ -39,6 +39,8 @@ static INSTALLED: OnceLock<Result<Installed, sigctx::handler::InstallError>> = O
 /// ```
 pub fn install() -> Result<(), InstallError> {
     let installed = INSTALLED.get_or_init(|| {
+        // A thread that inherited a mask with the signal in it could not be interrupted.
+        threadreg::never_block(SIGNAL);
         // SAFETY: `on_signal` fulfils what a handler must: it does not allocate, lock, panic or
         // touch anything but atomics, constant thread-locals and the delivery.
         unsafe { sigctx::handler::install(SIGNAL, on_signal, Options::default()) }

@@ -17,6 +17,14 @@
     all(loom, not(test)),
     expect(dead_code, reason = "without the rest and without the models nobody uses the cores")
 )]
+#![cfg_attr(
+    loom,
+    expect(
+        clippy::modulo_one,
+        clippy::trivially_copy_pass_by_ref,
+        reason = "models are small: one word a chunk, short names"
+    )
+)]
 
 mod arena;
 mod creation;
