@@ -734,6 +734,16 @@ mod tests {
         assert!(trampoline().contains(&restorer()));
     }
 
+    /// 0x246 is what most code is interrupted with.
+    #[test]
+    fn status_flags_are_where_the_manual_has_them() {
+        let status = Status::from_bits_retain(0x246);
+        assert_eq!(status, Status::PF | Status::ZF | Status::IF | Status::from_bits_retain(2));
+        let bits = Status::all().iter_names().fold(0, |bits, (_, flag)| bits | flag.bits());
+        // 1, 3, 5 and 15 are reserved; 13 is the upper half of IOPL.
+        assert_eq!(bits, 0x3f_7fd5);
+    }
+
     #[test]
     fn system_call_instructions_are_known() {
         for code in [[0x0f, 0x05], [0x0f, 0x34], [0xcd, 0x80]] {
