@@ -27,6 +27,8 @@
 //! piles up frames until the stack overflows, before the handler has executed one instruction.
 //! An injected call runs with the interrupted mask: see [`inject`].
 //!
+//! This file is long because what it installs, what a handler gets and how it is taken out are one story.
+//!
 //! References: `sigaction(2)`, Go `runtime/signal_unix.go` (`sigfwdgo`).
 
 use core::ffi::{c_int, c_void};

@@ -40,6 +40,8 @@
 //! callback does not last (change it through [`Frame::context`]). **Nesting**: refused as [`InjectError::Nested`]. **Unwinding**: a panic that
 //! would leave the callback aborts.
 //!
+//! This file is long because the copy, its refusals and what the callback gets are one protocol.
+//!
 //! References: the kernel's `arch/*/kernel/signal*.c`; Go `runtime/preempt.go`, which returns from
 //! the handler into a trampoline that has to save all registers itself.
 
