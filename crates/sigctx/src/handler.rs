@@ -270,7 +270,7 @@ fn slot(signal: i32) -> Option<&'static Slot> {
 /// # Safety
 ///
 /// 1. `handler` is async-signal-safe, on every thread that can get the signal.
-/// 2. It leaves the context such that the interrupted code can go on.
+/// 2. What it leaves in the context is such that the interrupted code can go on.
 /// 3. It returns [`Flow::Inject`] only with what the same call of it prepared.
 /// 4. With [`ErrnoPolicy::Untouched`] it does not change errno.
 ///
@@ -447,7 +447,8 @@ impl Delivery<'_> {
     ///
     /// The call gets `data` and the interrupted context; after it the interrupted code goes on with
     /// every register, flag and vector as it was. What is written to the context after this, by this
-    /// handler or the ones after it, is lost; write it in the callback.
+    /// handler or the ones after it, is lost; write it in the callback, with
+    /// [`Frame::context_mut`](crate::inject::Frame::context_mut).
     ///
     /// # Signal safety
     ///
@@ -464,6 +465,7 @@ impl Delivery<'_> {
     ///    code that is known to be at a safe point anywhere.
     /// 2. There is readable code at the program counter.
     /// 3. `onto` lives until the call has resumed.
+    /// 4. What is in the context now is such that the interrupted code can go on.
     pub unsafe fn inject(
         &mut self,
         onto: &CallStack,

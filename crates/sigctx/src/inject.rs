@@ -37,8 +37,8 @@
 //! **Exit**: a callback that ends its thread leaves `active` set; its stack ends too. **fork** in a
 //! callback: the child has the copy and returns from it. **Masked signals**: the callback runs with
 //! the interrupted mask, set by one system call; the sigreturn puts it back, so a change made in the
-//! callback does not last (change it through [`Frame::context`]). **Nesting**: refused as [`InjectError::Nested`]. **Unwinding**: a panic that
-//! would leave the callback aborts.
+//! callback does not last (change it through [`Frame::context_mut`]). **Nesting**: refused as
+//! [`InjectError::Nested`]. **Unwinding**: a panic that would leave the callback aborts.
 //!
 //! This file is long because the copy, its refusals and what the callback gets are one protocol.
 //!
@@ -455,7 +455,9 @@ pub(crate) extern "C" fn run(call: *mut Call) -> *const AtomicU32 {
     let mask = unsafe { &*call.ucontext() }.mask();
     sys::sigprocmask(MaskHow::Set, &mask);
     let (function, data) = (call.function, call.data);
-    function(&mut Frame { call }, data);
+    // SAFETY: `prepare` copied both to these places, which nobody else uses until the sigreturn.
+    let ctx = unsafe { SigCtx::from_raw(call.info as *mut _, call.ucontext().cast()) };
+    function(&mut Frame { call, ctx }, data);
     set_errno(call.errno);
     call.active
 }
@@ -482,19 +484,41 @@ pub(crate) fn set_errno(value: c_int) {
 #[derive(Debug)]
 pub struct Frame<'f> {
     call: &'f mut Call,
+    /// Of the copy.
+    ctx: SigCtx<'f>,
 }
 
-impl Frame<'_> {
+impl<'f> Frame<'f> {
+    /// The interrupted context, to look at.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Examples
+    ///
+    /// ```compile_fail,E0596
+    /// fn callback(frame: &mut sigctx::inject::Frame<'_>, _: usize) {
+    ///     frame.context().set_pc(0); // safe code cannot send the interrupted code astray
+    /// }
+    /// ```
+    #[must_use]
+    pub fn context(&self) -> &SigCtx<'f> {
+        &self.ctx
+    }
+
     /// The interrupted context. What is written takes effect when the interrupted code goes on.
     ///
     /// # Signal safety
     ///
     /// Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// What is left in the context is such that the interrupted code can go on.
     #[must_use]
-    pub fn context(&mut self) -> SigCtx<'_> {
-        let uc = self.call.ucontext();
-        // SAFETY: `prepare` copied both to these places; they are borrowed through `self`.
-        unsafe { SigCtx::from_raw(self.call.info as *mut _, uc.cast()) }
+    pub unsafe fn context_mut(&mut self) -> &mut SigCtx<'f> {
+        &mut self.ctx
     }
 
     /// A copy of the interrupted code's registers.
@@ -504,9 +528,7 @@ impl Frame<'_> {
     /// Async-signal-safe.
     #[must_use]
     pub fn registers(&self) -> Registers {
-        // SAFETY: `prepare` wrote the context; `self` keeps others from writing it.
-        let uc = unsafe { &*self.call.ucontext() };
-        Registers::read(|reg| uc.get(reg))
+        self.ctx.registers()
     }
 
     /// Makes the frame resume on the calling thread.
@@ -528,9 +550,7 @@ impl Frame<'_> {
     /// a register or on the stack belongs to the first (addresses of thread-local variables, for
     /// one).
     pub unsafe fn move_here(&mut self) -> Result<(), MoveError> {
-        // SAFETY: `prepare` wrote the context; `self` is borrowed exclusively.
-        let uc = unsafe { &mut *self.call.ucontext() };
-        move_here(uc)
+        move_here(self.ctx.ucontext_mut())
     }
 
     /// Takes the frame out of the callback, to be resumed later, on whichever thread.

@@ -259,6 +259,42 @@ fn an_injected_call_runs_with_the_interrupted_mask() {
 }
 
 #[test]
+fn what_a_callback_writes_takes_effect() {
+    fn call(frame: &mut Frame<'_>, data: usize) {
+        let mask = frame.context().signal_mask().with(libc::SIGHUP);
+        // SAFETY: the interrupted code looks at its mask, and can go on with any.
+        unsafe { frame.context_mut() }.set_signal_mask(mask);
+        clobbering_call(frame, data);
+    }
+    fn handler(delivery: &mut Delivery<'_>) -> Flow {
+        // SAFETY: leaked by the victim before the first signal.
+        let stack = unsafe { &*STACK.load(SeqCst) };
+        // SAFETY: the call changes the mask, clobbers and counts.
+        match unsafe { delivery.inject(stack, call, 0) } {
+            Ok(injection) => Flow::Inject(injection),
+            Err(error) => {
+                refused(error);
+                Flow::Resume
+            }
+        }
+    }
+    testkit::in_child("what_a_callback_writes_takes_effect", DEADLINE, || {
+        let _installed = install(libc::SIGURG, handler);
+        let victim = || {
+            register_own_stack();
+            sys::sigprocmask(MaskHow::Set, &SigSet::empty());
+            TID.store(sys::gettid(), SeqCst);
+            while !DONE.load(SeqCst) {
+                std::hint::spin_loop();
+            }
+            let mask = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
+            assert_eq!(mask, SigSet::of(libc::SIGHUP));
+        };
+        under_signals(victim, || INJECTED.load(SeqCst) >= 10);
+    });
+}
+
+#[test]
 fn a_handler_is_not_interrupted_by_its_own_signal() {
     static DEPTH: AtomicI32 = AtomicI32::new(0);
     static DEEPEST: AtomicI32 = AtomicI32::new(0);
