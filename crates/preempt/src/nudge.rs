@@ -23,7 +23,9 @@ use crate::thread::{ThreadState, owner_mark};
 /// unsafe fn hello(from: usize) {
 ///     assert_eq!(from, 42);
 /// }
-/// preempt::Nudger.nudge(me, threadreg::NudgeCall { function: hello, data: 42 })?;
+/// // SAFETY: sound with this argument anywhere, at any time; does not unwind.
+/// let call = unsafe { threadreg::NudgeCall::new(hello, 42) };
+/// preempt::Nudger.nudge(me, call)?;
 /// preempt::poll();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

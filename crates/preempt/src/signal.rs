@@ -121,7 +121,7 @@ pub(crate) fn serve(me: ThreadRef, mut frame: Option<&mut Frame<'_>>) {
     loop {
         if let Some(call) = state.take_call(me) {
             // SAFETY: whoever asked promised that the call may run on this thread at a safe point.
-            unsafe { (call.function)(call.data) };
+            unsafe { call.call() };
             continue;
         }
         // SAFETY: as in `is_asked`.

@@ -166,8 +166,9 @@ impl CallBox {
         }
         // Relaxed: published by the store of FULL, partner: the owner's claim.
         self.owner.store(owner, Ordering::Relaxed);
-        self.function.store(call.function as *mut (), Ordering::Relaxed);
-        self.data.store(call.data, Ordering::Relaxed);
+        let (function, data) = call.into_parts();
+        self.function.store(function as *mut (), Ordering::Relaxed);
+        self.data.store(data, Ordering::Relaxed);
         // Partner: `is_full` and the owner's claim. The order against the acknowledgement is made by
         // the fences in `pending`.
         self.state.store(FULL, Ordering::Release);
@@ -178,11 +179,12 @@ impl CallBox {
             return None;
         }
         let function = self.function.load(Ordering::Relaxed);
-        let call = NudgeCall {
-            // SAFETY: `put` stored a function of exactly this type, and FULL published it.
-            function: unsafe { core::mem::transmute::<*mut (), unsafe fn(usize)>(function) },
-            data: self.data.load(Ordering::Relaxed),
-        };
+        // SAFETY: `put` stored a function of exactly this type, and FULL published it.
+        let function = unsafe { core::mem::transmute::<*mut (), unsafe fn(usize)>(function) };
+        let data = self.data.load(Ordering::Relaxed);
+        // SAFETY: the two parts of one call, whose maker vouched for it: `put` wrote both while the
+        // box was its own.
+        let call = unsafe { NudgeCall::new(function, data) };
         let ours = self.owner.load(Ordering::Relaxed) == owner;
         self.state.store(EMPTY, Ordering::Release);
         ours.then_some(call)

@@ -41,11 +41,16 @@ unsafe fn called(data: usize) {
     CALLS.fetch_add(1, SeqCst);
 }
 
+fn call(data: usize) -> NudgeCall {
+    // SAFETY: `called` only stores numbers, whenever and wherever, and does not unwind.
+    unsafe { NudgeCall::new(called, data) }
+}
+
 #[test]
 fn a_nudge_makes_its_call_on_a_thread_that_never_polls() {
     let _code = set_up();
     let spinner = Spinner::start("spinner", Task::new());
-    let call = NudgeCall { function: called, data: 42 };
+    let call = call(42);
     preempt::Nudger.nudge(spinner.thread.thread(), call).expect("sent");
     until("the call is made", || CALLS.load(SeqCst) == 1);
     assert_eq!(CALLED_WITH.load(SeqCst), 42);
@@ -61,7 +66,7 @@ fn a_call_for_a_thread_that_is_gone_is_not_made_by_its_successor() {
     let asked = threadreg::spawn(|| {
         let me = threadreg::current().expect("registered");
         // Asked of oneself, and left undone.
-        preempt::Nudger.nudge(me, NudgeCall { function: called, data: 7 }).expect("sent");
+        preempt::Nudger.nudge(me, call(7)).expect("sent");
         me.index()
     });
     let asked = asked.join().expect("no panic");

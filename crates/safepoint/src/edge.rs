@@ -5,7 +5,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sigctx::sys::{self, Errno, Membarrier};
+use sigctx::sys::{self, Membarrier};
 use threadreg::ThreadRef;
 
 use crate::protocol::{Chunk, Edge};
@@ -102,9 +102,9 @@ impl Edge for Linux {
         }
     }
 
-    fn wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> bool {
-        // EAGAIN, EINTR and a wake are the same to callers, who look at the word again.
-        sys::futex_wait(word, expected, timeout) == Err(Errno::ETIMEDOUT)
+    fn wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
+        // However it ends, callers look at the word again, and at the clock.
+        let _ = sys::futex_wait(word, expected, timeout);
     }
 
     fn wake_all(&self, word: &AtomicU32) {

@@ -1,5 +1,7 @@
 //! A requester's clock: its deadline, its naps, and the nudges for those who are late.
 
+use std::mem;
+use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,8 @@ pub(crate) struct Clock<'a> {
     nudge_after: Duration,
     start: Instant,
     nap: Duration,
+    /// When the next look is due.
+    next_look: Instant,
 }
 
 impl<'a> Clock<'a> {
@@ -31,12 +35,14 @@ impl<'a> Clock<'a> {
         let start = Instant::now();
         let deadline = options.deadline.and_then(|d| start.checked_add(d));
         let nap = FIRST_NAP.min(options.nudge_after.max(Duration::from_micros(10)));
-        Self { world, deadline, nudge_after: options.nudge_after, start, nap }
+        let (nudge_after, next_look) = (options.nudge_after, start + nap);
+        Self { world, deadline, nudge_after, start, nap, next_look }
     }
 
     /// From here on the time counts as time to stop; what came before was waiting for the turn.
     pub(crate) fn restart(&mut self) {
         self.start = Instant::now();
+        self.next_look = self.start + self.nap;
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
@@ -53,21 +59,42 @@ impl Pace<Linux> for Clock<'_> {
         self.deadline.is_some_and(|at| Instant::now() >= at)
     }
 
-    fn nap(&mut self) -> Option<Duration> {
-        let nap = self.nap;
-        self.nap = (nap * 2).min(LONGEST_NAP);
-        Some(self.left().map_or(nap, |left| nap.min(left)))
+    fn nap(&self) -> Option<Duration> {
+        let until = self.deadline.map_or(self.next_look, |at| at.min(self.next_look));
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
+    fn due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = now >= self.next_look;
+        if due {
+            self.nap = (self.nap * 2).min(LONGEST_NAP);
+            self.next_look = now + self.nap;
+        }
+        due
     }
 
     fn late(&mut self, slot: &'static Slot<Identity>) {
         if self.elapsed() < self.nudge_after {
             return;
         }
-        let nudge = self.world.nudge.load();
-        if let (Some(nudge), Some(thread)) = (&*nudge, slot.told.identity.thread()) {
-            let data = ptr::from_ref(slot).expose_provenance();
-            // Best effort: asked again at the next nap, and whoever exits answers on its way.
-            let _ = nudge.nudge(thread, NudgeCall { function: nudged, data });
+        let Some(thread) = slot.told.identity.thread() else { return };
+        let data = ptr::from_ref(slot).expose_provenance();
+        // SAFETY: `nudged` asks for the exposed address of a slot and allows for all the rest; what
+        // it runs does not unwind.
+        let call = unsafe { NudgeCall::new(nudged, data) };
+        // The nudge is somebody else's code, and so is its destructor, which runs here when it was
+        // replaced meanwhile.
+        let ask = || {
+            if let Some(nudge) = &*self.world.nudge.load() {
+                // Best effort: asked again at the next nap, and whoever exits answers on its way.
+                let _ = nudge.nudge(thread, call);
+            }
+        };
+        // Unwinding would leave a request behind that nobody waits for. The hook has reported the
+        // panic; the payload's destructor might panic in its turn.
+        if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(ask)) {
+            mem::forget(payload);
         }
     }
 }

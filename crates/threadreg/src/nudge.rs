@@ -28,13 +28,63 @@ pub trait Nudge: Send + Sync {
 }
 
 /// The call that a nudged thread makes: `function(data)`, outside any handler, on its own stack.
+///
+/// Whoever has one may hand it to any [`Nudge`], so making one is a promise. It cannot be put
+/// together without:
+///
+/// ```compile_fail,E0451
+/// unsafe fn wild(address: usize) {}
+/// let call = threadreg::NudgeCall { function: wild, data: 42 };
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct NudgeCall {
-    /// What is called. Whoever makes a `NudgeCall` promises that `function(data)` is sound on the
-    /// nudged thread at any asynchronous safe point, at any later time, more than once.
-    pub function: unsafe fn(usize),
-    /// Its argument.
-    pub data: usize,
+    function: unsafe fn(usize),
+    data: usize,
+}
+
+impl NudgeCall {
+    /// The call `function(data)`.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// 1. `function(data)` is sound on every thread that is nudged with this call or a copy of it,
+    ///    at any asynchronous safe point of that thread, outside signal handlers.
+    /// 2. It stays so for ever: a call may come late, more than once, or not at all.
+    /// 3. It does not unwind.
+    #[must_use]
+    pub const unsafe fn new(function: unsafe fn(usize), data: usize) -> Self {
+        Self { function, data }
+    }
+
+    /// Makes the call. For implementations of [`Nudge`].
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// 1. The calling thread is the one that was to be nudged with this call.
+    /// 2. It is at an asynchronous safe point and not in a signal handler.
+    pub unsafe fn call(self) {
+        // SAFETY: place and time by this function's obligations; the rest by those of `new`.
+        unsafe { (self.function)(self.data) }
+    }
+
+    /// Function and argument, for those who keep them in words of their own. [`NudgeCall::new`]
+    /// makes the same call of them again.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub const fn into_parts(self) -> (unsafe fn(usize), usize) {
+        (self.function, self.data)
+    }
 }
 
 /// Why a thread could not be nudged.

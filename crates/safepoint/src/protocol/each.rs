@@ -15,6 +15,7 @@
 //! claimed: the exchange on `each_owed` decides.
 
 use core::fmt;
+use core::mem;
 use core::ptr;
 
 use super::round::Generation;
@@ -30,6 +31,20 @@ pub(crate) struct Call<'a, E: Edge> {
 impl<E: Edge> fmt::Debug for Call<'_, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call").finish_non_exhaustive()
+    }
+}
+
+/// I6: aborts when dropped. Unwinding would free a call that others may still make.
+struct MustNotUnwind;
+
+impl Drop for MustNotUnwind {
+    fn drop(&mut self) {
+        // Under loom a model that fails unwinds through here, and is to be reported.
+        #[cfg(not(loom))]
+        {
+            eprintln!("safepoint: a panic left a for-each that others may still take part in");
+            std::process::abort();
+        }
     }
 }
 
@@ -50,6 +65,7 @@ impl<E: Edge> Protocol<E> {
         self.leave(own);
 
         let call: Call<'_, E> = Call { visit };
+        let shares_are_out = MustNotUnwind;
         let generation = self.each.begin();
         // Release, with `visit`'s acquire. I6: taken back when the last share is answered.
         self.each_call.store(ptr::from_ref(&call).cast_mut().cast(), Ordering::Release);
@@ -64,6 +80,7 @@ impl<E: Edge> Protocol<E> {
             self.await_each(own, generation, &call, pace);
         }
         self.each_call.store(ptr::null_mut(), Ordering::Relaxed);
+        mem::forget(shares_are_out);
         self.each_turn.pass(&self.edge);
     }
 
@@ -95,7 +112,8 @@ impl<E: Edge> Protocol<E> {
                 && !late
                 && let Some(seen) = self.each.pending()
             {
-                late = self.edge.wait(&self.each.remaining, seen, pace.nap());
+                self.edge.wait(&self.each.remaining, seen, pace.nap());
+                late = pace.due();
             }
             self.leave(own);
             if late {
@@ -160,5 +178,52 @@ impl<E: Edge> Protocol<E> {
         // answered, and the caller answers the slot's only after this.
         let call = unsafe { &*call };
         (call.visit)(slot);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use core::time::Duration;
+
+    use testkit::child;
+
+    use super::{Pace, Protocol, Slot};
+    use crate::edge::{Fences, Identity, Linux};
+
+    /// Breaks the rule that `late` does not unwind.
+    struct Panics;
+
+    impl Pace<Linux> for Panics {
+        fn left(&self) -> Option<Duration> {
+            None
+        }
+        fn expired(&self) -> bool {
+            false
+        }
+        fn nap(&self) -> Option<Duration> {
+            Some(Duration::ZERO)
+        }
+        fn due(&mut self) -> bool {
+            true
+        }
+        fn late(&mut self, _slot: &'static Slot<Identity>) {
+            panic!("out of the round");
+        }
+    }
+
+    #[test]
+    fn unwinding_out_of_a_round_aborts() {
+        let name = "protocol::each::tests::unwinding_out_of_a_round_aborts";
+        let ended = child(name, Duration::from_secs(20), || {
+            let protocol = Protocol::new(Linux::new(Fences::Full));
+            let own = protocol.attach(|_| ()).expect("room");
+            // Runs, and never polls.
+            protocol.attach(|_| ()).expect("room");
+            protocol.for_each(own, &|_| (), &mut Panics);
+        });
+        if let Some(ended) = ended {
+            assert!(ended.output.contains("others may still take part"), "{}", ended.output);
+            assert!(!ended.status.success());
+        }
     }
 }

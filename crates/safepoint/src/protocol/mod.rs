@@ -83,8 +83,8 @@ pub(crate) trait Edge: fmt::Debug + Send + Sync + Sized + 'static {
     fn light(&self);
     /// A full fence here, and for every thread that relies on [`Edge::light`].
     fn heavy(&self);
-    /// Sleeps while the word holds `expected`; returns early as it likes. True: the time is up.
-    fn wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> bool;
+    /// Sleeps while the word holds `expected`; returns early as it likes.
+    fn wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Duration>);
     fn wake_all(&self, word: &AtomicU32);
     fn wake_one(&self, word: &AtomicU32);
     /// Runs `done` for as long as spinning beats sleeping while `running` others need a processor.
@@ -102,9 +102,12 @@ pub(crate) trait Pace<E: Edge> {
     fn left(&self) -> Option<Duration>;
     /// Whether the deadline has passed.
     fn expired(&self) -> bool;
-    /// How long to sleep before looking again.
-    fn nap(&mut self) -> Option<Duration>;
-    /// Called in each look for a slot that still runs.
+    /// How long to sleep: until the next look is due, or until the deadline.
+    fn nap(&self) -> Option<Duration>;
+    /// Whether the time of the next look has come. If so, sets the time of the one after: looks
+    /// come by the clock, however often a sleep is cut short.
+    fn due(&mut self) -> bool;
+    /// Called in each look for a slot that still runs. Must not unwind.
     fn late(&mut self, slot: &'static Slot<E::Identity>);
 }
 

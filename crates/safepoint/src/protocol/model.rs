@@ -31,12 +31,11 @@ impl Edge for Model {
         fence(Ordering::SeqCst);
     }
 
-    fn wait(&self, word: &AtomicU32, expected: u32, _timeout: Option<Duration>) -> bool {
+    fn wait(&self, word: &AtomicU32, expected: u32, _timeout: Option<Duration>) {
         let held = QUEUE.0.lock().expect("no model panics with it held");
         if word.load(Ordering::SeqCst) == expected {
             drop(QUEUE.1.wait(held).expect("no model panics with it held"));
         }
-        false
     }
 
     fn wake_all(&self, _word: &AtomicU32) {
@@ -72,8 +71,11 @@ impl Pace<Model> for Patient {
     fn expired(&self) -> bool {
         false
     }
-    fn nap(&mut self) -> Option<Duration> {
+    fn nap(&self) -> Option<Duration> {
         None
+    }
+    fn due(&mut self) -> bool {
+        false
     }
     fn late(&mut self, _slot: &'static Slot<()>) {}
 }
@@ -88,8 +90,11 @@ impl Pace<Model> for Impatient {
     fn expired(&self) -> bool {
         true
     }
-    fn nap(&mut self) -> Option<Duration> {
+    fn nap(&self) -> Option<Duration> {
         Some(Duration::ZERO)
+    }
+    fn due(&mut self) -> bool {
+        true
     }
     fn late(&mut self, _slot: &'static Slot<()>) {}
 }

@@ -54,8 +54,11 @@ impl<E: Edge> Protocol<E> {
                         self.edge.heavy();
                         fenced = true;
                         self.answer_for_the_safe(generation, |_| ());
-                    } else if self.edge.wait(&self.stop.remaining, seen, pace.nap()) {
-                        self.answer_for_the_safe(generation, |slot| pace.late(slot));
+                    } else {
+                        self.edge.wait(&self.stop.remaining, seen, pace.nap());
+                        if pace.due() {
+                            self.answer_for_the_safe(generation, |slot| pace.late(slot));
+                        }
                     }
                 }
             }

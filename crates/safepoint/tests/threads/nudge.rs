@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::{Flag, eventually, mutator};
 use safepoint::{StopOptions, World};
+use sigctx::sys;
 use testkit::in_child;
 use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
 
@@ -37,7 +38,7 @@ impl Mailbox {
         };
         if let Some(call) = call {
             // SAFETY: made by the crate for this thread; outside any handler.
-            unsafe { (call.function)(call.data) };
+            unsafe { call.call() };
         }
     }
 }
@@ -93,16 +94,117 @@ fn a_late_nudge_does_nothing() {
         assert!(!calls.is_empty(), "nobody was nudged");
         // The mutator and its world are gone, and this is another thread.
         for (_, call) in &calls {
-            // SAFETY: late calls are part of the contract.
-            unsafe { (call.function)(call.data) };
+            // SAFETY: the crate's own call, which looks whose thread it is on; no handler runs.
+            unsafe { call.call() };
         }
         // The slot again, with another owner that is asked nothing.
         let world = World::new();
         let mut mutator = world.attach().unwrap();
         for (_, call) in calls {
             // SAFETY: as above.
-            unsafe { (call.function)(call.data) };
+            unsafe { call.call() };
         }
         mutator.poll();
+    });
+}
+
+/// Counts how often it is asked, and does nothing about it.
+#[derive(Default)]
+struct Counter(AtomicU32);
+
+impl Nudge for Counter {
+    fn nudge(&self, _thread: ThreadRef, _call: NudgeCall) -> Result<(), NudgeError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+extern "C" fn ignore(_signal: i32) {}
+
+/// Each signal cuts the requester's sleep short, which must not put the next look off.
+#[test]
+fn a_requester_that_is_interrupted_all_the_time_nudges_as_often() {
+    let name = "nudge::a_requester_that_is_interrupted_all_the_time_nudges_as_often";
+    in_child(name, Duration::from_secs(20), || {
+        #[expect(clippy::disallowed_methods, reason = "plays a profiler's timer")]
+        // SAFETY: the handler does nothing.
+        let old = unsafe { libc::signal(libc::SIGPROF, ignore as *const () as usize) };
+        assert_ne!(old, libc::SIG_ERR);
+        let (world, counter) = (World::new(), Arc::new(Counter::default()));
+        world.set_nudge(counter.clone());
+        let (done, me) = (Flag::default(), sys::gettid());
+        thread::scope(|scope| {
+            mutator(scope, &world, "deaf", |_| {
+                while !done.is_up() {
+                    thread::sleep(Duration::from_millis(5));
+                }
+            });
+            scope.spawn(|| {
+                while !done.is_up() {
+                    sys::tgkill(sys::getpid(), me, libc::SIGPROF).expect("the requester is there");
+                    thread::sleep(Duration::from_micros(500));
+                }
+            });
+            let options = StopOptions::new("test").deadline(Duration::from_secs(1));
+            world.stop_from_outside_with(options).map(drop).unwrap_err();
+            // One every 10 ms, by the longest nap; half of it for a busy machine.
+            let nudges = counter.0.swap(0, Ordering::Relaxed);
+            assert!(nudges >= 50, "only {nudges} nudges in the stop");
+
+            let mut own = world.attach().unwrap();
+            scope.spawn(|| {
+                thread::sleep(Duration::from_secs(1));
+                done.raise();
+            });
+            let start = Instant::now();
+            own.for_each_processor(|_| ());
+            let nudges = counter.0.load(Ordering::Relaxed);
+            assert!(nudges >= 50, "only {nudges} nudges in a for-each of {:?}", start.elapsed());
+        });
+    });
+}
+
+struct Panics(AtomicU32);
+
+impl Nudge for Panics {
+    fn nudge(&self, _thread: ThreadRef, _call: NudgeCall) -> Result<(), NudgeError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        panic!("out of the nudge");
+    }
+}
+
+/// A panicking nudge is one that did nothing: nothing is left half done, and nobody is let down.
+#[test]
+fn a_nudge_that_panics_ends_neither_a_stop_nor_a_for_each() {
+    let name = "nudge::a_nudge_that_panics_ends_neither_a_stop_nor_a_for_each";
+    in_child(name, Duration::from_secs(20), || {
+        let (world, nudge) = (World::new(), Arc::new(Panics(AtomicU32::new(0))));
+        world.set_nudge(nudge.clone());
+        let (done, closures) = (Flag::default(), AtomicU32::new(0));
+        thread::scope(|scope| {
+            mutator(scope, &world, "dawdler", |m| {
+                while !done.is_up() {
+                    thread::sleep(Duration::from_millis(20));
+                    m.poll();
+                }
+            });
+            let asked = || nudge.0.swap(0, Ordering::Relaxed);
+            while asked() == 0 {
+                let stopped = world.stop_from_outside("test").unwrap();
+                assert_eq!(stopped.stats().mutators, 1);
+                stopped.resume();
+                thread::sleep(Duration::from_millis(1));
+            }
+            let mut own = world.attach().unwrap();
+            while asked() == 0 {
+                closures.store(0, Ordering::Relaxed);
+                let visited = own.for_each_processor(|_| {
+                    closures.fetch_add(1, Ordering::Relaxed);
+                });
+                assert_eq!((visited, closures.load(Ordering::Relaxed)), (2, 2));
+                thread::sleep(Duration::from_millis(1));
+            }
+            done.raise();
+        });
     });
 }
