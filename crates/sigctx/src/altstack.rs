@@ -7,6 +7,7 @@
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::size_of;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::arch::SignalStack;
 use crate::sys::{self, Errno, MaskHow, SigSet};
@@ -36,6 +37,9 @@ pub struct AltStack {
     /// It is the alternate stack of this thread: neither `Send` nor `Sync`.
     _thread: PhantomData<*mut ()>,
 }
+
+/// How often an [`AltStack`] came or went, on any thread.
+static CHANGES: AtomicUsize = AtomicUsize::new(0);
 
 impl AltStack {
     /// Maps a stack and makes it the calling thread's alternate stack.
@@ -75,6 +79,9 @@ impl AltStack {
                 // SAFETY: the mapping outlives its use: `drop` takes it back first.
                 unsafe { set(&stack) }.map_err(|errno| AltStackError { step: Step::Install, errno })
             });
+        // Relaxed here, in `drop` and in `changes`: what is compared is the same thread's, or that of
+        // a task that a scheduler orders when it changes threads.
+        CHANGES.fetch_add(1, Ordering::Relaxed);
         match installed {
             Ok(previous) => Ok(Self { map, length, stack, previous, _thread: PhantomData }),
             Err(error) => {
@@ -100,6 +107,7 @@ impl Drop for AltStack {
         // A handler that ran between here and the unmapping could be given the stack that goes.
         let mask = sys::sigprocmask(MaskHow::Block, &SigSet::full());
         let ours = current().is_ok_and(|now| now.sp == self.stack.sp);
+        CHANGES.fetch_add(1, Ordering::Relaxed);
         // SAFETY: it was the thread's alternate stack before this one.
         if ours && unsafe { set(&self.previous) }.is_ok() {
             unmap(self.map, self.length);
@@ -176,11 +184,19 @@ fn unmap(map: usize, length: usize) {
     debug_assert!(unmapped.is_ok(), "munmap of an own mapping");
 }
 
-/// The calling thread's alternate stack.
+/// A number that is another one after an [`AltStack`] came or went.
+#[inline(always)]
+pub(crate) fn changes() -> usize {
+    CHANGES.load(Ordering::Relaxed)
+}
+
+/// The calling thread's alternate stack, as it is to be installed again.
 pub(crate) fn current() -> Result<SignalStack, Errno> {
     let mut now = SignalStack { sp: 0, flags: 0, size: 0 };
     // SAFETY: the kernel writes one `stack_t`.
     unsafe { sys::syscall(libc::SYS_sigaltstack, [0, &raw mut now as usize, 0, 0, 0, 0]) }?;
+    // "In use" is an answer of the kernel's, not a wish.
+    now.flags &= !libc::SS_ONSTACK;
     Ok(now)
 }
 

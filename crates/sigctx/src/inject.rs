@@ -37,7 +37,9 @@
 //! **Exit**: a callback that ends its thread leaves `active` set; its stack ends too. **fork** in a
 //! callback: the child has the copy and returns from it. **Masked signals**: the callback runs with
 //! the interrupted mask, set by one system call; the sigreturn puts it back, so a change made in the
-//! callback does not last (change it through [`Frame::context_mut`]). **Nesting**: refused as
+//! callback does not last (change it through [`Frame::context_mut`]). **Alternate stack**: the
+//! sigreturn installs the one that the frame recorded; one that came or went in the callback
+//! ([`AltStack`](altstack::AltStack)) is written into the copy first. **Nesting**: refused as
 //! [`InjectError::Nested`]. **Unwinding**: a panic that would leave the callback aborts.
 //!
 //! This file is long because the copy, its refusals and what the callback gets are one protocol.
@@ -50,7 +52,8 @@ use core::fmt;
 use core::mem::{ManuallyDrop, size_of};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use crate::arch::{self, SignalStack, Ucontext};
+use crate::altstack;
+use crate::arch::{self, Ucontext};
 use crate::context::SigCtx;
 use crate::registers::Registers;
 use crate::sys::{self, Errno, MaskHow};
@@ -270,6 +273,8 @@ pub(crate) struct Call {
     active: *const AtomicU32,
     /// errno of the interrupted code.
     errno: c_int,
+    /// [`altstack::changes`] when the frame was copied.
+    changes: usize,
 }
 
 impl Call {
@@ -382,8 +387,9 @@ pub(crate) unsafe fn prepare(
     let call = record as *mut Call;
     let info = (ctx.as_raw().0 as usize).wrapping_add(delta);
     let active = &raw const onto.active;
+    let changes = altstack::changes();
     // SAFETY: room for it was counted, and it is aligned.
-    unsafe { call.write(Call { frame, info, function, data, active, errno: 0 }) };
+    unsafe { call.write(Call { frame, info, function, data, active, errno: 0, changes }) };
     Ok(Injection { call, active })
 }
 
@@ -458,6 +464,13 @@ pub(crate) extern "C" fn run(call: *mut Call) -> *const AtomicU32 {
     // SAFETY: `prepare` copied both to these places, which nobody else uses until the sigreturn.
     let ctx = unsafe { SigCtx::from_raw(call.info as *mut _, call.ucontext().cast()) };
     function(&mut Frame { call, ctx }, data);
+    if call.changes != altstack::changes() {
+        // The sigreturn installs the alternate stack that the frame recorded, which may be gone.
+        // SAFETY: as before; the callback has returned.
+        let uc = unsafe { &mut *call.ucontext() };
+        // A kernel that does not tell has not let it be changed either.
+        let _ = keep_alt_stack(uc);
+    }
     set_errno(call.errno);
     call.active
 }
@@ -631,14 +644,17 @@ impl fmt::Display for MoveError {
 impl core::error::Error for MoveError {}
 
 /// Every sigreturn installs the alternate stack that the frame recorded: here it becomes the
-/// calling thread's.
+/// calling thread's, as it is now.
+fn keep_alt_stack(uc: &mut Ucontext) -> Result<(), Errno> {
+    uc.set_alt_stack(altstack::current()?);
+    Ok(())
+}
+
 fn move_here(uc: &mut Ucontext) -> Result<(), MoveError> {
     if arch::has_shadow_stack() {
         return Err(MoveError::ShadowStack);
     }
-    let mut stack: SignalStack = crate::altstack::current().map_err(MoveError::AltStack)?;
-    stack.flags &= !libc::SS_ONSTACK;
-    uc.set_alt_stack(stack);
+    keep_alt_stack(uc).map_err(MoveError::AltStack)?;
     arch::patch_thread(uc);
     Ok(())
 }

@@ -4,13 +4,14 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 use common::*;
 use sigctx::altstack::{AltStack, MIN_SIZE};
 use sigctx::handler::{self, Delivery, Flow, Handler, Installed, Options};
-use sigctx::inject::Frame;
+use sigctx::inject::{Frame, InjectedFn};
 use sigctx::probe::{Patterned, Spin};
 use sigctx::sys::{self, MaskHow, SigSet};
 use testkit::Rng;
@@ -344,6 +345,94 @@ fn the_previous_alternate_stack_comes_back() {
     })
     .join()
     .expect("thread");
+}
+
+thread_local! {
+    static MY_STACK: Cell<Option<AltStack>> = const { Cell::new(None) };
+}
+
+/// Interrupts a thread whose alternate stack is in [`MY_STACK`], calls `call` there, and says what
+/// the alternate stack is afterwards, and after one more signal.
+fn alternate_stack_after(call: InjectedFn) -> (usize, usize, i32) {
+    static CALL: Mutex<Option<InjectedFn>> = Mutex::new(None);
+
+    fn handler(delivery: &mut Delivery<'_>) -> Flow {
+        // SAFETY: null until the victim has leaked it.
+        let stack = unsafe { STACK.load(SeqCst).as_ref() };
+        // Not contended: there is one signal at a time, and the test has let go of it.
+        let call = *CALL.lock().unwrap();
+        if let (Some(stack), Some(call), 0) = (stack, call, INJECTED.load(SeqCst)) {
+            // SAFETY: the victim computes while the call changes its alternate stack.
+            match unsafe { delivery.inject(stack, call, 0) } {
+                Ok(injection) => return Flow::Inject(injection),
+                Err(error) => refused(error),
+            }
+        }
+        HANDLED.fetch_add(1, SeqCst);
+        Flow::Resume
+    }
+    *CALL.lock().unwrap() = Some(call);
+    let _installed = install(libc::SIGURG, handler);
+    let after = Mutex::new((0, 0, 0));
+    let victim = || {
+        register_own_stack();
+        TID.store(sys::gettid(), SeqCst);
+        while INJECTED.load(SeqCst) == 0 {
+            std::hint::spin_loop();
+        }
+        let handled = HANDLED.load(SeqCst);
+        sys::tgkill(sys::getpid(), sys::gettid(), libc::SIGURG).expect("own thread");
+        assert!(HANDLED.load(SeqCst) > handled);
+        *after.lock().unwrap() = alternate_stack();
+        while !DONE.load(SeqCst) {
+            std::hint::spin_loop();
+        }
+    };
+    thread::scope(|s| {
+        s.spawn(|| {
+            MY_STACK.set(Some(AltStack::install().expect("alternate stack")));
+            victim();
+            drop(MY_STACK.take());
+        });
+        let _done = Raise(&DONE);
+        let mut rng = Rng::from_env();
+        send_one_at_a_time(&TID, libc::SIGURG, u64::MAX, &mut rng, || INJECTED.load(SeqCst) > 0);
+        wait_for("the victim's look", || after.lock().unwrap().1 != 0);
+    });
+    *after.lock().unwrap()
+}
+
+#[test]
+fn an_alternate_stack_dropped_in_a_callback_stays_away() {
+    static GONE: AtomicUsize = AtomicUsize::new(0);
+
+    fn drop_stack(frame: &mut Frame<'_>, data: usize) {
+        let stack = MY_STACK.take().expect("the victim's");
+        GONE.store(stack.bounds().0, SeqCst);
+        drop(stack);
+        clobbering_call(frame, data);
+    }
+    testkit::in_child("an_alternate_stack_dropped_in_a_callback_stays_away", DEADLINE, || {
+        let (sp, ..) = alternate_stack_after(drop_stack);
+        assert_ne!(sp, GONE.load(SeqCst));
+    });
+}
+
+#[test]
+fn an_alternate_stack_installed_in_a_callback_stays() {
+    static NEW: AtomicUsize = AtomicUsize::new(0);
+
+    fn install_stack(frame: &mut Frame<'_>, data: usize) {
+        let stack = AltStack::install().expect("outside of a handler");
+        NEW.store(stack.bounds().0, SeqCst);
+        // Left to the process.
+        std::mem::forget(stack);
+        clobbering_call(frame, data);
+    }
+    testkit::in_child("an_alternate_stack_installed_in_a_callback_stays", DEADLINE, || {
+        let (sp, ..) = alternate_stack_after(install_stack);
+        assert_eq!(sp, NEW.load(SeqCst));
+    });
 }
 
 #[test]
