@@ -366,9 +366,9 @@ impl Installed {
             if let Ok(old) = old
                 && old.handler != arch::entry()
             {
-                // Somebody came in between: theirs stays.
+                // Somebody came in between: theirs stays. It was in force, so it is valid.
                 // SAFETY: gives back what was there.
-                let _was_valid_before = unsafe { rt_sigaction(self.signal, Some(&old)) };
+                let _ = unsafe { rt_sigaction(self.signal, Some(&old)) };
                 return Err(UninstallError { installed: self, by: old.handler });
             }
         }
@@ -481,7 +481,7 @@ impl Delivery<'_> {
         let base = self.slot.base();
         match base.handler {
             SIG_IGN => {}
-            SIG_DFL => default_action(self.signal, self.ctx.info()),
+            SIG_DFL => default_action(self.signal, self.slot, self.ctx.info()),
             handler => {
                 if base.flags.contains(SaFlags::RESETHAND) {
                     self.slot.base.store(ptr::from_ref(&DEFAULT).cast_mut(), Ordering::Release);
@@ -544,7 +544,7 @@ unsafe fn call_c(
 }
 
 /// What the kernel does by default. What ends the process does so at the interrupted instruction.
-fn default_action(signal: i32, info: &SigInfo) {
+fn default_action(signal: i32, slot: &Slot, info: &SigInfo) {
     let stops = match signal {
         // Ignored by default; SIGCONT has done its work when it was sent.
         libc::SIGCHLD | libc::SIGURG | libc::SIGWINCH | libc::SIGCONT => return,
@@ -554,18 +554,23 @@ fn default_action(signal: i32, info: &SigInfo) {
     // It is blocked here, and so waits until the context is back: a core dump then shows the code
     // that was interrupted, not this.
     // SAFETY: the default action is what was there.
-    let ours = unsafe { rt_sigaction(signal, Some(&DEFAULT)) };
+    let set = unsafe { rt_sigaction(signal, Some(&DEFAULT)) };
     let (pid, tid) = (sys::getpid(), sys::gettid());
     if sys::queue_info(pid, tid, info).is_err() {
         // The queue is full. A standard signal gets through without its information.
-        let _nothing_else_to_do = sys::tgkill(pid, tid, signal);
+        // When that fails, too, there is nothing else to do.
+        let _ = sys::tgkill(pid, tid, signal);
     }
-    if stops && let Ok(ours) = ours {
+    if stops && set.is_ok() {
         // Stops here; goes on after SIGCONT.
         let mask = sys::sigprocmask(MaskHow::Unblock, &SigSet::of(signal));
         sys::sigprocmask(MaskHow::Set, &mask);
-        // SAFETY: it was in force a moment ago.
-        let _was_valid_before = unsafe { rt_sigaction(signal, Some(&ours)) };
+        // Not what was read above: another thread that does the same here may have set that. Nor
+        // when the last handler has been taken out meanwhile.
+        if !slot.head.load(Ordering::Acquire).is_null() {
+            // SAFETY: the entry handles every signal. It was in force a moment ago, so it is valid.
+            let _ = unsafe { rt_sigaction(signal, Some(&action())) };
+        }
     }
 }
 

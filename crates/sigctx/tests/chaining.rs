@@ -1,11 +1,12 @@
 //! A signal that is not ours reaches whoever had it before.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use sigctx::altstack::AltStack;
 use sigctx::handler::{self, Delivery, Flow, Handler, InstallError, Installed, Options};
 use sigctx::sys::{self, KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigSet};
 
@@ -139,6 +140,89 @@ fn previous_default_that_kills_kills() {
     if let Some(ended) = ended {
         assert_eq!(ended.status.signal(), Some(libc::SIGUSR1), "{}", ended.output);
     }
+}
+
+/// The kernel's handler for a signal.
+fn installed_handler(signal: i32) -> usize {
+    // SAFETY: only reads.
+    unsafe { sys::rt_sigaction(signal, None) }.expect("read").handler
+}
+
+/// Wakes this process for as long as the value lives, whenever it is stopped.
+struct Waker(std::process::Child);
+
+impl Waker {
+    fn start() -> Self {
+        let script = format!("while kill -CONT {}; do sleep 0.001; done", sys::getpid());
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::null());
+        Self(shell.stderr(Stdio::null()).spawn().expect("sh"))
+    }
+}
+
+impl Drop for Waker {
+    fn drop(&mut self) {
+        // It ends with this process at the latest.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_previous_default_that_stops_stops_and_the_handler_stays() {
+    let name = "a_previous_default_that_stops_stops_and_the_handler_stays";
+    testkit::in_child(name, DEADLINE, || {
+        // SAFETY: the child makes system calls and allocates, which glibc allows after a fork.
+        let child = unsafe { libc::fork() };
+        assert!(child >= 0);
+        if child == 0 {
+            // A group of its own, whose leader's parent is in another: a stop is not ignored.
+            // SAFETY: no pointers.
+            unsafe { libc::setpgid(0, 0) };
+            let _installed = install(libc::SIGTSTP, pass_on);
+            let ours = installed_handler(libc::SIGTSTP);
+            raise(libc::SIGTSTP);
+            let good = installed_handler(libc::SIGTSTP) == ours && calls() == (1, 0);
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(if good { 77 } else { 1 }) };
+        }
+        let wait = |flags| {
+            let mut status = 0;
+            // SAFETY: writes one live variable.
+            let waited = unsafe { libc::waitpid(child, &raw mut status, flags) };
+            assert_eq!(waited, child);
+            status
+        };
+        let status = wait(libc::WUNTRACED);
+        assert!(libc::WIFSTOPPED(status), "{status:#x}");
+        assert_eq!(libc::WSTOPSIG(status), libc::SIGTSTP);
+        sys::kill(child, libc::SIGCONT).expect("own child");
+        let status = wait(0);
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 77, "{status:#x}");
+    });
+}
+
+#[test]
+fn stress_stops_on_two_threads_leave_the_handler_installed() {
+    let name = "stress_stops_on_two_threads_leave_the_handler_installed";
+    testkit::in_child(name, DEADLINE, || {
+        let _waker = Waker::start();
+        let _installed = install(libc::SIGTSTP, pass_on);
+        let ours = installed_handler(libc::SIGTSTP);
+        let count = testkit::budget(1_000);
+        let stop_often = || {
+            let _alt = AltStack::install().expect("alternate stack");
+            for _ in 0..count {
+                raise(libc::SIGTSTP);
+            }
+        };
+        std::thread::scope(|s| {
+            s.spawn(stop_often);
+            s.spawn(stop_often);
+        });
+        assert_eq!(installed_handler(libc::SIGTSTP), ours);
+        println!("{:?}", calls());
+    });
 }
 
 #[test]
