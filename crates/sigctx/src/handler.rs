@@ -125,13 +125,19 @@ static SLOTS: [Slot; arch::NSIG + 1] = [const {
 
 static DEFAULT: KernelAction = KernelAction::DEFAULT;
 
-/// The action that the kernel is given.
-fn action() -> KernelAction {
+/// The action that the kernel is given in place of `base`.
+fn action(signal: i32, base: &KernelAction) -> KernelAction {
+    // What the kernel does about children, with whichever handler.
+    let mut kept = base.flags & (SaFlags::NOCLDSTOP | SaFlags::NOCLDWAIT);
+    if signal == libc::SIGCHLD && base.handler == SIG_IGN {
+        // Ignored means: no zombies.
+        kept |= SaFlags::NOCLDWAIT;
+    }
     KernelAction {
         handler: arch::entry(),
         // ONSTACK: an injected call needs it. RESTART: interrupted calls go on, as far as they can.
         // Not NODEFER, which would save the one system call of an injection: see "Nesting" above.
-        flags: SaFlags::SIGINFO | SaFlags::ONSTACK | SaFlags::RESTART,
+        flags: kept | SaFlags::SIGINFO | SaFlags::ONSTACK | SaFlags::RESTART,
         mask: SigSet::empty(),
     }
 }
@@ -254,9 +260,11 @@ fn slot(signal: i32) -> Option<&'static Slot> {
 
 /// Installs a handler for a signal, before those that are there.
 ///
-/// The kernel's action becomes this crate's entry with `SA_SIGINFO`, `SA_ONSTACK` and `SA_RESTART`, and
-/// an empty mask: in the handler only the signal itself is blocked. The action from before is kept
-/// and chained to. Works for the signals 32 and 33 too, which libc keeps for itself.
+/// The kernel's action becomes this crate's entry with `SA_SIGINFO`, `SA_ONSTACK` and `SA_RESTART`,
+/// and an empty mask: in the handler only the signal itself is blocked. The action from before is
+/// kept and chained to; what it said about children (`SA_NOCLDSTOP`, `SA_NOCLDWAIT`, and no zombies
+/// when `SIGCHLD` was ignored) holds on. Works for the signals 32 and 33 too, which libc keeps for
+/// itself.
 ///
 /// # Signal safety
 ///
@@ -287,26 +295,28 @@ pub unsafe fn install(
     vdso::find();
     let _installing = Installing::begin();
     // SAFETY: only reads.
-    let before = unsafe { rt_sigaction(signal, None) }.map_err(refused)?;
+    let mut before = unsafe { rt_sigaction(signal, None) }.map_err(refused)?;
     let head = slot.head.load(Ordering::Acquire);
     let first = before.handler != arch::entry();
     if first && !head.is_null() {
         return Err(InstallError::Covered { signal, by: before.handler });
     }
+    let set_base = |base| slot.base.store(Box::leak(Box::new(base)), Ordering::Release);
     if first {
-        slot.base.store(Box::leak(Box::new(before)), Ordering::Release); // I3
+        set_base(before); // I3
     }
     let next = AtomicPtr::new(head);
     let registration = Box::into_raw(Box::new(Registration { handler, options, next }));
     slot.head.store(registration, Ordering::Release); // I2
-    if first {
+    while first {
         // SAFETY: the entry handles every signal, and the caller answers for `handler`.
-        match unsafe { rt_sigaction(signal, Some(&action())) } {
+        match unsafe { rt_sigaction(signal, Some(&action(signal, &before))) } {
             // Somebody else changed the action since it was read: that is the one to chain to.
-            Ok(old) if old != before => {
-                slot.base.store(Box::leak(Box::new(old)), Ordering::Release);
+            Ok(old) if old != before && old.handler != arch::entry() => {
+                set_base(old);
+                before = old;
             }
-            Ok(_) => {}
+            Ok(_) => break,
             Err(errno) => {
                 slot.head.store(head, Ordering::Release);
                 return Err(refused(errno));
@@ -569,7 +579,7 @@ fn default_action(signal: i32, slot: &Slot, info: &SigInfo) {
         // when the last handler has been taken out meanwhile.
         if !slot.head.load(Ordering::Acquire).is_null() {
             // SAFETY: the entry handles every signal. It was in force a moment ago, so it is valid.
-            let _ = unsafe { rt_sigaction(signal, Some(&action())) };
+            let _ = unsafe { rt_sigaction(signal, Some(&action(signal, slot.base()))) };
         }
     }
 }

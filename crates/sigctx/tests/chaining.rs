@@ -148,6 +148,39 @@ fn installed_handler(signal: i32) -> usize {
     unsafe { sys::rt_sigaction(signal, None) }.expect("read").handler
 }
 
+#[test]
+fn children_of_an_ignored_signal_leave_no_zombies() {
+    testkit::in_child("children_of_an_ignored_signal_leave_no_zombies", DEADLINE, || {
+        before(libc::SIGCHLD, SIG_IGN, SaFlags::empty(), SigSet::empty());
+        let installed = install(libc::SIGCHLD, pass_on);
+        let wait_for_a_child = || {
+            let pid = Command::new("true").spawn().expect("true").id() as i32;
+            // SAFETY: the status is not asked for.
+            unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) == pid }
+        };
+        assert!(!wait_for_a_child(), "there was a zombie");
+        installed.uninstall().expect("uninstall");
+        before(libc::SIGCHLD, SIG_DFL, SaFlags::empty(), SigSet::empty());
+        let _installed = install(libc::SIGCHLD, pass_on);
+        assert!(wait_for_a_child(), "there was none, though nobody ignored the signal");
+    });
+}
+
+#[test]
+fn flags_about_children_are_kept() {
+    testkit::in_child("flags_about_children_are_kept", DEADLINE, || {
+        let plain = old_plain as *const () as usize;
+        for flags in [SaFlags::NOCLDSTOP, SaFlags::NOCLDWAIT] {
+            before(libc::SIGCHLD, plain, flags, SigSet::empty());
+            let installed = install(libc::SIGCHLD, pass_on);
+            // SAFETY: only reads.
+            let now = unsafe { sys::rt_sigaction(libc::SIGCHLD, None) }.expect("read");
+            assert_eq!(now.flags & (SaFlags::NOCLDSTOP | SaFlags::NOCLDWAIT), flags);
+            installed.uninstall().expect("uninstall");
+        }
+    });
+}
+
 /// Wakes this process for as long as the value lives, whenever it is stopped.
 struct Waker(std::process::Child);
 
