@@ -73,7 +73,7 @@ impl Mutator {
     pub(crate) fn attach(world: &World) -> Result<Self, AttachError> {
         let shared = world.shared.clone();
         let tid = sys::gettid();
-        if shared.holder.load(Ordering::Relaxed) == tid {
+        if shared.is_held_by(tid) {
             return Err(AttachError::HoldsStop { tid });
         }
         if shared.slot_of(tid).is_some() {
@@ -128,8 +128,13 @@ impl Mutator {
     ///
     /// # Panics
     ///
-    /// When `work` does, after leaving the safe region. When `work` stopped the world and handed
-    /// the [`Stopped`] out: this thread would wait for itself.
+    /// When `work` does, after leaving the safe region. When `work` stopped the world and returns
+    /// the [`Stopped`]: this thread would wait for itself.
+    ///
+    /// # Aborts
+    ///
+    /// When `work` stopped the world and put the [`Stopped`] somewhere else, so that not even a
+    /// panic could end the stop before the region.
     ///
     /// # Examples
     ///
@@ -145,8 +150,8 @@ impl Mutator {
         let region = SafeRegion::enter(self);
         let result = work();
         // The cheap look first: whoever has the world stopped from here has asked this slot too.
-        let stops = self.slot.is_asked() && self.shared.holder.load(Ordering::Relaxed) == self.tid;
-        // Unwinding drops the result, and the stop with it, before the region is left.
+        let stops = self.slot.is_asked() && self.shared.is_held_by(self.tid);
+        // Unwinding drops the result, and the stop if it is there, before the region is left.
         assert!(!stops, "a safe region ended while its own thread has the world stopped");
         drop(region);
         result
@@ -167,6 +172,8 @@ impl Mutator {
     /// # Errors
     ///
     /// [`StopError::InCallback`] inside a for-each closure of another world.
+    /// [`StopError::Nested`] when the thread has this world stopped already, which takes a
+    /// [`Stopped`] that was leaked.
     ///
     /// # Examples
     ///
@@ -197,7 +204,8 @@ impl Mutator {
     /// # Errors
     ///
     /// [`StopError::Deadline`] and [`StopError::Busy`] when the deadline passes: everybody runs
-    /// again. [`StopError::InCallback`] inside a for-each closure of another world.
+    /// again. [`StopError::InCallback`] and [`StopError::Nested`] as for
+    /// [`Mutator::stop_the_world`].
     pub fn stop_with(&mut self, options: StopOptions) -> Result<Stopped<'_>, StopError> {
         if callback::is_running() {
             return Err(StopError::InCallback);
@@ -209,9 +217,9 @@ impl Mutator {
     /// all at a time. Returns for how many.
     ///
     /// A mutator that runs is visited on its own thread, at its poll; one in a safe region on this
-    /// thread, and it does not leave the region meanwhile. Mutators that attach during the call are
-    /// not visited; those that detach are visited before or not at all. No closure runs while the
-    /// world is stopped, so a slow one delays stops.
+    /// thread, and it does not leave the region meanwhile. Mutators that attach during the call may
+    /// or may not be visited; those that detach are visited before or not at all. No closure runs
+    /// while the world is stopped, so a slow one delays stops.
     ///
     /// # Signal safety
     ///
@@ -308,19 +316,33 @@ impl Drop for Mutator {
 struct SafeRegion<'a> {
     slot: &'static Slot<Identity>,
     shared: &'a Shared,
+    tid: i32,
 }
 
 impl<'a> SafeRegion<'a> {
     #[inline]
     fn enter(mutator: &'a Mutator) -> Self {
         mutator.shared.protocol.enter(mutator.slot);
-        Self { slot: mutator.slot, shared: &mutator.shared }
+        Self { slot: mutator.slot, shared: &mutator.shared, tid: mutator.tid }
+    }
+
+    /// Something is asked of the slot. If the thread itself does, leaving would wait for ever.
+    #[cold]
+    fn refuse_own_stop(&self) {
+        if self.shared.is_held_by(self.tid) {
+            let tid = self.tid;
+            eprintln!("safepoint: thread {tid} leaves its safe region and has the world stopped");
+            std::process::abort();
+        }
     }
 }
 
 impl Drop for SafeRegion<'_> {
     #[inline]
     fn drop(&mut self) {
+        if self.slot.is_asked() {
+            self.refuse_own_stop();
+        }
         self.shared.protocol.leave(self.slot);
     }
 }

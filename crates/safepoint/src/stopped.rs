@@ -69,7 +69,7 @@ impl<'a> Stopped<'a> {
         tid: i32,
         options: StopOptions,
     ) -> Result<Self, StopError> {
-        if shared.holder.load(Ordering::Relaxed) == tid {
+        if shared.is_held_by(tid) {
             return Err(StopError::Nested { tid });
         }
         let mut clock = Clock::start(shared, &options);

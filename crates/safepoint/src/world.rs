@@ -36,6 +36,11 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
+    /// Whether the calling thread has the world stopped.
+    pub(crate) fn is_held_by(&self, tid: i32) -> bool {
+        self.holder.load(Ordering::Relaxed) == tid
+    }
+
     /// The calling thread's slot.
     pub(crate) fn slot_of(&self, tid: i32) -> Option<&'static Slot<Identity>> {
         let is_owner = |s: &&Slot<Identity>| s.told.identity.tid.load(Ordering::Relaxed) == tid;
@@ -124,7 +129,10 @@ impl World {
     ///
     /// # Errors
     ///
-    /// When the thread is a mutator of this world already, has it stopped, or cannot be registered.
+    /// [`AttachError::AlreadyAttached`] when the thread is a mutator of this world,
+    /// [`AttachError::HoldsStop`] when it has the world stopped, [`AttachError::Full`] when the
+    /// world has as many mutators as it can count, [`AttachError::Unregistered`] when the thread
+    /// cannot be registered.
     pub fn attach(&self) -> Result<Mutator, AttachError> {
         Mutator::attach(self)
     }
@@ -188,7 +196,7 @@ impl World {
         let tid = sys::gettid();
         let own = self.shared.slot_of(tid);
         // A stopper is safe itself: that it holds the stop is the better thing to say.
-        if self.shared.holder.load(Ordering::Relaxed) != tid
+        if !self.shared.is_held_by(tid)
             && own.is_some_and(|slot| slot.state() != MutatorState::Safe)
         {
             return Err(StopError::OwnMutatorRuns { tid });

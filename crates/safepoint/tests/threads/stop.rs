@@ -1,6 +1,7 @@
 //! What a stop promises, on real threads.
 
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use crate::common::{Flag, eventually, mutator, poll_until};
 use safepoint::{AttachError, Fences, MutatorState, Reason, StopError, StopOptions, World};
-use testkit::in_child;
+use testkit::{child, in_child};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -189,6 +190,22 @@ fn a_stop_cannot_leave_the_safe_region_it_was_made_in() {
         mutator.poll();
         world.clone().stop_from_outside("own").unwrap_err();
     });
+}
+
+/// Where not even unwinding would end the stop first, the thread would wait for itself for ever.
+#[test]
+fn a_stop_that_outlives_its_safe_region_aborts() {
+    let name = "stop::a_stop_that_outlives_its_safe_region_aborts";
+    let ended = child(name, SOON, || {
+        let world = World::new();
+        let mut mutator = world.attach().unwrap();
+        let mut kept = None;
+        mutator.blocking(|| kept = Some(world.stop_from_outside("mine").unwrap()));
+        println!("left the region");
+    });
+    let Some(ended) = ended else { return };
+    assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{}", ended.output);
+    assert!(ended.output.contains("leaves its safe region"), "{}", ended.output);
 }
 
 #[test]
