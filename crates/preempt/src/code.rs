@@ -10,7 +10,7 @@
 //!
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
-//! | `table` | writer | handlers | swap / load, `SeqCst` | points to a live snapshot |
+//! | `table` | writer | handlers | store / load, `SeqCst` | points to a live snapshot |
 //! | `readers[i]` | handlers ±1 | writer | `SeqCst` | counts the handlers that may hold a snapshot |
 //! | `turn` | writer | handlers | `SeqCst` | which counter a new handler uses |
 //!
@@ -102,6 +102,7 @@ impl core::error::Error for CodeError {}
 ///    anything that they look at.
 /// 2. Below its stack pointer, the code uses no more than the red zone of the platform.
 /// 3. The memory stays code until the returned value is dropped.
+/// 4. The code can be read: the handler looks for a system call at the pc.
 ///
 /// # Examples
 ///
@@ -165,6 +166,13 @@ fn wait_for_readers() {
         while READERS[turn].load(SeqCst) != 0 {
             thread::yield_now();
         }
+    }
+}
+
+/// In the child of a fork: the handlers that were looking something up ran on the parent's threads.
+pub(crate) fn after_fork() {
+    for readers in &READERS {
+        readers.store(0, SeqCst);
     }
 }
 

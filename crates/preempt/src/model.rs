@@ -145,11 +145,8 @@ fn no_signal_comes_to_a_thread_that_has_settled() {
 /// The task's code, reduced to two steps that a holder must never see apart.
 fn run_code(word: &TaskWord, steps: &AtomicU32) {
     steps.fetch_add(1, SeqCst);
-    if word.seen().is_wanted() {
-        // Not a safe point: the code goes on to the end of the step.
-    }
     steps.fetch_add(1, SeqCst);
-    word.park(|| {});
+    word.park(|| {}, || ());
 }
 
 /// While a suspender holds a task, the task's code does not run, whether it was found idle,
@@ -198,7 +195,7 @@ fn giving_up_lets_the_task_go_on() {
             let word = word.clone();
             thread::spawn(move || {
                 assert!(word.start());
-                word.park(|| {});
+                word.park(|| {}, || ());
                 word.finish();
             })
         };
@@ -244,9 +241,10 @@ fn a_call_is_served_by_the_parked_owner() {
             let (word, served) = (word.clone(), served.clone());
             thread::spawn(move || {
                 assert!(word.start());
-                word.park(|| {
+                let errand = || {
                     served.fetch_add(1, SeqCst);
-                });
+                };
+                word.park(errand, || ());
                 word.finish();
             })
         };

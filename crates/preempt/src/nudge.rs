@@ -2,8 +2,7 @@
 
 use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
 
-use crate::signal::SIGNAL;
-use crate::thread::{ThreadState, owner_mark};
+use crate::thread::ThreadState;
 
 /// Reaches threads in registered code by SIGURG: what a stop-the-world needs for loops that never
 /// poll. Give it to `safepoint::World::set_nudge`.
@@ -34,9 +33,8 @@ pub struct Nudger;
 
 impl Nudge for Nudger {
     fn nudge(&self, thread: ThreadRef, call: NudgeCall) -> Result<(), NudgeError> {
-        let state = ThreadState::of(thread);
-        state.ask(thread, call);
-        let send = || thread.signal(SIGNAL);
-        state.pending.request(owner_mark(thread), || true, send).map_err(NudgeError::from)
+        ThreadState::of(thread).ask(thread, call);
+        // Not only to a task that runs: a parked one makes calls, too.
+        ThreadState::signal(thread, || true).map_err(NudgeError::from)
     }
 }

@@ -85,10 +85,21 @@ impl Pending {
         // `pending` and waits.
         fence(SeqCst);
         if !wanted() {
-            self.pending.store(0, Release);
+            self.take_back(owner);
             return Ok(());
         }
-        send().inspect_err(|_| self.pending.store(0, Release))
+        send().inspect_err(|_| self.take_back(owner))
+    }
+
+    /// No signal is on its way after all. The mark of a later owner of the record stays.
+    fn take_back(&self, owner: u32) {
+        // Nothing to be done when it is not ours any more.
+        let _ = self.pending.compare_exchange(owner, 0, AcqRel, Relaxed);
+    }
+
+    /// In the child of a fork: the signal on its way was the parent's.
+    pub(crate) fn after_fork(&self) {
+        self.pending.store(0, Relaxed);
     }
 
     /// Owner, after it has said that it wants no signals: calls `pause` until none is on its way,

@@ -1,6 +1,5 @@
 //! The handler of SIGURG, and the call that it injects.
 
-use core::sync::atomic::Ordering;
 use std::sync::OnceLock;
 
 use sigctx::handler::{Delivery, Flow, Installed, Options};
@@ -10,7 +9,9 @@ use threadreg::ThreadRef;
 
 use crate::code::is_registered_code;
 use crate::error::InstallError;
+use crate::task::{self, TaskCore};
 use crate::thread::{self, Outcome, ThreadState};
+use crate::word::Mode;
 
 /// The signal: harmless by default, rarely used, and not special to any debugger or libc. Go
 /// chose it for the same reasons (proposal 24543).
@@ -41,6 +42,9 @@ pub fn install() -> Result<(), InstallError> {
     let installed = INSTALLED.get_or_init(|| {
         // A thread that inherited a mask with the signal in it could not be interrupted.
         threadreg::never_block(SIGNAL);
+        // SAFETY: the handler only stores to atomics. It can fail for want of memory; then a child
+        // of a fork is as deaf as its parent left it.
+        let _ = unsafe { libc::pthread_atfork(None, None, Some(after_fork_in_child)) };
         // SAFETY: `on_signal` fulfils what a handler must: it does not allocate, lock, panic or
         // touch anything but atomics, constant thread-locals and the delivery.
         unsafe { sigctx::handler::install(SIGNAL, on_signal, Options::default()) }
@@ -63,15 +67,20 @@ fn interrupt(delivery: &mut Delivery<'_>, me: ThreadRef, state: &'static ThreadS
     if !is_asked(state) {
         return Flow::Resume;
     }
+    if let Some(task) = task::current().filter(|task| task.word.seen().mode() == Mode::Parked) {
+        // It waits in `park`, in an injected call or a poll; there it serves calls, too.
+        task.word.poke();
+        return Flow::Resume;
+    }
     let pc = delivery.pc();
     let outcome = if thread::is_disabled() {
         Outcome::Disabled
     } else if !is_registered_code(pc) {
         Outcome::OutsideCode
     } else {
-        // SAFETY: null, or the stack of the task, which the owner, this thread, keeps alive.
-        let stack = unsafe { state.stack.load(Ordering::Relaxed).as_ref() };
-        let stack = stack.unwrap_or(me.call_stack());
+        // SAFETY: this thread keeps the stack alive while it is inside.
+        let own = thread::inside().map(|inside| unsafe { inside.stack.as_ref() });
+        let stack = own.unwrap_or(me.call_stack());
         // SAFETY: the pc is in registered code, whose promise is that any call may be made there;
         // the stack is a thread's, which is never forgotten, or a task's, which outlives the code.
         match unsafe { delivery.inject(stack, interrupted, 0) } {
@@ -87,12 +96,7 @@ fn interrupt(delivery: &mut Delivery<'_>, me: ThreadRef, state: &'static ThreadS
 }
 
 fn is_asked(state: &ThreadState) -> bool {
-    if state.has_call() {
-        return true;
-    }
-    // SAFETY: the owner keeps the task alive while the pointer is set, and this is its thread.
-    let task = unsafe { state.task.load(Ordering::Relaxed).as_ref() };
-    task.is_some_and(crate::task::TaskCore::is_asked)
+    state.has_call() || task::current().is_some_and(TaskCore::is_asked)
 }
 
 /// The injected call: runs on the interrupted stack, outside the handler, with all signals as they
@@ -117,24 +121,38 @@ fn interrupted(frame: &mut Frame<'_>, _data: usize) {
 
 /// Does what is asked of the calling thread, `me`, until nothing is.
 pub(crate) fn serve(me: ThreadRef, mut frame: Option<&mut Frame<'_>>) {
-    let Some(state) = ThreadState::get(me) else { return };
     loop {
-        if let Some(call) = state.take_call(me) {
-            // SAFETY: whoever asked promised that the call may run on this thread at a safe point.
-            unsafe { call.call() };
-            continue;
-        }
-        // SAFETY: as in `is_asked`.
-        let task = unsafe { state.task.load(Ordering::Relaxed).as_ref() };
-        if !task.is_some_and(|task| task.serve(frame.as_deref_mut())) {
+        make_calls(me);
+        if !task::current().is_some_and(|task| task.serve(me, frame.as_deref_mut())) {
             return;
         }
     }
 }
 
+/// Makes the calls that the calling thread, `me`, is asked to make.
+pub(crate) fn make_calls(me: ThreadRef) {
+    let Some(state) = ThreadState::get(me) else { return };
+    while let Some(call) = state.take_call(me) {
+        // SAFETY: whoever asked promised that the call may run on this thread at a safe point.
+        unsafe { call.call() };
+    }
+}
+
+/// In the child of a fork there is one thread: nobody who asked it for anything is left, no signal
+/// that was on its way comes, and no other thread reads the registry of code.
+extern "C" fn after_fork_in_child() {
+    crate::code::after_fork();
+    if let Some(state) = threadreg::current().and_then(ThreadState::get) {
+        state.after_fork();
+    }
+    if let Some(task) = task::current() {
+        task.word.after_fork();
+    }
+}
+
 /// A safe point for code that is not registered: does what is asked of the calling thread.
 ///
-/// Costs a thread-local load and two loads when nothing is asked.
+/// Costs a few loads when nothing is asked.
 ///
 /// # Signal safety
 ///

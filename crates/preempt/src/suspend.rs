@@ -1,6 +1,8 @@
 //! Stopping a task, looking at it, letting it go.
 
+use core::cell::Cell;
 use core::fmt;
+use core::marker::PhantomData;
 use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,6 +20,9 @@ use crate::word::Mode;
 /// 15 µs, so an earlier look would only find the same.
 const FIRST_WAIT: Duration = Duration::from_micros(50);
 const LONGEST_WAIT: Duration = Duration::from_millis(10);
+/// How long the earlier of two tasks that hold each other waits for the later to give way: it needs
+/// a few microseconds for that, if it is going to.
+const GIVE_WAY: Duration = Duration::from_millis(1);
 
 /// Stops `task` and returns when none of its code runs, or fails after `deadline`.
 ///
@@ -25,8 +30,11 @@ const LONGEST_WAIT: Duration = Duration::from_millis(10);
 /// [`poll`](crate::poll). One that is idle, or inside [`Task::blocking`], is held as it is and not
 /// signalled. Several suspenders of one task take turns.
 ///
+/// A mutator of a stop-the-world calls this, and [`Suspended::run`], in a safe region: the task may
+/// be stopped with the world, and would answer only when the world goes on.
+///
 /// A task that calls this counts as blocked while it waits, so two tasks may suspend each other:
-/// the one that was made later gives way, is suspended, and goes on when it is resumed.
+/// one gives way, is suspended, and goes on when it is resumed.
 ///
 /// # Signal safety
 ///
@@ -55,29 +63,52 @@ pub fn suspend(task: &Task, deadline: Duration) -> Result<Suspended, SuspendErro
     if own.is_some_and(|own| core::ptr::eq(own, target)) {
         return Err(SuspendError::Own);
     }
+    // Parked or blocked already, it has nothing to give up and nothing to take back.
+    let own = own.filter(|own| own.word.seen().mode() == Mode::Running);
     if let Some(own) = own {
         own.word.block();
     }
     let mut attempt = Attempt::new(target, deadline);
-    loop {
+    let result = loop {
         let held = attempt.hold();
         let Some(own) = own else { break finish(held, task) };
         if own.word.try_unblock() {
             break finish(held, task);
         }
-        // Somebody wants us. If it is the task that we hold, or one that waits for it, one of the
-        // two must give way. In a circle of such pairs at least one is later than what it holds.
-        match held {
-            Ok(_) if own.id > target.id => {
-                target.word.release();
-                own.word.unblock();
-                own.word.block();
-            }
-            held => {
-                own.word.unblock();
-                break finish(held, task);
-            }
+        if held.is_err() {
+            own.word.unblock();
+            break finish(held, task);
         }
+        // Somebody wants us while we hold the target, and may be the target itself. One of the two
+        // must give way: the later at once, the earlier if that does not help, for the other may
+        // hold us from its own code, where it is stopped now and cannot let go.
+        if own.id < target.id && unblock_within(own, GIVE_WAY) {
+            break finish(held, task);
+        }
+        target.word.release();
+        own.word.unblock();
+        own.word.block();
+    };
+    if own.is_some() {
+        // What was asked of the caller meanwhile has sent no signal.
+        crate::poll();
+    }
+    result
+}
+
+/// Blocked → Running, if nobody wants the task any more before `patience` is over.
+fn unblock_within(own: &TaskCore, patience: Duration) -> bool {
+    let start = Instant::now();
+    loop {
+        let seen = own.word.seen();
+        if own.word.try_unblock() {
+            return true;
+        }
+        let left = patience.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            return false;
+        }
+        own.word.wait_change(seen, left);
     }
 }
 
@@ -92,7 +123,7 @@ fn finish(held: Result<Mode, SuspendError>, task: &Task) -> Result<Suspended, Su
         Mode::Blocked => StoppedAt::Blocked,
         Mode::Idle | Mode::Running => StoppedAt::Idle,
     };
-    Ok(Suspended { task: Arc::clone(&task.0), at, interrupted })
+    Ok(Suspended { task: Arc::clone(&task.0), at, interrupted, not_sync: PhantomData })
 }
 
 /// One suspension under way.
@@ -192,11 +223,20 @@ pub enum StoppedAt {
 }
 
 /// A suspended task. None of its code runs until this is dropped.
+///
+/// It may be sent to another thread, but not shared:
+///
+/// ```compile_fail,E0277
+/// fn shared<T: Sync>() {}
+/// shared::<preempt::Suspended>();
+/// ```
 #[must_use = "the task goes on as soon as this is dropped"]
 pub struct Suspended {
     task: Arc<TaskCore>,
     at: StoppedAt,
     interrupted: Option<Interrupted>,
+    /// Not Sync: the task's mailbox has room for one errand.
+    not_sync: PhantomData<Cell<()>>,
 }
 
 impl fmt::Debug for Suspended {
@@ -264,7 +304,8 @@ impl Suspended {
     /// Has the task's own thread run `f`, on top of the task's stack, and returns what it
     /// returned. `None` if the task is idle or blocked: then no thread of it can.
     ///
-    /// `f` gets the interrupted frame if the task was stopped at an instruction. What it writes
+    /// There are 16 KiB of stack for `f`, and what the task has left beyond
+    /// ([`sigctx::inject::CALLBACK_ROOM`]). `f` gets the interrupted frame if the task was stopped at an instruction. What it writes
     /// there takes effect when the task goes on.
     ///
     /// # Signal safety

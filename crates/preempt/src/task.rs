@@ -3,17 +3,17 @@
 use core::any::Any;
 use core::cell::UnsafeCell;
 use core::fmt;
-use core::ptr;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sigctx::Registers;
 use sigctx::inject::{CallStack, Frame};
 use sigctx::sys::{self, MaskHow, SigSet};
+use sigctx::{Reg, Registers};
 use threadreg::ThreadRef;
 
 use crate::error::EnterError;
-use crate::thread::{ThreadState, owner_mark};
+use crate::thread::{self, Inside, ThreadState, owner_mark};
 use crate::word::{Mode, TaskWord};
 
 /// What a task runs when it is asked to make way; gets the interrupted frame, or `None` when the
@@ -56,10 +56,9 @@ pub(crate) struct Interrupted {
 }
 
 impl Interrupted {
-    fn of(frame: &mut Frame<'_>) -> Self {
+    fn of(frame: &Frame<'_>) -> Self {
         let registers = frame.registers();
-        let context = frame.context();
-        Self { registers, pc: context.pc(), sp: context.sp() }
+        Self { registers, pc: registers[Reg::PC] as usize, sp: registers[Reg::SP] as usize }
     }
 }
 
@@ -112,13 +111,19 @@ impl Task {
     /// Makes a task that runs `hook` each time it is asked to make way by [`Task::request`].
     ///
     /// The hook runs on the task's thread and stack, between two instructions of the task, with
-    /// all signals as the task had them. It may block and call anything that the promises made for
+    /// all signals as the task had them. There are 16 KiB of stack for it, and what is left beyond
+    /// ([`sigctx::inject::CALLBACK_ROOM`]). It may block and call anything that the promises made for
     /// the registered code allow. When it returns, the task goes on exactly where it was: every
     /// register, flag and vector is as it was.
     ///
     /// # Signal safety
     ///
     /// Not async-signal-safe: allocates.
+    ///
+    /// # Panics
+    ///
+    /// A panic of the hook ends the process, unless the task came to a [`poll`](crate::poll), from
+    /// which it unwinds.
     #[must_use]
     pub fn with_hook(hook: impl Fn(Option<&mut Frame<'_>>) + Send + Sync + 'static) -> Self {
         Self::build(Some(Box::new(hook)))
@@ -144,7 +149,8 @@ impl Task {
     ///
     /// # Blocking
     ///
-    /// Waits at the start for as long as somebody has the idle task suspended.
+    /// Waits at the start for as long as somebody has the idle task suspended: for ever, if the
+    /// caller itself has.
     ///
     /// # Errors
     ///
@@ -177,17 +183,17 @@ impl Task {
         body: impl FnOnce() -> R,
     ) -> Result<R, EnterError> {
         let me = threadreg::current().ok_or(EnterError::NotRegistered)?;
-        let state = ThreadState::of(me);
-        if !state.task.load(Ordering::Relaxed).is_null() {
+        ThreadState::of(me);
+        if thread::inside().is_some() {
             return Err(EnterError::InsideTask);
         }
         if !self.0.word.start() {
             return Err(EnterError::Running);
         }
         self.0.set_thread(Some(me));
-        state.stack.store(ptr::from_ref(stack).cast_mut(), Ordering::Relaxed);
-        state.task.store(Arc::as_ptr(&self.0).cast_mut(), Ordering::Relaxed);
-        let _entered = Entered { task: &self.0, state };
+        let (task, stack) = (NonNull::from(&*self.0), NonNull::from(stack));
+        thread::set_inside(Some(Inside { task, stack }));
+        let _entered = Entered(&self.0);
         // What was asked between `start` and the store found no task on this thread.
         crate::poll();
         Ok(body())
@@ -216,9 +222,14 @@ impl Task {
             return Err(EnterError::NotInside);
         }
         self.0.word.block();
-        let _blocked = Blocked(&self.0);
-        settle();
-        Ok(body())
+        let result = {
+            let _blocked = Blocked(&self.0);
+            settle();
+            body()
+        };
+        // What was asked meanwhile has sent no signal.
+        crate::poll();
+        Ok(result)
     }
 
     /// Asks the task to run its hook at its next safe point, and sends a signal if it runs.
@@ -252,17 +263,13 @@ fn settle() {
 }
 
 /// Leaves the task on drop, so also when `body` panics.
-struct Entered<'a> {
-    task: &'a TaskCore,
-    state: &'static ThreadState,
-}
+struct Entered<'a>(&'a TaskCore);
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        self.state.task.store(ptr::null_mut(), Ordering::Relaxed);
-        self.state.stack.store(ptr::null_mut(), Ordering::Relaxed);
-        self.task.set_thread(None);
-        self.task.word.finish();
+        thread::set_inside(None);
+        self.0.set_thread(None);
+        self.0.word.finish();
     }
 }
 
@@ -276,10 +283,10 @@ impl Drop for Blocked<'_> {
 
 /// The task of the calling thread.
 pub(crate) fn current<'a>() -> Option<&'a TaskCore> {
-    let state = ThreadState::get(threadreg::current()?)?;
-    // SAFETY: the owner, this thread, keeps the task alive while the pointer is set. The lifetime
-    // is the caller's to keep inside `Task::enter`, which all callers are called from.
-    unsafe { state.task.load(Ordering::Relaxed).as_ref() }
+    let inside = thread::inside()?;
+    // SAFETY: this thread keeps the task alive while it is inside. The lifetime is the caller's to
+    // keep inside `Task::enter`, which all callers are called from.
+    Some(unsafe { inside.task.as_ref() })
 }
 
 impl TaskCore {
@@ -294,10 +301,7 @@ impl TaskCore {
     /// Sends the signal, unless one is on its way.
     pub(crate) fn signal(&self) -> Result<(), threadreg::SignalError> {
         let Some(thread) = self.thread() else { return Ok(()) };
-        let Some(state) = ThreadState::get(thread) else { return Ok(()) };
-        let running = || self.word.seen().mode() == Mode::Running;
-        let send = || thread.signal(crate::signal::SIGNAL);
-        state.pending.request(owner_mark(thread), running, send)
+        ThreadState::signal(thread, || self.word.seen().mode() == Mode::Running)
     }
 
     /// Whether the running task is asked for anything. Async-signal-safe.
@@ -307,7 +311,7 @@ impl TaskCore {
     }
 
     /// Owner, at a safe point: does one thing that is asked. Returns false if nothing is.
-    pub(crate) fn serve(&self, mut frame: Option<&mut Frame<'_>>) -> bool {
+    pub(crate) fn serve(&self, me: ThreadRef, mut frame: Option<&mut Frame<'_>>) -> bool {
         if !self.is_asked() {
             return false;
         }
@@ -317,10 +321,10 @@ impl TaskCore {
             }
             return true;
         }
-        let interrupted = frame.as_deref_mut().map(Interrupted::of);
+        let interrupted = frame.as_deref().map(Interrupted::of);
         // SAFETY: the owner writes before it parks; a holder reads only while it is parked.
         unsafe { *self.interrupted.get() = interrupted };
-        self.word.park(|| {
+        let errand = || {
             // SAFETY: CALL is set, so the holder has written it and waits.
             let errand = unsafe { (*self.errand.get()).take() };
             if let Some(errand) = errand {
@@ -328,7 +332,9 @@ impl TaskCore {
                 // touch it meanwhile.
                 unsafe { (*errand)(frame.as_deref_mut()) };
             }
-        });
+        };
+        // A stop of the world reaches a parked task, too: its holder may be stopped already.
+        self.word.park(errand, || crate::signal::make_calls(me));
         true
     }
 

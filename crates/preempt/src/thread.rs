@@ -2,13 +2,14 @@
 //! asked to make, and why the last interruption came to nothing.
 
 use core::cell::Cell;
-use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, compiler_fence};
 
 use sigctx::inject::{CallStack, InjectError};
-use threadreg::{NudgeCall, Slot, SlotId, ThreadRef};
+use threadreg::{NudgeCall, SignalError, Slot, SlotId, ThreadRef};
 
 use crate::pending::Pending;
+use crate::signal::SIGNAL;
 use crate::task::TaskCore;
 
 static STATE: Slot<ThreadState> = Slot::new(SlotId::Preempt);
@@ -17,16 +18,23 @@ thread_local! {
     /// How many [`crate::Disabled`] guards the thread holds. Constant and without a destructor:
     /// the handler reads it.
     static DISABLED: Cell<u32> = const { Cell::new(0) };
+
+    /// The task that the thread is inside, and the stack of its registered code. Not in the
+    /// thread's record: that becomes another thread's if this one is detached inside the task.
+    static INSIDE: Cell<Option<Inside>> = const { Cell::new(None) };
+}
+
+/// See `INSIDE`. Both are kept alive by `Task::enter_on`, on this thread, while they are set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Inside {
+    pub(crate) task: NonNull<TaskCore>,
+    pub(crate) stack: NonNull<CallStack>,
 }
 
 /// One a thread record; made once, used again by later owners of the record.
 #[derive(Debug)]
 pub(crate) struct ThreadState {
     pub(crate) pending: Pending,
-    /// Written by the owner only; the pointee is kept alive by the owner while it is set.
-    pub(crate) task: AtomicPtr<TaskCore>,
-    /// The stack that the task's code runs on; written by the owner, alive while it is set.
-    pub(crate) stack: AtomicPtr<CallStack>,
     call: CallBox,
     outcome: AtomicU32,
     outcome_pc: AtomicUsize,
@@ -36,8 +44,6 @@ impl ThreadState {
     fn new() -> Self {
         Self {
             pending: Pending::new(),
-            task: AtomicPtr::new(ptr::null_mut()),
-            stack: AtomicPtr::new(ptr::null_mut()),
             call: CallBox::new(),
             outcome: AtomicU32::new(Outcome::Unknown as u32),
             outcome_pc: AtomicUsize::new(0),
@@ -54,6 +60,19 @@ impl ThreadState {
         STATE.get_or_init(thread, Self::new)
     }
 
+    /// Sends `thread` the signal, unless one is on its way or `wanted` says that it wants none.
+    pub(crate) fn signal(
+        thread: ThreadRef,
+        wanted: impl FnOnce() -> bool,
+    ) -> Result<(), SignalError> {
+        let Some(state) = Self::get(thread) else { return Ok(()) };
+        // The record of one that is gone may be another thread's: its mark is not ours to touch.
+        if !thread.is_alive() {
+            return Err(SignalError::Gone);
+        }
+        state.pending.request(owner_mark(thread), wanted, || thread.signal(SIGNAL))
+    }
+
     /// Stores the call that `thread` is asked to make.
     pub(crate) fn ask(&self, thread: ThreadRef, call: NudgeCall) {
         self.call.put(thread.generation(), call);
@@ -62,6 +81,12 @@ impl ThreadState {
     /// Takes the call that the current owner, `thread`, was asked to make.
     pub(crate) fn take_call(&self, thread: ThreadRef) -> Option<NudgeCall> {
         self.call.take(thread.generation())
+    }
+
+    /// In the child of a fork, on its one thread.
+    pub(crate) fn after_fork(&self) {
+        self.pending.after_fork();
+        self.call.state.store(EMPTY, Ordering::Relaxed);
     }
 
     pub(crate) fn has_call(&self) -> bool {
@@ -212,6 +237,18 @@ pub(crate) fn add_disabled(by: i32) -> u32 {
         count.set(next);
         next
     })
+}
+
+/// What the calling thread is inside. Async-signal-safe.
+pub(crate) fn inside() -> Option<Inside> {
+    INSIDE.with(Cell::get)
+}
+
+/// Says what the calling thread is inside.
+pub(crate) fn set_inside(inside: Option<Inside>) {
+    INSIDE.with(|cell| cell.set(inside));
+    // The handler runs on this thread: only the compiler could move what follows above this.
+    compiler_fence(Ordering::SeqCst);
 }
 
 /// Whether the thread holds a guard. Async-signal-safe.

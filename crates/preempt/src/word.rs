@@ -22,6 +22,7 @@
 //! | 2 | HELD: one suspender has it | suspender | the same suspender |
 //! | 3 | YIELD: run the task's hook | anyone | owner, before the hook |
 //! | 4 | CALL: run the closure in the mailbox | the holder | owner, after the closure |
+//! | 5 | POKED: look into the call box | owner's handler | owner |
 //! | 8–31 | how many suspenders want it | suspender | the same suspender |
 //!
 //! Invariants:
@@ -48,6 +49,7 @@ const MODE: u32 = 0b11;
 const HELD: u32 = 1 << 2;
 const YIELD: u32 = 1 << 3;
 const CALL: u32 = 1 << 4;
+const POKED: u32 = 1 << 5;
 const WANT_ONE: u32 = 1 << 8;
 
 /// What a task is doing.
@@ -178,8 +180,16 @@ impl TaskWord {
         self.0.fetch_and(!YIELD, SeqCst) & YIELD != 0
     }
 
-    /// Stays Parked for as long as anybody wants the task, and runs `serve` for each CALL.
-    pub(crate) fn park(&self, mut serve: impl FnMut()) {
+    /// Handler, on the owner's thread: has a parked owner look into its call box.
+    pub(crate) fn poke(&self) {
+        // The owner sleeps on the word: a wait that the signal interrupts, or that is about to
+        // begin, finds another value.
+        self.0.fetch_or(POKED, SeqCst);
+    }
+
+    /// Stays Parked for as long as anybody wants the task; runs `serve` for each CALL, and `look`
+    /// when poked.
+    pub(crate) fn park(&self, mut serve: impl FnMut(), mut look: impl FnMut()) {
         let mut parked = false;
         loop {
             let seen = self.seen();
@@ -187,6 +197,9 @@ impl TaskWord {
                 serve();
                 self.0.fetch_and(!CALL, SeqCst);
                 wake_all(&self.0);
+            } else if seen.0 & POKED != 0 {
+                self.0.fetch_and(!POKED, SeqCst);
+                look();
             } else if !seen.is_wanted() {
                 if !parked || self.change(seen, seen.with_mode(Mode::Running)) {
                     return;
@@ -200,6 +213,11 @@ impl TaskWord {
                 wait(&self.0, seen.0, None);
             }
         }
+    }
+
+    /// In the child of a fork: whoever wanted or held the task was a thread of the parent.
+    pub(crate) fn after_fork(&self) {
+        self.0.fetch_and(MODE | YIELD, SeqCst);
     }
 
     // Suspender.

@@ -33,6 +33,30 @@ fn stress_each_single_request_runs_the_hook() {
     });
 }
 
+/// No signal is sent to a blocked task; what it was asked is done when it comes back.
+#[test]
+fn a_request_to_a_blocked_task_runs_the_hook_when_it_comes_back() {
+    preempt::install().expect("install");
+    let _me = threadreg::attach().expect("attach");
+    let runs = Arc::new(AtomicU32::new(0));
+    let task = {
+        let runs = runs.clone();
+        Task::with_hook(move |_| {
+            runs.fetch_add(1, SeqCst);
+        })
+    };
+    let blocked = task.enter(|| {
+        let during = task.blocking(|| {
+            let asked = task.clone();
+            let request = std::thread::spawn(move || asked.request());
+            request.join().expect("no panic").expect("asked");
+            runs.load(SeqCst)
+        });
+        (during, runs.load(SeqCst))
+    });
+    assert_eq!(blocked, Ok((Ok(0), 1)));
+}
+
 static CALLS: AtomicU32 = AtomicU32::new(0);
 static CALLED_WITH: AtomicUsize = AtomicUsize::new(0);
 
@@ -99,11 +123,15 @@ fn a_signal_from_another_process_reaches_the_handler_that_was_there_before() {
             let old = unsafe { libc::signal(libc::SIGURG, previous as *const () as usize) };
             assert_ne!(old, libc::SIG_ERR);
             let _code = set_up();
-            let spinner = Spinner::start("spinner", Task::new());
+            let hooks = Arc::new(AtomicU32::new(0));
+            let counted = hooks.clone();
+            let task = Task::with_hook(move |_| _ = counted.fetch_add(1, SeqCst));
+            let spinner = Spinner::start("spinner", task);
             let pid = std::process::id().to_string();
             let sent = Command::new("kill").args(["-URG", &pid]).status().expect("kill");
             assert!(sent.success());
             until("the signal is handled", || PREVIOUS.load(SeqCst) > 0);
+            assert_eq!(hooks.load(SeqCst), 0, "nobody asked for a preemption");
             preempt::suspend(&spinner.task, SOON).expect("stops").resume();
             spinner.end();
         },

@@ -268,11 +268,15 @@ fn stress_many_suspenders_do_not_starve_the_task() {
             thread::scope(|scope| {
                 for _ in 0..8 {
                     scope.spawn(|| {
-                        for _ in 0..testkit::budget(500) {
+                        for round in 0..testkit::budget(500) {
                             let stopped = suspend(&spinner.task, SOON).expect("stops");
                             assert_eq!(holders.fetch_add(1, SeqCst), 0, "held twice");
                             holders.fetch_sub(1, SeqCst);
                             drop(stopped);
+                            if round % 50 == 0 {
+                                // With the others at it all the time.
+                                spinner.progress();
+                            }
                         }
                     });
                 }
@@ -281,6 +285,156 @@ fn stress_many_suspenders_do_not_starve_the_task() {
             spinner.end();
         },
     );
+}
+
+/// The task ends and begins again while it is suspended.
+#[test]
+fn stress_a_task_that_comes_and_goes() {
+    testkit::in_child("stress_a_task_that_comes_and_goes", Duration::from_secs(100), || {
+        preempt::install().expect("install");
+        let task = Task::new();
+        let held = Arc::new(AtomicBool::new(false));
+        let over = Arc::new(AtomicBool::new(false));
+        let runner = {
+            let (task, held, over) = (task.clone(), held.clone(), over.clone());
+            threadreg::spawn(move || {
+                while !over.load(SeqCst) {
+                    let inside = task.enter(|| {
+                        assert!(!held.load(SeqCst), "entered a held task");
+                        preempt::poll();
+                        assert!(!held.load(SeqCst), "left the poll of a held task");
+                    });
+                    inside.expect("nobody else runs it");
+                }
+            })
+        };
+        for _ in 0..testkit::budget(20_000) {
+            let stopped = suspend(&task, SOON).expect("stops");
+            held.store(true, SeqCst);
+            held.store(false, SeqCst);
+            drop(stopped);
+        }
+        over.store(true, SeqCst);
+        runner.join().expect("no panic");
+    });
+}
+
+/// What the thread's record is used for next has nothing to do with the task.
+#[test]
+fn a_thread_that_is_detached_inside_a_task_takes_the_task_out_of_reach() {
+    let _code = set_up();
+    let task = Task::new();
+    let spin = Arc::new(common::Spin::default());
+    let detached = Arc::new(AtomicBool::new(false));
+    let runner = {
+        let (task, spin, detached) = (task.clone(), spin.clone(), detached.clone());
+        thread::spawn(move || {
+            let me = threadreg::attach().expect("attach");
+            task.enter(|| {
+                drop(me);
+                detached.store(true, SeqCst);
+                common::spin_without_polls(&spin);
+            })
+        })
+    };
+    until("it is detached", || detached.load(SeqCst));
+    let successor_over = Arc::new(AtomicBool::new(false));
+    let successor = {
+        let over = successor_over.clone();
+        threadreg::spawn(move || {
+            while !over.load(SeqCst) {
+                preempt::poll();
+            }
+        })
+    };
+    let error = suspend(&task, Duration::from_millis(50)).expect_err("nobody can reach it");
+    assert!(matches!(error, SuspendError::Late { .. }), "{error}");
+    successor_over.store(true, SeqCst);
+    successor.join().expect("no panic");
+    spin.stop.store(true, SeqCst);
+    runner.join().expect("no panic").expect("entered");
+}
+
+#[test]
+fn a_parked_or_blocked_task_can_suspend_another() {
+    let _code = set_up();
+    let (spinner, other) = (Spinner::start("spinner", Task::new()), Task::new());
+    let stopped = suspend(&spinner.task, SOON).expect("stops");
+    let from_parked = stopped.run(|_| suspend(&other, SOON).map(|s| s.stopped_at()));
+    assert!(matches!(from_parked, Some(Ok(StoppedAt::Idle))), "{from_parked:?}");
+    drop(stopped);
+    spinner.progress();
+    let _me = threadreg::attach().expect("attach");
+    let task = Task::new();
+    let blocked = task.enter(|| {
+        task.blocking(|| {
+            drop(suspend(&spinner.task, SOON).expect("stops"));
+            suspend(&task, SOON).is_err()
+        })
+    });
+    assert_eq!(blocked, Ok(Ok(true)), "a task can suspend another, not itself");
+    spinner.end();
+}
+
+/// A stop of the world can have the answer of a task that somebody holds: its holder may be stopped
+/// already.
+#[test]
+fn a_parked_task_makes_the_calls_that_its_thread_is_asked_to_make() {
+    static CALLED_ON: AtomicU32 = AtomicU32::new(0);
+
+    unsafe fn called(_: usize) {
+        CALLED_ON.store(sigctx::sys::gettid().unsigned_abs(), SeqCst);
+    }
+    let _code = set_up();
+    let spinner = Spinner::start("spinner", Task::new());
+    let stopped = suspend(&spinner.task, SOON).expect("stops");
+    let count = spinner.count();
+    // SAFETY: the function only stores a number.
+    let call = unsafe { threadreg::NudgeCall::new(called, 0) };
+    let thread = spinner.thread.thread();
+    threadreg::Nudge::nudge(&preempt::Nudger, thread, call).expect("sent");
+    until("the call is made", || CALLED_ON.load(SeqCst) != 0);
+    let tid = thread.tid().expect("runs").unsigned_abs();
+    assert_eq!(CALLED_ON.load(SeqCst), tid, "on another thread");
+    assert_eq!(spinner.count(), count, "the task ran");
+    drop(stopped);
+    spinner.progress();
+    spinner.end();
+}
+
+/// The signal that was on its way in the parent never comes in the child.
+#[test]
+fn a_child_of_a_fork_waits_for_nobody() {
+    testkit::in_child("a_child_of_a_fork_waits_for_nobody", Duration::from_secs(30), || {
+        preempt::install().expect("install");
+        let _me = threadreg::attach().expect("attach");
+        let task = Task::new();
+        let urg = SigSet::of(libc::SIGURG);
+        let status = task.enter(|| {
+            let _ = sigprocmask(MaskHow::Block, &urg);
+            let suspender = {
+                let task = task.clone();
+                thread::spawn(move || suspend(&task, Duration::from_millis(20)).map(drop))
+            };
+            suspender.join().expect("no panic").expect_err("masked");
+            // SAFETY: the child makes only calls that are in order there, and leaves by `_exit`.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                let _ = sigprocmask(MaskHow::Unblock, &urg);
+                let blocked = task.blocking(|| 7);
+                preempt::poll();
+                // SAFETY: ends the child here.
+                unsafe { libc::_exit(i32::from(blocked != Ok(7))) };
+            }
+            let mut status = 0;
+            // SAFETY: a child of this process, and a valid place for its status.
+            let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+            assert_eq!(waited, child);
+            let _ = sigprocmask(MaskHow::Unblock, &urg);
+            status
+        });
+        assert_eq!(status, Ok(0));
+    });
 }
 
 #[test]
