@@ -17,8 +17,9 @@
 //!
 //! - **I1** A registration is never freed or changed but for `next`: a handler may hold one for ever.
 //! - **I2** `head` is published before the kernel is told, so that the entry never finds nothing.
-//! - **I3** `base` is set before `head` and stays: a late handler of an uninstalled signal still
-//!   finds whom to give it to.
+//! - **I3** `base` is set before the kernel is told, and stays: a late handler of an uninstalled
+//!   signal still finds whom to give it to. It changes when the kernel's action was reset to the
+//!   default or to "ignore" by somebody else and a handler is installed again.
 //!
 //! **Exit**: nothing to do. **fork**: the child has the same handlers; a fork while another thread
 //! installs leaves the lock taken in the child, where it must not install. **Nesting**: while a
@@ -258,6 +259,12 @@ fn slot(signal: i32) -> Option<&'static Slot> {
     usize::try_from(signal).ok().filter(|&s| s != 0).and_then(|s| SLOTS.get(s))
 }
 
+/// Whether it is somebody else's handler, which may chain to ours. The default action and "ignore"
+/// do not: where they were set over ours, ours is gone.
+fn covers(handler: usize) -> bool {
+    handler != arch::entry() && handler != SIG_DFL && handler != SIG_IGN
+}
+
 /// Installs a handler for a signal, before those that are there.
 ///
 /// The kernel's action becomes this crate's entry with `SA_SIGINFO`, `SA_ONSTACK` and `SA_RESTART`,
@@ -273,7 +280,9 @@ fn slot(signal: i32) -> Option<&'static Slot> {
 /// # Errors
 ///
 /// [`InstallError::Refused`] for a number that is no signal, `SIGKILL` and `SIGSTOP`;
-/// [`InstallError::Covered`] when somebody installed a handler over ours.
+/// [`InstallError::Covered`] when somebody installed a handler over ours. (The default action or
+/// "ignore" over ours is an action from before like any other; handlers that are still registered
+/// get the signal again then.)
 ///
 /// # Safety
 ///
@@ -298,7 +307,7 @@ pub unsafe fn install(
     let mut before = unsafe { rt_sigaction(signal, None) }.map_err(refused)?;
     let head = slot.head.load(Ordering::Acquire);
     let first = before.handler != arch::entry();
-    if first && !head.is_null() {
+    if covers(before.handler) && !head.is_null() {
         return Err(InstallError::Covered { signal, by: before.handler });
     }
     let set_base = |base| slot.base.store(Box::leak(Box::new(base)), Ordering::Release);
@@ -357,20 +366,23 @@ impl Installed {
     ///
     /// # Errors
     ///
-    /// When somebody put a handler over ours, which may chain to it. Nothing is changed.
+    /// When somebody put a handler over ours, which may chain to it. Nothing is changed. The default
+    /// action or "ignore" that somebody put in the place of ours stays, and is no error.
     pub fn uninstall(self) -> Result<(), UninstallError> {
         let _installing = Installing::begin();
         let Some(slot) = slot(self.signal) else { return Ok(()) };
         // SAFETY: only reads.
         let now = unsafe { rt_sigaction(self.signal, None) }.unwrap_or(KernelAction::DEFAULT);
-        if now.handler != arch::entry() {
+        if covers(now.handler) {
             return Err(UninstallError { installed: self, by: now.handler });
         }
         let head = slot.head.load(Ordering::Acquire);
         // SAFETY: registrations are never freed (I1); this one is in the list.
         let ours = unsafe { &*self.registration };
         let next = ours.next.load(Ordering::Acquire);
-        if ptr::eq(head, self.registration) && next.is_null() {
+        let last = ptr::eq(head, self.registration) && next.is_null();
+        // What was set in our place stays.
+        if last && now.handler == arch::entry() {
             // SAFETY: gives back what was there.
             let old = unsafe { rt_sigaction(self.signal, Some(slot.base())) };
             if let Ok(old) = old
@@ -379,7 +391,9 @@ impl Installed {
                 // Somebody came in between: theirs stays. It was in force, so it is valid.
                 // SAFETY: gives back what was there.
                 let _ = unsafe { rt_sigaction(self.signal, Some(&old)) };
-                return Err(UninstallError { installed: self, by: old.handler });
+                if covers(old.handler) {
+                    return Err(UninstallError { installed: self, by: old.handler });
+                }
             }
         }
         let mut link = &slot.head;

@@ -358,6 +358,39 @@ fn a_handler_that_was_covered_stays() {
     });
 }
 
+/// `over` does not chain: after it a new handler starts with `over` as the action from before, and the
+/// old one can be taken out.
+fn is_no_cover(over: usize) {
+    let first = install(libc::SIGURG, pass_on);
+    let ours = installed_handler(libc::SIGURG);
+    before(libc::SIGURG, over, SaFlags::empty(), SigSet::empty());
+    first.uninstall().expect("not covered");
+    assert_eq!(installed_handler(libc::SIGURG), over, "what somebody set stays");
+
+    let second = install(libc::SIGURG, pass_on);
+    before(libc::SIGURG, over, SaFlags::empty(), SigSet::empty());
+    let third = install(libc::SIGURG, pass_on);
+    assert_eq!(installed_handler(libc::SIGURG), ours);
+    assert_eq!(third.previous().handler, over);
+    raise(libc::SIGURG);
+    assert_eq!(calls(), (2, 0));
+    second.uninstall().expect("second");
+    third.uninstall().expect("third");
+    assert_eq!(installed_handler(libc::SIGURG), over);
+}
+
+#[test]
+fn the_default_action_over_ours_is_no_cover() {
+    testkit::in_child("the_default_action_over_ours_is_no_cover", DEADLINE, || {
+        is_no_cover(SIG_DFL);
+    });
+}
+
+#[test]
+fn ignored_over_ours_is_no_cover() {
+    testkit::in_child("ignored_over_ours_is_no_cover", DEADLINE, || is_no_cover(SIG_IGN));
+}
+
 #[test]
 fn signals_without_handlers_are_refused() {
     for signal in [0, -1, 65, libc::SIGKILL, libc::SIGSTOP] {
