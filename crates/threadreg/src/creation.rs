@@ -31,8 +31,8 @@
 //! holds one; a creator cannot be interrupted by a handler that freezes, since its signals are
 //! blocked, and a handler that does run may only try.
 //!
-//! The plan of record is Go's `allocmLock` and `execLock`, which are one lock here
-//! (`runtime/proc.go`: `newm`, `allocm`, `newm1`; `runtime/rwmutex.go`).
+//! References: Go's `allocmLock` and `execLock`, which are one lock here (`runtime/proc.go`:
+//! `newm`, `allocm`, `newm1`; `runtime/rwmutex.go`).
 
 use crate::arena::Arena;
 use crate::name::Name;

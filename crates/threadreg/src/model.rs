@@ -107,6 +107,29 @@ fn a_pinned_thread_has_not_exited() {
     });
 }
 
+/// Who finds a thread in the list can pin it, unless it exits: it does not look gone while it
+/// arrives.
+#[test]
+fn an_arriving_thread_is_not_taken_for_one_that_exits() {
+    loom::model(|| {
+        let arena = Arc::new(Arena::new());
+        let walker = {
+            let arena = arena.clone();
+            thread::spawn(move || {
+                for (record, generation) in arena.listed() {
+                    assert!(record.pin(generation), "listed, not exiting, and not to be pinned");
+                    record.unpin();
+                }
+            })
+        };
+        let record = arena.claim().expect("room");
+        record.prepare(&named("x"));
+        record.publish();
+        record.start(7);
+        walker.join().expect("no panic");
+    });
+}
+
 /// Runs `stale` with a reference to a thread whose record another thread takes over meanwhile.
 fn taken_over(stale: fn(&'static Record, u32)) {
     loom::model(move || {

@@ -22,10 +22,13 @@
 //! - **I1** `state` holds generation and phase in one word; one generation is one thread.
 //! - **I2** `tid` is 0 or the kernel's id of the thread of this generation; it is 0 again before
 //!   the generation changes.
-//! - **I3** `gate` counts pins; its top bit, CLOSED, is set except between `publish` and `close`.
-//!   A pin holds only if the same read-modify-write that counted it saw the gate open. All writes
-//!   to `gate` are read-modify-writes of one word, so pin and close are ordered: either the pin
-//!   sees CLOSED, or the closer sees the pin. No barrier between two words is involved.
+//! - **I3** `gate` counts pins; its top bit, CLOSED, is set except from just before STARTING is
+//!   stored until `close`: whoever learns of a thread from its record finds the gate open, or the
+//!   thread exiting. A pin holds only if the same read-modify-write that counted it saw the gate
+//!   open, and `state` then listed the pin's generation: through the gate of a record that is
+//!   still FREE nobody is pinned. All writes to `gate` are read-modify-writes of one word, so pin
+//!   and close are ordered: either the pin sees CLOSED, or the closer sees the pin. No barrier
+//!   between two words is involved.
 //! - **I4** The closer does not return before the count is 0; the thread exits after that. So while
 //!   a pin holds, the kernel cannot give `tid` to another thread.
 //! - **I5** `name` changes only in phase FREE of the generation that it belongs to.
@@ -164,11 +167,12 @@ impl Record {
     pub(crate) fn publish(&self) {
         let (generation, phase) = self.state();
         assert_eq!(phase, Phase::Free, "only a free record is published");
-        // Release: the name belongs to what a reader of STARTING may read.
-        self.state.store(word(generation, Phase::Starting), Ordering::Release);
-        // I3. Release: who pins through the open gate sees this generation in `state`, not one
-        // before.
+        // I3: opened first, or a walker would find a listed thread that cannot be pinned, and take
+        // it for one that exits. Release: who pins through the open gate sees this generation in
+        // `state`, FREE at first, and none before it.
         self.gate.0.fetch_and(!CLOSED, Ordering::Release);
+        // Release: the name and the open gate belong to what a reader of STARTING may read.
+        self.state.store(word(generation, Phase::Starting), Ordering::Release);
     }
 
     /// The thread itself: stores its id and becomes LIVE.

@@ -1,8 +1,7 @@
 //! The process's one registry: the arena, the creation lock, who the calling thread is, and fork.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering, compiler_fence};
-use std::sync::Once;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, compiler_fence};
 
 use sigctx::sys;
 
@@ -72,17 +71,26 @@ pub(crate) fn forks() -> u32 {
 
 /// Has the child of a fork put in order. To be called before anything is registered.
 pub(crate) fn init() {
-    static INIT: Once = Once::new();
-    INIT.call_once(|| {
-        // SAFETY: `after_fork` is a function of this crate that stays loaded: libc drops the
-        // handlers of a library that is unloaded.
-        let failed = unsafe { libc::pthread_atfork(None, None, Some(after_fork)) };
-        // ENOMEM is all that can be. A child of fork would then see threads that are not there.
-        assert_eq!(failed, 0, "out of memory at pthread_atfork");
-    });
+    // Not a `Once`: a fork could copy it while it runs, and the child would wait for a thread that
+    // it does not have. Threads that come here at the same time each register the handler.
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    // Acquire: pairs with the store below; the handler was registered before.
+    if !REGISTERED.load(Ordering::Acquire) {
+        register();
+        REGISTERED.store(true, Ordering::Release);
+    }
 }
 
-/// In the child of a fork: the calling thread is the only one. Atomic stores only.
+fn register() {
+    // SAFETY: `after_fork` is a function of this crate that stays loaded: libc drops the handlers
+    // of a library that is unloaded.
+    let failed = unsafe { libc::pthread_atfork(None, None, Some(after_fork)) };
+    // ENOMEM is all that can be. A child of fork would then see threads that are not there.
+    assert_eq!(failed, 0, "out of memory at pthread_atfork");
+}
+
+/// In the child of a fork: the calling thread is the only one. Atomic stores only. May run several
+/// times in a row: a second run finds nothing left to do.
 extern "C" fn after_fork() {
     CREATION.reset();
     events::reset();
@@ -96,5 +104,46 @@ extern "C" fn after_fork() {
             unsafe { record.stack.set_bounds(0, 0) };
             ARENA.release(record);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use testkit::in_child;
+
+    use super::*;
+
+    /// Threads that register at the same time each register the handler.
+    #[test]
+    fn t14_the_fork_handler_may_run_several_times() {
+        let name = "registry::tests::t14_the_fork_handler_may_run_several_times";
+        in_child(name, Duration::from_secs(20), || {
+            for _ in 0..3 {
+                register();
+            }
+            let me = crate::attach().expect("not attached yet");
+            let other = crate::spawn(std::thread::park);
+            let frozen = crate::freeze_creation();
+            // SAFETY: the child makes no use of what its parent's threads may have locked.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                let me_again = current() == Some(me.thread())
+                    && me.thread().tid() == Some(sys::gettid())
+                    && crate::threads().count() == 1
+                    && !other.thread().is_alive();
+                let works = me_again && crate::try_freeze_creation().is_some();
+                // SAFETY: ends the child without running anything of its parent's.
+                unsafe { libc::_exit(i32::from(!works)) };
+            }
+            drop(frozen);
+            let mut status = -1;
+            // SAFETY: `status` is room for the result.
+            let ended = unsafe { libc::waitpid(child, &raw mut status, 0) };
+            assert_eq!((ended, status), (child, 0));
+            other.unpark();
+            other.join().expect("no panic");
+        });
     }
 }

@@ -62,7 +62,7 @@ impl ThreadRef {
     /// While the guard lives the thread's id is its own. The thread goes on running, and may even
     /// reach its exit, where it waits with its signals blocked: so whoever waits for an answer from
     /// a pinned thread must look at [`ThreadRef::is_alive`] too. A thread that exits while it holds
-    /// a pin of itself waits for ever.
+    /// a pin of itself waits for ever, and so does one whose pin was leaked.
     ///
     /// # Signal safety
     ///
@@ -86,6 +86,9 @@ impl ThreadRef {
     }
 
     /// Sends the thread a signal. It reaches this thread or none.
+    ///
+    /// The one exception is an attached thread that ended by the raw `exit` system call, past its
+    /// thread-local destructors: nobody told the registry, and its id may be another thread's.
     ///
     /// # Signal safety
     ///
@@ -126,7 +129,7 @@ impl ThreadRef {
         self.record.index()
     }
 
-    /// The how-manieth owner of its record the thread is.
+    /// How many owners the record had before this thread.
     ///
     /// # Signal safety
     ///

@@ -28,23 +28,23 @@
 //! | `each_call` | holder of the for-each turn | who took `each_owed` | release / acquire | I6 |
 //!
 //! - **I1** A slot outlives everybody who holds its world.
-//! - **I2** *State first, then the flag.* The owner publishes its state, fences, looks at `poll`; the
-//!   requester publishes `poll`, fences, looks at `state`. One of them sees the other. With the
+//! - **I2** *State first, then the flag.* The owner publishes its state, fences, looks at `poll`;
+//!   the requester publishes `poll`, fences, looks at `state`. One of them sees the other. With the
 //!   light fence on the owner's side the requester's is the heavy one; slow paths fence in full.
 //! - **I3** Who takes a generation out of an `owed` word answers it, once, and nobody else does.
-//! - **I4** While `each_owed` is claimed the owner cannot leave its safe region; only a slot that was
-//!   seen `Safe` after the heavy fence is claimed.
+//! - **I4** While `each_owed` is claimed the owner cannot leave its safe region; only a slot that
+//!   was seen `Safe` after the heavy fence is claimed.
 //! - **I5** The stop and the for-each have a [`Round`] each. No share of a finished round is out.
-//! - **I6** Closures run on threads whose own state is `Running`: never in a stopped world. The call
-//!   is alive while somebody holds a share of its round.
+//! - **I6** Closures run on threads whose own state is `Running`: never in a stopped world. The
+//!   call is alive while somebody holds a share of its round.
 //!
 //! *Exit*: detach answers what is owed; a slot found dead owes nothing that the requester cannot
 //! answer itself. *Fork*: the child has the slots of threads that it does not have, so a stop in it
 //! waits for them; make a new world there. *Signals*: nothing here runs in a handler, and waits
 //! look again after `EINTR`. *Nesting* is refused by the crate's outer layer.
 //!
-//! References: Go commits f0dd002 (a count and a wait word each), ff7cf2d (requesters can be stopped);
-//! HotSpot `safepoint.cpp`, `handshake.cpp` (JEP 312); Dekker's pair as in membarrier(2).
+//! References: Go commits f0dd002 (a count and a wait word each), ff7cf2d (requesters can be
+//! stopped); HotSpot `safepoint.cpp`, `handshake.cpp` (JEP 312); Dekker's pair as in membarrier(2).
 
 mod arena;
 mod each;

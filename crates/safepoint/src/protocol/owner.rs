@@ -170,7 +170,8 @@ impl<E: Edge> Protocol<E> {
         }
     }
 
-    /// I3: whoever succeeds answers. Release: the owner's writes so far are handed to the requester.
+    /// I3: whoever succeeds answers. Release: the owner's writes so far are handed to the
+    /// requester.
     pub(super) fn take_stop(slot: &Slot<E::Identity>, owed: u32) -> bool {
         let word = &slot.asked.stop_owed;
         word.compare_exchange(owed, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()

@@ -86,11 +86,15 @@ impl Fd {
 
 impl Drop for Fd {
     fn drop(&mut self) {
-        // SAFETY: the descriptor is this value's own. An error leaves nothing to be done.
-        let _ = unsafe { call(libc::SYS_close, [self.0 as usize, 0, 0, 0]) };
+        // Once, also after EINTR: Linux has given the number back by then, and it may be somebody
+        // else's. An error leaves nothing to be done.
+        // SAFETY: the descriptor is this value's own.
+        let _ = unsafe { sys::syscall(libc::SYS_close, [self.0 as usize, 0, 0, 0, 0, 0]) };
     }
 }
 
+/// Makes the call again until no signal interrupts it.
+///
 /// # Safety
 ///
 /// As for [`sys::syscall`]: the arguments must be sound for the call.

@@ -84,7 +84,8 @@ impl<'a> IntoIterator for &'a OsThreads {
 ///
 /// ```
 /// let all = threadreg::os_threads()?;
-/// println!("{} threads, {} foreign", all.as_slice().len(), all.iter().filter(|t| t.registered.is_none()).count());
+/// let foreign = all.iter().filter(|thread| thread.registered.is_none()).count();
+/// println!("{} threads, {foreign} foreign", all.as_slice().len());
 /// # Ok::<(), threadreg::procfs::ProcError>(())
 /// ```
 pub fn os_threads() -> Result<OsThreads, ProcError> {
