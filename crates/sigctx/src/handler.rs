@@ -502,14 +502,22 @@ impl Delivery<'_> {
 
     /// Does what the kernel would have done before the first install.
     fn previous_action(&mut self, keep: ErrnoPolicy) {
-        let base = self.slot.base();
+        let mut base = self.slot.base();
+        let function = !matches!(base.handler, SIG_DFL | SIG_IGN);
+        if function && base.flags.contains(SaFlags::RESETHAND) {
+            let seen = ptr::from_ref(base).cast_mut();
+            let default = ptr::from_ref(&DEFAULT).cast_mut();
+            // Release for `base`'s readers; acquire: a failure reads what another thread put there.
+            let (set, failed) = (Ordering::AcqRel, Ordering::Acquire);
+            if self.slot.base.compare_exchange(seen, default, set, failed).is_err() {
+                // Another thread had the one call; this signal gets what is there now.
+                base = self.slot.base();
+            }
+        }
         match base.handler {
             SIG_IGN => {}
             SIG_DFL => default_action(self.signal, self.slot, self.ctx.info()),
             handler => {
-                if base.flags.contains(SaFlags::RESETHAND) {
-                    self.slot.base.store(ptr::from_ref(&DEFAULT).cast_mut(), Ordering::Release);
-                }
                 // Ours is blocked; theirs may be written to be interrupted by its own signal.
                 let mask = if base.flags.contains(SaFlags::NODEFER) {
                     sys::sigprocmask(MaskHow::Unblock, &SigSet::of(self.signal))

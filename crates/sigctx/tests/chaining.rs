@@ -358,6 +358,46 @@ fn a_handler_that_was_covered_stays() {
     });
 }
 
+#[test]
+fn stress_a_one_shot_handler_is_called_once_on_two_threads() {
+    let name = "stress_a_one_shot_handler_is_called_once_on_two_threads";
+    testkit::in_child(name, DEADLINE, || {
+        let rounds = testkit::budget(10_000) as usize;
+        let plain = old_plain as *const () as usize;
+        let mut installed = None;
+        let mut wrong = 0;
+        let (ready, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let spin_until = |word: &AtomicUsize, value| {
+            let start = Instant::now();
+            while word.load(SeqCst) < value {
+                assert!(start.elapsed() < DEADLINE, "the other thread is gone");
+                std::hint::spin_loop();
+            }
+        };
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                for round in 1..=rounds {
+                    spin_until(&ready, round);
+                    raise(libc::SIGURG);
+                    done.store(round, SeqCst);
+                }
+            });
+            for round in 1..=rounds {
+                before(libc::SIGURG, plain, SaFlags::RESETHAND, SigSet::empty());
+                installed = Some(install(libc::SIGURG, pass_on));
+                ready.store(round, SeqCst);
+                raise(libc::SIGURG);
+                spin_until(&done, round);
+                if OLD_CALLS.swap(0, SeqCst) != 1 {
+                    wrong += 1;
+                }
+                installed.take().expect("just installed").uninstall().expect("uninstall");
+            }
+        });
+        assert_eq!((wrong, OURS.load(SeqCst)), (0, 2 * rounds));
+    });
+}
+
 /// `over` does not chain: after it a new handler starts with `over` as the action from before, and the
 /// old one can be taken out.
 fn is_no_cover(over: usize) {
