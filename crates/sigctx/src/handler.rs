@@ -71,7 +71,8 @@ pub enum ErrnoPolicy {
     #[default]
     Keep,
     /// The handler does not touch errno, so that it can run on a thread that has no thread-local
-    /// storage at all (made by a bare `clone`).
+    /// storage at all (made by a bare `clone`). On such a thread it injects nothing: errno is kept
+    /// around every injected call.
     Untouched,
 }
 
@@ -269,9 +270,14 @@ fn covers(handler: usize) -> bool {
 ///
 /// The kernel's action becomes this crate's entry with `SA_SIGINFO`, `SA_ONSTACK` and `SA_RESTART`,
 /// and an empty mask: in the handler only the signal itself is blocked. The action from before is
-/// kept and chained to; what it said about children (`SA_NOCLDSTOP`, `SA_NOCLDWAIT`, and no zombies
+/// kept and chained to, but system calls that the signal interrupts are restarted even if that
+/// action had no `SA_RESTART`: without it every system call of the process could fail because of a
+/// signal that is not its owner's. What it said about children (`SA_NOCLDSTOP`, `SA_NOCLDWAIT`, and no zombies
 /// when `SIGCHLD` was ignored) holds on. Works for the signals 32 and 33 too, which libc keeps for
 /// itself.
+///
+/// Each call keeps a few words for ever, also after the uninstall: a handler on another thread may
+/// still look at them. Install once, not in a loop.
 ///
 /// # Signal safety
 ///
@@ -289,7 +295,10 @@ fn covers(handler: usize) -> bool {
 /// 1. `handler` is async-signal-safe, on every thread that can get the signal.
 /// 2. What it leaves in the context is such that the interrupted code can go on.
 /// 3. It returns [`Flow::Inject`] only with what the same call of it prepared.
-/// 4. With [`ErrnoPolicy::Untouched`] it does not change errno.
+/// 4. With [`ErrnoPolicy::Untouched`] it does not change errno, and injects only on threads that
+///    have thread-local storage.
+/// 5. Whoever has code that waits for the signal to interrupt a system call (`EINTR`) agrees:
+///    `SA_RESTART` is set, whether the action from before had it or not.
 ///
 /// # References
 ///
@@ -428,6 +437,9 @@ pub struct Delivery<'h> {
     slot: &'static Slot,
     /// Who comes next; null when only the action from before is left.
     rest: *const Registration,
+    /// Of the handler that had it last. None had it: the action from before keeps errno itself, as
+    /// with the kernel.
+    errno: ErrnoPolicy,
     /// Everybody has been offered the signal.
     offered: bool,
     /// What the last handler that wanted one prepared.
@@ -445,17 +457,16 @@ impl Delivery<'_> {
     ///
     /// Handler only.
     pub fn chain(&mut self) {
-        let mut keep = ErrnoPolicy::Keep;
         while !self.offered {
             // SAFETY: null, or a registration that is never freed (I1).
             let Some(registration) = (unsafe { self.rest.as_ref() }) else {
                 self.offered = true;
-                self.previous_action(keep);
+                self.previous_action();
                 return;
             };
             self.rest = registration.next.load(Ordering::Acquire);
-            keep = registration.options.errno;
-            let flow = keeping(keep, || (registration.handler)(self));
+            self.errno = registration.options.errno;
+            let flow = keeping(self.errno, || (registration.handler)(self));
             match flow {
                 Flow::Chain => {}
                 Flow::Resume => self.offered = true,
@@ -501,7 +512,7 @@ impl Delivery<'_> {
     }
 
     /// Does what the kernel would have done before the first install.
-    fn previous_action(&mut self, keep: ErrnoPolicy) {
+    fn previous_action(&mut self) {
         let mut base = self.slot.base();
         let function = !matches!(base.handler, SIG_DFL | SIG_IGN);
         if function && base.flags.contains(SaFlags::RESETHAND) {
@@ -528,7 +539,9 @@ impl Delivery<'_> {
                 let (info, uc) = self.ctx.as_raw();
                 // SAFETY: it was the kernel's handler for this signal, and gets what the kernel
                 // would have given it.
-                keeping(keep, || unsafe { call_c(handler, base.flags, self.signal, info, uc) });
+                keeping(self.errno, || unsafe {
+                    call_c(handler, base.flags, self.signal, info, uc)
+                });
                 sys::sigprocmask(MaskHow::Set, &mask);
             }
         }
@@ -620,8 +633,9 @@ pub(crate) extern "C" fn dispatch(
     let rest = slot.head.load(Ordering::Acquire);
     // SAFETY: the kernel's own arguments; this call outlives the value, and nobody else has them.
     let ctx = unsafe { SigCtx::from_raw(info, uc) };
+    let errno = ErrnoPolicy::Untouched;
     let mut delivery =
-        Delivery { ctx, signal, entry_sp, slot, rest, offered: false, injection: None };
+        Delivery { ctx, signal, entry_sp, slot, rest, errno, offered: false, injection: None };
     delivery.chain();
     delivery.injection.take().map_or(0, Injection::into_raw)
 }

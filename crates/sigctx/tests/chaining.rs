@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use sigctx::altstack::AltStack;
-use sigctx::handler::{self, Delivery, Flow, Handler, InstallError, Installed, Options};
+use sigctx::handler::{
+    self, Delivery, ErrnoPolicy, Flow, Handler, InstallError, Installed, Options,
+};
 use sigctx::sys::{self, KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigSet};
 
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -299,6 +301,44 @@ fn a_real_urgent_signal_from_another_process_reaches_the_previous_handler() {
         }
         assert_eq!(calls(), (1, 1), "offered once, however often it is chained");
         assert_eq!((OLD_CODE.load(SeqCst), OLD_PID.load(SeqCst)), (libc::SI_USER, sender));
+    });
+}
+
+/// What the C handler does to errno stays, as it does without this crate: nobody has read errno, for
+/// which thread-local storage is needed.
+#[test]
+fn without_keeping_errno_nobody_looks_at_it() {
+    extern "C" fn spoil_errno(_: i32) {
+        // SAFETY: every thread of the test has one.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: valid as long as the thread lives.
+        unsafe { errno.write(77) };
+    }
+    fn chain_inside(delivery: &mut Delivery<'_>) -> Flow {
+        delivery.chain();
+        Flow::Resume
+    }
+    fn errno_after(handler: Handler, policy: ErrnoPolicy) -> Option<i32> {
+        let options = Options::new().errno(policy);
+        // SAFETY: the handlers chain.
+        let installed = unsafe { handler::install(libc::SIGUSR1, handler, options) };
+        let installed = installed.expect("install");
+        // SAFETY: every thread has one.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: valid as long as the thread lives.
+        unsafe { errno.write(5) };
+        raise(libc::SIGUSR1);
+        let after = std::io::Error::last_os_error().raw_os_error();
+        installed.uninstall().expect("uninstall");
+        after
+    }
+    testkit::in_child("without_keeping_errno_nobody_looks_at_it", DEADLINE, || {
+        let spoil = spoil_errno as *const () as usize;
+        before(libc::SIGUSR1, spoil, SaFlags::empty(), SigSet::empty());
+        for handler in [pass_on as Handler, chain_inside] {
+            assert_eq!(errno_after(handler, ErrnoPolicy::Keep), Some(5));
+            assert_eq!(errno_after(handler, ErrnoPolicy::Untouched), Some(77));
+        }
     });
 }
 
