@@ -1,6 +1,5 @@
 //! A requester's clock: its deadline, its naps, and the nudges for those who are late.
 
-use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
 use std::time::{Duration, Instant};
@@ -94,7 +93,7 @@ impl Pace<Linux> for Clock<'_> {
         // Unwinding would leave a request behind that nobody waits for. The hook has reported the
         // panic; the payload's destructor might panic in its turn.
         if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(ask)) {
-            mem::forget(payload);
+            Box::leak(payload);
         }
     }
 }

@@ -15,7 +15,7 @@
 //! claimed: the exchange on `each_owed` decides.
 
 use core::fmt;
-use core::mem;
+use core::mem::ManuallyDrop;
 use core::ptr;
 
 use super::round::Generation;
@@ -80,7 +80,7 @@ impl<E: Edge> Protocol<E> {
             self.await_each(own, generation, &call, pace);
         }
         self.each_call.store(ptr::null_mut(), Ordering::Relaxed);
-        mem::forget(shares_are_out);
+        let _over = ManuallyDrop::new(shares_are_out);
         self.each_turn.pass(&self.edge);
     }
 
