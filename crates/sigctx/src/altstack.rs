@@ -79,8 +79,8 @@ impl AltStack {
                 // SAFETY: the mapping outlives its use: `drop` takes it back first.
                 unsafe { set(&stack) }.map_err(|errno| AltStackError { step: Step::Install, errno })
             });
-        // Relaxed here, in `drop` and in `changes`: what is compared is the same thread's, or that of
-        // a task that a scheduler orders when it changes threads.
+        // Relaxed here, in `drop` and in `changes`: what is compared is the same thread's, or that
+        // of a task that a scheduler orders when it changes threads.
         CHANGES.fetch_add(1, Ordering::Relaxed);
         match installed {
             Ok(previous) => Ok(Self { map, length, stack, previous, _thread: PhantomData }),

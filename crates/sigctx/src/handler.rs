@@ -28,7 +28,8 @@
 //! piles up frames until the stack overflows, before the handler has executed one instruction.
 //! An injected call runs with the interrupted mask: see [`inject`].
 //!
-//! This file is long because what it installs, what a handler gets and how it is taken out are one story.
+//! This file is long because what it installs, what a handler gets and how it is taken out are one
+//! story.
 //!
 //! References: `sigaction(2)`, Go `runtime/signal_unix.go` (`sigfwdgo`).
 
@@ -272,9 +273,9 @@ fn covers(handler: usize) -> bool {
 /// and an empty mask: in the handler only the signal itself is blocked. The action from before is
 /// kept and chained to, but system calls that the signal interrupts are restarted even if that
 /// action had no `SA_RESTART`: without it every system call of the process could fail because of a
-/// signal that is not its owner's. What it said about children (`SA_NOCLDSTOP`, `SA_NOCLDWAIT`, and no zombies
-/// when `SIGCHLD` was ignored) holds on. Works for the signals 32 and 33 too, which libc keeps for
-/// itself.
+/// signal that is not its owner's. What it said about children (`SA_NOCLDSTOP`, `SA_NOCLDWAIT`, and
+/// no zombies when `SIGCHLD` was ignored) holds on. Works for the signals 32 and 33 too, which libc
+/// keeps for itself.
 ///
 /// Each call keeps a few words for ever, also after the uninstall: a handler on another thread may
 /// still look at them. Install once, not in a loop.

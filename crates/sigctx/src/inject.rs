@@ -95,14 +95,18 @@ impl CallStack {
 
     /// The stack from `lo` (without its guard) up to `hi`.
     ///
+    /// A callback is guaranteed [`CALLBACK_ROOM`] bytes above `lo`, and no more.
+    ///
     /// # Signal safety
     ///
     /// Async-signal-safe.
     ///
     /// # Safety
     ///
-    /// `[lo, hi)` is mapped, writable, and used as a stack: whatever code has its stack pointer in
-    /// there owns only what is above it and the ABI's red zone.
+    /// 1. `[lo, hi)` is mapped, writable, and used as a stack: whatever code has its stack pointer in
+    ///    there owns only what is above it and the ABI's red zone.
+    /// 2. The page below `lo` is a guard page, or stack as well: a callback that needs more than the
+    ///    room that is guaranteed must run into a fault, not into somebody's memory.
     #[must_use]
     pub const unsafe fn new(lo: usize, hi: usize) -> Self {
         Self { lo: AtomicUsize::new(lo), hi: AtomicUsize::new(hi), active: AtomicU32::new(0) }
@@ -430,7 +434,7 @@ unsafe fn at_syscall(pc: usize) -> bool {
         Ok(LEN) => arch::is_syscall(code),
         // Not readable, at least in part: no instruction that was just executed is there.
         Ok(_) | Err(Errno::EFAULT) => false,
-        // The call is not allowed here: to be asked for nothing is the safe answer.
+        // The call is not allowed here: refusing is the safe answer.
         Err(_) => true,
     }
 }

@@ -14,10 +14,11 @@ use core::ffi::c_long;
 
 pub use errno::Errno;
 pub use futex::{Membarrier, futex_wait, futex_wake, membarrier};
-pub use siginfo::SigInfo;
+pub(crate) use siginfo::SigInfo;
+pub(crate) use signal::queue_info;
 pub use signal::{
-    KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, kill, queue_info, rt_sigaction, sigprocmask,
-    tgkill, tgsigqueueinfo,
+    KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, kill, rt_sigaction, sigprocmask, tgkill,
+    tgsigqueueinfo,
 };
 pub use sigset::SigSet;
 

@@ -29,7 +29,9 @@ struct Timespec {
 ///
 /// # Errors
 ///
-/// `EAGAIN` when the word did not hold `expected`, `ETIMEDOUT`, `EINTR` when a handler ran.
+/// `EAGAIN` when the word did not hold `expected`, `ETIMEDOUT`. `EINTR` when a handler ran, but not
+/// without a timeout and with `SA_RESTART`: then the kernel waits on. A wait with a timeout returns
+/// `EINTR` in any case.
 ///
 /// # References
 ///

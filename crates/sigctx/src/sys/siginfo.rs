@@ -19,7 +19,7 @@ struct Sent {
 /// `siginfo_t` as the kernel lays it out.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub struct SigInfo {
+pub(crate) struct SigInfo {
     head: SigInfoHead,
     sent: Sent,
     rest: [u8; SIZE

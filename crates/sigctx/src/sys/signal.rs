@@ -144,6 +144,10 @@ pub fn kill(pid: i32, sig: i32) -> Result<(), Errno> {
 
 /// Sends `sig` to a thread of a process. Signal 0 only asks whether it could be sent.
 ///
+/// The handler of a signal takes it at its word. The signals 32 and 33 are libc's (`pthread_cancel`,
+/// and `setuid` on all threads): sent to a thread of this process without a handler of one's own,
+/// they unwind or break it.
+///
 /// # Signal safety
 ///
 /// Async-signal-safe.
@@ -167,7 +171,8 @@ pub fn tgkill(pid: i32, tid: Tid, sig: i32) -> Result<(), Errno> {
 ///
 /// The receiver finds them in [`SigCtx::code`](crate::SigCtx::code) and
 /// [`SigCtx::value`](crate::SigCtx::value). A private negative code tells a runtime's own signal
-/// from everybody else's.
+/// from everybody else's. Codes that are not negative are the kernel's: handlers believe what comes
+/// with them, the address of a fault for one, so they cannot be sent.
 ///
 /// # Signal safety
 ///
@@ -175,34 +180,25 @@ pub fn tgkill(pid: i32, tid: Tid, sig: i32) -> Result<(), Errno> {
 ///
 /// # Errors
 ///
-/// As [`tgkill`], and `EAGAIN` when the queue is full; `EPERM` for a code of the kernel's to
-/// another process.
+/// As [`tgkill`], and `EAGAIN` when the queue is full; `EINVAL` for a code that is not negative;
+/// `EPERM` for `SI_TKILL` to another process.
 ///
 /// # References
 ///
 /// `rt_tgsigqueueinfo(2)`
 #[inline]
 pub fn tgsigqueueinfo(pid: i32, tid: Tid, sig: i32, code: i32, value: usize) -> Result<(), Errno> {
+    if code >= 0 {
+        return Err(Errno::EINVAL);
+    }
     // SAFETY: takes no arguments and cannot fail.
     let uid = unsafe { syscall_raw(libc::SYS_getuid, [0; 6]) } as u32;
     queue_info(pid, tid, &SigInfo::queued(sig, code, getpid(), uid, value))
 }
 
-/// Sends a signal with all its information as it is, for example to hand one on.
-///
-/// # Signal safety
-///
-/// Async-signal-safe.
-///
-/// # Errors
-///
-/// As [`tgsigqueueinfo`].
-///
-/// # References
-///
-/// `rt_tgsigqueueinfo(2)`
+/// Sends a signal with all its information as it is, to hand one on.
 #[inline]
-pub fn queue_info(pid: i32, tid: Tid, info: &SigInfo) -> Result<(), Errno> {
+pub(crate) fn queue_info(pid: i32, tid: Tid, info: &SigInfo) -> Result<(), Errno> {
     let at = &raw const *info as usize;
     let args = [pid as usize, tid as usize, info.signo() as usize, at, 0, 0];
     // SAFETY: the information lives during the call and has the kernel's layout.
@@ -228,6 +224,17 @@ mod tests {
         // Threads of another process are not found under this one's id.
         assert_eq!(tgkill(getpid(), 1, 0), Err(Errno::ESRCH));
         assert_eq!(tgkill(getpid(), gettid(), 1000), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn no_code_of_the_kernels_is_sent() {
+        let blocked = SigSet::of(libc::SIGUSR2);
+        let before = sigprocmask(MaskHow::Block, &blocked);
+        for code in [libc::SI_USER, 1, 0x80, i32::MAX] {
+            let sent = tgsigqueueinfo(getpid(), gettid(), libc::SIGUSR2, code, 0);
+            assert_eq!(sent, Err(Errno::EINVAL), "code {code}");
+        }
+        sigprocmask(MaskHow::Set, &before);
     }
 
     #[test]

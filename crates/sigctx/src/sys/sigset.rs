@@ -73,7 +73,7 @@ impl SigSet {
         self
     }
 
-    /// This set less `sig`.
+    /// This set without `sig`.
     ///
     /// # Signal safety
     ///
