@@ -53,7 +53,7 @@ use core::mem::{ManuallyDrop, size_of};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::altstack;
-use crate::arch::{self, Ucontext};
+use crate::arch::{self, FrameRecord, Ucontext};
 use crate::context::SigCtx;
 use crate::registers::Registers;
 use crate::sys::{self, Errno, MaskHow};
@@ -277,6 +277,8 @@ pub(crate) struct Call {
     active: *const AtomicU32,
     /// errno of the interrupted code.
     errno: c_int,
+    /// The interrupted function's, for frame-pointer walkers.
+    pub(crate) record: FrameRecord,
     /// [`altstack::changes`] when the frame was copied.
     changes: usize,
 }
@@ -378,7 +380,7 @@ pub(crate) unsafe fn prepare(
     // As far down as makes the copy's address equal to the frame's, modulo the alignment of all
     // that is in there.
     let frame = frame - (frame.wrapping_sub(entry_sp) & (arch::FRAME_ALIGN - 1));
-    let record = (frame - size_of::<Call>()) & !(align_of::<Call>() - 1);
+    let at = (frame - size_of::<Call>()) & !(align_of::<Call>() - 1);
     let delta = frame.wrapping_sub(entry_sp);
 
     onto.active.store(1, Ordering::Relaxed);
@@ -388,12 +390,15 @@ pub(crate) unsafe fn prepare(
     // SAFETY: the context is in the copy just made, at the same offset, and equally aligned.
     let copy = unsafe { &mut *((context.wrapping_add(delta)) as *mut Ucontext) };
     arch::relocate(copy, delta);
-    let call = record as *mut Call;
+    let call = at as *mut Call;
     let info = (ctx.as_raw().0 as usize).wrapping_add(delta);
     let active = &raw const onto.active;
+    let record = FrameRecord::of(uc);
     let changes = altstack::changes();
     // SAFETY: room for it was counted, and it is aligned.
-    unsafe { call.write(Call { frame, info, function, data, active, errno: 0, changes }) };
+    unsafe {
+        call.write(Call { frame, info, function, data, active, errno: 0, record, changes });
+    }
     Ok(Injection { call, active })
 }
 

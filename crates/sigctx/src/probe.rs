@@ -234,6 +234,18 @@ pub fn step_over_known(delivery: &mut Delivery<'_>) {
     delivery.set_pc(pc + arch::KNOWN_STEP);
 }
 
+/// The frame pointer of the function that calls this, or of one that called it and keeps frame
+/// pointers.
+///
+/// # Signal safety
+///
+/// Async-signal-safe.
+#[inline(always)]
+#[must_use]
+pub fn frame_pointer() -> usize {
+    arch::frame_pointer()
+}
+
 static PUSHED: AtomicU32 = AtomicU32::new(0);
 
 /// Called by the trampoline.

@@ -6,7 +6,7 @@ mod common;
 use std::backtrace::Backtrace;
 use std::hint::black_box;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 use common::*;
@@ -130,6 +130,64 @@ fn std_walks_through_handler_and_injected_call() {
     let injected = section(&ended.output, "injected call");
     assert_in_order(injected, &["injected_callback", interrupted[0], interrupted[1]]);
     assert!(!injected.contains("handler_on_top"), "the handler has been left:\n{injected}");
+}
+
+/// Follows frame records from the injected call: each has the one before it and an address.
+#[test]
+fn frame_pointers_lead_from_an_injected_call_to_the_interrupted_function() {
+    static FOUND: AtomicUsize = AtomicUsize::new(0);
+
+    fn walk(frame: &mut Frame<'_>, _: usize) {
+        let mut fp = sigctx::probe::frame_pointer();
+        // SAFETY: leaked.
+        let (lo, hi) = unsafe { &*STACK.load(SeqCst) }.bounds();
+        let context = frame.context();
+        // Records lie further and further up, and here all of them below the interrupted frame.
+        while fp.is_multiple_of(align_of::<usize>()) && (lo..context.sp()).contains(&fp) {
+            // SAFETY: within the stack, among the frames of this call: two words that can be read.
+            let [above, pc] = unsafe { (fp as *const [usize; 2]).read() };
+            if pc == context.pc() && above == context.fp() {
+                FOUND.fetch_add(1, SeqCst);
+                break;
+            }
+            assert!(above > fp, "record at {fp:#x} leads down to {above:#x} ({lo:#x}..{hi:#x})");
+            fp = above;
+        }
+        INJECTED.fetch_add(1, SeqCst);
+        HANDLED.fetch_add(1, SeqCst);
+    }
+    fn handler(delivery: &mut Delivery<'_>) -> Flow {
+        // SAFETY: registered before the first signal is sent, and leaked.
+        let stack = unsafe { &*STACK.load(SeqCst) };
+        // SAFETY: the call reads and counts.
+        match unsafe { delivery.inject(stack, walk, 0) } {
+            Ok(injection) => Flow::Inject(injection),
+            Err(error) => {
+                refused(error);
+                Flow::Resume
+            }
+        }
+    }
+    let name = "frame_pointers_lead_from_an_injected_call_to_the_interrupted_function";
+    testkit::in_child(name, DEADLINE, || {
+        // SAFETY: see the handler.
+        let installed = unsafe { handler::install(libc::SIGURG, handler, Options::new()) };
+        let _installed = installed.expect("install");
+        let mut rng = Rng::from_env();
+        thread::scope(|s| {
+            s.spawn(|| {
+                let _alt = AltStack::install().expect("alternate stack");
+                register_own_stack();
+                TID.store(sys::gettid(), SeqCst);
+                black_box(caller_of_the_interrupted(1));
+            });
+            let _seen = Raise(&SEEN);
+            send_one_at_a_time(&TID, libc::SIGURG, u64::MAX, &mut rng, || {
+                INJECTED.load(SeqCst) >= 100
+            });
+        });
+        assert_eq!(FOUND.load(SeqCst) as u64, INJECTED.load(SeqCst), "{}", counts());
+    });
 }
 
 /// Run by the debugger.

@@ -494,6 +494,22 @@ impl crate::SigCtx<'_> {
 
 // ---- what the copy of a frame needs ------------------------------------------------------------
 
+/// What a function that keeps frame pointers leaves below its caller's frame: here on behalf of
+/// the interrupted function, which called nobody.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct FrameRecord {
+    fp: usize,
+    pc: usize,
+}
+
+impl FrameRecord {
+    #[inline(always)]
+    pub(crate) fn of(uc: &Ucontext) -> Self {
+        Self { fp: uc.fp(), pc: uc.pc() }
+    }
+}
+
 /// Looks whether the frame in `[lo, hi)` is one that can be copied.
 #[inline(always)]
 pub(crate) fn check_frame(uc: &Ucontext, lo: usize, hi: usize) -> Result<(), BadFrame> {
@@ -646,6 +662,7 @@ global_asm!(
     "sigctx_injected_call_0_1:",
     "mov rsp, rax",             // leaves the alternate stack for good
     "mov rdi, rax",
+    "lea rbp, [rax + {record}]", // what frame-pointer walkers go on with
     "call {run}",               // returns the address of the stack's `active` word
     // An unwinder looks for the return address's rules: this must not be the last instruction.
     "3:",
@@ -684,6 +701,7 @@ global_asm!(
     ".popsection",
     dispatch = sym crate::handler::dispatch,
     run = sym crate::inject::run,
+    record = const offset_of!(Call, record),
 );
 
 // Names carry the version, so that two versions of this crate can be linked together.
@@ -1338,6 +1356,15 @@ pub(crate) const KNOWN_STEP: usize = 2;
 /// The trampoline for `push_call`.
 pub(crate) fn pushed_trampoline() -> usize {
     trampoline_code as *const () as usize
+}
+
+/// The frame pointer, as the function that this is inlined into has it.
+#[inline(always)]
+pub(crate) fn frame_pointer() -> usize {
+    let fp: usize;
+    // SAFETY: reads a register.
+    unsafe { core::arch::asm!("mov {}, rbp", out(reg) fp, options(nomem, nostack)) };
+    fp
 }
 
 /// Makes the interrupted code raise `SIGTRAP` after every instruction, until its flags are
