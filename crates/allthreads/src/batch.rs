@@ -26,6 +26,8 @@ use crate::outcome::Outcome;
 pub struct Batch<'a> {
     calls: [Option<Call>; MAX_CALLS],
     asked: usize,
+    /// The first call with an id that means "unchanged" to the kernel.
+    bad_id: Option<usize>,
     /// What the arguments point to.
     pointees: PhantomData<&'a [u8]>,
 }
@@ -38,7 +40,7 @@ impl Batch<'_> {
     /// Async-signal-safe.
     #[must_use]
     pub const fn new() -> Self {
-        Self { calls: [None; MAX_CALLS], asked: 0, pointees: PhantomData }
+        Self { calls: [None; MAX_CALLS], asked: 0, bad_id: None, pointees: PhantomData }
     }
 
     pub(crate) const fn with(mut self, call: Call) -> Self {
@@ -46,6 +48,14 @@ impl Batch<'_> {
             self.calls[self.asked] = Some(call);
         }
         self.asked += 1;
+        self
+    }
+
+    /// Remembers that the call added next is not to be made.
+    pub(crate) const fn refuse_next(mut self) -> Self {
+        if self.bad_id.is_none() {
+            self.bad_id = Some(self.asked);
+        }
         self
     }
 
@@ -102,10 +112,13 @@ impl Batch<'_> {
         AllThreads::new().batch(self)
     }
 
-    /// The calls, packed; `None` when there were too many.
+    /// The calls, packed; an error when there were too many, or one that cannot be meant.
     pub(crate) fn pack<'b>(&self, into: &'b mut [Call; MAX_CALLS]) -> Result<&'b [Call], Error> {
         if self.asked > MAX_CALLS {
             return Err(Error::TooManyCalls { calls: self.asked });
+        }
+        if let Some(call) = self.bad_id {
+            return Err(Error::BadId { call });
         }
         for (to, from) in into.iter_mut().zip(self.calls.iter().flatten()) {
             *to = *from;

@@ -41,19 +41,23 @@ pub(crate) struct Block {
 // SAFETY: `notes` is only reached through `Block::notes`, which wants the lock; the rest is atomic.
 unsafe impl Sync for Block {}
 
-pub(crate) static BLOCK: Block = Block {
-    process: AtomicU32::new(0),
-    lock: Lock::new(),
-    hold: Hold::new(),
-    table: Table::new(),
-    calls: Calls::new(),
-    excluded: Excluded::new(),
-    previous: Previous::new(),
-    broadcast: AtomicU32::new(0),
-    notes: UnsafeCell::new(Notes::new()),
-};
+pub(crate) static BLOCK: Block = Block::new();
 
 impl Block {
+    const fn new() -> Self {
+        Self {
+            process: AtomicU32::new(0),
+            lock: Lock::new(),
+            hold: Hold::new(),
+            table: Table::new(),
+            calls: Calls::new(),
+            excluded: Excluded::new(),
+            previous: Previous::new(),
+            broadcast: AtomicU32::new(0),
+            notes: UnsafeCell::new(Notes::new()),
+        }
+    }
+
     /// Makes the block this process's. The caller's process has more than one thread, and the
     /// caller has all signals but the operation's masked.
     pub(crate) fn take_over(&self, pid: i32) {
@@ -65,7 +69,7 @@ impl Block {
                 return;
             }
             if found == own | TAKING {
-                // Another thread is at it, with its signals masked: it will not be long.
+                // Another thread is at it, with all signals but its operation's masked: it will not be long.
                 let _ = futex_wait(&self.process, found, None);
             } else if self
                 .process
@@ -75,6 +79,8 @@ impl Block {
                 self.lock.reset();
                 self.hold.reset();
                 self.broadcast.store(0, Ordering::Relaxed);
+                // SAFETY: who took over is alone until `process` says so: nobody has the lock.
+                unsafe { &mut *self.notes.get() }.reset();
                 self.process.store(own, Ordering::Release);
                 futex_wake(&self.process, u32::MAX);
                 return;
@@ -86,5 +92,24 @@ impl Block {
     pub(crate) fn notes<'a>(&'a self, _owner: &'a mut Locked<'_>) -> &'a mut Notes {
         // SAFETY: one thread has the lock, and the borrow of its guard ends before another.
         unsafe { &mut *self.notes.get() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Straggler, Why};
+
+    /// What a parent noted about its threads says nothing about those of its child.
+    #[test]
+    fn a_forked_child_forgets_its_parents_threads() {
+        let mut block = Box::new(Block::new());
+        block.take_over(1);
+        block.notes.get_mut().note_missing(Straggler::new(4711, Why::Blocked, "parent's"));
+        block.take_over(1);
+        assert_eq!(block.notes.get_mut().missing_count, 1);
+        block.take_over(2);
+        assert_eq!(block.notes.get_mut().missing_count, 0);
+        assert_eq!(block.notes.get_mut().missing.iter().count(), 0);
     }
 }

@@ -27,7 +27,11 @@ pub enum Signal {
     #[default]
     Libc33,
     /// A real-time signal that the program keeps free, for example `SIGRTMIN() + 3`. Threads that
-    /// have it blocked are not reached, and the operation is refused.
+    /// have it blocked are not reached, and the operation is refused. The caller itself is: the signal
+    /// is unblocked for it while it waits, so that instances which it held back are delivered.
+    ///
+    /// While an operation runs against a full queue of signals, instances that somebody else sends
+    /// with `kill` to the process as a whole may be taken for the operation's own, and lost.
     Number(i32),
 }
 
@@ -51,8 +55,12 @@ pub enum OnDivergence {
     /// Return [`Error::Diverged`].
     #[default]
     Error,
-    /// Print a line and end the process with `SIGKILL`, while all threads are held: for a
-    /// privilege that must not stay on any thread.
+    /// Print a line, if standard error takes one without waiting, and end the process with
+    /// `SIGKILL`: for a privilege that must not stay on any thread. The first process of a pid
+    /// namespace, which no signal of its own can kill, ends with status 137 instead.
+    ///
+    /// With [`Barrier::Strict`] no thread runs its own code before the end; with
+    /// [`Barrier::Early`] those that went on do, for as long as it takes to see the difference.
     Abort,
 }
 
@@ -100,7 +108,11 @@ impl<'a> AllThreads<'a> {
         }
     }
 
-    /// Sets how long to try to hold all threads.
+    /// Sets how long to wait for the turn among other operations, and to try to hold all threads;
+    /// both together. What follows, the calls themselves, is not bounded. Longer than the clock
+    /// runs is for ever.
+    ///
+    /// With [`world`](Self::world) it is given twice: once to stop the world, once to the rest.
     ///
     /// # Signal safety
     ///
@@ -144,6 +156,10 @@ impl<'a> AllThreads<'a> {
     /// and make no thread. For threads that never answer a signal because an emulator or a tracer
     /// keeps them for itself; up to [`MAX_EXCLUDED`].
     ///
+    /// They go by their ids, so they must live until the operation ends; ids that no thread of the
+    /// process has are ignored, as are repetitions and the caller's own. An id that is not positive
+    /// is refused, with [`Error::BadThread`].
+    ///
     /// # Signal safety
     ///
     /// Async-signal-safe.
@@ -155,6 +171,9 @@ impl<'a> AllThreads<'a> {
     /// Stops a world first, and lets it run again after the operation: its mutators are then at
     /// safe points, and see all of the operation or nothing. The caller must not be a running
     /// mutator of it. With a world, an operation is not async-signal-safe.
+    ///
+    /// The stop and what follows have a [`deadline`](Self::deadline) each. Without one the stop
+    /// waits for as long as it takes.
     ///
     /// # Signal safety
     ///
@@ -201,8 +220,9 @@ impl<'a> AllThreads<'a> {
     ///
     /// # Blocking
     ///
-    /// Waits for other operations, and for every thread to come; both within the deadline of the
-    /// operation concerned. Interrupts sleeping system calls of all threads; those that the kernel
+    /// Waits for other operations, and for every thread to come, until the deadline; then for the
+    /// calls to be made on all of them. A thread that a debugger stops after it was held is waited
+    /// for without a bound. Interrupts sleeping system calls of all threads; those that the kernel
     /// can restart go on.
     ///
     /// # Errors
@@ -253,6 +273,9 @@ impl<'a> AllThreads<'a> {
         }
         if self.excluded.len() > MAX_EXCLUDED {
             return Err(Error::TooManyThreads);
+        }
+        if let Some(&tid) = self.excluded.iter().find(|&&tid| tid <= 0) {
+            return Err(Error::BadThread { tid });
         }
         // Before any thread is held: who stops a world waits for its mutators to run on.
         let stopped = self.stop().map_err(Error::WorldNotStopped)?;

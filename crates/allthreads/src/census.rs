@@ -19,6 +19,9 @@ use crate::signal::{self, Kernel};
 /// The most threads that a caller may exclude.
 pub const MAX_EXCLUDED: usize = 16;
 
+/// The most threads that take no part.
+const BYSTANDERS: usize = 128;
+
 /// No arrival for so long: look at who is missing.
 const LOOK: Duration = Duration::from_millis(5);
 /// No arrival for so long: let everybody go, and try again later. A held thread may own what the
@@ -37,8 +40,8 @@ impl Excluded {
         Self([const { AtomicI32::new(0) }; MAX_EXCLUDED])
     }
 
-    pub(crate) fn set(&self, tids: &[Tid]) {
-        let tids = tids.iter().copied().chain(core::iter::repeat(0));
+    pub(crate) fn set(&self, tids: impl Iterator<Item = Tid>) {
+        let tids = tids.chain(core::iter::repeat(0));
         for (slot, tid) in self.0.iter().zip(tids) {
             slot.store(tid, Ordering::Relaxed);
         }
@@ -73,6 +76,19 @@ struct Bystander {
     /// Tells a thread from another that got its id later.
     start_time: u64,
     kind: Kind,
+}
+
+impl Bystander {
+    /// Whether what the kernel says of its id still is this thread, and still a bystander. The
+    /// time of the start alone does not tell: it counts ticks, and an id may be used again in one.
+    fn is(&self, stat: &TaskStat) -> bool {
+        stat.start_time == self.start_time
+            && match self.kind {
+                Kind::Exiting => stat.is_exiting(),
+                Kind::Worker => stat.is_kernel_worker(),
+                Kind::Excluded => true,
+            }
+    }
 }
 
 /// A list in place.
@@ -116,10 +132,19 @@ impl<T: Copy, const N: usize> Few<T, N> {
     }
 }
 
+impl Few<Bystander, BYSTANDERS> {
+    /// The one way in. Each thread is here once, however often it was met or named: each entry is
+    /// subtracted from the size of the thread group.
+    fn add(&mut self, bystander: Bystander) -> bool {
+        self.retain(|known| known.tid != bystander.tid);
+        self.push(bystander)
+    }
+}
+
 /// The owner's working memory: static, because a handler's stack may be small.
 pub(crate) struct Notes {
     buffer: [u8; 16 * 1024],
-    bystanders: Few<Bystander, 128>,
+    bystanders: Few<Bystander, BYSTANDERS>,
     /// Who was missing when it was last looked at, and how many there were.
     pub(crate) missing: Few<Straggler, 32>,
     pub(crate) missing_count: usize,
@@ -128,6 +153,24 @@ pub(crate) struct Notes {
 impl Notes {
     pub(crate) const fn new() -> Self {
         Self { buffer: [0; _], bystanders: Few::new(), missing: Few::new(), missing_count: 0 }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn note_missing(&mut self, thread: Straggler) {
+        self.missing.push(thread);
+        self.missing_count += 1;
+    }
+
+    /// Forgets who was missing: everybody came, or the process is another one.
+    pub(crate) fn forget_missing(&mut self) {
+        self.missing.clear();
+        self.missing_count = 0;
+    }
+
+    /// Forgets the threads of another process.
+    pub(crate) fn reset(&mut self) {
+        self.bystanders.clear();
+        self.forget_missing();
     }
 
     pub(crate) fn bystanders_of(&self, kind: Kind) -> usize {
@@ -157,7 +200,10 @@ pub(crate) struct Census<'a> {
     pid: i32,
     me: Tid,
     signal: i32,
-    deadline: Instant,
+    /// `None`: never.
+    deadline: Option<Instant>,
+    /// The deadline had passed when nobody was missing: the count was taken once more.
+    late: bool,
     /// Signals that the kernel took, and threads for which its queue was full in the last listing.
     sent: u32,
     refused: u32,
@@ -173,13 +219,14 @@ impl<'a> Census<'a> {
         notes: &'a mut Notes,
         (pid, me, signal): (i32, Tid, i32),
         excluded: &[Tid],
-        deadline: Instant,
+        deadline: Option<Instant>,
     ) -> Result<Self, Error> {
         notes.bystanders.retain(|b| b.kind != Kind::Excluded);
-        for &tid in excluded {
-            let Ok(stat) = dir.stat(tid) else { continue };
+        // The caller takes part whatever it asks for.
+        for &tid in excluded.iter().filter(|&&tid| tid != me) {
+            let Some(stat) = unless_gone(dir.stat(tid)).map_err(Error::NoProc)? else { continue };
             let kind = Kind::Excluded;
-            if !notes.bystanders.push(Bystander { tid, start_time: stat.start_time, kind }) {
+            if !notes.bystanders.add(Bystander { tid, start_time: stat.start_time, kind }) {
                 return Err(Error::TooManyThreads);
             }
         }
@@ -191,6 +238,7 @@ impl<'a> Census<'a> {
             me,
             signal,
             deadline,
+            late: false,
             sent: 0,
             refused: 0,
             arrivals: 0,
@@ -200,13 +248,22 @@ impl<'a> Census<'a> {
         })
     }
 
+    /// The threads that are left out for the caller: those that exist, each once.
+    pub(crate) fn excluded(&self) -> impl Iterator<Item = Tid> {
+        let bystanders = self.notes.bystanders.iter();
+        bystanders.filter(|b| b.kind == Kind::Excluded).map(|b| b.tid)
+    }
+
+    pub(crate) fn notes(&mut self) -> &mut Notes {
+        self.notes
+    }
+
     /// Looks at everybody who is missing: who cannot take part becomes a bystander, the others are
     /// noted with a reason.
     fn look(&mut self) -> Result<(), Halt> {
+        self.notes.forget_missing();
         let Notes { buffer, bystanders, missing, missing_count } = &mut *self.notes;
-        missing.clear();
-        *missing_count = 0;
-        let mut room = true;
+        let mut failed = None;
         // The listing's own descriptor is busy.
         let reader = TaskDir::open()?;
         self.dir.for_each_tid(buffer, |tid| {
@@ -217,13 +274,23 @@ impl<'a> Census<'a> {
             if entry.has_arrived() {
                 return;
             }
-            // Gone meanwhile: the next count shows it.
-            let Ok(stat) = reader.stat(tid) else { return };
+            let both = unless_gone(reader.stat(tid))
+                .and_then(|stat| Ok(stat.zip(unless_gone(reader.status(tid))?)));
+            let (stat, status) = match both {
+                Ok(Some(both)) => both,
+                // Gone meanwhile: the next count shows it.
+                Ok(None) => return,
+                Err(error) => {
+                    failed = Some(Error::NoProc(error));
+                    return;
+                }
+            };
             if let Some(kind) = takes_no_part(&stat) {
-                room &= bystanders.push(Bystander { tid, start_time: stat.start_time, kind });
+                if !bystanders.add(Bystander { tid, start_time: stat.start_time, kind }) {
+                    failed = Some(Error::TooManyThreads);
+                }
                 return;
             }
-            let Ok(status) = reader.status(tid) else { return };
             if !status.pending.contains(self.signal) {
                 // What was sent went to an earlier thread of this id, or is being taken just now.
                 entry.forget_sent();
@@ -238,7 +305,16 @@ impl<'a> Census<'a> {
             missing.push(Straggler::new(tid, why, stat.comm.as_str()));
             *missing_count += 1;
         })?;
-        if room { Ok(()) } else { Err(Halt::Failed(Error::TooManyThreads)) }
+        failed.map_or(Ok(()), |error| Err(Halt::Failed(error)))
+    }
+}
+
+/// `None` when there is no such thread; that something cannot be read says nothing about threads.
+fn unless_gone<T>(read: Result<T, ProcError>) -> Result<Option<T>, ProcError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.is_gone() => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -257,10 +333,15 @@ impl Os for Census<'_> {
 
     fn bystanders(&mut self) -> Result<u32, Halt> {
         let dir = &*self.dir;
-        self.notes
-            .bystanders
-            .retain(|b| dir.stat(b.tid).is_ok_and(|stat| stat.start_time == b.start_time));
-        Ok(self.notes.bystanders.len as u32)
+        let mut failed = None;
+        self.notes.bystanders.retain(|b| match unless_gone(dir.stat(b.tid)) {
+            Ok(stat) => stat.is_some_and(|stat| b.is(&stat)),
+            Err(error) => {
+                failed = Some(error);
+                true
+            }
+        });
+        failed.map_or(Ok(self.notes.bystanders.len as u32), |error| Err(error.into()))
     }
 
     fn population(&mut self) -> Result<u32, Halt> {
@@ -272,8 +353,9 @@ impl Os for Census<'_> {
         let mut failed = None;
         let reader = if missing.len > 0 { Some(TaskDir::open()?) } else { None };
         let queued = |tid| {
-            let status = reader.as_ref().and_then(|reader| reader.status(tid).ok());
-            status.is_some_and(|status| status.pending.contains(self.signal))
+            let Some(reader) = &reader else { return Ok(false) };
+            let status = unless_gone(reader.status(tid))?;
+            Ok(status.is_some_and(|status| status.pending.contains(self.signal)))
         };
         self.refused = 0;
         self.dir.for_each_tid(buffer, |tid| {
@@ -289,9 +371,18 @@ impl Os for Census<'_> {
             }
             // One of an earlier attempt is as good as a new one, and a thread that has the signal
             // blocked for long must not fill the queue.
-            if missing.iter().any(|m| m.tid() == tid) && queued(tid) {
-                entry.set_sent();
-                return;
+            if missing.iter().any(|m| m.tid() == tid) {
+                match queued(tid) {
+                    Ok(true) => {
+                        entry.set_sent();
+                        return;
+                    }
+                    Ok(false) => {}
+                    Err(error) => {
+                        failed = Some(Error::NoProc(error));
+                        return;
+                    }
+                }
             }
             match signal::send(self.pid, tid, self.signal) {
                 Ok(()) => {
@@ -316,7 +407,9 @@ impl Os for Census<'_> {
             // refused, and goes to some thread that does not have it blocked, as held threads do.
             if arrivals >= self.sent || self.nap > NAP {
                 BLOCK.broadcast.store(1, Ordering::Relaxed);
-                let _cannot_fail = sys::kill(self.pid, self.signal);
+                // The kernel lets every process signal itself; were it refused by a filter, nobody
+                // would come, which is an error in the end.
+                let _ = sys::kill(self.pid, self.signal);
             }
             target = arrivals + 1;
         }
@@ -331,11 +424,51 @@ impl Os for Census<'_> {
             self.nap = NAP;
         }
         let idle = now - self.last_arrival;
-        let hopeless = idle > GIVE_UP || now > self.deadline;
+        let late = self.deadline.is_some_and(|deadline| now > deadline);
+        let hopeless = idle > GIVE_UP || late;
         if hopeless || idle > LOOK && now - self.last_look > LOOK {
             self.last_look = now;
             self.look()?;
         }
+        // They may all have come while the deadline passed: that is worth one more count.
+        if late && !self.late && self.notes.missing_count == 0 {
+            self.late = true;
+            return Ok(());
+        }
         if hopeless { Err(Halt::Stalled) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bystander(kind: Kind) -> (Bystander, TaskStat) {
+        let tid = sys::gettid();
+        let stat = TaskDir::open().unwrap().stat(tid).unwrap();
+        (Bystander { tid, start_time: stat.start_time, kind }, stat)
+    }
+
+    #[test]
+    fn a_thread_is_subtracted_once_however_often_it_is_added() {
+        let mut few = Few::new();
+        for kind in [Kind::Exiting, Kind::Excluded, Kind::Excluded] {
+            assert!(few.add(bystander(kind).0));
+        }
+        assert_eq!(few.len, 1);
+        assert!(few.iter().all(|b| b.kind == Kind::Excluded));
+    }
+
+    /// The id of a dead thread, used again within one tick of the clock.
+    #[test]
+    fn a_live_thread_with_a_bystanders_id_is_no_bystander() {
+        for kind in [Kind::Exiting, Kind::Worker] {
+            let (bystander, stat) = bystander(kind);
+            assert!(!bystander.is(&stat), "{kind:?}");
+        }
+        let (mut bystander, stat) = bystander(Kind::Excluded);
+        assert!(bystander.is(&stat));
+        bystander.start_time += 1;
+        assert!(!bystander.is(&stat));
     }
 }

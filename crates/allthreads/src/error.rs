@@ -42,6 +42,23 @@ pub enum Error {
         /// The signal's number.
         signal: i32,
     },
+    /// A thread to be excluded has an id that no thread can have.
+    BadThread {
+        /// The id given.
+        tid: Tid,
+    },
+    /// A user or group id is `Some(u32::MAX)`, which the kernel takes for "unchanged".
+    BadId {
+        /// Which call of the batch, from 0.
+        call: usize,
+    },
+    /// Other operations were under way until the deadline passed. Nothing is applied.
+    Busy {
+        /// The thread that had its turn when it was last looked at; 0 between two.
+        holder: Tid,
+        /// How long this one waited for its turn.
+        waited: Duration,
+    },
     /// More calls than a batch holds.
     TooManyCalls {
         /// How many there were.
@@ -98,6 +115,13 @@ impl fmt::Display for Error {
                 write!(f, "may not signal thread {tid} of this process: {errno}")
             }
             Self::BadSignal { signal } => write!(f, "signal {signal} cannot be used"),
+            Self::BadThread { tid } => write!(f, "{tid} is no id of a thread to be excluded"),
+            Self::BadId { call } => {
+                write!(f, "call {call} has an id of {}, which means \"unchanged\"", u32::MAX)
+            }
+            Self::Busy { holder, waited } => {
+                write!(f, "no turn in {waited:?}; thread {holder} has it; nothing was applied")
+            }
             Self::TooManyCalls { calls } => {
                 write!(f, "{calls} calls, but a batch holds {MAX_CALLS}")
             }
@@ -229,11 +253,17 @@ impl Unresponsive {
         for (to, from) in first.iter_mut().zip(stragglers) {
             *to = Some(from);
         }
-        let milliseconds = u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX);
-        Self { count: count as u32, milliseconds, first }
+        Self { count: count as u32, milliseconds: 0, first }.after(elapsed)
     }
 
-    /// How many threads could not be held.
+    /// The same threads after a longer time.
+    pub(crate) fn after(self, elapsed: Duration) -> Self {
+        let milliseconds = u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX);
+        Self { milliseconds, ..self }
+    }
+
+    /// How many threads could not be held; 0 when nobody refused to come, but threads were made
+    /// and ended so fast that they were never all held at once.
     ///
     /// # Signal safety
     ///
@@ -266,6 +296,10 @@ impl Unresponsive {
 
 impl fmt::Display for Unresponsive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.count == 0 {
+            let elapsed = self.elapsed();
+            return write!(f, "threads came and went for {elapsed:?}, and were never all held");
+        }
         write!(f, "{} of the threads could not be held in {:?}", self.count, self.elapsed())?;
         for (index, thread) in self.threads().enumerate() {
             write!(f, "{} {thread}", if index == 0 { ":" } else { "," })?;

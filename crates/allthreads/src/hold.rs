@@ -29,8 +29,9 @@
 //!   them comes first. Who joins is counted in the number that ends the gathering.
 //! - **I2** A thread joins an operation at most once: it does not leave the handler before the
 //!   operation ends, and the gate is open during one operation only.
-//! - **I3** `command` moves only WAIT → RUN → LEAVE, or WAIT → LEAVE, within one operation, and
-//!   returns to WAIT only when everybody has left: a futex wait cannot miss a change of it.
+//! - **I3** `command` moves only WAIT → RUN → LEAVE, WAIT → `RUN_AND_LEAVE` or WAIT → LEAVE within
+//!   one operation, and returns to WAIT only when everybody has left: a futex wait cannot miss a
+//!   change of it.
 //! - **I4** An arrival that reaches `wake_at` wakes the owner: either the arrival reads the gate
 //!   after the owner's read-modify-write and so sees `wake_at`, or the owner sees the arrival.
 //! - **I5** `left` is the last word that a held thread touches. The words are reset only when
@@ -93,7 +94,7 @@ pub(crate) struct Hold {
     left: AtomicU32,
 }
 
-macro_rules! fields {
+macro_rules! initial_words {
     () => {
         Self {
             gate: AtomicU32::new(0),
@@ -185,12 +186,12 @@ impl Hold {
 impl Hold {
     #[cfg(not(loom))]
     pub(crate) const fn new() -> Self {
-        fields!()
+        initial_words!()
     }
 
     #[cfg(loom)]
     pub(crate) fn new() -> Self {
-        fields!()
+        initial_words!()
     }
 
     /// Waits until everybody has left the last operation, then opens the gate. `prepare` runs

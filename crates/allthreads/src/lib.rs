@@ -11,6 +11,8 @@ mod calls;
 #[cfg(not(loom))]
 mod census;
 #[cfg(not(loom))]
+mod end;
+#[cfg(not(loom))]
 mod error;
 mod gather;
 mod hold;

@@ -4,6 +4,7 @@
 //! for a lock which it has itself gets an answer instead of waiting for ever.
 
 use core::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use sigctx::sys::{Tid, futex_wait, futex_wake};
 
@@ -16,40 +17,69 @@ pub(crate) struct Lock(AtomicU32);
 /// The lock is held until this is dropped.
 pub(crate) struct Locked<'a>(&'a Lock);
 
+/// Why somebody did not get the lock.
+pub(crate) enum Refused {
+    /// The caller, or the operation that the caller is a part of, has it.
+    Nested,
+    /// Others had it until too late; the last of them that was seen.
+    Late { holder: Tid },
+}
+
 impl Lock {
     pub(crate) const fn new() -> Self {
         Self(AtomicU32::new(FREE))
     }
 
-    /// Takes the lock; `None` when the caller has it already, or when `hopeless` says that its
-    /// owner cannot let go of it before the caller goes on.
-    pub(crate) fn acquire(&self, me: Tid, hopeless: impl FnOnce() -> bool) -> Option<Locked<'_>> {
+    /// Takes the lock, by `until` if there is such a moment. `hopeless` says that the owner cannot let
+    /// go of it before the caller goes on.
+    pub(crate) fn acquire(
+        &self,
+        me: Tid,
+        until: Option<Instant>,
+        hopeless: impl FnOnce() -> bool,
+    ) -> Result<Locked<'_>, Refused> {
         let me = me as u32;
         // Acquire: what the last owner wrote is seen.
         let take = |word| self.0.compare_exchange(FREE, word, Ordering::Acquire, Ordering::Relaxed);
-        let Err(mut seen) = take(me) else { return Some(Locked(self)) };
-        if seen & !WAITERS == me || hopeless() {
-            return None;
+        let Err(mut seen) = take(me) else { return Ok(Locked(self)) };
+        let mut holder = seen & !WAITERS;
+        if holder == me || hopeless() {
+            return Err(Refused::Nested);
         }
+        let late = |holder| Refused::Late { holder: holder as Tid };
         loop {
+            let now = Instant::now();
             if seen == FREE {
                 // Others may wait still: keep the bit, at worst for one wake too many.
                 match take(me | WAITERS) {
-                    Ok(_) => return Some(Locked(self)),
+                    // Dropped again when late: that wakes the next one.
+                    Ok(_) => {
+                        let locked = Locked(self);
+                        let in_time = until.is_none_or(|until| now < until);
+                        return if in_time { Ok(locked) } else { Err(late(holder)) };
+                    }
                     Err(now) => seen = now,
                 }
-            } else if seen & WAITERS == 0
+                continue;
+            }
+            holder = seen & !WAITERS;
+            // Also who gives up leaves the bit: it may have had the wake that was meant for all.
+            if seen & WAITERS == 0
                 && self
                     .0
                     .compare_exchange(seen, seen | WAITERS, Ordering::Relaxed, Ordering::Relaxed)
                     .is_err()
             {
                 seen = self.0.load(Ordering::Relaxed);
-            } else {
-                // Early returns (a signal, a change of the word) only go round again.
-                let _ = futex_wait(&self.0, seen | WAITERS, None);
-                seen = self.0.load(Ordering::Relaxed);
+                continue;
             }
+            let left = until.map(|until| until.saturating_duration_since(now));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(late(holder));
+            }
+            // Early returns (a signal, a change of the word) only go round again.
+            let _ = futex_wait(&self.0, seen | WAITERS, left);
+            seen = self.0.load(Ordering::Relaxed);
         }
     }
 

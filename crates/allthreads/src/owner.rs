@@ -22,10 +22,11 @@ use crate::block::BLOCK;
 use crate::builder::OnDivergence;
 use crate::calls::{Call, Rehearsal, rehearse};
 use crate::census::{Census, Halt, Kind};
+use crate::end;
 use crate::error::{Diverged, Error, Unresponsive};
 use crate::gather::gather;
-use crate::hold::Release;
-use crate::lock::Locked;
+use crate::hold::{Hold, Release};
+use crate::lock::{Locked, Refused};
 use crate::outcome::Outcome;
 use crate::signal::{self, Kernel};
 use crate::table::Entry;
@@ -55,7 +56,8 @@ impl Mask {
         Self { callers: sigprocmask(MaskHow::Set, &set) }
     }
 
-    /// The caller's own mask, in which it can be held nevertheless.
+    /// The caller's own mask, in which it can be held nevertheless. So the operation's signal is
+    /// open for a while also where the caller had blocked it, and what waits for it is delivered.
     fn relax(&self, signal: i32) {
         sigprocmask(MaskHow::Set, &self.callers.without(signal));
     }
@@ -78,23 +80,28 @@ pub(crate) fn run(request: &Request<'_>) -> Result<Outcome, Error> {
         let rehearsal = rehearse(request.calls, |_, _| {});
         return Outcome::new(&rehearsal, request.calls.len(), start);
     }
-    let patience =
-        request.deadline.unwrap_or_else(|| DEADLINE + DEADLINE_PER_THREAD * population as u32);
+    // `None`: the clock ends before the deadline.
+    let until = start.checked_add(
+        request.deadline.unwrap_or_else(|| DEADLINE + DEADLINE_PER_THREAD * population as u32),
+    );
     let (pid, me) = (sys::getpid(), sys::gettid());
     BLOCK.take_over(pid);
     let mut back_off = FIRST_BACK_OFF;
+    let mut missing = None;
     let mut retries = 0;
     loop {
         let ids = (pid, me, request.signal);
-        let attempt = Attempt { request, dir: &mut dir, ids, start, patience };
+        let attempt = Attempt { request, dir: &mut dir, ids, start, until, missing };
         match attempt.run(retries) {
             ControlFlow::Break(end) => return end,
-            ControlFlow::Continue(()) => retries += 1,
+            ControlFlow::Continue(who) => missing = Some(who),
         }
+        retries += 1;
         mask.relax(request.signal);
         let never = AtomicU32::new(0);
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         // Wakes early when a signal comes; that only makes the next attempt come early.
-        let _ = futex_wait(&never, 0, Some(back_off));
+        let _ = futex_wait(&never, 0, Some(left.map_or(back_off, |left| back_off.min(left))));
         back_off = (back_off * 2).min(LONGEST_BACK_OFF);
         sigprocmask(MaskHow::Set, &reachable);
     }
@@ -106,17 +113,50 @@ struct Attempt<'a> {
     dir: &'a mut TaskDir,
     ids: (i32, Tid, i32),
     start: Instant,
-    patience: Duration,
+    until: Option<Instant>,
+    /// Who was missing in the last attempt, if this is not the first.
+    missing: Option<Unresponsive>,
+}
+
+/// An attempt goes on, with those that did not come, or ends the operation.
+type Next = ControlFlow<Result<Outcome, Error>, Unresponsive>;
+
+/// A hold that has begun. Its end, also by a panic, lets everybody go.
+struct Begun<'a>(&'a Hold);
+
+impl<'a> Begun<'a> {
+    fn new(hold: &'a Hold, prepare: impl FnOnce()) -> Self {
+        hold.begin(&Kernel, prepare);
+        Self(hold)
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if self.0.is_executing() {
+            self.0.finish(&Kernel);
+        } else {
+            self.0.roll_back(&Kernel);
+        }
+    }
 }
 
 impl Attempt<'_> {
-    fn run(mut self, retries: u32) -> ControlFlow<Result<Outcome, Error>> {
-        let (_, me, signal) = self.ids;
+    fn run(mut self, retries: u32) -> Next {
+        let (pid, me, signal) = self.ids;
         // A held thread, and the owner, may ask again from a function that `call` runs.
         let nested =
             || BLOCK.hold.is_executing() && BLOCK.table.entry(me).is_some_and(Entry::has_arrived);
-        let Some(mut locked) = BLOCK.lock.acquire(me, nested) else {
-            return ControlFlow::Break(Err(Error::Nested));
+        let mut locked = match BLOCK.lock.acquire(me, self.until, nested) {
+            Ok(locked) => locked,
+            Err(Refused::Nested) => return ControlFlow::Break(Err(Error::Nested)),
+            Err(Refused::Late { holder }) => {
+                let waited = self.start.elapsed();
+                return ControlFlow::Break(Err(match self.missing {
+                    Some(who) => Error::Unresponsive(who.after(waited)),
+                    None => Error::Busy { holder, waited },
+                }));
+            }
         };
         sigprocmask(MaskHow::Set, &SigSet::full());
         if signal::install(signal).is_err() {
@@ -128,32 +168,34 @@ impl Attempt<'_> {
         let end = self.gathered(&mut locked, retries);
         drop(frozen);
         if BLOCK.broadcast.load(Ordering::Relaxed) != 0 {
-            signal::drain(signal);
+            signal::drain(signal, (pid, me));
             BLOCK.broadcast.store(0, Ordering::Relaxed);
         }
         drop(locked);
         end
     }
 
-    fn gathered(
-        &mut self,
-        locked: &mut Locked<'_>,
-        retries: u32,
-    ) -> ControlFlow<Result<Outcome, Error>> {
-        let notes = BLOCK.notes(locked);
+    fn gathered(&mut self, locked: &mut Locked<'_>, retries: u32) -> Next {
         let request = self.request;
-        BLOCK.hold.begin(&Kernel, || {
+        let notes = BLOCK.notes(locked);
+        // What may fail or panic comes before the gate opens, where it can.
+        let census = Census::new(self.dir, notes, self.ids, request.excluded, self.until);
+        let mut census = match census {
+            Ok(census) => census,
+            Err(error) => return ControlFlow::Break(Err(error)),
+        };
+        let begun = Begun::new(&BLOCK.hold, || {
             BLOCK.table.clear();
-            BLOCK.excluded.set(request.excluded);
+            BLOCK.excluded.set(census.excluded());
             BLOCK.calls.load(request.calls);
         });
-        let until = self.start + self.patience;
-        let gathered = Census::new(self.dir, notes, self.ids, request.excluded, until)
-            .map_err(Halt::Failed)
-            .and_then(|mut census| gather(&BLOCK.hold, &mut census));
+        let gathered = gather(&BLOCK.hold, &mut census);
+        let notes = census.notes();
         match gathered {
             Ok(held) => {
-                let rehearsal = self.execute(held);
+                let rehearsal = execute(request, self.ids.0, begun, held);
+                // Everybody came. Else they are kept: what is queued for them is not sent again.
+                notes.forget_missing();
                 let end = rehearsal.and_then(|rehearsal| {
                     let mut outcome = Outcome::new(&rehearsal, request.calls.len(), self.start)?;
                     outcome.threads = held as usize + 1;
@@ -163,53 +205,59 @@ impl Attempt<'_> {
                 });
                 ControlFlow::Break(end)
             }
-            Err(Halt::Failed(error)) => {
-                BLOCK.hold.roll_back(&Kernel);
-                ControlFlow::Break(Err(error))
-            }
+            Err(Halt::Failed(error)) => ControlFlow::Break(Err(error)),
             Err(Halt::Stalled) => {
-                BLOCK.hold.roll_back(&Kernel);
-                let elapsed = self.start.elapsed();
-                if elapsed < self.patience {
-                    return ControlFlow::Continue(());
+                drop(begun);
+                let missing = notes.missing.iter().copied();
+                let who = Unresponsive::new(missing, notes.missing_count, self.start.elapsed());
+                if self.until.is_none_or(|until| Instant::now() < until) {
+                    ControlFlow::Continue(who)
+                } else {
+                    ControlFlow::Break(Err(Error::Unresponsive(who)))
                 }
-                let who =
-                    Unresponsive::new(notes.missing.iter().copied(), notes.missing_count, elapsed);
-                ControlFlow::Break(Err(Error::Unresponsive(who)))
             }
         }
-    }
-
-    /// With everybody held: the caller first, then all, then let go.
-    fn execute(&self, held: u32) -> Result<Rehearsal, Error> {
-        let rehearsal = rehearse(self.request.calls, |call, value| BLOCK.calls.expect(call, value));
-        BLOCK.calls.limit(rehearsal.applied);
-        if rehearsal.applied > 0 && held > 0 {
-            BLOCK.hold.execute(&Kernel, self.request.release);
-        }
-        let (count, first) = BLOCK.calls.different();
-        let diverged = (count > 0).then(|| Diverged::new(count, first, &rehearsal.values));
-        if let (Some(who), OnDivergence::Abort) = (&diverged, self.request.on_divergence) {
-            die(self.ids.0, who);
-        }
-        BLOCK.hold.finish(&Kernel);
-        diverged.map_or(Ok(rehearsal), |who| Err(Error::Diverged(who)))
     }
 }
 
-/// Ends the process: its threads differ in what the caller wanted to be the same. Not by `abort`,
-/// which runs handlers and takes locks that held threads own.
-fn die(pid: i32, who: &Diverged) {
-    struct Stderr;
-    impl core::fmt::Write for Stderr {
-        fn write_str(&mut self, text: &str) -> core::fmt::Result {
-            let args = [2, text.as_ptr() as usize, text.len(), 0, 0, 0];
-            // SAFETY: the text lives during the call.
-            let written = unsafe { sys::syscall(libc::SYS_write, args) };
-            written.map(drop).map_err(|_| core::fmt::Error)
+/// With everybody held: the caller first, then all, then let go.
+fn execute(
+    request: &Request<'_>,
+    pid: i32,
+    begun: Begun<'_>,
+    held: u32,
+) -> Result<Rehearsal, Error> {
+    let rehearsal = rehearse(request.calls, |call, value| BLOCK.calls.expect(call, value));
+    BLOCK.calls.limit(rehearsal.applied);
+    if rehearsal.applied > 0 && held > 0 {
+        BLOCK.hold.execute(&Kernel, request.release);
+    }
+    let (count, first) = BLOCK.calls.different();
+    let diverged = (count > 0).then(|| Diverged::new(count, first, &rehearsal.values));
+    if let (Some(who), OnDivergence::Abort) = (&diverged, request.on_divergence) {
+        end::die(pid, who);
+    }
+    drop(begun);
+    diverged.map_or(Ok(rehearsal), |who| Err(Error::Diverged(who)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else all threads would stay in their handlers for ever.
+    #[test]
+    fn a_panic_lets_everybody_go() {
+        for close in [false, true] {
+            let hold = Hold::new();
+            let unwound = std::panic::catch_unwind(|| {
+                let _begun = Begun::new(&hold, || ());
+                assert!(!close || hold.close(0));
+                std::panic::resume_unwind(Box::new(()));
+            });
+            assert!(unwound.is_err());
+            assert!(!hold.is_executing());
+            assert_eq!(hold.join(|| false), None, "still open");
         }
     }
-    // Nobody is left to tell when standard error is closed.
-    let _ = core::fmt::Write::write_fmt(&mut Stderr, format_args!("allthreads: {who}\n"));
-    let _cannot_fail = sys::kill(pid, libc::SIGKILL);
 }

@@ -42,12 +42,21 @@ const fn id(id: Option<u32>) -> usize {
     }
 }
 
+/// The id that the kernel takes for "unchanged", given as if it were one: a caller who has it from a
+/// failed look-up would keep the privileges that it gives up.
+const fn is_unchanged(id: Option<u32>) -> bool {
+    matches!(id, Some(u32::MAX))
+}
+
 impl<'a> Batch<'a> {
     const fn prctl(self, option: i32, value: usize) -> Self {
         self.with(Call::Syscall(libc::SYS_prctl, [option as usize, value, 0, 0, 0, 0]))
     }
 
-    const fn set_ids(self, number: c_long, [real, effective, saved]: [Option<u32>; 3]) -> Self {
+    const fn set_ids(mut self, number: c_long, [real, effective, saved]: [Option<u32>; 3]) -> Self {
+        if is_unchanged(real) || is_unchanged(effective) || is_unchanged(saved) {
+            self = self.refuse_next();
+        }
         self.with(Call::Syscall(number, [id(real), id(effective), id(saved), 0, 0, 0]))
     }
 
@@ -66,7 +75,8 @@ impl<'a> Batch<'a> {
         self.with(Call::Syscall(libc::SYS_setgroups, args))
     }
 
-    /// Adds: the real, effective and saved group ids change to what is given.
+    /// Adds: the real, effective and saved group ids change to what is given, or with `None` stay what
+    /// they are. `Some(u32::MAX)` is no id: the batch is then refused, with [`Error::BadId`].
     ///
     /// # Signal safety
     ///
@@ -85,7 +95,8 @@ impl<'a> Batch<'a> {
         self.set_ids(libc::SYS_setresgid, [real, effective, saved])
     }
 
-    /// Adds: the real, effective and saved user ids change to what is given.
+    /// Adds: the real, effective and saved user ids change to what is given, or with `None` stay what
+    /// they are. `Some(u32::MAX)` is no id: the batch is then refused, with [`Error::BadId`].
     ///
     /// # Signal safety
     ///
@@ -160,7 +171,7 @@ pub fn set_groups(groups: &[u32]) -> Result<Outcome, Error> {
     Batch::new().set_groups(groups).apply()
 }
 
-/// Changes the group ids of every thread.
+/// Changes the group ids of every thread; `None` leaves one as it is.
 ///
 /// # Signal safety
 ///
@@ -168,7 +179,8 @@ pub fn set_groups(groups: &[u32]) -> Result<Outcome, Error> {
 ///
 /// # Errors
 ///
-/// As [`AllThreads::batch`](crate::AllThreads::batch); `EPERM` for an id that the caller may not take.
+/// As [`AllThreads::batch`](crate::AllThreads::batch); `EPERM` for an id that the caller may not take,
+/// [`Error::BadId`] for `Some(u32::MAX)`.
 pub fn set_resgid(
     real: Option<u32>,
     effective: Option<u32>,
@@ -177,7 +189,7 @@ pub fn set_resgid(
     Batch::new().set_resgid(real, effective, saved).apply()
 }
 
-/// Changes the user ids of every thread.
+/// Changes the user ids of every thread; `None` leaves one as it is.
 ///
 /// # Signal safety
 ///
@@ -185,7 +197,8 @@ pub fn set_resgid(
 ///
 /// # Errors
 ///
-/// As [`AllThreads::batch`](crate::AllThreads::batch); `EPERM` for an id that the caller may not take.
+/// As [`AllThreads::batch`](crate::AllThreads::batch); `EPERM` for an id that the caller may not take,
+/// [`Error::BadId`] for `Some(u32::MAX)`.
 pub fn set_resuid(
     real: Option<u32>,
     effective: Option<u32>,

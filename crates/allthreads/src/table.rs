@@ -80,6 +80,12 @@ impl Entry<'_> {
         self.0.fetch_or(ARRIVED, Ordering::Relaxed);
     }
 
+    /// The thread goes on with its own code, perhaps before the others do.
+    #[inline(always)]
+    pub(crate) fn clear_arrived(self) {
+        self.0.fetch_and(!ARRIVED, Ordering::Relaxed);
+    }
+
     pub(crate) fn has_arrived(self) -> bool {
         self.0.load(Ordering::Relaxed) & ARRIVED != 0
     }

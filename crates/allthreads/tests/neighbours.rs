@@ -4,12 +4,12 @@
 mod common;
 
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use allthreads::privileges;
 use allthreads::sigctx::sys::{self, KernelAction, SaFlags, SigSet, gettid};
+use allthreads::{AllThreads, Barrier, privileges};
 use common::*;
 use testkit::in_child;
 
@@ -34,20 +34,23 @@ fn concurrent_callers_take_turns() {
         park(2);
         let count = testkit::budget(400);
         let names = [c"one", c"two", c"three", c"four"];
-        let callers = names.map(|to| {
-            thread::spawn(move || {
-                for _ in 0..count {
-                    name(to).apply().unwrap();
-                }
-            })
-        });
-        for caller in callers {
-            caller.join().unwrap();
+        for barrier in [Barrier::Strict, Barrier::Early] {
+            let callers = names.map(|to| {
+                thread::spawn(move || {
+                    let all = AllThreads::new().barrier(barrier);
+                    for _ in 0..count {
+                        all.batch(&name(to)).unwrap();
+                    }
+                })
+            });
+            for caller in callers {
+                caller.join().unwrap();
+            }
+            // The last one won, on all.
+            let last = status(gettid(), "Name").unwrap();
+            assert!(names.iter().any(|n| n.to_str().unwrap() == last), "{last}");
+            assert_all("Name", &last);
         }
-        // The last one won, on all.
-        let last = status(gettid(), "Name").unwrap();
-        assert!(names.iter().any(|n| n.to_str().unwrap() == last), "{last}");
-        assert_all("Name", &last);
     });
 }
 
@@ -192,7 +195,7 @@ fn a_thread_in_vfork_is_waited_for_and_the_others_run() {
             0
         }
         static PROGRESS: AtomicU64 = AtomicU64::new(0);
-        static PARENT: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(0);
+        static PARENT: AtomicI32 = AtomicI32::new(0);
         until_stop(|| {
             PROGRESS.fetch_add(1, Ordering::Relaxed);
             thread::yield_now();
@@ -282,6 +285,122 @@ fn a_handler_that_was_there_gets_its_signals() {
             all.batch(&name(c"ours")).unwrap();
             assert_eq!(GOT.load(Ordering::Relaxed), round - 1);
             sys::tgkill(sys::getpid(), gettid(), signal).unwrap();
+            assert_eq!(GOT.load(Ordering::Relaxed), round);
+        }
+    });
+}
+
+/// A handler that was there before ours, one that is installed over ours and chains to it, and a
+/// third one that does the same: whoever came last gets a signal, and hands it on to the first.
+#[test]
+fn the_first_handler_is_reached_through_one_that_chains_to_ours() {
+    static FIRST: AtomicU64 = AtomicU64::new(0);
+    static CHAINING: AtomicU64 = AtomicU64::new(0);
+    /// What was replaced by the one that chains.
+    static REPLACED: AtomicUsize = AtomicUsize::new(0);
+    extern "C" fn first(_: i32) {
+        FIRST.fetch_add(1, Ordering::Relaxed);
+    }
+    extern "C" fn chaining(signal: i32, info: *mut libc::siginfo_t, context: *mut c_void) {
+        CHAINING.fetch_add(1, Ordering::Relaxed);
+        let replaced = REPLACED.load(Ordering::Relaxed);
+        type Action = extern "C" fn(i32, *mut libc::siginfo_t, *mut c_void);
+        // SAFETY: what `install` found is a handler of this kind.
+        let replaced = unsafe { std::mem::transmute::<usize, Action>(replaced) };
+        replaced(signal, info, context);
+    }
+    fn install(signal: i32, handler: usize) -> usize {
+        let flags = SaFlags::SIGINFO;
+        let action = KernelAction { handler, flags, mask: SigSet::empty() };
+        // SAFETY: the handlers are async-signal-safe.
+        unsafe { sys::rt_sigaction(signal, Some(&action)) }.unwrap().handler
+    }
+    in_child("the_first_handler_is_reached_through_one_that_chains_to_ours", LIMIT, || {
+        let signal = libc::SIGRTMIN() + 6;
+        let (first, chaining) = (first as *const () as usize, chaining as *const () as usize);
+        park(2);
+        let all = AllThreads::new().signal(allthreads::Signal::Number(signal));
+        let raise = || sys::tgkill(sys::getpid(), gettid(), signal).unwrap();
+        let got = || [&FIRST, &CHAINING].map(|count| count.swap(0, Ordering::Relaxed));
+
+        install(signal, first);
+        all.batch(&name(c"over first")).unwrap();
+        raise();
+        assert_eq!(got(), [1, 0]);
+        REPLACED.store(install(signal, chaining), Ordering::Relaxed);
+        raise();
+        assert_eq!(got(), [1, 1]);
+        for _ in 0..3 {
+            all.batch(&name(c"over both")).unwrap();
+            raise();
+            assert_eq!(got(), [1, 1], "a handler was lost, or called again");
+        }
+
+        // Both chain to each other, and there is nobody else: once each, not for ever.
+        let signal = signal + 1;
+        let all = AllThreads::new().signal(allthreads::Signal::Number(signal));
+        all.batch(&name(c"alone")).unwrap();
+        REPLACED.store(install(signal, chaining), Ordering::Relaxed);
+        all.batch(&name(c"in a ring")).unwrap();
+        sys::tgkill(sys::getpid(), gettid(), signal).unwrap();
+        assert_eq!(got(), [0, 1]);
+    });
+}
+
+/// `siginterrupt` and its like keep a handler and change its flags.
+#[test]
+fn flags_and_mask_that_somebody_changed_are_put_back() {
+    in_child("flags_and_mask_that_somebody_changed_are_put_back", LIMIT, || {
+        park(2);
+        name(c"ours").apply().unwrap();
+        // SAFETY: only reads.
+        let ours = unsafe { sys::rt_sigaction(SIGNAL, None) }.unwrap();
+        let (no_restart, open) = (ours.flags - SaFlags::RESTART, SigSet::empty());
+        for changed in
+            [KernelAction { flags: no_restart, ..ours }, KernelAction { mask: open, ..ours }]
+        {
+            // SAFETY: the handler is the same.
+            unsafe { sys::rt_sigaction(SIGNAL, Some(&changed)) }.unwrap();
+            name(c"again").apply().unwrap();
+            // SAFETY: only reads.
+            assert_eq!(unsafe { sys::rt_sigaction(SIGNAL, None) }.unwrap(), ours);
+        }
+    });
+}
+
+/// With a full queue, threads are summoned by signals to the whole process, and what is left of those
+/// is taken out in the end; an instance that somebody else sent to the owner is not.
+#[test]
+fn a_foreign_signal_pending_on_the_owner_is_delivered_afterwards() {
+    static GOT: AtomicU64 = AtomicU64::new(0);
+    static OWNER: AtomicI32 = AtomicI32::new(0);
+    extern "C" fn theirs(_: i32, info: *mut libc::siginfo_t, _: *mut c_void) {
+        // SAFETY: the kernel's frame.
+        let code = unsafe { (*info).si_code };
+        // What else comes to them here would be a signal to the whole process.
+        assert_eq!(code, libc::SI_TKILL);
+        GOT.fetch_add(1, Ordering::Relaxed);
+    }
+    unsafe extern "C" fn send_to_owner(_: *mut c_void) {
+        if gettid() == OWNER.load(Ordering::Relaxed) {
+            limit_queue(1000);
+            sys::tgkill(sys::getpid(), gettid(), SIGNAL).unwrap();
+        }
+    }
+    in_child("a_foreign_signal_pending_on_the_owner_is_delivered_afterwards", LIMIT, || {
+        park(20);
+        let action = KernelAction {
+            handler: theirs as *const () as usize,
+            flags: SaFlags::SIGINFO,
+            mask: SigSet::empty(),
+        };
+        // SAFETY: the handler is async-signal-safe.
+        unsafe { sys::rt_sigaction(SIGNAL, Some(&action)) }.unwrap();
+        OWNER.store(gettid(), Ordering::Relaxed);
+        for round in 1..=10 {
+            limit_queue(0);
+            // SAFETY: raw system calls.
+            unsafe { allthreads::call(send_to_owner, std::ptr::null_mut()) }.unwrap();
             assert_eq!(GOT.load(Ordering::Relaxed), round);
         }
     });

@@ -3,6 +3,7 @@
 mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -18,12 +19,16 @@ fn threads_of_a_pool_and_of_threadreg_are_reached() {
     in_child("threads_of_a_pool_and_of_threadreg_are_reached", LIMIT, || {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
         pool.broadcast(|_| ());
-        let registered = allthreads::threadreg::spawn(|| {
+        let (started, has_started) = mpsc::channel();
+        let registered = allthreads::threadreg::spawn(move || {
+            started.send(gettid()).unwrap();
             loop {
                 thread::park();
             }
         });
-        assert!(registered.thread().tid().is_some() || !tids().is_empty());
+        let tid = has_started.recv().unwrap();
+        assert_eq!(registered.thread().tid(), Some(tid));
+        assert_eq!(status(tid, "NoNewPrivs").as_deref(), Some("0"));
         let outcome = privileges::no_new_privs().unwrap();
         assert_eq!(outcome.threads, tids().len());
         assert!(outcome.threads >= 6);
@@ -64,6 +69,13 @@ fn a_dead_leader_is_counted_out() {
                     // Known from the last time: nobody waits for it.
                     assert!(outcome.elapsed < Duration::from_millis(50), "{outcome:?}");
                 }
+            }
+            // Met already, and left out as well: it is one thread.
+            let excluded = [pid];
+            let all = AllThreads::new().exclude(&excluded);
+            for to in [c"named", c"named too"] {
+                assert_eq!(all.batch(&name(to)).unwrap().threads, tids().len() - 1);
+                assert_all("Name", to.to_str().unwrap());
             }
             println!("test result: ok");
             // SAFETY: the leader cannot end the process any more.

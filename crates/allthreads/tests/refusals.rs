@@ -3,6 +3,10 @@
 
 mod common;
 
+use std::ffi::c_void;
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,24 +17,6 @@ use common::*;
 use testkit::in_child;
 
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// A thread that blocks `set` by a raw system call, for ever or for a time.
-fn deaf(set: SigSet, span: Option<Duration>) -> Tid {
-    let (send, receive) = mpsc::channel();
-    let body = move || {
-        mask(MaskHow::Set, set);
-        send.send(gettid()).unwrap();
-        if let Some(span) = span {
-            thread::sleep(span);
-            mask(MaskHow::Set, SigSet::empty());
-        }
-        loop {
-            thread::park();
-        }
-    };
-    thread::Builder::new().name("deaf one".into()).spawn(body).unwrap();
-    receive.recv().unwrap()
-}
 
 #[track_caller]
 fn assert_unresponsive(error: &Error, tid: Tid, why: Why) {
@@ -234,18 +220,91 @@ fn too_many_calls_are_refused() {
     assert!(matches!(error, Error::TooManyCalls { calls: 17 }), "{error:?}");
 }
 
+/// The operation of somebody else, who leaves this thread out, keeps it waiting.
 #[test]
-fn a_thread_that_is_excluded_is_left_out() {
-    in_child("a_thread_that_is_excluded_is_left_out", LIMIT, || {
-        park(4);
-        let tid = deaf(SigSet::full(), None);
-        let excluded = [tid];
-        let all = AllThreads::new().exclude(&excluded);
-        let outcome = all.batch(&name(c"others")).unwrap();
-        assert_eq!((outcome.threads, outcome.retries), (tids().len() - 1, 0));
-        for other in tids() {
-            let expected = if other == tid { "deaf one" } else { "others" };
-            assert_eq!(status(other, "Name").as_deref(), Some(expected));
+fn who_waits_for_its_turn_in_vain_is_told_so() {
+    unsafe extern "C" fn slow(_: *mut c_void) {
+        if gettid() == OWNER.load(Ordering::SeqCst) {
+            SLOW.store(true, Ordering::SeqCst);
+            let long = libc::timespec { tv_sec: 0, tv_nsec: 400_000_000 };
+            let args = [&raw const long as usize, 0, 0, 0, 0, 0];
+            // SAFETY: reads the time.
+            let _ = unsafe { sys::syscall_raw(libc::SYS_nanosleep, args) };
         }
+    }
+    static OWNER: AtomicI32 = AtomicI32::new(0);
+    static SLOW: AtomicBool = AtomicBool::new(false);
+    in_child("who_waits_for_its_turn_in_vain_is_told_so", LIMIT, || {
+        park(2);
+        let me = gettid();
+        let other = thread::spawn(move || {
+            OWNER.store(gettid(), Ordering::SeqCst);
+            let excluded = [me];
+            let all = AllThreads::new().exclude(&excluded);
+            // SAFETY: raw system calls.
+            unsafe { all.call(slow, std::ptr::null_mut()) }.unwrap();
+        });
+        while !SLOW.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        let start = Instant::now();
+        let all = AllThreads::new().deadline(Duration::from_millis(50));
+        let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
+        println!("{error}");
+        let Error::Busy { holder, waited } = error else { panic!("{error:?}") };
+        assert_eq!(holder, OWNER.load(Ordering::SeqCst));
+        assert!(waited >= Duration::from_millis(50), "{waited:?}");
+        assert!(start.elapsed() < Duration::from_millis(350), "{:?}", start.elapsed());
+        assert_all("NoNewPrivs", "0");
+        // The bit that says that somebody waits is left behind, and does no harm.
+        privileges::no_new_privs().unwrap();
+        other.join().unwrap();
     });
+}
+
+#[test]
+fn a_deadline_beyond_the_clock_is_none() {
+    in_child("a_deadline_beyond_the_clock_is_none", LIMIT, || {
+        park(2);
+        let all = AllThreads::new().deadline(Duration::MAX);
+        assert_eq!(all.batch(&name(c"patient")).unwrap().threads, tids().len());
+        assert_all("Name", "patient");
+    });
+}
+
+/// Not to be able to read what the kernel says of a thread is no sign that it is gone.
+#[test]
+fn a_lack_of_descriptors_is_named() {
+    in_child("a_lack_of_descriptors_is_named", LIMIT, || {
+        deaf(SigSet::of(SIGNAL), None);
+        let next = fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
+        let all = AllThreads::new().deadline(Duration::from_millis(300));
+        // For the list, and for its reader; not for what is said of a thread.
+        let limit = libc::rlimit { rlim_cur: next + 2, rlim_max: next + 2 };
+        // SAFETY: reads the limit.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+        let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
+        let Error::NoProc(error) = error else { panic!("{error:?}") };
+        assert_eq!(error.errno(), Errno::EMFILE);
+    });
+}
+
+#[test]
+fn ids_that_mean_unchanged_are_refused() {
+    let bad = Some(u32::MAX);
+    let batches = [
+        Batch::new().set_resuid(bad, None, None),
+        Batch::new().set_resuid(None, bad, None),
+        Batch::new().set_resgid(None, None, bad),
+    ];
+    for batch in batches {
+        let error = batch.apply().unwrap_err();
+        assert!(matches!(error, Error::BadId { call: 0 }), "{error:?}");
+    }
+    let batch = Batch::new().no_new_privs().set_resgid(bad, bad, bad).set_resuid(bad, bad, bad);
+    let error = batch.apply().unwrap_err();
+    assert!(matches!(error, Error::BadId { call: 1 }), "{error:?}");
+    assert_eq!(error.applied(), Applied::Calls(0));
+    let unchanged = Batch::new().set_resgid(None, None, None).set_resuid(None, None, None);
+    assert_eq!(unchanged.apply().unwrap().values(), [0, 0]);
 }

@@ -2,9 +2,10 @@
 
 mod common;
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -88,6 +89,45 @@ fn results_that_differ_end_the_process_when_asked_to() {
         assert!(ended.output.contains("allthreads: "), "{}", ended.output);
         assert!(!ended.output.contains("survived"), "{}", ended.output);
     }
+}
+
+/// The first process of a pid namespace cannot kill itself; nor may a full pipe keep it, whose
+/// reader may be one of the threads that are held.
+#[test]
+fn results_that_differ_end_the_first_process_of_a_namespace_too() {
+    in_child("results_that_differ_end_the_first_process_of_a_namespace_too", LIMIT, || {
+        // SAFETY: takes flags only.
+        if unsafe { libc::unshare(libc::CLONE_NEWPID | libc::CLONE_NEWNS) } != 0 {
+            println!("skipped: no new pid namespace: {}", std::io::Error::last_os_error());
+            return;
+        }
+        let status = forked(|| {
+            let mount = |what: &CStr, to: &CStr, flags| {
+                let none = std::ptr::null();
+                // SAFETY: the strings end in zero.
+                unsafe { libc::mount(what.as_ptr(), to.as_ptr(), what.as_ptr(), flags, none) }
+            };
+            // The namespace's own `/proc`, seen by it alone.
+            assert_eq!(mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE), 0);
+            assert_eq!(mount(c"proc", c"/proc", 0), 0);
+            assert_eq!(sys::getpid(), 1);
+            let (_reader, writer) = pipe();
+            // SAFETY: both descriptors are open.
+            assert_eq!(unsafe { libc::dup2(writer.as_raw_fd(), 2) }, 2);
+            // SAFETY: the descriptor is open.
+            unsafe { libc::fcntl(2, libc::F_SETFL, libc::O_NONBLOCK) };
+            // SAFETY: the bytes live during the call.
+            while unsafe { libc::write(2, [0u8; 4096].as_ptr().cast(), 4096) } > 0 {}
+            // SAFETY: the descriptor is open.
+            unsafe { libc::fcntl(2, libc::F_SETFL, 0) };
+            park(3);
+            let all = AllThreads::new().on_divergence(OnDivergence::Abort);
+            // SAFETY: takes nothing.
+            let _survived = unsafe { all.syscall(libc::SYS_gettid, [0; 6]) };
+        });
+        assert!(libc::WIFEXITED(status), "{status:#x}");
+        assert_eq!(libc::WEXITSTATUS(status), 128 + libc::SIGKILL);
+    });
 }
 
 #[test]
@@ -205,34 +245,54 @@ fn early_release_applies_the_same() {
 
 #[test]
 fn a_world_is_stopped_first() {
+    static POLLS: AtomicUsize = AtomicUsize::new(0);
+    /// The mutator is between two polls, which is nearly always.
+    static WORKING: AtomicBool = AtomicBool::new(false);
+    static SEEN: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+    /// Any signal holds the mutator; only a stop holds it in a poll.
+    unsafe extern "C" fn look(_: *mut c_void) {
+        let at = usize::from(WORKING.load(Ordering::SeqCst));
+        SEEN[at].fetch_add(1, Ordering::SeqCst);
+    }
     in_child("a_world_is_stopped_first", LIMIT, || {
         let world = World::new();
-        let polls: &AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
         let other = world.clone();
         thread::spawn(move || {
             let mut mutator = other.attach().unwrap();
             loop {
+                WORKING.store(true, Ordering::SeqCst);
+                for _ in 0..2000 {
+                    std::hint::spin_loop();
+                }
+                WORKING.store(false, Ordering::SeqCst);
                 mutator.poll();
-                polls.fetch_add(1, Ordering::SeqCst);
+                POLLS.fetch_add(1, Ordering::SeqCst);
             }
         });
-        while polls.load(Ordering::SeqCst) == 0 {
+        while POLLS.load(Ordering::SeqCst) == 0 {
             thread::yield_now();
         }
+        let seen = || SEEN.each_ref().map(|count| count.swap(0, Ordering::SeqCst));
         let all = AllThreads::new().world(&world);
-        for round in 0..20 {
-            let to = if round % 2 == 0 { c"world a" } else { c"world b" };
-            all.batch(&name(to)).unwrap();
-            assert_all("Name", to.to_str().unwrap());
+        for _ in 0..20 {
+            // SAFETY: only atomics.
+            let threads = unsafe { all.call(look, std::ptr::null_mut()) }.unwrap().threads;
+            assert_eq!(seen(), [threads, 0], "the mutator was not stopped");
             // It runs again.
-            let before = polls.load(Ordering::SeqCst);
-            while polls.load(Ordering::SeqCst) < before + 10 {
+            let before = POLLS.load(Ordering::SeqCst);
+            while POLLS.load(Ordering::SeqCst) < before + 10 {
                 thread::yield_now();
             }
         }
+        // Without the world it is held wherever it is, else this test could not fail.
+        for _ in 0..20 {
+            // SAFETY: only atomics.
+            unsafe { allthreads::call(look, std::ptr::null_mut()) }.unwrap();
+        }
+        let [_, working] = seen();
+        assert!(working > 0);
         let _mutator = world.attach().unwrap();
         let error = all.batch(&name(c"never")).unwrap_err();
         assert!(matches!(error, Error::WorldNotStopped(_)), "{error:?}");
-        assert_eq!(sys::gettid(), gettid());
     });
 }

@@ -4,12 +4,12 @@
 use std::ffi::c_void;
 use std::fs;
 use std::io::Read;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Barrier, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use allthreads::sigctx::sys::{self, MaskHow, SigSet, Tid};
+use allthreads::sigctx::sys::{self, MaskHow, SigSet, Tid, gettid};
 use allthreads::{Batch, Error, Outcome};
 
 /// The signal that the crate uses by default.
@@ -56,6 +56,24 @@ pub(crate) fn park(count: usize) {
             .expect("start a thread");
     }
     barrier.wait();
+}
+
+/// A thread that blocks `set` by a raw system call, for ever or for a time.
+pub(crate) fn deaf(set: SigSet, span: Option<Duration>) -> Tid {
+    let (send, receive) = mpsc::channel();
+    let body = move || {
+        mask(MaskHow::Set, set);
+        send.send(gettid()).unwrap();
+        if let Some(span) = span {
+            thread::sleep(span);
+            mask(MaskHow::Set, SigSet::empty());
+        }
+        loop {
+            thread::park();
+        }
+    };
+    thread::Builder::new().name("deaf one".into()).spawn(body).unwrap();
+    receive.recv().unwrap()
 }
 
 /// Blocks or unblocks signals behind libc's back.
@@ -149,7 +167,7 @@ pub(crate) fn pipe() -> (fs::File, fs::File) {
 /// A thread in `read` on an empty pipe; returns what it read when the other end is written.
 pub(crate) fn reader(mut end: fs::File, tid: &'static AtomicI32) -> thread::JoinHandle<u8> {
     thread::spawn(move || {
-        tid.store(sys::gettid(), Ordering::SeqCst);
+        tid.store(gettid(), Ordering::SeqCst);
         let mut byte = [0];
         // Not `read_exact`, which would hide an EINTR.
         assert_eq!(end.read(&mut byte).expect("not interrupted"), 1);

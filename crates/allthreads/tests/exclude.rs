@@ -1,0 +1,79 @@
+//! Threads that the caller leaves out: each is subtracted from those to be held once, and only if
+//! it takes no part indeed. Were one subtracted twice, another thread would go on with its own code
+//! while everybody is thought to be held.
+
+mod common;
+
+use std::time::Duration;
+
+use allthreads::sigctx::sys::{SigSet, Tid, gettid};
+use allthreads::{AllThreads, Applied, Error};
+use common::*;
+use testkit::in_child;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// All but `tid`, whose name is "deaf one", are reached when `excluded` are left out.
+#[track_caller]
+fn leaves_out(excluded: &[Tid], tid: Tid) {
+    for to in [c"others", c"once more"] {
+        let outcome = AllThreads::new().exclude(excluded).batch(&name(to)).unwrap();
+        assert_eq!((outcome.threads, outcome.retries), (tids().len() - 1, 0), "{excluded:?}");
+        for other in tids() {
+            let expected = if other == tid { "deaf one" } else { to.to_str().unwrap() };
+            assert_eq!(status(other, "Name").as_deref(), Some(expected), "{excluded:?}");
+        }
+    }
+}
+
+#[test]
+fn a_thread_that_is_excluded_is_left_out() {
+    in_child("a_thread_that_is_excluded_is_left_out", LIMIT, || {
+        park(4);
+        let tid = deaf(SigSet::full(), None);
+        leaves_out(&[tid], tid);
+    });
+}
+
+#[test]
+fn who_is_named_twice_counts_once() {
+    in_child("who_is_named_twice_counts_once", LIMIT, || {
+        park(4);
+        let tid = deaf(SigSet::full(), None);
+        leaves_out(&[tid, tid], tid);
+        leaves_out(&[tid; allthreads::MAX_EXCLUDED], tid);
+    });
+}
+
+#[test]
+fn the_caller_cannot_leave_itself_out() {
+    in_child("the_caller_cannot_leave_itself_out", LIMIT, || {
+        park(4);
+        let tid = deaf(SigSet::full(), None);
+        leaves_out(&[gettid(), tid], tid);
+    });
+}
+
+#[test]
+fn an_id_without_a_thread_leaves_nobody_out() {
+    in_child("an_id_without_a_thread_leaves_nobody_out", LIMIT, || {
+        park(4);
+        let tid = deaf(SigSet::full(), None);
+        // No thread of this process, and an id beyond the kernel's.
+        leaves_out(&[1, tid, i32::MAX], tid);
+    });
+}
+
+#[test]
+fn an_id_that_is_not_positive_is_refused() {
+    in_child("an_id_that_is_not_positive_is_refused", LIMIT, || {
+        park(2);
+        let other = *tids().iter().find(|&&tid| tid != gettid()).unwrap();
+        for bad in [-other, 0, -1, Tid::MIN] {
+            let excluded = [other, bad];
+            let error = AllThreads::new().exclude(&excluded).batch(&name(c"never")).unwrap_err();
+            assert!(matches!(error, Error::BadThread { tid } if tid == bad), "{error:?}");
+            assert_eq!(error.applied(), Applied::Calls(0));
+        }
+    });
+}
