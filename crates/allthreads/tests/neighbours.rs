@@ -83,14 +83,16 @@ fn a_handler_may_call_at_any_point_of_a_caller() {
                 thread::sleep(Duration::from_micros(30 + random.below(200)));
             }
         });
-        for _ in 0..testkit::budget(2000) {
+        // Until enough of them have come: how fast they do is the scheduler's business.
+        let mut rounds = 0;
+        while rounds < testkit::budget(2000) || NESTED.load(Ordering::Relaxed) < 10 {
             name(c"outer").apply().unwrap();
+            rounds += 1;
         }
         STOP.store(true, Ordering::Relaxed);
         poker.join().unwrap();
         let nested = NESTED.load(Ordering::Relaxed);
-        println!("{nested} nested operations");
-        assert!(nested > 10);
+        println!("{nested} nested operations in {rounds}");
         assert_eq!(FAILED.load(Ordering::Relaxed), 0);
     });
 }
@@ -302,9 +304,9 @@ fn the_first_handler_is_reached_through_one_that_chains_to_ours() {
         FIRST.fetch_add(1, Ordering::Relaxed);
     }
     extern "C" fn chaining(signal: i32, info: *mut libc::siginfo_t, context: *mut c_void) {
+        type Action = extern "C" fn(i32, *mut libc::siginfo_t, *mut c_void);
         CHAINING.fetch_add(1, Ordering::Relaxed);
         let replaced = REPLACED.load(Ordering::Relaxed);
-        type Action = extern "C" fn(i32, *mut libc::siginfo_t, *mut c_void);
         // SAFETY: what `install` found is a handler of this kind.
         let replaced = unsafe { std::mem::transmute::<usize, Action>(replaced) };
         replaced(signal, info, context);
