@@ -15,7 +15,8 @@
 //! | `Slot::head`, `Registration::next` | `install`, `uninstall`, under the lock | `dispatch` | release / acquire | I1, I2 |
 //! | `Slot::base` | the same, and `dispatch` for `SA_RESETHAND` | `dispatch` | release / acquire | I3 |
 //!
-//! - **I1** A registration is never freed or changed but for `next`: a handler may hold one for ever.
+//! - **I1** A registration is never freed or changed but for `next`: a handler may hold one for
+//!   ever.
 //! - **I2** `head` is published before the kernel is told, so that the entry never finds nothing.
 //! - **I3** `base` is set before the kernel is told, and stays: a late handler of an uninstalled
 //!   signal still finds whom to give it to. It changes when the kernel's action was reset to the
@@ -327,18 +328,20 @@ pub unsafe fn install(
     let next = AtomicPtr::new(head);
     let registration = Box::into_raw(Box::new(Registration { handler, options, next }));
     slot.head.store(registration, Ordering::Release); // I2
-    while first {
-        // SAFETY: the entry handles every signal, and the caller answers for `handler`.
-        match unsafe { rt_sigaction(signal, Some(&action(signal, &before))) } {
-            // Somebody else changed the action since it was read: that is the one to chain to.
-            Ok(old) if old != before && old.handler != arch::entry() => {
-                set_base(old);
-                before = old;
-            }
-            Ok(_) => break,
-            Err(errno) => {
-                slot.head.store(head, Ordering::Release);
-                return Err(refused(errno));
+    if first {
+        loop {
+            // SAFETY: the entry handles every signal, and the caller answers for `handler`.
+            match unsafe { rt_sigaction(signal, Some(&action(signal, &before))) } {
+                // Somebody else changed the action since it was read: that is the one to chain to.
+                Ok(old) if old != before && old.handler != arch::entry() => {
+                    set_base(old);
+                    before = old;
+                }
+                Ok(_) => break,
+                Err(errno) => {
+                    slot.head.store(head, Ordering::Release);
+                    return Err(refused(errno));
+                }
             }
         }
     }
@@ -376,8 +379,8 @@ impl Installed {
     ///
     /// # Errors
     ///
-    /// When somebody put a handler over ours, which may chain to it. Nothing is changed. The default
-    /// action or "ignore" that somebody put in the place of ours stays, and is no error.
+    /// When somebody put a handler over ours, which may chain to it. Nothing is changed. The
+    /// default action or "ignore" that somebody put in the place of ours stays, and is no error.
     pub fn uninstall(self) -> Result<(), UninstallError> {
         let _installing = Installing::begin();
         let Some(slot) = slot(self.signal) else { return Ok(()) };
@@ -482,8 +485,8 @@ impl Delivery<'_> {
     /// Prepares a call of `call` on the interrupted stack: return it as [`Flow::Inject`].
     ///
     /// The call gets `data` and the interrupted context; after it the interrupted code goes on with
-    /// every register, flag and vector as it was. What is written to the context after this, by this
-    /// handler or the ones after it, is lost; write it in the callback, with
+    /// every register, flag and vector as it was. What is written to the context after this, by
+    /// this handler or the ones after it, is lost; write it in the callback, with
     /// [`Frame::context_mut`](crate::inject::Frame::context_mut).
     ///
     /// # Signal safety
@@ -496,9 +499,9 @@ impl Delivery<'_> {
     ///
     /// # Safety
     ///
-    /// 1. The interrupted code may be interrupted by `call` at this program counter, for the rest of
-    ///    the handlers too: `call` keeps to what is async-signal-safe, or the program counter is in
-    ///    code that is known to be at a safe point anywhere.
+    /// 1. The interrupted code may be interrupted by `call` at this program counter, for the rest
+    ///    of the handlers too: `call` keeps to what is async-signal-safe, or the program counter is
+    ///    in code that is known to be at a safe point anywhere.
     /// 2. There is readable code at the program counter.
     /// 3. `onto` lives until the call has resumed.
     /// 4. What is in the context now is such that the interrupted code can go on.
@@ -541,7 +544,7 @@ impl Delivery<'_> {
                 // SAFETY: it was the kernel's handler for this signal, and gets what the kernel
                 // would have given it.
                 keeping(self.errno, || unsafe {
-                    call_c(handler, base.flags, self.signal, info, uc)
+                    call_c(handler, base.flags, self.signal, info, uc);
                 });
                 sys::sigprocmask(MaskHow::Set, &mask);
             }

@@ -36,8 +36,8 @@
 //!
 //! **Exit**: a callback that ends its thread leaves `active` set; its stack ends too. **fork** in a
 //! callback: the child has the copy and returns from it. **Masked signals**: the callback runs with
-//! the interrupted mask, set by one system call; the sigreturn puts it back, so a change made in the
-//! callback does not last (change it through [`Frame::context_mut`]). **Alternate stack**: the
+//! the interrupted mask, set by one system call; the sigreturn puts it back, so a change made in
+//! the callback does not last (change it through [`Frame::context_mut`]). **Alternate stack**: the
 //! sigreturn installs the one that the frame recorded; one that came or went in the callback
 //! ([`AltStack`](altstack::AltStack)) is written into the copy first. **Nesting**: refused as
 //! [`InjectError::Nested`]. **Unwinding**: a panic that would leave the callback aborts.
@@ -67,9 +67,9 @@ pub const CALLBACK_ROOM: usize = 16 * 1024;
 /// A function that can be injected.
 ///
 /// It gets the interrupted context and the word that was given to
-/// [`Delivery::inject`](crate::handler::Delivery::inject). It runs on the interrupted stack, outside
-/// of any handler: it may block, allocate and take locks as far as the interrupted code lets it.
-/// errno is kept around it.
+/// [`Delivery::inject`](crate::handler::Delivery::inject). It runs on the interrupted stack,
+/// outside of any handler: it may block, allocate and take locks as far as the interrupted code
+/// lets it. errno is kept around it.
 pub type InjectedFn = fn(&mut Frame<'_>, usize);
 
 /// A stack on which calls may be injected.
@@ -103,10 +103,11 @@ impl CallStack {
     ///
     /// # Safety
     ///
-    /// 1. `[lo, hi)` is mapped, writable, and used as a stack: whatever code has its stack pointer in
-    ///    there owns only what is above it and the ABI's red zone.
-    /// 2. The page below `lo` is a guard page, or stack as well: a callback that needs more than the
-    ///    room that is guaranteed must run into a fault, not into somebody's memory.
+    /// 1. `[lo, hi)` is mapped, writable, and used as a stack: whatever code has its stack pointer
+    ///    in there owns only what is above it and the ABI's red zone.
+    /// 2. A callback that needs more than the room that is guaranteed runs into a fault, not into
+    ///    somebody's memory: the page below `lo` is a guard page, or stack as well; or no callback
+    ///    needs more.
     #[must_use]
     pub const unsafe fn new(lo: usize, hi: usize) -> Self {
         Self { lo: AtomicUsize::new(lo), hi: AtomicUsize::new(hi), active: AtomicU32::new(0) }
@@ -555,8 +556,8 @@ impl<'f> Frame<'f> {
 
     /// Makes the frame resume on the calling thread.
     ///
-    /// For a callback that switched to another stack and came back on another thread. Without it the
-    /// resume would give that thread the alternate stack of the first.
+    /// For a callback that switched to another stack and came back on another thread. Without it
+    /// the resume would give that thread the alternate stack of the first.
     ///
     /// # Signal safety
     ///
@@ -590,8 +591,8 @@ impl<'f> Frame<'f> {
     }
 }
 
-/// A frame that was taken out of its callback. The interrupted code stands still until it is resumed;
-/// dropped, it never goes on.
+/// A frame that was taken out of its callback. The interrupted code stands still until it is
+/// resumed; dropped, it never goes on.
 #[derive(Debug)]
 #[must_use = "the interrupted code goes on only when this is resumed"]
 pub struct Parked {

@@ -65,6 +65,10 @@ unsafe impl Sync for Stop {}
 impl Stop {
     /// Lets the loop leave at the end of its present round. A loop that has not begun is not
     /// stopped.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
     pub fn stop(self) {
         // SAFETY: alive, see `Patterned::stopper`.
         unsafe { self.next.as_ref() }.store(arch::window().end, Ordering::Relaxed);
@@ -91,13 +95,17 @@ impl Patterned {
     }
 
     /// Makes the table and a stack below it.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: allocates.
     #[must_use]
     pub fn new() -> Self {
         // SAFETY: the layout is not empty.
         let memory = unsafe { alloc_zeroed(Self::layout()) };
         let Some(memory) = NonNull::new(memory) else { handle_alloc_error(Self::layout()) };
         let low = memory.as_ptr() as usize;
-        // SAFETY: mapped, and used as the loop's stack alone.
+        // SAFETY: mapped, and used as the loop's stack alone; tests inject short calls.
         let stack = unsafe { CallStack::new(low, low + STACK) };
         Self { memory, stack: Arc::new(stack) }
     }
@@ -108,18 +116,30 @@ impl Patterned {
     }
 
     /// The stack that the loop runs on.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
     #[must_use]
     pub fn call_stack(&self) -> &CallStack {
         &self.stack
     }
 
     /// The same, to be kept while the loop runs.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
     #[must_use]
     pub fn shared_call_stack(&self) -> Arc<CallStack> {
         self.stack.clone()
     }
 
     /// What ends the loop.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
     ///
     /// # Safety
     ///
@@ -131,8 +151,12 @@ impl Patterned {
         Stop { next: NonNull::from(table.next()) }
     }
 
-    /// Runs the loop with a pattern from `random` and says what did not come back. `ready` is called
-    /// when the pattern is there and [`Stop::stop`] works, just before the loop begins.
+    /// Runs the loop with a pattern from `random` and says what did not come back. `ready` is
+    /// called when the pattern is there and [`Stop::stop`] works, just before the loop begins.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: allocates.
     pub fn run(
         &mut self,
         mut random: impl FnMut() -> u64,
@@ -175,12 +199,20 @@ impl Patterned {
     }
 
     /// The addresses at which every register holds its pattern.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
     #[must_use]
     pub fn code() -> Range<usize> {
         arch::window()
     }
 
     /// What is patterned on this machine.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
     #[must_use]
     pub fn level() -> &'static str {
         arch::level_name()
@@ -196,12 +228,20 @@ impl Drop for Patterned {
 
 /// Writes something else into every register, vector, mask, flag and control word, and puts back
 /// only what a function must.
+///
+/// # Signal safety
+///
+/// Async-signal-safe.
 pub fn clobber_all() {
     arch::clobber();
 }
 
 /// Loads every register with a value that names it and runs into an undefined instruction at
 /// [`known_pc`].
+///
+/// # Signal safety
+///
+/// Not async-signal-safe: one thread at a time.
 ///
 /// # Safety
 ///
@@ -213,6 +253,10 @@ pub unsafe fn raise_with_known_registers() {
 
 /// Runs into an undefined instruction: a signal without a system call.
 ///
+/// # Signal safety
+///
+/// Async-signal-safe.
+///
 /// # Safety
 ///
 /// A handler of `SIGILL` calls [`step_over_known`].
@@ -223,12 +267,20 @@ pub unsafe fn raise_undefined() {
 }
 
 /// Where the undefined instruction is.
+///
+/// # Signal safety
+///
+/// Async-signal-safe.
 #[must_use]
 pub fn known_pc() -> usize {
     arch::known_pc()
 }
 
 /// Moves the program counter behind the undefined instruction.
+///
+/// # Signal safety
+///
+/// Handler only.
 pub fn step_over_known(delivery: &mut Delivery<'_>) {
     let pc = delivery.pc();
     delivery.set_pc(pc + arch::KNOWN_STEP);
@@ -254,6 +306,10 @@ pub(crate) extern "C" fn pushed() {
 }
 
 /// How often the trampoline of [`push_counted_call`] has run.
+///
+/// # Signal safety
+///
+/// Async-signal-safe.
 #[must_use]
 pub fn pushed_calls() -> u32 {
     PUSHED.load(Ordering::Relaxed)
@@ -261,6 +317,10 @@ pub fn pushed_calls() -> u32 {
 
 /// Pushes a call of a trampoline that keeps everything by itself, as a user of
 /// [`SigCtx::push_call`](crate::SigCtx::push_call) would.
+///
+/// # Signal safety
+///
+/// Handler only.
 ///
 /// # Safety
 ///
@@ -273,6 +333,10 @@ pub unsafe fn push_counted_call(delivery: &mut Delivery<'_>) {
 }
 
 /// Makes the interrupted code raise `SIGTRAP` after every instruction.
+///
+/// # Signal safety
+///
+/// Handler only.
 pub fn single_step(ctx: &mut crate::SigCtx<'_>) {
     arch::single_step(ctx);
 }

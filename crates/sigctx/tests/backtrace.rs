@@ -6,7 +6,7 @@ mod common;
 use std::backtrace::Backtrace;
 use std::hint::black_box;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 use common::*;
@@ -16,7 +16,6 @@ use sigctx::inject::Frame;
 use sigctx::sys;
 use testkit::Rng;
 
-static TID: AtomicI32 = AtomicI32::new(0);
 static SEEN: AtomicBool = AtomicBool::new(false);
 
 /// Computes in registers alone, so that a backtrace of it may be taken anywhere.

@@ -1,15 +1,16 @@
 //! A signal that is not ours reaches whoever had it before.
 
+mod common;
+
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use common::{install, raise};
 use sigctx::altstack::AltStack;
-use sigctx::handler::{
-    self, Delivery, ErrnoPolicy, Flow, Handler, InstallError, Installed, Options,
-};
+use sigctx::handler::{self, Delivery, ErrnoPolicy, Flow, Handler, InstallError, Options};
 use sigctx::sys::{self, KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigSet};
 
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -45,11 +46,6 @@ fn before(signal: i32, handler: usize, flags: SaFlags, mask: SigSet) {
     unsafe { sys::rt_sigaction(signal, Some(&action)) }.expect("the action from before");
 }
 
-fn install(signal: i32, handler: Handler) -> Installed {
-    // SAFETY: the handlers of these tests count.
-    unsafe { handler::install(signal, handler, Options::new()) }.expect("install")
-}
-
 fn pass_on(_: &mut Delivery<'_>) -> Flow {
     OURS.fetch_add(1, SeqCst);
     Flow::Chain
@@ -58,10 +54,6 @@ fn pass_on(_: &mut Delivery<'_>) -> Flow {
 fn keep(_: &mut Delivery<'_>) -> Flow {
     OURS.fetch_add(1, SeqCst);
     Flow::Resume
-}
-
-fn raise(signal: i32) {
-    sys::tgkill(sys::getpid(), sys::gettid(), signal).expect("own thread");
 }
 
 fn calls() -> (usize, usize) {
@@ -304,8 +296,8 @@ fn a_real_urgent_signal_from_another_process_reaches_the_previous_handler() {
     });
 }
 
-/// What the C handler does to errno stays, as it does without this crate: nobody has read errno, for
-/// which thread-local storage is needed.
+/// What the C handler does to errno stays, as it does without this crate: nobody has read errno,
+/// for which thread-local storage is needed.
 #[test]
 fn without_keeping_errno_nobody_looks_at_it() {
     extern "C" fn spoil_errno(_: i32) {
@@ -438,8 +430,8 @@ fn stress_a_one_shot_handler_is_called_once_on_two_threads() {
     });
 }
 
-/// `over` does not chain: after it a new handler starts with `over` as the action from before, and the
-/// old one can be taken out.
+/// `over` does not chain: after it a new handler starts with `over` as the action from before, and
+/// the old one can be taken out.
 fn is_no_cover(over: usize) {
     let first = install(libc::SIGURG, pass_on);
     let ours = installed_handler(libc::SIGURG);

@@ -5,22 +5,13 @@ mod common;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
-use common::DEADLINE;
+use common::{DEADLINE, install, raise};
 use sigctx::altstack::AltStack;
-use sigctx::handler::{self, Delivery, Flow, Handler, Installed, Options};
+use sigctx::handler::{Delivery, Flow};
 use sigctx::sys::{self, MaskHow, SigSet};
 use sigctx::{Reg, Registers, Sender, SigCtx};
 
 static SEEN: Mutex<Option<Registers>> = Mutex::new(None);
-
-fn install(signal: i32, handler: Handler) -> Installed {
-    // SAFETY: the handlers of these tests look and write words.
-    unsafe { handler::install(signal, handler, Options::new()) }.expect("install")
-}
-
-fn raise(signal: i32) {
-    sys::tgkill(sys::getpid(), sys::gettid(), signal).expect("own thread");
-}
 
 /// Raises a signal with a known value in every register; the program counter is given relative to
 /// the instruction that raises it.

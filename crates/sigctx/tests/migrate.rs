@@ -4,7 +4,7 @@ mod common;
 
 use std::cell::Cell;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 use common::*;
@@ -17,7 +17,6 @@ use testkit::Rng;
 
 static PARKED: Mutex<Option<Parked>> = Mutex::new(None);
 static STOP: Mutex<Option<Stop>> = Mutex::new(None);
-static TID: AtomicI32 = AtomicI32::new(0);
 static HOPS: AtomicU64 = AtomicU64::new(0);
 static WRONG_STACK: AtomicUsize = AtomicUsize::new(0);
 static FINISHED: AtomicBool = AtomicBool::new(false);

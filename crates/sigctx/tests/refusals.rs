@@ -3,40 +3,17 @@
 mod common;
 
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
 use common::*;
-use sigctx::altstack::AltStack;
-use sigctx::handler::{self, Delivery, Flow, Installed, Options};
+use sigctx::handler::{Delivery, Flow};
 use sigctx::inject::Frame;
 use sigctx::sys;
-use testkit::Rng;
-
-static TID: AtomicI32 = AtomicI32::new(0);
-static DONE: AtomicBool = AtomicBool::new(false);
-
-fn install(signal: i32, handler: handler::Handler) -> Installed {
-    // SAFETY: the handlers of these tests count, inject, and spin.
-    unsafe { handler::install(signal, handler, Options::new()) }.expect("install")
-}
 
 fn get(counter: &std::sync::atomic::AtomicU64) -> u64 {
     counter.load(SeqCst)
-}
-
-/// Runs `victim` on a thread with an alternate stack, and sends it signals until `enough`.
-fn under_signals(victim: impl FnOnce() + Send, enough: impl FnMut() -> bool) -> u64 {
-    let mut rng = Rng::from_env();
-    thread::scope(|s| {
-        s.spawn(|| {
-            let _alt = AltStack::install().expect("alternate stack");
-            victim();
-        });
-        let _done = Raise(&DONE);
-        send_one_at_a_time(&TID, libc::SIGURG, u64::MAX, &mut rng, enough)
-    })
 }
 
 /// Computes until the test is over, without a system call.
@@ -118,7 +95,7 @@ fn an_interrupted_handler_is_refused() {
         let victim = || {
             register_own_stack();
             TID.store(sys::gettid(), SeqCst);
-            sys::tgkill(sys::getpid(), sys::gettid(), libc::SIGUSR1).expect("own thread");
+            raise(libc::SIGUSR1);
         };
         under_signals(victim, || get(&ON_ALT) >= 100);
         assert!(get(&ON_ALT) >= 100, "{}", counts());
@@ -170,7 +147,7 @@ fn nothing_is_injected_on_the_way_back_from_a_call() {
 
     fn stepping_call(_frame: &mut Frame<'_>, _: usize) {
         if INJECTED.fetch_add(1, SeqCst) == 0 {
-            sys::tgkill(sys::getpid(), sys::gettid(), libc::SIGUSR1).expect("own thread");
+            raise(libc::SIGUSR1);
         }
         HANDLED.fetch_add(1, SeqCst);
     }

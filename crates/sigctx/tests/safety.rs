@@ -12,7 +12,7 @@ use common::*;
 use sigctx::altstack::{AltStack, MIN_SIZE};
 use sigctx::handler::{self, Delivery, Flow, Handler, Installed, Options};
 use sigctx::inject::{Frame, InjectedFn};
-use sigctx::probe::{Patterned, Spin};
+use sigctx::probe::{Patterned, Spin, Stop};
 use sigctx::sys::{self, MaskHow, SigSet};
 use testkit::Rng;
 
@@ -46,14 +46,6 @@ unsafe impl GlobalAlloc for NotInHandlers {
 #[global_allocator]
 static ALLOCATOR: NotInHandlers = NotInHandlers;
 
-static TID: AtomicI32 = AtomicI32::new(0);
-static DONE: AtomicBool = AtomicBool::new(false);
-
-fn install(signal: i32, handler: Handler) -> Installed {
-    // SAFETY: the handlers of these tests count, inject, and write errno.
-    unsafe { handler::install(signal, handler, Options::new()) }.expect("install")
-}
-
 fn set_errno(value: i32) {
     // SAFETY: every thread has one.
     let errno = unsafe { libc::__errno_location() };
@@ -68,18 +60,6 @@ fn errno() -> i32 {
     unsafe { errno.read() }
 }
 
-fn under_signals(victim: impl FnOnce() + Send, enough: impl FnMut() -> bool) -> u64 {
-    let mut rng = Rng::from_env();
-    thread::scope(|s| {
-        s.spawn(|| {
-            let _alt = AltStack::install().expect("alternate stack");
-            victim();
-        });
-        let _done = Raise(&DONE);
-        send_one_at_a_time(&TID, libc::SIGURG, u64::MAX, &mut rng, enough)
-    })
-}
-
 /// The check can fail: an allocation in a handler ends the process.
 #[test]
 fn an_allocation_in_a_handler_is_noticed() {
@@ -90,7 +70,7 @@ fn an_allocation_in_a_handler_is_noticed() {
     }
     let ended = testkit::child("an_allocation_in_a_handler_is_noticed", DEADLINE, || {
         let _installed = install(libc::SIGURG, allocate);
-        sys::tgkill(sys::getpid(), sys::gettid(), libc::SIGURG).expect("own thread");
+        raise(libc::SIGURG);
     });
     if let Some(ended) = ended {
         use std::os::unix::process::ExitStatusExt as _;
@@ -176,34 +156,46 @@ fn stress_errno_is_kept_around_handlers_and_injected_calls() {
     });
 }
 
-/// Not one at a time: handlers nest as deep as they come.
+/// Not one at a time: signals merge, and the handlers of the two interrupt each other and each other's
+/// calls.
 #[test]
 fn stress_signals_from_many_senders_do_no_harm() {
+    static STOP: Mutex<Option<Stop>> = Mutex::new(None);
+    static FINISHED: AtomicBool = AtomicBool::new(false);
+
     testkit::in_child("stress_signals_from_many_senders_do_no_harm", DEADLINE, || {
         let _urgent = install(libc::SIGURG, inject_anywhere);
         let _user = install(libc::SIGUSR1, inject_anywhere);
-        let per_sender = testkit::budget(20_000);
+        let enough = testkit::budget(2_000);
         thread::scope(|s| {
             s.spawn(|| {
                 let _alt = AltStack::install().expect("alternate stack");
                 let mut rng = Rng::from_env();
-                let mut patterned = Patterned::new();
-                let stack = std::ptr::from_ref(patterned.call_stack()).cast_mut();
-                STACK.store(stack, SeqCst);
+                // Leaked, with what stops it: a late signal may still look.
+                let patterned = Box::leak(Box::new(Patterned::new()));
+                STACK.store(std::ptr::from_ref(patterned.call_stack()).cast_mut(), SeqCst);
+                // SAFETY: leaked.
+                *STOP.lock().unwrap() = Some(unsafe { patterned.stopper() });
+                let _finished = Raise(&FINISHED);
                 while !DONE.load(SeqCst) {
                     let begin = || TID.store(sys::gettid(), SeqCst);
-                    let different = patterned.run(|| rng.next_u64(), Spin::Once, begin);
+                    let different = patterned.run(|| rng.next_u64(), Spin::UntilStopped, begin);
                     assert!(different.is_empty(), "{different:#x?}\n{}", counts());
                 }
-                // Late signals are refused from here on.
-                STACK.store(std::ptr::null_mut(), SeqCst);
             });
             wait_for("the victim", || TID.load(SeqCst) != 0);
-            let _done = Raise(&DONE);
+            let stop = STOP.lock().unwrap().take().expect("running");
+            let done = Raise(&DONE);
             let sender = |signal| {
                 move || {
-                    for _ in 0..per_sender {
+                    for sent in 0u32.. {
+                        if INJECTED.load(SeqCst) >= enough {
+                            break;
+                        }
                         sys::tgkill(sys::getpid(), TID.load(SeqCst), signal).expect("alive");
+                        if sent.is_multiple_of(1000) {
+                            stop.stop();
+                        }
                     }
                 }
             };
@@ -211,8 +203,14 @@ fn stress_signals_from_many_senders_do_no_harm() {
             for sender in senders {
                 sender.join().expect("sender");
             }
+            drop(done);
+            // The loop goes round until it is stopped, and may be between two rounds.
+            while !FINISHED.load(SeqCst) {
+                stop.stop();
+                thread::yield_now();
+            }
         });
-        assert!(HANDLED.load(SeqCst) > 0);
+        assert!(INJECTED.load(SeqCst) >= enough, "{}", counts());
         println!("{}", counts());
     });
 }
@@ -311,7 +309,7 @@ fn a_handler_is_not_interrupted_by_its_own_signal() {
     }
     testkit::in_child("a_handler_is_not_interrupted_by_its_own_signal", DEADLINE, || {
         let _installed = install(libc::SIGURG, raise_again);
-        sys::tgkill(sys::getpid(), sys::gettid(), libc::SIGURG).expect("own thread");
+        raise(libc::SIGURG);
         // Each comes when the one before has returned.
         assert_eq!((HANDLED.load(SeqCst), DEEPEST.load(SeqCst)), (4, 1));
     });
@@ -381,7 +379,7 @@ fn alternate_stack_after(call: InjectedFn) -> (usize, usize, i32) {
             std::hint::spin_loop();
         }
         let handled = HANDLED.load(SeqCst);
-        sys::tgkill(sys::getpid(), sys::gettid(), libc::SIGURG).expect("own thread");
+        raise(libc::SIGURG);
         assert!(HANDLED.load(SeqCst) > handled);
         *after.lock().unwrap() = alternate_stack();
         while !DONE.load(SeqCst) {
@@ -462,7 +460,7 @@ fn no_alternate_stack_is_installed_from_a_handler() {
     testkit::in_child("no_alternate_stack_is_installed_from_a_handler", DEADLINE, || {
         let _alt = AltStack::install().expect("alternate stack");
         let _installed = install(libc::SIGUSR1, handler);
-        sys::tgkill(sys::getpid(), sys::gettid(), libc::SIGUSR1).expect("own thread");
+        raise(libc::SIGUSR1);
         assert_eq!(ERRNO.load(SeqCst), libc::EPERM);
     });
 }

@@ -4,10 +4,10 @@
 mod common;
 
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::SeqCst};
 use std::thread;
 
-use common::{ELSEWHERE, HANDLED, INJECTED, Raise, STACK, counts, send_one_at_a_time};
+use common::{DONE, ELSEWHERE, HANDLED, INJECTED, Raise, STACK, TID, counts, send_one_at_a_time};
 use sigctx::altstack::AltStack;
 use sigctx::handler::{self, Delivery, Flow, Handler, Options};
 use sigctx::inject::Frame;
@@ -15,8 +15,6 @@ use sigctx::probe::{Patterned, Spin, Stop};
 use sigctx::sys::{self, MaskHow, SigSet};
 use testkit::Rng;
 
-static TID: AtomicI32 = AtomicI32::new(0);
-static DONE: AtomicBool = AtomicBool::new(false);
 static ROUNDS: AtomicU64 = AtomicU64::new(0);
 /// A thread holds patterns.
 static ROUNDS_LEFT: AtomicBool = AtomicBool::new(true);

@@ -13,8 +13,9 @@
 //!
 //! This file is long because an architecture is one file: to port is to write its counterpart.
 //!
-//! References: the kernel's `arch/x86/kernel/signal_64.c`, `arch/x86/include/uapi/asm/sigcontext.h`,
-//! `asm/ucontext.h`; System V ABI AMD64 supplement, 3.2.2 (red zone), 3.4 (stack alignment).
+//! References: the kernel's `arch/x86/kernel/signal_64.c`,
+//! `arch/x86/include/uapi/asm/sigcontext.h`, `asm/ucontext.h`; System V ABI AMD64 supplement, 3.2.2
+//! (red zone), 3.4 (stack alignment).
 
 use core::arch::{asm, global_asm};
 use core::ffi::{c_int, c_long, c_void};
@@ -832,8 +833,8 @@ struct State {
     vectors: [[u64; 8]; 32],
 }
 
-/// What the loop holds (`given`), what it had at the end (`found`), and where it goes next. It is what
-/// the stack pointer points at while the loop runs.
+/// What the loop holds (`given`), what it had at the end (`found`), and where it goes next. It is
+/// what the stack pointer points at while the loop runs.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Table {
@@ -849,9 +850,9 @@ pub(crate) struct Table {
     level: u32,
 }
 
-/// Arithmetic flags and direction: what a sigreturn restores (`FIX_EFLAGS` in the kernel) and is not
-/// harmful. The CPUID bit is not among them: an ordinary handler loses it, too. The alignment check
-/// flag would make unaligned accesses fault.
+/// Arithmetic flags and direction: what a sigreturn restores (`FIX_EFLAGS` in the kernel) and is
+/// not harmful. The CPUID bit is not among them: an ordinary handler loses it, too. The alignment
+/// check flag would make unaligned accesses fault.
 const FLAGS: Status = Status::CF
     .union(Status::PF)
     .union(Status::AF)
@@ -1205,7 +1206,8 @@ global_asm!(
 const _: () = assert!(offset_of!(Table, given.general) == 0);
 
 // Values that name their registers; then an undefined instruction, whose handler steps over it.
-// Not one register is left to find the way back with, the stack pointer included: it is in a static.
+// Not one register is left to find the way back with, the stack pointer included: it is in a
+// static.
 global_asm!(
     ".pushsection .bss.sigctx_probe_saved, \"aw\", @nobits",
     ".balign 8",

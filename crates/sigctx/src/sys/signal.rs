@@ -118,8 +118,9 @@ pub fn sigprocmask(how: MaskHow, set: &SigSet) -> SigSet {
     let mut old = SigSet::empty();
     let new = &raw const *set as usize;
     let args = [how as usize, new, &raw mut old as usize, size_of::<SigSet>(), 0, 0];
-    // SAFETY: both sets live during the call and are of the size given; the call cannot fail then.
-    let _cannot_fail = unsafe { syscall_raw(libc::SYS_rt_sigprocmask, args) };
+    // It cannot fail: there is nothing in it that the kernel refuses.
+    // SAFETY: both sets live during the call and are of the size given.
+    let _ = unsafe { syscall_raw(libc::SYS_rt_sigprocmask, args) };
     old
 }
 
@@ -144,9 +145,9 @@ pub fn kill(pid: i32, sig: i32) -> Result<(), Errno> {
 
 /// Sends `sig` to a thread of a process. Signal 0 only asks whether it could be sent.
 ///
-/// The handler of a signal takes it at its word. The signals 32 and 33 are libc's (`pthread_cancel`,
-/// and `setuid` on all threads): sent to a thread of this process without a handler of one's own,
-/// they unwind or break it.
+/// The handler of a signal takes it at its word. The signals 32 and 33 are libc's
+/// (`pthread_cancel`, and `setuid` on all threads): sent to a thread of this process without a
+/// handler of one's own, they unwind or break it.
 ///
 /// # Signal safety
 ///

@@ -7,12 +7,17 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering::S
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sigctx::handler::{Delivery, Flow};
+use sigctx::altstack::AltStack;
+use sigctx::handler::{self, Delivery, Flow, Handler, Installed, Options};
 use sigctx::inject::{CallStack, Frame, InjectError};
 use sigctx::sys;
 
 pub const DEADLINE: Duration = Duration::from_mins(3);
 
+/// The thread that gets the signals; 0 when it does not want any.
+pub static TID: AtomicI32 = AtomicI32::new(0);
+/// The test is over.
+pub static DONE: AtomicBool = AtomicBool::new(false);
 /// The stack on which `inject` puts calls, and the code that it may interrupt.
 pub static STACK: AtomicPtr<CallStack> = AtomicPtr::new(std::ptr::null_mut());
 /// Signals that a handler has finished with, injected calls included.
@@ -103,6 +108,30 @@ pub fn register_own_stack() -> &'static CallStack {
     let stack = Box::leak(Box::new(stack));
     STACK.store(stack, SeqCst);
     stack
+}
+
+/// Installs a handler of a test: they count, look, inject, and spin.
+pub fn install(signal: i32, handler: Handler) -> Installed {
+    // SAFETY: all of that is async-signal-safe, and what they write is what their test wants.
+    unsafe { handler::install(signal, handler, Options::new()) }.expect("install")
+}
+
+/// Sends a signal to the calling thread.
+pub fn raise(signal: i32) {
+    sys::tgkill(sys::getpid(), sys::gettid(), signal).expect("own thread");
+}
+
+/// Runs `victim` on a thread with an alternate stack, and sends it signals until `enough`.
+pub fn under_signals(victim: impl FnOnce() + Send, enough: impl FnMut() -> bool) -> u64 {
+    let mut rng = testkit::Rng::from_env();
+    thread::scope(|s| {
+        s.spawn(|| {
+            let _alt = AltStack::install().expect("alternate stack");
+            victim();
+        });
+        let _done = Raise(&DONE);
+        send_one_at_a_time(&TID, libc::SIGURG, u64::MAX, &mut rng, enough)
+    })
 }
 
 /// Waits for a condition, and fails the test if it does not come.
