@@ -4,13 +4,14 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::mem::ManuallyDrop;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 use common::*;
 use sigctx::altstack::{AltStack, MIN_SIZE};
-use sigctx::handler::{self, Delivery, Flow, Handler, Installed, Options};
+use sigctx::handler::{Delivery, Flow};
 use sigctx::inject::{Frame, InjectedFn};
 use sigctx::probe::{Patterned, Spin, Stop};
 use sigctx::sys::{self, MaskHow, SigSet};
@@ -421,10 +422,9 @@ fn an_alternate_stack_installed_in_a_callback_stays() {
     static NEW: AtomicUsize = AtomicUsize::new(0);
 
     fn install_stack(frame: &mut Frame<'_>, data: usize) {
-        let stack = AltStack::install().expect("outside of a handler");
-        NEW.store(stack.bounds().0, SeqCst);
         // Left to the process.
-        std::mem::forget(stack);
+        let stack = ManuallyDrop::new(AltStack::install().expect("outside of a handler"));
+        NEW.store(stack.bounds().0, SeqCst);
         clobbering_call(frame, data);
     }
     testkit::in_child("an_alternate_stack_installed_in_a_callback_stays", DEADLINE, || {
