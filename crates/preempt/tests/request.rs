@@ -138,6 +138,43 @@ fn a_signal_from_another_process_reaches_the_handler_that_was_there_before() {
     );
 }
 
+/// The record, where the injected call's end is written down, would be another thread's by then.
+#[test]
+fn a_hook_that_detaches_its_thread_ends_the_process() {
+    thread_local! {
+        static ME: std::cell::RefCell<Option<threadreg::Attached>> = const { std::cell::RefCell::new(None) };
+    }
+    let ended = testkit::child(
+        "a_hook_that_detaches_its_thread_ends_the_process",
+        Duration::from_secs(30),
+        || {
+            let _code = set_up();
+            let task = Task::with_hook(|frame| {
+                if frame.is_some() {
+                    ME.with_borrow_mut(Option::take);
+                }
+            });
+            let spin = Arc::new(common::Spin::default());
+            let runner = {
+                let (task, spin) = (task.clone(), spin.clone());
+                std::thread::spawn(move || {
+                    ME.set(Some(threadreg::attach().expect("attach")));
+                    task.enter(|| common::spin_without_polls(&spin))
+                })
+            };
+            until("the process ends", || {
+                task.request().expect("sent");
+                runner.is_finished()
+            });
+        },
+    );
+    if let Some(ended) = ended {
+        let signal = std::os::unix::process::ExitStatusExt::signal(&ended.status);
+        assert_eq!(signal, Some(libc::SIGABRT), "{}", ended.output);
+        assert!(ended.output.contains("inside an injected call"), "{}", ended.output);
+    }
+}
+
 /// SIGURG is below the real-time signals: a full queue costs it the siginfo, not the delivery.
 #[test]
 fn a_full_signal_queue_does_not_lose_the_request() {

@@ -97,6 +97,10 @@ fn kernel_name() -> Name {
 ///
 /// Bound to its thread. A guard that is leaked ends when the thread does, before or among the
 /// destructors of its thread-locals.
+///
+/// # Aborts
+///
+/// When it is dropped inside a call that `sigctx` has injected on this thread's own stack.
 #[must_use = "the thread is registered only while this lives"]
 #[derive(Debug)]
 pub struct Attached {

@@ -50,10 +50,16 @@ impl Membership {
     /// The calling thread leaves. Signals are blocked when this returns; the former mask is the
     /// result.
     ///
-    /// Waits until no pin is left.
+    /// Waits until no pin is left. Ends the process inside an injected call: the record's stack word
+    /// is written when that resumes, and would be another thread's by then.
     pub(crate) fn end(mut self) -> SigSet {
         let mask = mask::block_all();
         let ThreadRef { record, .. } = self.thread;
+        if record.stack.is_active() {
+            let tid = sys::gettid();
+            eprintln!("threadreg: thread {tid} leaves the registry inside an injected call");
+            std::process::abort();
+        }
         // In the child of a fork the record of any thread but the survivor is no longer its own.
         let own = self.forks == registry::forks() || registry::current() == Some(self.thread);
         if own {
