@@ -12,6 +12,17 @@ const NO_WARNING: [&str; 3] = ["--", "-D", "warnings"];
 
 pub(crate) fn all(workspace: &Workspace, report: &mut Report) {
     report.step("format", |p| check(p, workspace.cargo(&["fmt", "--all", "--check"])));
+    // cargo fmt does not look into `cfg_select!`, which chooses among these.
+    report.step("format of architectures", |p| {
+        let files = workspace.root.join("crates/sigctx/src/arch");
+        let mut command = Command::new("rustfmt");
+        command.args(["--check", "--edition", "2024"]).current_dir(&workspace.root);
+        match std::fs::read_dir(&files) {
+            Ok(entries) => command.args(entries.flatten().map(|entry| entry.path())),
+            Err(error) => return Step::failed(format!("{}: {error}", files.display())),
+        };
+        check(p, command)
+    });
     report.step("clippy", |p| {
         let mut command =
             workspace.cargo(&["clippy", "--workspace", "--all-targets", "--keep-going"]);
@@ -38,8 +49,12 @@ pub(crate) fn all(workspace: &Workspace, report: &mut Report) {
 }
 
 fn check(progress: &Progress, command: Command) -> Step {
-    let subcommand = command.get_args().next().unwrap_or_default();
-    let name = format!("cargo {}", subcommand.to_string_lossy());
+    let name = if command.get_program() == "rustfmt" {
+        "rustfmt".to_owned()
+    } else {
+        let subcommand = command.get_args().next().unwrap_or_default();
+        format!("cargo {}", subcommand.to_string_lossy())
+    };
     progress.doing(&name);
     let ended = match run::run(command, LIMIT, |_| {}) {
         Ok(ended) => ended,
@@ -55,6 +70,7 @@ fn check(progress: &Progress, command: Command) -> Step {
         "cargo fmt" if missing => "; `rustup component add rustfmt` installs it",
         "cargo clippy" if missing => "; `rustup component add clippy` installs it",
         "cargo fmt" => "; `cargo fmt --all` sets it right",
+        "rustfmt" => "; `rustfmt --edition 2024 crates/sigctx/src/arch/*.rs` sets it right",
         _ => "",
     };
     Step::failed(format!("{name}: {}{hint}", ended.how()))

@@ -226,6 +226,31 @@ impl Drop for Patterned {
     }
 }
 
+/// What one line of a disassembly (objdump's) says of a handler's code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Instruction {
+    /// It is a system call.
+    pub system_call: bool,
+    /// It names something outside of the function: calls it, or has the dynamic linker find it.
+    pub outside: bool,
+    /// It refers to thread-local storage.
+    pub thread_local: bool,
+    /// Bytes of stack that it takes.
+    pub stack: usize,
+}
+
+impl Instruction {
+    /// Reads a line.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn of(line: &str) -> Self {
+        arch::instruction(line)
+    }
+}
+
 /// Writes something else into every register, vector, mask, flag and control word, and puts back
 /// only what a function must.
 ///
