@@ -71,6 +71,8 @@ pub enum Why {
     HeldByAnother,
     /// It was between two threads.
     NotRunning,
+    /// The handler is not [installed](crate::install), so that only a poll could stop it.
+    NotInstalled,
     /// The thread blocks SIGURG.
     SignalBlocked,
     /// The signal could not be sent.
@@ -92,6 +94,7 @@ impl fmt::Display for Why {
         match self {
             Self::HeldByAnother => f.write_str("somebody else has it suspended"),
             Self::NotRunning => f.write_str("it was changing threads"),
+            Self::NotInstalled => f.write_str("the handler of SIGURG is not installed"),
             Self::SignalBlocked => f.write_str("the thread blocks SIGURG"),
             Self::NotSent(error) => write!(f, "the signal could not be sent: {error}"),
             Self::NotHandled => f.write_str("the signal was sent, and not handled yet"),

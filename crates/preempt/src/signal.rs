@@ -138,6 +138,11 @@ pub(crate) fn make_calls(me: ThreadRef) {
     }
 }
 
+/// Whether the handler is installed. A signal sent before would be ignored, and its mark would stay.
+pub(crate) fn is_installed() -> bool {
+    INSTALLED.get().is_some_and(Result::is_ok)
+}
+
 /// In the child of a fork there is one thread: nobody who asked it for anything is left, no signal
 /// that was on its way comes, and no other thread reads the registry of code.
 extern "C" fn after_fork_in_child() {

@@ -183,6 +183,8 @@ impl<'a> Attempt<'a> {
             Why::HeldByAnother
         } else if let Err(error) = &self.send {
             Why::NotSent(*error)
+        } else if !crate::signal::is_installed() {
+            Why::NotInstalled
         } else if is_signal_blocked(thread) {
             Why::SignalBlocked
         } else {

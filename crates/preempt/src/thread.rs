@@ -9,7 +9,7 @@ use sigctx::inject::{CallStack, InjectError};
 use threadreg::{NudgeCall, SignalError, Slot, SlotId, ThreadRef};
 
 use crate::pending::Pending;
-use crate::signal::SIGNAL;
+use crate::signal::{SIGNAL, is_installed};
 use crate::task::TaskCore;
 
 static STATE: Slot<ThreadState> = Slot::new(SlotId::Preempt);
@@ -60,12 +60,16 @@ impl ThreadState {
         STATE.get_or_init(thread, Self::new)
     }
 
-    /// Sends `thread` the signal, unless one is on its way or `wanted` says that it wants none.
+    /// Sends `thread` the signal, unless one is on its way, `wanted` says that it wants none, or
+    /// there is no handler for it yet: then it is left to polls.
     pub(crate) fn signal(
         thread: ThreadRef,
         wanted: impl FnOnce() -> bool,
     ) -> Result<(), SignalError> {
         let Some(state) = Self::get(thread) else { return Ok(()) };
+        if !is_installed() {
+            return Ok(());
+        }
         // The record of one that is gone may be another thread's: its mark is not ours to touch.
         if !thread.is_alive() {
             return Err(SignalError::Gone);

@@ -119,6 +119,19 @@ fn a_blocked_task_is_held_without_a_signal() {
     assert_eq!(read.expect("entered").expect("inside"), 1);
 }
 
+/// A signal that is sent before would be ignored, and wait for its acknowledgement for ever.
+#[test]
+fn without_a_handler_nothing_is_sent_and_the_error_says_so() {
+    let spinner = Spinner::start("spinner", Task::new());
+    let error = suspend(&spinner.task, Duration::from_millis(20)).expect_err("no handler");
+    let SuspendError::Late { why: Why::NotInstalled, .. } = error else { panic!("{error}") };
+    let _code = set_up();
+    let stopped = suspend(&spinner.task, SOON).expect("stops now");
+    assert_eq!(stopped.stopped_at(), StoppedAt::Instruction);
+    drop(stopped);
+    spinner.end();
+}
+
 /// Also: a signal that finds nothing asked is acknowledged, else nothing would be sent any more.
 #[test]
 fn a_thread_that_blocks_the_signal_is_named_and_stops_after_it_unblocks() {
