@@ -56,18 +56,20 @@ impl Thread {
     }
 }
 
+fn two_ask(target: &Arc<Thread>) -> [thread::JoinHandle<()>; 2] {
+    [(); 2].map(|()| {
+        let target = target.clone();
+        thread::spawn(move || target.ask())
+    })
+}
+
 /// Nobody asks twice: what is asked while the handler runs must be served by this signal or by
 /// one that the request itself sent.
 #[test]
 fn a_single_request_is_never_lost() {
     loom::model(|| {
         let target = Thread::new(1);
-        let requesters: Vec<_> = (0..2)
-            .map(|_| {
-                let target = target.clone();
-                thread::spawn(move || target.ask())
-            })
-            .collect();
+        let requesters = two_ask(&target);
         target.deliver();
         target.deliver();
         for requester in requesters {
@@ -122,12 +124,7 @@ fn a_failed_send_does_not_count_as_on_its_way() {
 fn no_signal_comes_to_a_thread_that_has_settled() {
     loom::model(|| {
         let target = Thread::new(1);
-        let requesters: Vec<_> = (0..2)
-            .map(|_| {
-                let target = target.clone();
-                thread::spawn(move || target.ask())
-            })
-            .collect();
+        let requesters = two_ask(&target);
         target.reachable.store(2, SeqCst);
         target.pending.settle(7, || {
             target.deliver();

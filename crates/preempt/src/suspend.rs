@@ -7,12 +7,12 @@ use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sigctx::Registers;
 use sigctx::inject::Frame;
+use sigctx::{Reg, Registers};
 
 use crate::error::{SuspendError, Why};
 use crate::signal::SIGNAL;
-use crate::task::{self, Interrupted, Task, TaskCore};
+use crate::task::{self, Task, TaskCore};
 use crate::thread::{Outcome, ThreadState};
 use crate::word::Mode;
 
@@ -236,7 +236,7 @@ pub enum StoppedAt {
 pub struct Suspended {
     task: Arc<TaskCore>,
     at: StoppedAt,
-    interrupted: Option<Interrupted>,
+    interrupted: Option<Registers>,
     /// Not Sync: the task's mailbox has room for one errand.
     not_sync: PhantomData<Cell<()>>,
 }
@@ -269,7 +269,7 @@ impl Suspended {
     /// Async-signal-safe.
     #[must_use]
     pub fn registers(&self) -> Option<&Registers> {
-        self.interrupted.as_ref().map(|interrupted| &interrupted.registers)
+        self.interrupted.as_ref()
     }
 
     /// The address of its next instruction, if it was stopped at one.
@@ -279,7 +279,7 @@ impl Suspended {
     /// Async-signal-safe.
     #[must_use]
     pub fn pc(&self) -> Option<usize> {
-        self.interrupted.map(|interrupted| interrupted.pc)
+        self.interrupted.map(|registers| registers[Reg::PC] as usize)
     }
 
     /// Its stack pointer, if it was stopped at an instruction: everything above, and the red zone
@@ -290,7 +290,7 @@ impl Suspended {
     /// Async-signal-safe.
     #[must_use]
     pub fn sp(&self) -> Option<usize> {
-        self.interrupted.map(|interrupted| interrupted.sp)
+        self.interrupted.map(|registers| registers[Reg::SP] as usize)
     }
 
     /// The thread that runs it, if it is not idle.

@@ -7,9 +7,9 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sigctx::Registers;
 use sigctx::inject::{CallStack, Frame};
 use sigctx::sys::{self, MaskHow, SigSet};
-use sigctx::{Reg, Registers};
 use threadreg::ThreadRef;
 
 use crate::error::EnterError;
@@ -47,21 +47,6 @@ pub(crate) type Errand<'a> = dyn FnMut(Option<&mut Frame<'_>>) + Send + 'a;
 #[derive(Clone)]
 pub struct Task(pub(crate) Arc<TaskCore>);
 
-/// What is kept of the frame of a task that parks.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Interrupted {
-    pub(crate) registers: Registers,
-    pub(crate) pc: usize,
-    pub(crate) sp: usize,
-}
-
-impl Interrupted {
-    fn of(frame: &Frame<'_>) -> Self {
-        let registers = frame.registers();
-        Self { registers, pc: registers[Reg::PC] as usize, sp: registers[Reg::SP] as usize }
-    }
-}
-
 pub(crate) struct TaskCore {
     /// Total order of tasks, for who gives way when two suspend each other.
     pub(crate) id: u32,
@@ -70,7 +55,7 @@ pub(crate) struct TaskCore {
     thread: Mutex<Option<ThreadRef>>,
     hook: Option<Box<Hook>>,
     /// Written by the owner before it parks, read by the holder of the parked task.
-    pub(crate) interrupted: UnsafeCell<Option<Interrupted>>,
+    pub(crate) interrupted: UnsafeCell<Option<Registers>>,
     /// Written by the holder before CALL, read by the owner while CALL is set.
     errand: UnsafeCell<Option<*mut Errand<'static>>>,
 }
@@ -321,7 +306,7 @@ impl TaskCore {
             }
             return true;
         }
-        let interrupted = frame.as_deref().map(Interrupted::of);
+        let interrupted = frame.as_deref().map(Frame::registers);
         // SAFETY: the owner writes before it parks; a holder reads only while it is parked.
         unsafe { *self.interrupted.get() = interrupted };
         let errand = || {
