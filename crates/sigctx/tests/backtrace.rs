@@ -159,13 +159,7 @@ fn frame_pointers_lead_from_an_injected_call_to_the_interrupted_function() {
         // SAFETY: registered before the first signal is sent, and leaked.
         let stack = unsafe { &*STACK.load(SeqCst) };
         // SAFETY: the call reads and counts.
-        match unsafe { delivery.inject(stack, walk, 0) } {
-            Ok(injection) => Flow::Inject(injection),
-            Err(error) => {
-                refused(error);
-                Flow::Resume
-            }
-        }
+        make_or_count(unsafe { delivery.inject(stack, walk, 0) })
     }
     let name = "frame_pointers_lead_from_an_injected_call_to_the_interrupted_function";
     testkit::in_child(name, DEADLINE, || {

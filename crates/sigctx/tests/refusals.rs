@@ -119,13 +119,7 @@ fn a_second_call_on_the_same_stack_is_refused() {
         // SAFETY: registered before the first signal is sent, and leaked.
         let stack = unsafe { &*STACK.load(SeqCst) };
         // SAFETY: the call spins and counts.
-        match unsafe { delivery.inject(stack, slow_call, 0) } {
-            Ok(injection) => Flow::Inject(injection),
-            Err(error) => {
-                refused(error);
-                Flow::Resume
-            }
-        }
+        make_or_count(unsafe { delivery.inject(stack, slow_call, 0) })
     }
     testkit::in_child("a_second_call_on_the_same_stack_is_refused", DEADLINE, || {
         let _installed = install(libc::SIGURG, handler);
@@ -166,13 +160,7 @@ fn nothing_is_injected_on_the_way_back_from_a_call() {
         // SAFETY: registered before the first signal is sent, and leaked.
         let stack = unsafe { &*STACK.load(SeqCst) };
         // SAFETY: the call counts and sends a signal.
-        match unsafe { delivery.inject(stack, stepping_call, 0) } {
-            Ok(injection) => Flow::Inject(injection),
-            Err(error) => {
-                refused(error);
-                Flow::Resume
-            }
-        }
+        make_or_count(unsafe { delivery.inject(stack, stepping_call, 0) })
     }
     fn step(delivery: &mut Delivery<'_>) -> Flow {
         sigctx::probe::single_step(delivery);
@@ -210,13 +198,7 @@ fn stress_nothing_is_injected_into_the_vdso() {
         // SAFETY: registered before the first signal is sent, and leaked.
         let stack = unsafe { &*STACK.load(SeqCst) };
         // SAFETY: the call clobbers and counts.
-        match unsafe { delivery.inject(stack, call, 0) } {
-            Ok(injection) => Flow::Inject(injection),
-            Err(error) => {
-                refused(error);
-                Flow::Resume
-            }
-        }
+        make_or_count(unsafe { delivery.inject(stack, call, 0) })
     }
     testkit::in_child("stress_nothing_is_injected_into_the_vdso", DEADLINE, || {
         let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");

@@ -129,13 +129,7 @@ fn stress_errno_is_kept_around_handlers_and_injected_calls() {
         // SAFETY: leaked by the victim before the first signal.
         let stack = unsafe { &*stack };
         // SAFETY: the call clobbers and counts.
-        match unsafe { delivery.inject(stack, call, 0) } {
-            Ok(injection) => Flow::Inject(injection),
-            Err(error) => {
-                refused(error);
-                Flow::Resume
-            }
-        }
+        make_or_count(unsafe { delivery.inject(stack, call, 0) })
     }
     testkit::in_child("stress_errno_is_kept_around_handlers_and_injected_calls", DEADLINE, || {
         let _installed = install(libc::SIGURG, handler);
@@ -232,13 +226,7 @@ fn an_injected_call_runs_with_the_interrupted_mask() {
         // SAFETY: leaked by the victim before the first signal.
         let stack = unsafe { &*STACK.load(SeqCst) };
         // SAFETY: the call looks at the mask, clobbers and counts.
-        match unsafe { delivery.inject(stack, call, 0) } {
-            Ok(injection) => Flow::Inject(injection),
-            Err(error) => {
-                refused(error);
-                Flow::Resume
-            }
-        }
+        make_or_count(unsafe { delivery.inject(stack, call, 0) })
     }
     testkit::in_child("an_injected_call_runs_with_the_interrupted_mask", DEADLINE, || {
         let _installed = install(libc::SIGURG, handler);
@@ -270,13 +258,7 @@ fn what_a_callback_writes_takes_effect() {
         // SAFETY: leaked by the victim before the first signal.
         let stack = unsafe { &*STACK.load(SeqCst) };
         // SAFETY: the call changes the mask, clobbers and counts.
-        match unsafe { delivery.inject(stack, call, 0) } {
-            Ok(injection) => Flow::Inject(injection),
-            Err(error) => {
-                refused(error);
-                Flow::Resume
-            }
-        }
+        make_or_count(unsafe { delivery.inject(stack, call, 0) })
     }
     testkit::in_child("what_a_callback_writes_takes_effect", DEADLINE, || {
         let _installed = install(libc::SIGURG, handler);

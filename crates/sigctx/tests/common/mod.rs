@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use sigctx::altstack::AltStack;
 use sigctx::handler::{self, Delivery, Flow, Handler, Installed, Options};
-use sigctx::inject::{CallStack, Frame, InjectError};
+use sigctx::inject::{CallStack, Frame, InjectError, Injection};
 use sigctx::sys;
 
 pub const DEADLINE: Duration = Duration::from_mins(3);
@@ -35,6 +35,17 @@ pub static IN_VDSO: AtomicU64 = AtomicU64::new(0);
 pub static AT_SYSCALL: AtomicU64 = AtomicU64::new(0);
 pub static IN_TRAMPOLINE: AtomicU64 = AtomicU64::new(0);
 pub static BAD_FRAME: AtomicU64 = AtomicU64::new(0);
+
+/// Has a prepared call made, or counts why there is none.
+pub fn make_or_count(prepared: Result<Injection, InjectError>) -> Flow {
+    match prepared {
+        Ok(injection) => Flow::Inject(injection),
+        Err(error) => {
+            refused(error);
+            Flow::Resume
+        }
+    }
+}
 
 pub fn refused(error: InjectError) {
     let counter = match error {
@@ -89,13 +100,7 @@ pub fn inject_anywhere(delivery: &mut Delivery<'_>) -> Flow {
     };
     // SAFETY: the call only clobbers and counts; the program counter is that of running code; the
     // stack is leaked.
-    match unsafe { delivery.inject(stack, clobbering_call, 0) } {
-        Ok(injection) => Flow::Inject(injection),
-        Err(error) => {
-            refused(error);
-            Flow::Resume
-        }
-    }
+    make_or_count(unsafe { delivery.inject(stack, clobbering_call, 0) })
 }
 
 /// Allows injection on the calling thread's stack, from here down.
