@@ -1,52 +1,55 @@
 #![doc = include_str!("../README.md")]
 
-#[cfg(not(loom))]
-mod batch;
-#[cfg(not(loom))]
-mod block;
-#[cfg(not(loom))]
-mod builder;
-#[cfg(not(loom))]
-mod calls;
-#[cfg(not(loom))]
-mod census;
-#[cfg(not(loom))]
-mod end;
-#[cfg(not(loom))]
-mod error;
-mod gather;
-mod hold;
-#[cfg(not(loom))]
-mod lock;
-#[cfg(not(loom))]
-mod outcome;
-#[cfg(not(loom))]
-mod owner;
-#[cfg(not(loom))]
-pub mod privileges;
-#[cfg(not(loom))]
-mod signal;
-mod sync;
-#[cfg(not(loom))]
-mod table;
+pub use sigctx::{Unsupported, supported};
 
-#[cfg(all(test, loom))]
-mod model;
+// rustfmt finds modules within a macro of this name, and none within `cfg_select!`.
+macro_rules! cfg_if {
+    (if #[$condition:meta] { $($item:item)* }) => { $(#[$condition] $item)* };
+}
 
-#[cfg(not(loom))]
-pub use facade::*;
+cfg_if! {
+    if #[cfg(target_os = "linux")] {
+        mod gather;
+        mod hold;
+        mod sync;
 
-#[cfg(not(loom))]
+        #[cfg(all(test, loom))]
+        mod model;
+    }
+}
+
+cfg_if! {
+    if #[cfg(all(target_os = "linux", not(loom)))] {
+        mod batch;
+        mod block;
+        mod builder;
+        mod calls;
+        mod census;
+        mod end;
+        mod error;
+        mod lock;
+        mod outcome;
+        mod owner;
+        pub mod privileges;
+        mod signal;
+        mod table;
+
+        pub use batch::Batch;
+        pub use builder::{AllThreads, Barrier, OnDivergence, Signal};
+        pub use calls::MAX_CALLS;
+        pub use census::{MAX_EXCLUDED, exclude_always};
+        pub use error::{Applied, Different, Diverged, Error, Straggler, Unresponsive, Why};
+        pub use facade::{call, syscall};
+        pub use outcome::Outcome;
+        pub use {preempt, safepoint, sigctx, threadreg};
+    }
+}
+
+#[cfg(all(target_os = "linux", not(loom)))]
 mod facade {
-    pub use crate::batch::Batch;
-    pub use crate::builder::{AllThreads, Barrier, OnDivergence, Signal};
-    pub use crate::calls::MAX_CALLS;
-    pub use crate::census::MAX_EXCLUDED;
-    pub use crate::error::{Applied, Different, Diverged, Error, Straggler, Unresponsive, Why};
-    pub use crate::outcome::Outcome;
-    pub use {preempt, safepoint, sigctx, threadreg};
-
     use core::ffi::{c_long, c_void};
+
+    use crate::{AllThreads, Error, Outcome};
 
     /// Makes one system call on every thread, with the default options.
     ///

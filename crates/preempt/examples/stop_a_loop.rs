@@ -2,11 +2,11 @@
 //!
 //! `cargo run -p preempt --example stop_a_loop`
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 static STOP: AtomicBool = AtomicBool::new(false);
-static STEPS: AtomicU64 = AtomicU64::new(0);
+static STEPS: AtomicUsize = AtomicUsize::new(0);
 
 #[unsafe(link_section = "preemptible")]
 #[inline(never)]

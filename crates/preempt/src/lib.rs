@@ -16,41 +16,42 @@
 // Under loom only the two protocols are built: the rest makes system calls.
 #![cfg_attr(loom, allow(dead_code, reason = "used by the models of the protocols alone"))]
 
-#[cfg(all(test, loom))]
-mod model;
-mod pending;
-mod sync;
-mod word;
+pub use sigctx::{Unsupported, supported};
 
-#[cfg(not(loom))]
-mod code;
-#[cfg(not(loom))]
-mod disable;
-#[cfg(not(loom))]
-mod error;
-#[cfg(not(loom))]
-mod nudge;
-#[cfg(not(loom))]
-mod signal;
-#[cfg(not(loom))]
-mod suspend;
-#[cfg(not(loom))]
-mod task;
-#[cfg(not(loom))]
-mod thread;
+// rustfmt finds modules within a macro of this name, and none within `cfg_select!`.
+macro_rules! cfg_if {
+    (if #[$condition:meta] { $($item:item)* }) => { $(#[$condition] $item)* };
+}
 
-#[cfg(not(loom))]
-pub use exports::*;
+cfg_if! {
+    if #[cfg(target_os = "linux")] {
+        #[cfg(all(test, loom))]
+        mod model;
+        mod pending;
+        mod sync;
+        mod word;
+    }
+}
 
-#[cfg(not(loom))]
-mod exports {
-    pub use crate::code::{CodeError, CodeRange, is_registered_code, register_code};
-    pub use crate::disable::{Disabled, disable};
-    pub use crate::error::{EnterError, InstallError, SuspendError, Why};
-    pub use crate::nudge::Nudger;
-    pub use crate::signal::{install, poll};
-    pub use crate::suspend::{StoppedAt, Suspended, suspend};
-    pub use crate::task::Task;
-    pub use crate::thread::Outcome;
-    pub use sigctx::inject::Frame;
+cfg_if! {
+    if #[cfg(all(target_os = "linux", not(loom)))] {
+        mod code;
+        mod disable;
+        mod error;
+        mod nudge;
+        mod signal;
+        mod suspend;
+        mod task;
+        mod thread;
+
+        pub use code::{CodeError, CodeRange, is_registered_code, register_code};
+        pub use disable::{Disabled, disable};
+        pub use error::{EnterError, InstallError, SuspendError, Why};
+        pub use nudge::Nudger;
+        pub use signal::{install, poll};
+        pub use sigctx::inject::Frame;
+        pub use suspend::{StoppedAt, Suspended, suspend};
+        pub use task::Task;
+        pub use thread::Outcome;
+    }
 }

@@ -4,7 +4,7 @@
 
 use std::error::Error;
 use std::io::{Read, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use safepoint::{Reason, World};
 fn main() -> Result<(), Box<dyn Error>> {
     let world = World::new();
     println!("fences: {:?}", world.fences());
-    let (counted, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (counted, done) = (AtomicUsize::new(0), AtomicBool::new(false));
     let (mut reader, mut writer) = std::io::pipe()?;
 
     thread::scope(|scope| -> Result<(), Box<dyn Error>> {

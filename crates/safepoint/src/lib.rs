@@ -12,36 +12,41 @@
     expect(dead_code, unreachable_pub, reason = "some parts of the protocol serve the rest only")
 )]
 
-mod protocol;
-mod sync;
+// The models do without `sigctx`.
+#[cfg(not(loom))]
+pub use sigctx::{Unsupported, supported};
 
-#[cfg(not(loom))]
-mod callback;
-#[cfg(not(loom))]
-mod edge;
-#[cfg(not(loom))]
-mod error;
-#[cfg(not(loom))]
-mod mutator;
-#[cfg(not(loom))]
-mod options;
-#[cfg(not(loom))]
-mod pace;
-#[cfg(not(loom))]
-mod processor;
-#[cfg(not(loom))]
-mod stopped;
-#[cfg(not(loom))]
-mod world;
+// rustfmt finds modules within a macro of this name, and none within `cfg_select!`.
+macro_rules! cfg_if {
+    (if #[$condition:meta] { $($item:item)* }) => { $(#[$condition] $item)* };
+}
 
-#[cfg(not(loom))]
-pub use self::{
-    edge::Fences,
-    error::{AttachError, StopError, Straggler},
-    mutator::Mutator,
-    options::{Reason, StopOptions},
-    processor::Processor,
-    protocol::MutatorState,
-    stopped::{Last, StopStats, Stopped, StoppedMutator},
-    world::World,
-};
+cfg_if! {
+    if #[cfg(target_os = "linux")] {
+        mod protocol;
+        mod sync;
+    }
+}
+
+cfg_if! {
+    if #[cfg(all(target_os = "linux", not(loom)))] {
+        mod callback;
+        mod edge;
+        mod error;
+        mod mutator;
+        mod options;
+        mod pace;
+        mod processor;
+        mod stopped;
+        mod world;
+
+        pub use edge::Fences;
+        pub use error::{AttachError, StopError, Straggler};
+        pub use mutator::Mutator;
+        pub use options::{Reason, StopOptions};
+        pub use processor::Processor;
+        pub use protocol::MutatorState;
+        pub use stopped::{Last, StopStats, Stopped, StoppedMutator};
+        pub use world::World;
+    }
+}

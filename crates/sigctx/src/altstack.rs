@@ -7,9 +7,11 @@
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::size_of;
+use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::arch::SignalStack;
+use crate::inject;
 use crate::sys::{self, Errno, MaskHow, SigSet};
 
 /// The least size in bytes.
@@ -62,14 +64,19 @@ impl AltStack {
         let page = auxiliary(libc::AT_PAGESZ).max(4096);
         let size = MIN_SIZE.max(4 * auxiliary(libc::AT_MINSIGSTKSZ)).next_multiple_of(page);
         let length = size + page;
-        let protection = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
         // Populated: the kernel cannot wait for a page while it delivers a signal under memory
         // pressure, it kills.
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_POPULATE;
-        let args = [0, length, protection, flags as usize, usize::MAX, 0];
+        // libc's, because the system call takes its arguments in three ways: an offset in bytes, one
+        // in pages, or the address of all of them.
         // SAFETY: a new mapping, wherever the kernel likes.
-        let map = unsafe { sys::syscall(mmap_number(), args) }
-            .map_err(|errno| AltStackError { step: Step::Map, errno })?;
+        let map = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, -1, 0) };
+        if map == libc::MAP_FAILED {
+            let errno = Errno::new(inject::errno());
+            return Err(AltStackError { step: Step::Map, errno });
+        }
+        let map = map as usize;
         let guard = [map, page, libc::PROT_NONE as usize, 0, 0, 0];
         // SAFETY: the first page of the mapping just made, which nobody uses.
         let guarded = unsafe { sys::syscall(libc::SYS_mprotect, guard) };
@@ -167,14 +174,6 @@ impl core::error::Error for AltStackError {}
 fn auxiliary(kind: core::ffi::c_ulong) -> usize {
     // SAFETY: reads the auxiliary vector; 0 when the entry is not there.
     unsafe { libc::getauxval(kind) as usize }
-}
-
-fn mmap_number() -> core::ffi::c_long {
-    cfg_select! {
-        // An offset in pages; 0 is the same in both.
-        target_pointer_width = "32" => { libc::SYS_mmap2 }
-        _ => { libc::SYS_mmap }
-    }
 }
 
 /// Unmaps what `install` mapped and nobody uses.

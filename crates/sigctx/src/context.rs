@@ -119,7 +119,7 @@ impl SigCtx<'_> {
         // Codes above 0 are the kernel's; of those below, timers, SIGIO and asynchronous I/O have
         // other fields in these places.
         let sent = match info.code() {
-            libc::SI_TIMER | libc::SI_ASYNCIO | libc::SI_SIGIO => false,
+            arch::SI_TIMER | arch::SI_ASYNCIO | libc::SI_SIGIO => false,
             code => code <= 0,
         };
         sent.then(|| Sender { pid: info.pid(), uid: info.uid() })
@@ -138,7 +138,8 @@ impl SigCtx<'_> {
             libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP
         );
         // SI_KERNEL faults (a general protection, for one) have no address.
-        (fault && info.code() > 0 && info.code() != SI_KERNEL).then(|| info.address())
+        (fault && info.code() > 0 && info.code() != SI_KERNEL)
+            .then(|| self.ucontext().fault_address(info.address()))
     }
 
     /// The program counter.
@@ -278,7 +279,8 @@ impl SigCtx<'_> {
     /// address.
     ///
     /// Exactly Go's `pushCall`: only the program counter, the stack pointer and, where there is
-    /// one, the link register change, and the one slot below the stack pointer. The stack is *not*
+    /// one, the link register change, and one slot below the stack pointer, which gets `resume`,
+    /// or the link register's old value. The stack is *not*
     /// aligned, the red zone is *not* skipped: lower the stack pointer by the red zone first, and
     /// give it back in `target`, when the interrupted code may have one. For those who bring their
     /// own trampoline; [`Delivery::inject`](crate::handler::Delivery::inject) needs none.

@@ -265,12 +265,16 @@ impl fmt::Display for BadFrame {
 impl core::error::Error for InjectError {}
 impl core::error::Error for BadFrame {}
 
-/// What lies just below a copied frame. The assembly reads `frame`, the first field.
+/// What lies just below a copied frame. The assembly reads the first fields.
 #[derive(Debug)]
 #[repr(C, align(16))]
 pub(crate) struct Call {
     /// Where the copy begins.
     pub(crate) frame: usize,
+    /// Where the handler was to return to: the code that makes the sigreturn.
+    pub(crate) back: usize,
+    /// Where the copied context is.
+    pub(crate) context: usize,
     /// Where the copied siginfo is.
     info: usize,
     function: InjectedFn,
@@ -286,7 +290,7 @@ pub(crate) struct Call {
 
 impl Call {
     fn ucontext(&self) -> *mut Ucontext {
-        (self.frame + arch::UCONTEXT_OFFSET) as *mut Ucontext
+        self.context as *mut Ucontext
     }
 }
 
@@ -340,7 +344,9 @@ pub(crate) unsafe fn prepare(
     if alt.contains(&sp) {
         return Err(InjectError::OnAltStack { sp });
     }
-    if arch::trampoline().contains(&pc) {
+    // SAFETY: the entry's own stack pointer.
+    let back = unsafe { arch::return_address(entry_sp) };
+    if arch::trampoline().contains(&pc) || pc.wrapping_sub(back) < arch::SIGRETURN_LEN {
         return Err(InjectError::InTrampoline { pc });
     }
     let (lo, hi) = onto.bounds();
@@ -354,7 +360,7 @@ pub(crate) unsafe fn prepare(
         return Err(InjectError::InVdso { pc });
     }
     // SAFETY: the caller says that there is code at `pc`.
-    if unsafe { at_syscall(pc) } {
+    if unsafe { at_syscall(pc, arch::syscall_len(uc)) } {
         return Err(InjectError::AtSyscall { pc });
     }
 
@@ -388,8 +394,9 @@ pub(crate) unsafe fn prepare(
     // SAFETY: the source is the frame, up to the top of the alternate stack; the target is free
     // stack with room (checked above), below the red zone; the two stacks do not overlap.
     unsafe { core::ptr::copy_nonoverlapping(entry_sp as *const u8, frame as *mut u8, length) };
+    let context = context.wrapping_add(delta);
     // SAFETY: the context is in the copy just made, at the same offset, and equally aligned.
-    let copy = unsafe { &mut *((context.wrapping_add(delta)) as *mut Ucontext) };
+    let copy = unsafe { &mut *(context as *mut Ucontext) };
     arch::relocate(copy, delta);
     let call = at as *mut Call;
     let info = (ctx.as_raw().0 as usize).wrapping_add(delta);
@@ -398,12 +405,23 @@ pub(crate) unsafe fn prepare(
     let changes = altstack::changes();
     // SAFETY: room for it was counted, and it is aligned.
     unsafe {
-        call.write(Call { frame, info, function, data, active, errno: 0, record, changes });
+        call.write(Call {
+            frame,
+            back,
+            context,
+            info,
+            function,
+            data,
+            active,
+            errno: 0,
+            record,
+            changes,
+        });
     }
     Ok(Injection { call, active })
 }
 
-/// Whether a system call instruction is at `pc` or ends there.
+/// Whether a system call instruction, `length` bytes long, is at `pc` or ends there.
 ///
 /// After a system call the interrupted code has its result in a register, which is fine; but with
 /// `SA_RESTART` the kernel goes back to the instruction, and a callback's own interrupted calls
@@ -413,31 +431,30 @@ pub(crate) unsafe fn prepare(
 ///
 /// `pc` is the address of an instruction.
 #[inline]
-unsafe fn at_syscall(pc: usize) -> bool {
-    const LEN: usize = arch::SYSCALL_LEN;
+unsafe fn at_syscall(pc: usize, length: usize) -> bool {
     /// The smallest page there is: within one, what is beside code can be read.
     const PAGE: usize = 4096;
 
     // SAFETY: the first byte of an instruction.
     let first = unsafe { (pc as *const u8).read_volatile() };
     // SAFETY: an instruction that begins so is at least as long.
-    if arch::begins_syscall(first) && arch::is_syscall(unsafe { read_code(pc) }) {
+    if arch::begins_syscall(first) && arch::is_syscall(unsafe { read_code(pc, length) }) {
         return true;
     }
-    let before = pc.wrapping_sub(LEN);
+    let before = pc.wrapping_sub(length);
     if before / PAGE == pc / PAGE {
         // SAFETY: the same page as the instruction's first byte.
-        return arch::is_syscall(unsafe { read_code(before) });
+        return arch::is_syscall(unsafe { read_code(before, length) });
     }
     // The page before may not be there. The kernel looks without a fault.
-    let mut code = [0u8; LEN];
-    let local = libc::iovec { iov_base: code.as_mut_ptr().cast(), iov_len: LEN };
-    let remote = libc::iovec { iov_base: before as *mut _, iov_len: LEN };
+    let mut code = Code::default();
+    let local = libc::iovec { iov_base: code.as_mut_ptr().cast(), iov_len: length };
+    let remote = libc::iovec { iov_base: before as *mut _, iov_len: length };
     let (local, remote) = (&raw const local as usize, &raw const remote as usize);
     let args = [sys::getpid() as usize, local, 1, remote, 1, 0];
-    // SAFETY: the kernel writes at most `LEN` bytes to `code`.
+    // SAFETY: the kernel writes at most `length` bytes to `code`.
     match unsafe { sys::syscall(libc::SYS_process_vm_readv, args) } {
-        Ok(LEN) => arch::is_syscall(code),
+        Ok(read) if read == length => arch::is_syscall(code),
         // Not readable, at least in part: no instruction that was just executed is there.
         Ok(_) | Err(Errno::EFAULT) => false,
         // The call is not allowed here: refusing is the safe answer.
@@ -445,16 +462,24 @@ unsafe fn at_syscall(pc: usize) -> bool {
     }
 }
 
+/// Room for the longest system call instruction; one that is shorter is followed by zeroes.
+type Code = [u8; arch::SYSCALL_LEN];
+
 /// Reads as many bytes as a system call instruction has.
 ///
 /// # Safety
 ///
-/// They can be read.
+/// They can be read, and are at most as many as fit.
 #[inline(always)]
-unsafe fn read_code(at: usize) -> [u8; arch::SYSCALL_LEN] {
-    // SAFETY: the caller's obligation; bytes have no alignment. Volatile, because other threads
-    // may write code there, and whichever value is seen is fine.
-    unsafe { (at as *const [u8; arch::SYSCALL_LEN]).read_volatile() }
+unsafe fn read_code(at: usize, length: usize) -> Code {
+    let mut code = Code::default();
+    for (i, byte) in code.iter_mut().enumerate().take(length) {
+        let at = (at + i) as *const u8;
+        // SAFETY: the caller's obligation. Volatile, because other threads may write code there,
+        // and whichever value is seen is fine.
+        *byte = unsafe { at.read_volatile() };
+    }
+    code
 }
 
 /// Runs the callback, on the interrupted stack, and returns the `active` word for the assembly to
@@ -565,7 +590,7 @@ impl<'f> Frame<'f> {
     ///
     /// # Errors
     ///
-    /// [`MoveError::ShadowStack`]: the frame can only resume on its own thread.
+    /// [`MoveError`]: the frame can only resume on its own thread, or on one like it.
     ///
     /// # Safety
     ///
@@ -628,7 +653,7 @@ impl Parked {
         }
         set_errno(call.errno);
         // SAFETY: a copy made by `prepare`, made ready just now, and owned through `self`.
-        unsafe { arch::resume(call.frame, call.active) }
+        unsafe { arch::resume(call.frame, call.back, call.active) }
     }
 }
 
@@ -638,6 +663,13 @@ impl Parked {
 pub enum MoveError {
     /// The thread has a shadow stack; the token for the frame is on the first thread's.
     ShadowStack,
+    /// The frame's vectors have another length than this thread's.
+    VectorLength {
+        /// Of the frame, in bytes.
+        frame: usize,
+        /// Of this thread, in bytes.
+        thread: usize,
+    },
     /// The kernel did not say what this thread's alternate stack is.
     AltStack(Errno),
 }
@@ -646,6 +678,9 @@ impl fmt::Display for MoveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ShadowStack => f.write_str("a frame cannot change threads with shadow stacks"),
+            Self::VectorLength { frame, thread } => {
+                write!(f, "the frame has vectors of {frame} bytes, this thread of {thread}")
+            }
             Self::AltStack(errno) => write!(f, "alternate stack of this thread: {errno}"),
         }
     }
@@ -661,9 +696,7 @@ fn keep_alt_stack(uc: &mut Ucontext) -> Result<(), Errno> {
 }
 
 fn move_here(uc: &mut Ucontext) -> Result<(), MoveError> {
-    if arch::has_shadow_stack() {
-        return Err(MoveError::ShadowStack);
-    }
+    arch::check_move(uc)?;
     keep_alt_stack(uc).map_err(MoveError::AltStack)?;
     arch::patch_thread(uc);
     Ok(())
@@ -710,11 +743,11 @@ mod tests {
     fn a_system_call_before_a_page_boundary_is_seen() {
         let pages = Pages::new(&arch::SYSCALL_CODE, &[0; 8]);
         // SAFETY: readable.
-        assert!(unsafe { at_syscall(pages.0) });
+        assert!(unsafe { at_syscall(pages.0, arch::SYSCALL_LEN) });
         // SAFETY: readable.
-        assert!(unsafe { at_syscall(pages.0 - arch::SYSCALL_LEN) });
+        assert!(unsafe { at_syscall(pages.0 - arch::SYSCALL_LEN, arch::SYSCALL_LEN) });
         // SAFETY: readable.
-        assert!(!unsafe { at_syscall(pages.0 + arch::SYSCALL_LEN) });
+        assert!(!unsafe { at_syscall(pages.0 + arch::SYSCALL_LEN, arch::SYSCALL_LEN) });
     }
 
     #[test]
@@ -722,7 +755,7 @@ mod tests {
         let pages = Pages::new(&arch::SYSCALL_CODE, &[0; 8]);
         pages.forget_first();
         // SAFETY: readable; what is before it is not.
-        assert!(!unsafe { at_syscall(pages.0) });
+        assert!(!unsafe { at_syscall(pages.0, arch::SYSCALL_LEN) });
     }
 
     #[test]

@@ -9,24 +9,43 @@
 //! | [`SigCtx`], [`Reg`], [`Registers`], [`Status`] | the interrupted context, by name |
 //! | [`inject`] | run a call in the interrupted code and resume exactly |
 //! | [`altstack`] | a large alternate signal stack with a guard page |
+//! | [`snapshot`] | contexts printed the same way in every run, for snapshot tests |
+//!
+//! Systems other than Linux have [`supported`] and [`Unsupported`] alone.
 #![no_std]
+#![cfg_attr(any(target_arch = "mips", target_arch = "mips64"), feature(asm_experimental_arch))]
 
+#[cfg(target_os = "linux")]
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, not(target_os = "linux")))]
 extern crate std;
 
-mod arch;
+mod support;
 
-pub mod altstack;
-mod context;
-pub mod handler;
-pub mod inject;
-#[doc(hidden)]
-pub mod probe;
-mod registers;
-pub mod sys;
-mod vdso;
+pub use support::{Unsupported, supported};
 
-pub use arch::{Reg, Status};
-pub use context::{Sender, SigCtx};
-pub use registers::Registers;
+// rustfmt finds modules within a macro of this name, and none within `cfg_select!`.
+macro_rules! cfg_if {
+    (if #[$condition:meta] { $($item:item)* }) => { $(#[$condition] $item)* };
+}
+
+cfg_if! {
+    if #[cfg(target_os = "linux")] {
+        mod arch;
+
+        pub mod altstack;
+        mod context;
+        pub mod handler;
+        pub mod inject;
+        #[doc(hidden)]
+        pub mod probe;
+        mod registers;
+        pub mod snapshot;
+        pub mod sys;
+        mod vdso;
+
+        pub use arch::{Reg, Status};
+        pub use context::{Sender, SigCtx};
+        pub use registers::Registers;
+    }
+}

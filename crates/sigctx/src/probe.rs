@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::arch;
 use crate::handler::Delivery;
 use crate::inject::CallStack;
+use crate::sys::SigInfo;
 
 /// Stack below the table, in bytes: frames and callbacks of injected calls.
 const STACK: usize = 256 * 1024;
@@ -357,11 +358,36 @@ pub unsafe fn push_counted_call(delivery: &mut Delivery<'_>) {
     unsafe { delivery.push_call(arch::pushed_trampoline(), pc) };
 }
 
-/// Makes the interrupted code raise `SIGTRAP` after every instruction.
+/// Makes the interrupted code raise `SIGTRAP` after every instruction; false where a program cannot
+/// do that to itself.
 ///
 /// # Signal safety
 ///
 /// Handler only.
-pub fn single_step(ctx: &mut crate::SigCtx<'_>) {
-    arch::single_step(ctx);
+pub fn single_step(ctx: &mut crate::SigCtx<'_>) -> bool {
+    arch::single_step(ctx)
+}
+
+/// The name of the architecture that this was built for, with byte order and ABI where they differ.
+pub const ARCHITECTURE: &str = arch::NAME;
+
+pub use crate::arch::{Field, Structure};
+
+/// The kernel's structures as this crate has them.
+pub const LAYOUTS: &[Structure] = arch::LAYOUTS;
+
+/// What a C program includes to compile the names in [`LAYOUTS`].
+pub const LAYOUT_HEADERS: &str = arch::LAYOUT_HEADERS;
+
+/// Runs `body` with a context of zeroes that no signal interrupted.
+///
+/// # Signal safety
+///
+/// Async-signal-safe if `body` is.
+pub fn with_blank_context<T>(body: impl FnOnce(&mut crate::SigCtx<'_>) -> T) -> T {
+    // SAFETY: both are plain integers, for which zeroes are values.
+    let (mut info, mut uc): (SigInfo, arch::Ucontext) = unsafe { core::mem::zeroed() };
+    // SAFETY: both live as long as the context, and nobody else has them.
+    let mut ctx = unsafe { crate::SigCtx::from_raw((&raw mut info).cast(), (&raw mut uc).cast()) };
+    body(&mut ctx)
 }

@@ -61,6 +61,12 @@ impl Registers {
         self
     }
 
+    /// The last line of what is printed.
+    pub(crate) fn write_status(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("status ")?;
+        bitflags::parser::to_writer(&self.status(), f)
+    }
+
     /// The status flags.
     ///
     /// # Signal safety
@@ -85,8 +91,7 @@ impl fmt::Display for Registers {
         for (name, value) in self.iter() {
             writeln!(f, "{name:<6} 0x{value:016x}")?;
         }
-        f.write_str("status ")?;
-        bitflags::parser::to_writer(&self.status(), f)
+        self.write_status(f)
     }
 }
 

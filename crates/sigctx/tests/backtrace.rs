@@ -98,7 +98,7 @@ fn interrupt_once() {
             SPINNING.store(true, SeqCst);
             black_box(caller_of_the_interrupted(1));
         });
-        send_one_at_a_time(&TID, libc::SIGURG, u64::MAX, &mut rng, || SEEN.load(SeqCst));
+        send_one_at_a_time(&TID, libc::SIGURG, usize::MAX, &mut rng, || SEEN.load(SeqCst));
     });
 }
 
@@ -175,11 +175,11 @@ fn frame_pointers_lead_from_an_injected_call_to_the_interrupted_function() {
                 black_box(caller_of_the_interrupted(1));
             });
             let _seen = Raise(&SEEN);
-            send_one_at_a_time(&TID, libc::SIGURG, u64::MAX, &mut rng, || {
+            send_one_at_a_time(&TID, libc::SIGURG, usize::MAX, &mut rng, || {
                 INJECTED.load(SeqCst) >= 100
             });
         });
-        assert_eq!(FOUND.load(SeqCst) as u64, INJECTED.load(SeqCst), "{}", counts());
+        assert_eq!(FOUND.load(SeqCst), INJECTED.load(SeqCst), "{}", counts());
     });
 }
 

@@ -3,46 +3,13 @@
 mod common;
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering::SeqCst};
 
-use common::{DEADLINE, install, raise};
+use common::{DEADLINE, install, known_registers, raise};
 use sigctx::altstack::AltStack;
 use sigctx::handler::{Delivery, Flow};
 use sigctx::sys::{self, MaskHow, SigSet};
-use sigctx::{Reg, Registers, Sender, SigCtx};
-
-static SEEN: Mutex<Option<Registers>> = Mutex::new(None);
-
-/// Raises a signal with a known value in every register; the program counter is given relative to
-/// the instruction that raises it.
-fn known_registers() -> Registers {
-    fn look(delivery: &mut Delivery<'_>) -> Flow {
-        // The thread does not hold the lock while it is interrupted here.
-        *SEEN.lock().unwrap() = Some(delivery.registers());
-        sigctx::probe::step_over_known(delivery);
-        Flow::Resume
-    }
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock();
-    let _alt = AltStack::install().expect("alternate stack");
-    let installed = install(libc::SIGILL, look);
-    // SAFETY: the handler steps over the instruction, on an alternate stack; one at a time.
-    unsafe { sigctx::probe::raise_with_known_registers() };
-    installed.uninstall().expect("uninstall");
-    let registers = SEEN.lock().unwrap().take().expect("the handler ran");
-    let offset = registers[Reg::PC].wrapping_sub(sigctx::probe::known_pc() as u64);
-    registers.with(Reg::PC, offset)
-}
-
-#[test]
-fn known_registers_are_found_under_their_names() {
-    let registers = known_registers();
-    let mut settings = insta::Settings::clone_current();
-    settings.set_omit_expression(true);
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_snapshot_suffix(std::env::consts::ARCH);
-    settings.bind(|| insta::assert_snapshot!("known_registers", registers));
-}
+use sigctx::{Reg, Sender};
 
 #[test]
 fn registers_are_found_by_name_index_and_iteration() {
@@ -137,13 +104,13 @@ fn a_sent_signal_tells_sender_code_and_value_and_has_no_fault_address() {
     static CODE: AtomicI32 = AtomicI32::new(0);
     static VALUE: AtomicUsize = AtomicUsize::new(0);
     static SENDER: Mutex<Option<Sender>> = Mutex::new(None);
-    static FAULTS: AtomicU64 = AtomicU64::new(0);
+    static FAULTS: AtomicUsize = AtomicUsize::new(0);
 
     fn look(delivery: &mut Delivery<'_>) -> Flow {
         CODE.store(delivery.code(), SeqCst);
         VALUE.store(delivery.value(), SeqCst);
         *SENDER.lock().unwrap() = delivery.sender();
-        FAULTS.fetch_add(u64::from(delivery.fault_address().is_some()), SeqCst);
+        FAULTS.fetch_add(usize::from(delivery.fault_address().is_some()), SeqCst);
         assert_eq!(delivery.signal(), libc::SIGSEGV);
         Flow::Resume
     }
@@ -165,32 +132,4 @@ fn a_sent_signal_tells_sender_code_and_value_and_has_no_fault_address() {
             assert_eq!(FAULTS.load(SeqCst), 0);
         },
     );
-}
-
-/// Go's `pushCall`: one slot below the stack pointer, and nothing else.
-#[test]
-fn push_call_writes_one_slot_and_moves_two_registers() {
-    let mut stack = [0x5555_5555_usize; 8];
-    // SAFETY: all zeroes is a valid context.
-    let mut uc: libc::ucontext_t = unsafe { std::mem::zeroed() };
-    // SAFETY: all zeroes is a valid siginfo.
-    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    let top = &raw mut stack[4] as usize;
-    // SAFETY: both live longer than the context and nobody else uses them.
-    let mut ctx = unsafe { SigCtx::from_raw((&raw mut info).cast(), (&raw mut uc).cast()) };
-    for (i, &reg) in Reg::ALL.iter().enumerate() {
-        ctx.set(reg, 0x100 + i as u64);
-    }
-    ctx.set_sp(top);
-    ctx.set_pc(0x1111);
-    let before = ctx.registers();
-    // SAFETY: the slot below is the array's; nothing is resumed.
-    unsafe { ctx.push_call(0x2222, 0x3333) };
-    let slot = top - size_of::<usize>();
-    assert_eq!((ctx.pc(), ctx.sp()), (0x2222, slot));
-    let moved = before.with(Reg::PC, 0x2222).with(Reg::SP, slot as u64);
-    assert_eq!(ctx.registers(), moved);
-    assert_eq!(stack[3], 0x3333);
-    let untouched = [0, 1, 2, 4, 5, 6, 7].iter().all(|&i| stack[i] == 0x5555_5555);
-    assert!(untouched, "{stack:x?}");
 }

@@ -12,7 +12,7 @@ use sigctx::handler::{Delivery, Flow};
 use sigctx::inject::Frame;
 use sigctx::sys;
 
-fn get(counter: &std::sync::atomic::AtomicU64) -> u64 {
+fn get(counter: &std::sync::atomic::AtomicUsize) -> usize {
     counter.load(SeqCst)
 }
 
@@ -163,8 +163,12 @@ fn nothing_is_injected_on_the_way_back_from_a_call() {
         make_or_count(unsafe { delivery.inject(stack, stepping_call, 0) })
     }
     fn step(delivery: &mut Delivery<'_>) -> Flow {
-        sigctx::probe::single_step(delivery);
+        assert!(sigctx::probe::single_step(delivery));
         Flow::Resume
+    }
+    if !sigctx::probe::with_blank_context(sigctx::probe::single_step) {
+        println!("skipped: on this architecture no program can step through itself");
+        return;
     }
     testkit::in_child("nothing_is_injected_on_the_way_back_from_a_call", DEADLINE, || {
         let _urgent = install(libc::SIGURG, first);
@@ -218,7 +222,7 @@ fn stress_nothing_is_injected_into_the_vdso() {
                 last = now;
             }
         };
-        let (vdso, injected) = (testkit::budget(20_000), testkit::budget(1_000));
+        let (vdso, injected) = (testkit::budget(20_000) as usize, testkit::budget(1_000) as usize);
         under_signals(victim, || get(&IN_VDSO) >= vdso && get(&INJECTED) >= injected);
         println!("{}", counts());
     });
@@ -236,7 +240,7 @@ fn stress_system_call_instructions_are_refused() {
                 assert_eq!(sys::gettid(), tid, "a system call came back with another result");
             }
         };
-        let enough = testkit::budget(10_000);
+        let enough = testkit::budget(10_000) as usize;
         under_signals(victim, || get(&AT_SYSCALL) >= enough);
         println!("{}", counts());
     });

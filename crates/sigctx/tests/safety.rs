@@ -111,7 +111,7 @@ fn stress_nothing_is_allocated_in_handlers() {
             TID.store(0, SeqCst);
             IN_HANDLER.set(false);
         };
-        let enough = testkit::budget(20_000);
+        let enough = testkit::budget(20_000) as usize;
         under_signals(victim, || INJECTED.load(SeqCst) >= enough);
         println!("{}", counts());
     });
@@ -145,7 +145,7 @@ fn stress_errno_is_kept_around_handlers_and_injected_calls() {
                 value = value % 60 + 1;
             }
         };
-        let enough = testkit::budget(20_000);
+        let enough = testkit::budget(20_000) as usize;
         under_signals(victim, || INJECTED.load(SeqCst) >= enough);
         println!("{}", counts());
     });
@@ -161,7 +161,7 @@ fn stress_signals_from_many_senders_do_no_harm() {
     testkit::in_child("stress_signals_from_many_senders_do_no_harm", DEADLINE, || {
         let _urgent = install(libc::SIGURG, inject_anywhere);
         let _user = install(libc::SIGUSR1, inject_anywhere);
-        let enough = testkit::budget(2_000);
+        let enough = testkit::budget(2_000) as usize;
         thread::scope(|s| {
             s.spawn(|| {
                 let _alt = AltStack::install().expect("alternate stack");
@@ -377,7 +377,7 @@ fn alternate_stack_after(call: InjectedFn) -> (usize, usize, i32) {
         });
         let _done = Raise(&DONE);
         let mut rng = Rng::from_env();
-        send_one_at_a_time(&TID, libc::SIGURG, u64::MAX, &mut rng, || INJECTED.load(SeqCst) > 0);
+        send_one_at_a_time(&TID, libc::SIGURG, usize::MAX, &mut rng, || INJECTED.load(SeqCst) > 0);
         wait_for("the victim's look", || after.lock().unwrap().1 != 0);
     });
     *after.lock().unwrap()

@@ -3,11 +3,15 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
-use common::{DONE, ELSEWHERE, HANDLED, INJECTED, Raise, STACK, TID, counts, send_one_at_a_time};
+use common::{
+    DONE, ELSEWHERE, HANDLED, INJECTED, Raise, STACK, TID, counts, lost_by_an_ordinary_handler,
+    register_own_stack, send_one_at_a_time, under_signals,
+};
 use sigctx::altstack::AltStack;
 use sigctx::handler::{self, Delivery, Flow, Handler, Options};
 use sigctx::inject::Frame;
@@ -15,21 +19,28 @@ use sigctx::probe::{Patterned, Spin, Stop};
 use sigctx::sys::{self, MaskHow, SigSet};
 use testkit::Rng;
 
-static ROUNDS: AtomicU64 = AtomicU64::new(0);
+static ROUNDS: AtomicUsize = AtomicUsize::new(0);
 /// A thread holds patterns.
 static ROUNDS_LEFT: AtomicBool = AtomicBool::new(true);
 static STOP: AtomicPtr<Stop> = AtomicPtr::new(std::ptr::null_mut());
 static TIMER: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 /// A null timer may be a timer.
 static HAS_TIMER: AtomicBool = AtomicBool::new(false);
-static RANDOM: AtomicU64 = AtomicU64::new(1);
+static RANDOM: AtomicUsize = AtomicUsize::new(1);
 
 /// Signals between two patterns.
-const PER_PATTERN: u64 = 32;
+const PER_PATTERN: usize = 32;
 
-/// After every signal: sometimes a new pattern, and the next signal of the thread's timer, if it
-/// has one, after a random time.
-fn next_signal() {
+/// About how long the timer waits, in nanoseconds.
+static DELAY: AtomicUsize = AtomicUsize::new(SHORTEST_DELAY);
+const SHORTEST_DELAY: usize = 3_500;
+/// Where the last signal came.
+static LAST_PC: AtomicUsize = AtomicUsize::new(0);
+
+/// After every signal, which came at `pc`: sometimes a new pattern, and the next signal of the
+/// thread's timer, if it has one, after a random time. On a slow machine a short time is over before
+/// the thread has gone on by one instruction: then the next is longer.
+fn next_signal(pc: usize) {
     if HANDLED.load(SeqCst).is_multiple_of(PER_PATTERN) {
         // SAFETY: null, or leaked.
         if let Some(stop) = unsafe { STOP.load(SeqCst).as_ref() } {
@@ -38,11 +49,16 @@ fn next_signal() {
     }
     if HAS_TIMER.load(SeqCst) {
         let timer = TIMER.load(SeqCst);
-        let mut random = Rng::new(RANDOM.load(SeqCst));
+        let mut random = Rng::new(RANDOM.load(SeqCst) as u64);
         // SAFETY: all zeroes is a valid `itimerspec`.
         let mut when: libc::itimerspec = unsafe { std::mem::zeroed() };
-        when.it_value.tv_nsec = 1_500 + random.below(4_000).cast_signed();
-        RANDOM.store(random.next_u64(), SeqCst);
+        let delay = DELAY.load(SeqCst);
+        let stuck = LAST_PC.swap(pc, SeqCst) == pc;
+        let next = if stuck { 2 * delay } else { delay - delay / 16 };
+        DELAY.store(next.clamp(SHORTEST_DELAY, 10_000_000), SeqCst);
+        when.it_value.tv_nsec =
+            (delay / 2) as libc::c_long + random.below(delay as u64) as libc::c_long;
+        RANDOM.store(random.next_u64() as usize, SeqCst);
         // SAFETY: a timer that is never deleted.
         let set = unsafe { libc::timer_settime(timer, 0, &raw const when, std::ptr::null_mut()) };
         assert_eq!(set, 0);
@@ -62,14 +78,14 @@ fn start_timer() {
     assert_eq!(made, 0);
     TIMER.store(timer, SeqCst);
     HAS_TIMER.store(true, SeqCst);
-    next_signal();
+    next_signal(0);
 }
 
 fn call(frame: &mut Frame<'_>, data: usize) {
     assert!(Patterned::code().contains(&frame.context().pc()));
     sigctx::probe::clobber_all();
     INJECTED.fetch_add(1, SeqCst);
-    next_signal();
+    next_signal(frame.context().pc());
     sigctx::probe::clobber_all();
     assert_eq!(data, 4711);
     HANDLED.fetch_add(1, SeqCst);
@@ -88,19 +104,19 @@ fn inject_in_window(delivery: &mut Delivery<'_>) -> Flow {
         ELSEWHERE.fetch_add(1, SeqCst);
         HANDLED.fetch_add(1, SeqCst);
     }
-    next_signal();
+    next_signal(delivery.pc());
     Flow::Resume
 }
 
-fn clobber_in_handler(_: &mut Delivery<'_>) -> Flow {
-    next_signal();
+fn clobber_in_handler(delivery: &mut Delivery<'_>) -> Flow {
+    next_signal(delivery.pc());
     sigctx::probe::clobber_all();
     HANDLED.fetch_add(1, SeqCst);
     Flow::Resume
 }
 
 fn push_trampoline(delivery: &mut Delivery<'_>) -> Flow {
-    next_signal();
+    next_signal(delivery.pc());
     if Patterned::code().contains(&delivery.pc()) {
         // SAFETY: there is room below the table; the trampoline keeps everything.
         unsafe { sigctx::probe::push_counted_call(delivery) };
@@ -109,8 +125,14 @@ fn push_trampoline(delivery: &mut Delivery<'_>) -> Flow {
     Flow::Resume
 }
 
-/// Runs the loop with pattern after pattern until `enough`, and fails at the first difference.
-fn hold_patterns(seed: u64, begin: impl FnOnce(), enough: impl Fn() -> bool) {
+/// Runs the loop with pattern after pattern until `enough`, and fails at the first difference in a
+/// register that is not known to be `lost` without us, too.
+fn hold_patterns(
+    seed: u64,
+    lost: &BTreeSet<&'static str>,
+    begin: impl FnOnce(),
+    enough: impl Fn() -> bool,
+) {
     let _alt = AltStack::install().expect("alternate stack");
     let mut rng = Rng::new(seed);
     // Leaked, with what stops it: a late signal may still look.
@@ -126,7 +148,8 @@ fn hold_patterns(seed: u64, begin: impl FnOnce(), enough: impl Fn() -> bool) {
                 begin();
             }
         };
-        let different = patterned.run(|| rng.next_u64(), Spin::UntilStopped, ready);
+        let mut different = patterned.run(|| rng.next_u64(), Spin::UntilStopped, ready);
+        different.retain(|difference| !lost.contains(difference.register));
         assert!(different.is_empty(), "{different:#x?}\n{}", counts());
         ROUNDS.fetch_add(1, SeqCst);
     }
@@ -135,15 +158,16 @@ fn hold_patterns(seed: u64, begin: impl FnOnce(), enough: impl Fn() -> bool) {
 
 /// Signals by the thread's own timer: no other thread has to be awake.
 fn timer_storm(handler: Handler, enough: impl Fn() -> bool + Send) {
+    let lost = lost_by_an_ordinary_handler();
     // SAFETY: the handlers above only count and inject.
     let installed = unsafe { handler::install(libc::SIGURG, handler, Options::new()) };
     let _installed = installed.expect("install");
     let mut rng = Rng::from_env();
-    RANDOM.store(rng.next_u64(), SeqCst);
+    RANDOM.store(rng.next_u64() as usize, SeqCst);
     let seed = rng.next_u64();
     thread::scope(|s| {
         s.spawn(|| {
-            hold_patterns(seed, start_timer, enough);
+            hold_patterns(seed, &lost, start_timer, enough);
             // One signal may be left: the thread ends with it blocked.
             sys::sigprocmask(MaskHow::Block, &SigSet::of(libc::SIGURG));
         });
@@ -154,7 +178,7 @@ fn timer_storm(handler: Handler, enough: impl Fn() -> bool + Send) {
 #[test]
 fn stress_injected_calls_change_nothing() {
     testkit::in_child("stress_injected_calls_change_nothing", common::DEADLINE, || {
-        let count = testkit::budget(1_000_000);
+        let count = testkit::budget(1_000_000) as usize;
         timer_storm(inject_in_window, || INJECTED.load(SeqCst) >= count);
     });
 }
@@ -166,17 +190,18 @@ fn stress_injected_calls_on_behalf_of_another_thread_change_nothing() {
         // SAFETY: the handler only counts and injects.
         let installed = unsafe { handler::install(libc::SIGURG, inject_in_window, Options::new()) };
         let _installed = installed.expect("install");
+        let lost = lost_by_an_ordinary_handler();
         let mut rng = Rng::from_env();
         let seed = rng.next_u64();
-        let count = testkit::budget(200_000);
+        let count = testkit::budget(200_000) as usize;
         thread::scope(|s| {
             s.spawn(|| {
                 let begin = || TID.store(sys::gettid(), SeqCst);
-                hold_patterns(seed, begin, || DONE.load(SeqCst));
+                hold_patterns(seed, &lost, begin, || DONE.load(SeqCst));
             });
             let _done = Raise(&DONE);
             let enough = || INJECTED.load(SeqCst) >= count;
-            send_one_at_a_time(&TID, libc::SIGURG, u64::MAX, &mut rng, enough);
+            send_one_at_a_time(&TID, libc::SIGURG, usize::MAX, &mut rng, enough);
             DONE.store(true, SeqCst);
             // The loop goes round until it is stopped, and may be between two rounds.
             while ROUNDS_LEFT.load(SeqCst) {
@@ -189,11 +214,11 @@ fn stress_injected_calls_on_behalf_of_another_thread_change_nothing() {
     });
 }
 
-/// The control: if this fails, the kernel (or an emulator) loses state with an ordinary handler.
+/// The control: this crate's entry around a handler that injects nothing.
 #[test]
 fn stress_plain_handler_changes_nothing() {
     testkit::in_child("stress_plain_handler_changes_nothing", common::DEADLINE, || {
-        let count = testkit::budget(200_000);
+        let count = testkit::budget(200_000) as usize;
         timer_storm(clobber_in_handler, || HANDLED.load(SeqCst) >= count);
     });
 }
@@ -202,8 +227,53 @@ fn stress_plain_handler_changes_nothing() {
 fn stress_pushed_calls_of_a_full_trampoline_change_nothing() {
     let name = "stress_pushed_calls_of_a_full_trampoline_change_nothing";
     testkit::in_child(name, common::DEADLINE, || {
-        let count = testkit::budget(200_000);
-        let pushed = || u64::from(sigctx::probe::pushed_calls());
+        let count = testkit::budget(200_000) as usize;
+        let pushed = || sigctx::probe::pushed_calls() as usize;
         timer_storm(push_trampoline, || pushed() >= count);
+    });
+}
+
+/// Where atomic updates are a load-linked and a store-conditional, a call comes between the two: the
+/// store must fail then.
+#[test]
+fn stress_injected_calls_break_no_atomic_update() {
+    static SUM: AtomicUsize = AtomicUsize::new(0);
+
+    fn add() {
+        let mut sum = SUM.load(SeqCst);
+        while let Err(now) = SUM.compare_exchange_weak(sum, sum + 1, SeqCst, SeqCst) {
+            sum = now;
+        }
+    }
+    fn add_in_between(_: &mut Frame<'_>, _: usize) {
+        add();
+        INJECTED.fetch_add(1, SeqCst);
+        HANDLED.fetch_add(1, SeqCst);
+    }
+    fn handler(delivery: &mut Delivery<'_>) -> Flow {
+        // SAFETY: leaked by the test before its thread gets a signal.
+        let stack = unsafe { &*STACK.load(SeqCst) };
+        // SAFETY: the call adds and counts, wherever it interrupts; the stack is leaked.
+        common::make_or_count(unsafe { delivery.inject(stack, add_in_between, 0) })
+    }
+    testkit::in_child("stress_injected_calls_break_no_atomic_update", common::DEADLINE, || {
+        let _installed = common::install(libc::SIGURG, handler);
+        let count = testkit::budget(100_000) as usize;
+        let added = AtomicUsize::new(0);
+        let enough = || INJECTED.load(SeqCst) >= count;
+        let victim = || {
+            register_own_stack();
+            TID.store(sys::gettid(), SeqCst);
+            let mut adds = 0;
+            while !DONE.load(SeqCst) {
+                add();
+                adds += 1;
+            }
+            added.store(adds, SeqCst);
+        };
+        under_signals(victim, enough);
+        let expected = added.load(SeqCst) + INJECTED.load(SeqCst);
+        assert_eq!(SUM.load(SeqCst), expected, "{}", counts());
+        println!("{expected} updates; {}", counts());
     });
 }

@@ -26,50 +26,51 @@
     )
 )]
 
-mod arena;
-mod creation;
-mod name;
-mod record;
-mod sync;
+pub use sigctx::{Unsupported, supported};
 
-#[cfg(all(test, loom))]
-mod model;
+// rustfmt finds modules within a macro of this name, and none within `cfg_select!`.
+macro_rules! cfg_if {
+    (if #[$condition:meta] { $($item:item)* }) => { $(#[$condition] $item)* };
+}
 
-#[cfg(not(loom))]
-mod attach;
-#[cfg(not(loom))]
-mod events;
-#[cfg(not(loom))]
-mod freeze;
-#[cfg(not(loom))]
-mod mask;
-#[cfg(not(loom))]
-mod membership;
-#[cfg(not(loom))]
-mod nudge;
-#[cfg(not(loom))]
-pub mod procfs;
-#[cfg(not(loom))]
-mod registry;
-#[cfg(not(loom))]
-mod slot;
-#[cfg(not(loom))]
-mod spawn;
-#[cfg(not(loom))]
-mod thread_ref;
+cfg_if! {
+    if #[cfg(target_os = "linux")] {
+        mod arena;
+        mod creation;
+        mod name;
+        mod record;
+        mod sync;
 
-pub use name::Name;
+        #[cfg(all(test, loom))]
+        mod model;
 
-#[cfg(not(loom))]
-pub use self::{
-    attach::{AttachError, Attached, attach},
-    events::{Event, Subscription, subscribe},
-    freeze::{CreationFrozen, NotStarted, freeze_creation, try_freeze_creation},
-    mask::never_block,
-    nudge::{Nudge, NudgeCall, NudgeError},
-    procfs::{OsThread, OsThreads, dump, os_threads},
-    registry::current,
-    slot::{Slot, SlotId},
-    spawn::{Builder, JoinHandle, spawn},
-    thread_ref::{Pinned, SignalError, ThreadRef, Threads, threads},
-};
+        pub use name::Name;
+    }
+}
+
+cfg_if! {
+    if #[cfg(all(target_os = "linux", not(loom)))] {
+        mod attach;
+        mod events;
+        mod freeze;
+        mod mask;
+        mod membership;
+        mod nudge;
+        pub mod procfs;
+        mod registry;
+        mod slot;
+        mod spawn;
+        mod thread_ref;
+
+        pub use attach::{AttachError, Attached, attach};
+        pub use events::{Event, Subscription, subscribe};
+        pub use freeze::{CreationFrozen, NotStarted, freeze_creation, try_freeze_creation};
+        pub use mask::never_block;
+        pub use nudge::{Nudge, NudgeCall, NudgeError};
+        pub use procfs::{OsThread, OsThreads, dump, os_threads};
+        pub use registry::current;
+        pub use slot::{Slot, SlotId};
+        pub use spawn::{Builder, JoinHandle, spawn};
+        pub use thread_ref::{Pinned, SignalError, ThreadRef, Threads, threads};
+    }
+}

@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ pub(crate) struct Shared {
     /// Never woken but at the end.
     futex: AtomicU32,
     /// How often the patterned loop was interrupted, and all its registers overwritten.
-    pub(crate) preemptions: AtomicU64,
+    pub(crate) preemptions: AtomicUsize,
     /// How often its registers were compared with what they were.
-    pub(crate) compared: AtomicU64,
+    pub(crate) compared: AtomicUsize,
     /// Lets the patterned loop come out to be compared.
     come_out: Mutex<Option<Stop>>,
 }
@@ -51,7 +51,7 @@ pub(crate) struct Member {
     pub(crate) kind: &'static str,
     pub(crate) thread: JoinHandle<()>,
     /// Steps of work done; does not change while the world is stopped.
-    pub(crate) work: Arc<AtomicU64>,
+    pub(crate) work: Arc<AtomicUsize>,
 }
 
 pub(crate) struct Cast {
@@ -78,7 +78,7 @@ const FOREIGN: usize = 2;
 /// Counts; never polls. Every instruction is a safe point.
 #[unsafe(link_section = "preemptible")]
 #[inline(never)]
-fn spin_without_polls(shared: &Shared, work: &AtomicU64) {
+fn spin_without_polls(shared: &Shared, work: &AtomicUsize) {
     while !shared.over.load(Relaxed) {
         work.store(work.load(Relaxed) + 1, Relaxed);
     }
@@ -193,7 +193,7 @@ impl Cast {
         &mut self,
         kind: &'static str,
         name: &str,
-        body: impl FnOnce(&Shared, Mutator, &AtomicU64) + Send + 'static,
+        body: impl FnOnce(&Shared, Mutator, &AtomicUsize) + Send + 'static,
     ) -> Result<(), Box<dyn Error>> {
         let (world, shared, work) = (self.world.clone(), self.shared.clone(), Arc::default());
         let counter = Arc::clone(&work);
@@ -235,7 +235,7 @@ impl Cast {
     }
 
     /// The work done by each member.
-    pub(crate) fn work(&self) -> Vec<u64> {
+    pub(crate) fn work(&self) -> Vec<usize> {
         self.members.iter().map(|member| member.work.load(SeqCst)).collect()
     }
 

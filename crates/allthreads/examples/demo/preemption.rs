@@ -64,7 +64,7 @@ pub(crate) fn interrupt(cast: &Cast, times: u64) -> Result<Section, Box<dyn Erro
         section.text(format!("changed: {difference:x?}"));
     }
     section.check(format!("{times} interruptions"), answered == times);
-    section.check("all registers compared after each", compared >= times);
+    section.check("all registers compared after each", compared as u64 >= times);
     let intact = differences.is_empty();
     section.check("no register, flag, vector or red-zone byte changed", intact);
     section.data(json!({

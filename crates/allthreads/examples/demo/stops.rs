@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -96,17 +96,17 @@ pub(crate) fn for_each_processor(cast: &Cast, rounds: u64) -> Result<Section, Bo
         me.for_each_processor(|processor| {
             let ran = &ran[processor.index()];
             ran.times.fetch_add(1, Relaxed);
-            ran.tid.store(processor.thread().tid().unwrap_or(0) as u64, Relaxed);
-            ran.own.fetch_add(u64::from(processor.is_current()), Relaxed);
+            ran.tid.store(processor.thread().tid().unwrap_or(0) as usize, Relaxed);
+            ran.own.fetch_add(usize::from(processor.is_current()), Relaxed);
         });
         times.record(start.elapsed().as_nanos() as u64)?;
-        exact &= ran.iter().all(|ran| ran.times.load(Relaxed) == round);
+        exact &= ran.iter().all(|ran| ran.times.load(Relaxed) as u64 == round);
         bar.inc(1);
     }
     bar.finish_and_clear();
     let kind = |tid| {
         let member =
-            cast.members.iter().find(|m| m.thread.thread().tid().unwrap_or(0) as u64 == tid);
+            cast.members.iter().find(|m| m.thread.thread().tid().unwrap_or(0) as usize == tid);
         member.map_or("the one that asks", |member| member.kind)
     };
     section.table(
@@ -136,7 +136,7 @@ pub(crate) fn for_each_processor(cast: &Cast, rounds: u64) -> Result<Section, Bo
 /// What one processor ran.
 #[derive(Default)]
 struct Ran {
-    times: AtomicU64,
-    own: AtomicU64,
-    tid: AtomicU64,
+    times: AtomicUsize,
+    own: AtomicUsize,
+    tid: AtomicUsize,
 }

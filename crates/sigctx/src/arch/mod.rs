@@ -3,11 +3,60 @@
 //! Every file has the same items in the same order; `x86_64.rs` is the one that is commented in
 //! full. To port the workspace is to write one more.
 
+mod layout;
+
+pub use layout::{Field, Structure};
+
 cfg_select! {
     all(target_arch = "x86_64", target_pointer_width = "64") => {
         mod x86_64;
         pub use x86_64::{Reg, Status};
         pub(crate) use x86_64::*;
+    }
+    target_arch = "x86" => {
+        mod x86;
+        pub use x86::{Reg, Status};
+        pub(crate) use x86::*;
+    }
+    all(target_arch = "aarch64", target_pointer_width = "64", target_endian = "little") => {
+        mod aarch64;
+        pub use aarch64::{Reg, Status};
+        pub(crate) use aarch64::*;
+    }
+    all(target_arch = "arm", target_endian = "little") => {
+        mod arm;
+        pub use arm::{Reg, Status};
+        pub(crate) use arm::*;
+    }
+    target_arch = "riscv64" => {
+        mod riscv64;
+        pub use riscv64::{Reg, Status};
+        pub(crate) use riscv64::*;
+    }
+    target_arch = "loongarch64" => {
+        mod loongarch64;
+        pub use loongarch64::{Reg, Status};
+        pub(crate) use loongarch64::*;
+    }
+    target_arch = "powerpc64" => {
+        mod powerpc64;
+        pub use powerpc64::{Reg, Status};
+        pub(crate) use powerpc64::*;
+    }
+    target_arch = "s390x" => {
+        mod s390x;
+        pub use s390x::{Reg, Status};
+        pub(crate) use s390x::*;
+    }
+    target_arch = "mips" => {
+        mod mips;
+        pub use mips::{Reg, Status};
+        pub(crate) use mips::*;
+    }
+    all(target_arch = "mips64", target_pointer_width = "64") => {
+        mod mips64;
+        pub use mips64::{Reg, Status};
+        pub(crate) use mips64::*;
     }
     _ => {
         compile_error!(

@@ -24,13 +24,16 @@ use core::sync::atomic::AtomicU32;
 
 use bitflags::bitflags;
 
-use crate::inject::{BadFrame, Call};
+use super::layout::{Structure, layout};
+use crate::inject::{BadFrame, Call, MoveError};
 use crate::sys::{self, KernelAction, SaFlags, SigSet};
 
 pub(crate) use probe::*;
 
 // ---- constants ---------------------------------------------------------------------------------
 
+/// The name of the architecture, with what tells it from its variants.
+pub(crate) const NAME: &str = "x86_64";
 /// Number of signals.
 pub(crate) const NSIG: usize = 64;
 /// Bytes below the stack pointer that belong to the interrupted function.
@@ -42,6 +45,10 @@ pub(crate) const FRAME_ALIGN: usize = 64;
 /// More than any frame of this architecture (with AMX tiles about 11 KiB): a longer one is not
 /// the kernel's.
 pub(crate) const MAX_FRAME: usize = 64 * 1024;
+/// `si_code` of a timer's signal.
+pub(crate) const SI_TIMER: c_int = -2;
+/// `si_code` of completed asynchronous input or output.
+pub(crate) const SI_ASYNCIO: c_int = -4;
 
 // ---- system calls ------------------------------------------------------------------------------
 
@@ -74,13 +81,14 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
 
 // ---- kernel layouts ----------------------------------------------------------------------------
 
-/// The start of `siginfo`, whose order is not the same everywhere.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(crate) struct SigInfoHead {
-    pub(crate) signo: c_int,
-    pub(crate) errno: c_int,
-    pub(crate) code: c_int,
+layout! {
+    /// The start of `siginfo`, whose order is not the same everywhere.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct SigInfoHead = "siginfo_t" {
+        pub(crate) signo: c_int = "si_signo",
+        pub(crate) errno: c_int = "si_errno",
+        pub(crate) code: c_int = "si_code",
+    }
 }
 
 impl SigInfoHead {
@@ -90,13 +98,14 @@ impl SigInfoHead {
     }
 }
 
-/// `struct kernel_sigaction`.
-#[repr(C)]
-pub(crate) struct RawAction {
-    handler: usize,
-    flags: usize,
-    restorer: usize,
-    mask: SigSet,
+layout! {
+    /// `struct kernel_sigaction`.
+    pub(crate) struct RawAction = "struct sigaction" {
+        handler: usize = "sa_handler",
+        flags: usize = "sa_flags",
+        restorer: usize = "sa_restorer",
+        mask: SigSet = "sa_mask",
+    }
 }
 
 /// `SA_RESTORER`: `restorer` is valid. The kernel demands it here.
@@ -120,60 +129,80 @@ impl RawAction {
     }
 }
 
-/// `stack_t`.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(crate) struct SignalStack {
-    pub(crate) sp: usize,
-    pub(crate) flags: c_int,
-    pub(crate) size: usize,
+layout! {
+    /// `stack_t`.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct SignalStack = "stack_t" {
+        pub(crate) sp: usize = "ss_sp",
+        pub(crate) flags: c_int = "ss_flags",
+        pub(crate) size: usize = "ss_size",
+    }
 }
 
-/// `struct sigcontext_64`.
-#[derive(Debug)]
-#[repr(C)]
-pub(crate) struct SigContext {
-    r8: u64,
-    r9: u64,
-    r10: u64,
-    r11: u64,
-    r12: u64,
-    r13: u64,
-    r14: u64,
-    r15: u64,
-    di: u64,
-    si: u64,
-    bp: u64,
-    bx: u64,
-    dx: u64,
-    ax: u64,
-    cx: u64,
-    sp: u64,
-    ip: u64,
-    flags: u64,
-    cs: u16,
-    gs: u16,
-    fs: u16,
-    ss: u16,
-    err: u64,
-    trapno: u64,
-    oldmask: u64,
-    cr2: u64,
-    /// Where the XSAVE image is, in the same frame; 0 when there is none.
-    fpstate: usize,
-    reserved1: [u64; 8],
+layout! {
+    /// `struct sigcontext_64`.
+    #[derive(Debug)]
+    pub(crate) struct SigContext = "struct sigcontext" {
+        r8: u64 = "r8",
+        r9: u64 = "r9",
+        r10: u64 = "r10",
+        r11: u64 = "r11",
+        r12: u64 = "r12",
+        r13: u64 = "r13",
+        r14: u64 = "r14",
+        r15: u64 = "r15",
+        di: u64 = "rdi",
+        si: u64 = "rsi",
+        bp: u64 = "rbp",
+        bx: u64 = "rbx",
+        dx: u64 = "rdx",
+        ax: u64 = "rax",
+        cx: u64 = "rcx",
+        sp: u64 = "rsp",
+        ip: u64 = "rip",
+        flags: u64 = "eflags",
+        cs: u16 = "cs",
+        gs: u16 = "gs",
+        fs: u16 = "fs",
+        ss: u16 = "ss",
+        err: u64 = "err",
+        trapno: u64 = "trapno",
+        oldmask: u64 = "oldmask",
+        cr2: u64 = "cr2",
+        /// Where the XSAVE image is, in the same frame; 0 when there is none.
+        fpstate: usize = "fpstate",
+        reserved1: [u64; 8] = "reserved1",
+    }
 }
 
-/// `struct ucontext`: 304 bytes, where libc's type has 968.
-#[derive(Debug)]
-#[repr(C)]
-pub(crate) struct Ucontext {
-    flags: u64,
-    link: usize,
-    stack: SignalStack,
-    mcontext: SigContext,
-    sigmask: SigSet,
+layout! {
+    /// `struct ucontext`: 304 bytes, where libc's type has 968.
+    #[derive(Debug)]
+    pub(crate) struct Ucontext = "struct ucontext" {
+        flags: u64 = "uc_flags",
+        link: usize = "uc_link",
+        stack: SignalStack = "uc_stack",
+        mcontext: SigContext = "uc_mcontext",
+        sigmask: SigSet = "uc_sigmask",
+    }
 }
+
+/// Every layout of the kernel's, for comparison with the C headers.
+pub(crate) const LAYOUTS: &[Structure] = &[
+    SigInfoHead::LAYOUT,
+    RawAction::LAYOUT,
+    SignalStack::LAYOUT,
+    SigContext::LAYOUT,
+    Ucontext::LAYOUT,
+];
+/// What a C program includes to have the types that [`LAYOUTS`] names. Without libc's headers: they
+/// have types of the same names.
+pub(crate) const LAYOUT_HEADERS: &str = "\
+#include <asm/signal.h>
+#include <asm/siginfo.h>
+#include <asm/sigcontext.h>
+#include <asm/ucontext.h>
+";
 
 /// Layouts against libc's, field by field.
 const _: () = {
@@ -422,6 +451,14 @@ impl Ucontext {
         self.stack = stack;
     }
 
+    /// The address that a fault was about: where the kernel left it, `si_addr` being what it told
+    /// everybody.
+    #[inline(always)]
+    #[expect(clippy::unused_self, reason = "other architectures look into the context")]
+    pub(crate) fn fault_address(&self, si_addr: usize) -> usize {
+        si_addr
+    }
+
     /// Makes it look as if the interrupted function had called `target` and would come back at
     /// `resume`: Go's `pushCall`, word for word.
     ///
@@ -537,19 +574,27 @@ pub(crate) fn relocate(copy: &mut Ucontext, delta: usize) {
 #[inline(always)]
 pub(crate) fn patch_thread(_copy: &mut Ucontext) {}
 
-/// Whether this thread has a shadow stack, whose token for the frame only its own thread has.
-pub(crate) fn has_shadow_stack() -> bool {
+/// Looks whether a frame can resume on the calling thread, which may not be its own.
+///
+/// With a shadow stack it cannot: the token for the frame is on the first thread's.
+pub(crate) fn check_move(_frame: &Ucontext) -> Result<(), MoveError> {
     /// `ARCH_SHSTK_STATUS` of `asm/prctl.h`.
     const STATUS: usize = 0x5005;
     let mut features = 0u64;
     let args = [STATUS, &raw mut features as usize, 0, 0, 0, 0];
     // SAFETY: the kernel writes one word there, or refuses where it has no shadow stacks.
     let asked = unsafe { sys::syscall(libc::SYS_arch_prctl, args) };
-    asked.is_ok() && features & 1 != 0
+    if asked.is_ok() && features & 1 != 0 { Err(MoveError::ShadowStack) } else { Ok(()) }
 }
 
-/// Length of every system call instruction here.
+/// Length of the longest system call instruction.
 pub(crate) const SYSCALL_LEN: usize = 2;
+
+/// Length of the system call instructions in the mode that the code was interrupted in.
+#[inline(always)]
+pub(crate) fn syscall_len(_uc: &Ucontext) -> usize {
+    SYSCALL_LEN
+}
 
 /// One of them, for tests.
 #[cfg(test)]
@@ -638,7 +683,8 @@ const _: () = {
     assert!(offset_of!(Ucontext, mcontext.cx) == 152);
     assert!(offset_of!(Ucontext, mcontext.sp) == 160);
     assert!(offset_of!(Ucontext, mcontext.ip) == 168);
-    // The pivot reads the copied frame's address from the start of the record.
+    // The pivot reads the copied frame's address from the start of the record. Where the handler
+    // returns to it has from the frame itself.
     assert!(offset_of!(Call, frame) == 0);
 };
 
@@ -687,13 +733,14 @@ global_asm!(
     "mov rsp, rbx",
     "ret",                      // to the restorer, with rsp at the copied ucontext
     ".size sigctx_injected_call_0_1, . - sigctx_injected_call_0_1",
-    // Resumes a frame whose callback never returned. rdi = the copied frame, rsi = `active`.
+    // Resumes a frame whose callback never returned. rdi = the copied frame, rsi = where the
+    // handler returns to, which is in the frame as well, rdx = `active`.
     ".globl sigctx_resume_0_1",
     ".hidden sigctx_resume_0_1",
     ".type sigctx_resume_0_1, @function",
     "sigctx_resume_0_1:",
     "mov rbx, rdi",
-    "mov rax, rsi",
+    "mov rax, rdx",
     "jmp 3b",
     ".cfi_endproc",
     ".size sigctx_resume_0_1, . - sigctx_resume_0_1",
@@ -726,7 +773,7 @@ unsafe extern "C" {
     #[link_name = "sigctx_entry_0_1"]
     fn entry_code(sig: c_int, info: *mut c_void, uc: *mut c_void);
     #[link_name = "sigctx_resume_0_1"]
-    fn resume_code(frame: usize, active: *const AtomicU32) -> !;
+    fn resume_code(frame: usize, back: usize, active: *const AtomicU32) -> !;
     #[link_name = "sigctx_restorer_0_1"]
     fn restorer_code();
     #[link_name = "sigctx_end_0_1"]
@@ -745,6 +792,20 @@ pub(crate) fn restorer() -> usize {
     restorer_code as *const () as usize
 }
 
+/// Where the handler returns to, by the stack pointer with which it was entered.
+///
+/// # Safety
+///
+/// It is the stack pointer of an entry that has not returned.
+#[inline(always)]
+pub(crate) unsafe fn return_address(entry_sp: usize) -> usize {
+    // SAFETY: the kernel pushed it.
+    unsafe { (entry_sp as *const usize).read() }
+}
+
+/// Bytes of the code at [`return_address`] that lie between a frame and what it belongs to.
+pub(crate) const SIGRETURN_LEN: usize = 9;
+
 /// The code between a frame and the code that it belongs to.
 #[inline(always)]
 pub(crate) fn trampoline() -> core::ops::Range<usize> {
@@ -756,10 +817,11 @@ pub(crate) fn trampoline() -> core::ops::Range<usize> {
 /// # Safety
 ///
 /// `frame` is a copy made by [`crate::inject`], owned by the caller and made ready for this
-/// thread; `active` is its stack's word, alive until the frame is left.
-pub(crate) unsafe fn resume(frame: usize, active: *const AtomicU32) -> ! {
+/// thread, and `back` is where its handler was to return to; `active` is its stack's word, alive
+/// until the frame is left.
+pub(crate) unsafe fn resume(frame: usize, back: usize, active: *const AtomicU32) -> ! {
     // SAFETY: the caller's obligation.
-    unsafe { resume_code(frame, active) }
+    unsafe { resume_code(frame, back, active) }
 }
 
 #[cfg(test)]
@@ -1405,7 +1467,9 @@ mod probe {
 
     /// Makes the interrupted code raise `SIGTRAP` after every instruction, until its flags are
     /// restored from elsewhere.
-    pub(crate) fn single_step(ctx: &mut crate::SigCtx<'_>) {
+    /// Says whether it can.
+    pub(crate) fn single_step(ctx: &mut crate::SigCtx<'_>) -> bool {
         ctx.set_status(ctx.status() | Status::TF);
+        true
     }
 }

@@ -3,14 +3,19 @@
 
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering::SeqCst};
+use std::collections::BTreeSet;
+use std::ffi::{c_int, c_void};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use sigctx::altstack::AltStack;
 use sigctx::handler::{self, Delivery, Flow, Handler, Installed, Options};
 use sigctx::inject::{CallStack, Frame, InjectError, Injection};
-use sigctx::sys;
+use sigctx::probe::{Patterned, Spin};
+use sigctx::sys::{self, KernelAction, SaFlags, SigSet};
+use sigctx::{Reg, Registers};
 
 pub const DEADLINE: Duration = Duration::from_mins(3);
 
@@ -21,20 +26,20 @@ pub static DONE: AtomicBool = AtomicBool::new(false);
 /// The stack on which `inject` puts calls, and the code that it may interrupt.
 pub static STACK: AtomicPtr<CallStack> = AtomicPtr::new(std::ptr::null_mut());
 /// Signals that a handler has finished with, injected calls included.
-pub static HANDLED: AtomicU64 = AtomicU64::new(0);
-pub static INJECTED: AtomicU64 = AtomicU64::new(0);
-pub static ELSEWHERE: AtomicU64 = AtomicU64::new(0);
+pub static HANDLED: AtomicUsize = AtomicUsize::new(0);
+pub static INJECTED: AtomicUsize = AtomicUsize::new(0);
+pub static ELSEWHERE: AtomicUsize = AtomicUsize::new(0);
 
 /// How often an injection was refused, by reason.
-pub static NO_ROOM: AtomicU64 = AtomicU64::new(0);
-pub static NOT_ON_STACK: AtomicU64 = AtomicU64::new(0);
-pub static ON_ALT: AtomicU64 = AtomicU64::new(0);
-pub static OFF_ALT: AtomicU64 = AtomicU64::new(0);
-pub static NESTED: AtomicU64 = AtomicU64::new(0);
-pub static IN_VDSO: AtomicU64 = AtomicU64::new(0);
-pub static AT_SYSCALL: AtomicU64 = AtomicU64::new(0);
-pub static IN_TRAMPOLINE: AtomicU64 = AtomicU64::new(0);
-pub static BAD_FRAME: AtomicU64 = AtomicU64::new(0);
+pub static NO_ROOM: AtomicUsize = AtomicUsize::new(0);
+pub static NOT_ON_STACK: AtomicUsize = AtomicUsize::new(0);
+pub static ON_ALT: AtomicUsize = AtomicUsize::new(0);
+pub static OFF_ALT: AtomicUsize = AtomicUsize::new(0);
+pub static NESTED: AtomicUsize = AtomicUsize::new(0);
+pub static IN_VDSO: AtomicUsize = AtomicUsize::new(0);
+pub static AT_SYSCALL: AtomicUsize = AtomicUsize::new(0);
+pub static IN_TRAMPOLINE: AtomicUsize = AtomicUsize::new(0);
+pub static BAD_FRAME: AtomicUsize = AtomicUsize::new(0);
 
 /// Has a prepared call made, or counts why there is none.
 pub fn make_or_count(prepared: Result<Injection, InjectError>) -> Flow {
@@ -64,7 +69,7 @@ pub fn refused(error: InjectError) {
 }
 
 pub fn counts() -> String {
-    let c = |counter: &AtomicU64| counter.load(SeqCst);
+    let c = |counter: &AtomicUsize| counter.load(SeqCst);
     format!(
         "handled {} injected {} elsewhere {}; refused: no room {} other stack {} on alt {} off alt {} \
          nested {} vdso {} syscall {} trampoline {} frame {}",
@@ -127,7 +132,7 @@ pub fn raise(signal: i32) {
 }
 
 /// Runs `victim` on a thread with an alternate stack, and sends it signals until `enough`.
-pub fn under_signals(victim: impl FnOnce() + Send, enough: impl FnMut() -> bool) -> u64 {
+pub fn under_signals(victim: impl FnOnce() + Send, enough: impl FnMut() -> bool) -> usize {
     let mut rng = testkit::Rng::from_env();
     thread::scope(|s| {
         s.spawn(|| {
@@ -135,7 +140,7 @@ pub fn under_signals(victim: impl FnOnce() + Send, enough: impl FnMut() -> bool)
             victim();
         });
         let _done = Raise(&DONE);
-        send_one_at_a_time(&TID, libc::SIGURG, u64::MAX, &mut rng, enough)
+        send_one_at_a_time(&TID, libc::SIGURG, usize::MAX, &mut rng, enough)
     })
 }
 
@@ -148,15 +153,15 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Sends `count` signals to a thread, each after the last was handled, or until `until` says so.
+/// Sends up to `count` signals to a thread, each after the last was handled, until `until` says so.
 /// A pause of random length is made between any two.
 pub fn send_one_at_a_time(
     tid: &AtomicI32,
     signal: i32,
-    count: u64,
+    count: usize,
     rng: &mut testkit::Rng,
     mut until: impl FnMut() -> bool,
-) -> u64 {
+) -> usize {
     wait_for("the victim's thread id", || tid.load(SeqCst) != 0);
     let mut sent = 0;
     while sent < count && !until() {
@@ -180,6 +185,81 @@ pub fn send_one_at_a_time(
         }
     }
     sent
+}
+
+/// Raises a signal with a known value in every register; the program counter is given relative to
+/// the instruction that raises it.
+pub fn known_registers() -> Registers {
+    static SEEN: Mutex<Option<Registers>> = Mutex::new(None);
+    static ONE: Mutex<()> = Mutex::new(());
+
+    fn look(delivery: &mut Delivery<'_>) -> Flow {
+        // The thread does not hold the lock while it is interrupted here.
+        *SEEN.lock().unwrap() = Some(delivery.registers());
+        sigctx::probe::step_over_known(delivery);
+        Flow::Resume
+    }
+    let _one = ONE.lock();
+    let _alt = AltStack::install().expect("alternate stack");
+    let installed = install(libc::SIGILL, look);
+    // SAFETY: the handler steps over the instruction, on an alternate stack; one at a time.
+    unsafe { sigctx::probe::raise_with_known_registers() };
+    installed.uninstall().expect("uninstall");
+    let registers = SEEN.lock().unwrap().take().expect("the handler ran");
+    let offset = registers[Reg::PC].wrapping_sub(sigctx::probe::known_pc() as u64);
+    registers.with(Reg::PC, offset)
+}
+
+/// Registers that an ordinary handler loses, one that this crate has no part in: an emulator's
+/// signal frame may be without them. Of the kernel's frames none is.
+pub fn lost_by_an_ordinary_handler() -> BTreeSet<&'static str> {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+    extern "C" fn handler(_: c_int, _: *mut c_void, _: *mut c_void) {
+        sigctx::probe::clobber_all();
+        COUNT.fetch_add(1, SeqCst);
+    }
+    let signal = libc::SIGUSR2;
+    let flags = SaFlags::SIGINFO | SaFlags::ONSTACK | SaFlags::RESTART;
+    let action =
+        KernelAction { handler: handler as *const () as usize, flags, mask: SigSet::empty() };
+    // SAFETY: the handler writes what a function may write, and counts.
+    let before = unsafe { sys::rt_sigaction(signal, Some(&action)) }.expect("SIGUSR2");
+    let tid = AtomicI32::new(0);
+    let running = AtomicBool::new(true);
+    let mut rng = testkit::Rng::from_env();
+    let mut patterned = Patterned::new();
+    // SAFETY: the loop's memory outlives the threads below.
+    let stop = unsafe { patterned.stopper() };
+    let mut lost = BTreeSet::new();
+    thread::scope(|s| {
+        let (tid, running) = (&tid, &running);
+        s.spawn(move || {
+            wait_for("the loop", || tid.load(SeqCst) != 0);
+            let tid = tid.load(SeqCst);
+            while running.load(SeqCst) {
+                let before = COUNT.load(SeqCst);
+                sys::tgkill(sys::getpid(), tid, signal).expect("it waits for this thread");
+                wait_for("the handler", || COUNT.load(SeqCst) != before);
+                stop.stop();
+            }
+        });
+        let _alt = AltStack::install().expect("alternate stack");
+        for _ in 0..200 {
+            let ready = || tid.store(sys::gettid(), SeqCst);
+            let different = patterned.run(|| rng.next_u64(), Spin::UntilStopped, ready);
+            lost.extend(different.iter().map(|difference| difference.register));
+        }
+        running.store(false, SeqCst);
+    });
+    // SAFETY: gives back what was there.
+    unsafe { sys::rt_sigaction(signal, Some(&before)) }.expect("SIGUSR2");
+    if std::env::var_os("TESTKIT_RUNNER").is_none() {
+        assert!(lost.is_empty(), "the kernel itself lost {lost:?}");
+    } else if !lost.is_empty() {
+        println!("note: this emulator loses {lost:?} with an ordinary handler, too");
+    }
+    lost
 }
 
 /// A flag that is raised when it goes out of scope, also when a test fails.
