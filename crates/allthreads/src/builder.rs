@@ -8,7 +8,7 @@ use sigctx::sys::{SigSet, Tid};
 
 use crate::batch::Batch;
 use crate::calls::{Call, MAX_CALLS};
-use crate::census::MAX_EXCLUDED;
+use crate::census::check_excluded;
 use crate::error::Error;
 use crate::hold::Release;
 use crate::outcome::Outcome;
@@ -154,7 +154,8 @@ impl<'a> AllThreads<'a> {
 
     /// Leaves out threads that the caller vouches for: they run nothing that depends on the calls,
     /// and make no thread. For threads that never answer a signal because an emulator or a tracer
-    /// keeps them for itself; up to [`MAX_EXCLUDED`].
+    /// keeps them for itself; up to [`MAX_EXCLUDED`](crate::MAX_EXCLUDED). [`exclude_always`](crate::exclude_always) does
+    /// it for the whole process.
     ///
     /// They go by their ids, so they must live until the operation ends; ids that no thread of the
     /// process has are ignored, as are repetitions and the caller's own. An id that is not positive
@@ -271,12 +272,7 @@ impl<'a> AllThreads<'a> {
         if signal < signal::DEFAULT || SigSet::of(signal).is_empty() {
             return Err(Error::BadSignal { signal });
         }
-        if self.excluded.len() > MAX_EXCLUDED {
-            return Err(Error::TooManyThreads);
-        }
-        if let Some(&tid) = self.excluded.iter().find(|&&tid| tid <= 0) {
-            return Err(Error::BadThread { tid });
-        }
+        check_excluded(self.excluded)?;
         // Before any thread is held: who stops a world waits for its mutators to run on.
         let stopped = self.stop().map_err(Error::WorldNotStopped)?;
         let end = owner::run(&Request {

@@ -31,13 +31,13 @@ const GIVE_UP: Duration = Duration::from_millis(20);
 const NAP: Duration = Duration::from_micros(100);
 const LONGEST_NAP: Duration = Duration::from_millis(4);
 
-/// Threads that the caller vouches for, where the handler finds them. Written before the gate
-/// opens, read after.
-pub(crate) struct Excluded([AtomicI32; MAX_EXCLUDED]);
+/// Threads that the caller vouches for, where the handler finds them: those of the operation and
+/// those of every operation. Written before the gate opens, read after.
+pub(crate) struct Excluded([AtomicI32; 2 * MAX_EXCLUDED]);
 
 impl Excluded {
     pub(crate) const fn new() -> Self {
-        Self([const { AtomicI32::new(0) }; MAX_EXCLUDED])
+        Self([const { AtomicI32::new(0) }; 2 * MAX_EXCLUDED])
     }
 
     pub(crate) fn set(&self, tids: impl Iterator<Item = Tid>) {
@@ -56,6 +56,47 @@ impl Excluded {
             }
         }
         false
+    }
+}
+
+/// Threads that every operation of the process leaves out. Each word is an id of its own, so the
+/// relaxed accesses need no partner; who calls [`exclude_always`] orders it before an operation.
+static ALWAYS: [AtomicI32; MAX_EXCLUDED] = [const { AtomicI32::new(0) }; MAX_EXCLUDED];
+
+/// Leaves out these threads in every operation from now on, in the place of those named before:
+/// [`AllThreads::exclude`](crate::AllThreads::exclude) for the whole process, and so for operations
+/// that some library makes.
+///
+/// For whoever knows of threads that can never answer a signal, such as those that a user-mode
+/// emulator keeps in the process, all signals blocked. Their ids are those of the tasks in
+/// `/proc/self/task` before `main` has made a thread. A child of `fork` has the list, but the threads
+/// have other ids there: ids that no thread has are ignored, so name the child's own.
+///
+/// # Signal safety
+///
+/// Async-signal-safe.
+///
+/// # Errors
+///
+/// [`Error::TooManyThreads`] for more than [`MAX_EXCLUDED`], [`Error::BadThread`] for an id that is
+/// not positive. Nothing is changed then.
+pub fn exclude_always(tids: &[Tid]) -> Result<(), Error> {
+    check_excluded(tids)?;
+    let tids = tids.iter().copied().chain(core::iter::repeat(0));
+    for (slot, tid) in ALWAYS.iter().zip(tids) {
+        slot.store(tid, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Whether a list of excluded threads can be one.
+pub(crate) fn check_excluded(tids: &[Tid]) -> Result<(), Error> {
+    if tids.len() > MAX_EXCLUDED {
+        return Err(Error::TooManyThreads);
+    }
+    match tids.iter().find(|&&tid| tid <= 0) {
+        Some(&tid) => Err(Error::BadThread { tid }),
+        None => Ok(()),
     }
 }
 
@@ -223,7 +264,8 @@ impl<'a> Census<'a> {
     ) -> Result<Self, Error> {
         notes.bystanders.retain(|b| b.kind != Kind::Excluded);
         // The caller takes part whatever it asks for.
-        for &tid in excluded.iter().filter(|&&tid| tid != me) {
+        let always = ALWAYS.iter().map(|slot| slot.load(Ordering::Relaxed)).filter(|&tid| tid != 0);
+        for tid in excluded.iter().copied().chain(always).filter(|&tid| tid != me) {
             let Some(stat) = unless_gone(dir.stat(tid)).map_err(Error::NoProc)? else { continue };
             let kind = Kind::Excluded;
             if !notes.bystanders.add(Bystander { tid, start_time: stat.start_time, kind }) {

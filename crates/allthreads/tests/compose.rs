@@ -2,7 +2,7 @@
 //! beside stops.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 #[unsafe(link_section = "preemptible")]
 #[inline(never)]
-fn spin_without_polls(stop: &AtomicBool, count: &AtomicU64) {
+fn spin_without_polls(stop: &AtomicBool, count: &AtomicUsize) {
     while !stop.load(Relaxed) {
         count.store(count.load(Relaxed) + 1, Relaxed);
     }
@@ -26,7 +26,7 @@ struct Loops {
     world: World,
     task: Task,
     stop: Arc<AtomicBool>,
-    count: Arc<AtomicU64>,
+    count: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
     _code: CodeRange,
 }
@@ -38,7 +38,7 @@ impl Loops {
         let code = unsafe { preempt::register_code(preempt::preemptible_section!()) };
         let world = World::new();
         world.set_nudge(Arc::new(preempt::Nudger));
-        let (stop, count) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let (stop, count) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let task = Task::new();
         let thread = {
             let (world, task) = (world.clone(), task.clone());

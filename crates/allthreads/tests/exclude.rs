@@ -77,3 +77,23 @@ fn an_id_that_is_not_positive_is_refused() {
         }
     });
 }
+
+#[test]
+fn a_thread_that_is_always_excluded_is_left_out_of_every_operation() {
+    in_child("a_thread_that_is_always_excluded_is_left_out_of_every_operation", LIMIT, || {
+        park(4);
+        let tid = deaf(SigSet::full(), None);
+        let mut always = testkit::early_tasks();
+        always.push(tid);
+        allthreads::exclude_always(&always).unwrap();
+        leaves_out(&[], tid);
+        leaves_out(&[tid], tid);
+        // What is refused changes nothing.
+        let bad = allthreads::exclude_always(&[tid, -1]).unwrap_err();
+        assert!(matches!(bad, Error::BadThread { tid: -1 }), "{bad:?}");
+        let many = [tid; allthreads::MAX_EXCLUDED + 1];
+        let many = allthreads::exclude_always(&many).unwrap_err();
+        assert!(matches!(many, Error::TooManyThreads), "{many:?}");
+        leaves_out(&[], tid);
+    });
+}

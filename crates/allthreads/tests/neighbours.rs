@@ -4,7 +4,8 @@
 mod common;
 
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -57,8 +58,8 @@ fn concurrent_callers_take_turns() {
 #[test]
 fn a_handler_may_call_at_any_point_of_a_caller() {
     in_child("a_handler_may_call_at_any_point_of_a_caller", LIMIT, || {
-        static NESTED: AtomicU64 = AtomicU64::new(0);
-        static FAILED: AtomicU64 = AtomicU64::new(0);
+        static NESTED: AtomicUsize = AtomicUsize::new(0);
+        static FAILED: AtomicUsize = AtomicUsize::new(0);
         extern "C" fn nested(_: i32) {
             match name(c"nested").apply() {
                 Ok(_) => NESTED.fetch_add(1, Ordering::Relaxed),
@@ -188,18 +189,23 @@ fn a_vforked_child_leaves_its_parents_operations_alone() {
 #[test]
 fn a_thread_in_vfork_is_waited_for_and_the_others_run() {
     in_child("a_thread_in_vfork_is_waited_for_and_the_others_run", LIMIT, || {
+        /// Set when the operation has waited long enough. The child runs in this memory.
+        static END: AtomicU32 = AtomicU32::new(0);
+        static PROGRESS: AtomicUsize = AtomicUsize::new(0);
+        static PARENT: AtomicI32 = AtomicI32::new(0);
+        static START: OnceLock<Instant> = OnceLock::new();
         extern "C" fn slow(_: *mut c_void) -> i32 {
-            let word = std::sync::atomic::AtomicU32::new(0);
-            let end = Instant::now() + Duration::from_millis(600);
-            while Instant::now() < end {
-                let _ = sys::futex_wait(&word, 0, Some(Duration::from_millis(50)));
+            let last = Instant::now() + LIMIT;
+            while END.load(Ordering::Relaxed) == 0 && Instant::now() < last {
+                let _ = sys::futex_wait(&END, 0, Some(Duration::from_millis(50)));
             }
             0
         }
-        static PROGRESS: AtomicU64 = AtomicU64::new(0);
-        static PARENT: AtomicI32 = AtomicI32::new(0);
         until_stop(|| {
             PROGRESS.fetch_add(1, Ordering::Relaxed);
+            if START.get().is_some_and(|start| start.elapsed() > Duration::from_millis(600)) {
+                END.store(1, Ordering::Relaxed);
+            }
             thread::yield_now();
         });
         let parent = thread::spawn(|| {
@@ -211,6 +217,7 @@ fn a_thread_in_vfork_is_waited_for_and_the_others_run() {
         }
         await_state(PARENT.load(Ordering::SeqCst), "D");
         let before = PROGRESS.load(Ordering::Relaxed);
+        START.set(Instant::now()).unwrap();
         let outcome = privileges::no_new_privs().unwrap();
         println!("{outcome:?}");
         assert!(outcome.retries > 0);
@@ -268,7 +275,7 @@ fn foreign_and_forged_signals_do_nothing() {
 #[test]
 fn a_handler_that_was_there_gets_its_signals() {
     in_child("a_handler_that_was_there_gets_its_signals", LIMIT, || {
-        static GOT: AtomicU64 = AtomicU64::new(0);
+        static GOT: AtomicUsize = AtomicUsize::new(0);
         extern "C" fn theirs(_: i32) {
             GOT.fetch_add(1, Ordering::Relaxed);
         }
@@ -296,8 +303,8 @@ fn a_handler_that_was_there_gets_its_signals() {
 /// third one that does the same: whoever came last gets a signal, and hands it on to the first.
 #[test]
 fn the_first_handler_is_reached_through_one_that_chains_to_ours() {
-    static FIRST: AtomicU64 = AtomicU64::new(0);
-    static CHAINING: AtomicU64 = AtomicU64::new(0);
+    static FIRST: AtomicUsize = AtomicUsize::new(0);
+    static CHAINING: AtomicUsize = AtomicUsize::new(0);
     /// What was replaced by the one that chains.
     static REPLACED: AtomicUsize = AtomicUsize::new(0);
     extern "C" fn first(_: i32) {
@@ -374,7 +381,7 @@ fn flags_and_mask_that_somebody_changed_are_put_back() {
 /// is taken out in the end; an instance that somebody else sent to the owner is not.
 #[test]
 fn a_foreign_signal_pending_on_the_owner_is_delivered_afterwards() {
-    static GOT: AtomicU64 = AtomicU64::new(0);
+    static GOT: AtomicUsize = AtomicUsize::new(0);
     static OWNER: AtomicI32 = AtomicI32::new(0);
     extern "C" fn theirs(_: i32, info: *mut libc::siginfo_t, _: *mut c_void) {
         // SAFETY: the kernel's frame.
@@ -411,7 +418,7 @@ fn a_foreign_signal_pending_on_the_owner_is_delivered_afterwards() {
 #[test]
 fn errno_of_running_threads_is_kept() {
     in_child("errno_of_running_threads_is_kept", LIMIT, || {
-        static CHANGED: AtomicU64 = AtomicU64::new(0);
+        static CHANGED: AtomicUsize = AtomicUsize::new(0);
         let spinners = [(); 3].map(|()| {
             // SAFETY: always a valid place.
             let errno = || unsafe { libc::__errno_location() };

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -117,7 +117,7 @@ fn threads_in_system_calls_are_reached_and_reads_go_on() {
     in_child("threads_in_system_calls_are_reached_and_reads_go_on", LIMIT, || {
         static READER: AtomicI32 = AtomicI32::new(0);
         static SLEEPER: AtomicI32 = AtomicI32::new(0);
-        static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
+        static INTERRUPTED: AtomicUsize = AtomicUsize::new(0);
         let (end, mut other) = pipe();
         let reader = reader(end, &READER);
         thread::spawn(|| {

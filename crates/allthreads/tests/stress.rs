@@ -3,7 +3,7 @@
 mod common;
 
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use common::*;
 use testkit::in_child;
 
 static STOP: AtomicBool = AtomicBool::new(false);
-static MADE: AtomicU64 = AtomicU64::new(0);
+static MADE: AtomicUsize = AtomicUsize::new(0);
 
 /// Four threads that make and join others without pause.
 fn creators() -> [thread::JoinHandle<()>; 4] {

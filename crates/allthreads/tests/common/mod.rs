@@ -15,10 +15,28 @@ use allthreads::{Batch, Error, Outcome};
 /// The signal that the crate uses by default.
 pub(crate) const SIGNAL: i32 = 33;
 
-/// The ids of all threads.
+/// Run by the loader before `main`.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_START: extern "C" fn() = leave_out_the_emulator;
+
+/// An emulator's threads answer no signal.
+extern "C" fn leave_out_the_emulator() {
+    exclude_emulator();
+    // SAFETY: the handler reads a list that is ready and stores it; the child has one thread.
+    unsafe { libc::pthread_atfork(None, None, Some(exclude_emulator)) };
+}
+
+extern "C" fn exclude_emulator() {
+    allthreads::exclude_always(&testkit::early_tasks()).expect("ids of threads");
+}
+
+/// The ids of all threads that the program has.
 pub(crate) fn tids() -> Vec<Tid> {
     let tasks = fs::read_dir("/proc/self/task").expect("list of threads");
-    tasks.map(|task| task.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+    let tids = tasks.map(|task| task.unwrap().file_name().to_str().unwrap().parse().unwrap());
+    let emulator = testkit::early_tasks();
+    tids.filter(|tid| !emulator.contains(tid)).collect()
 }
 
 /// A line of a thread's `status`; `None` when the thread is gone or dead.

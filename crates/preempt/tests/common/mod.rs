@@ -1,7 +1,7 @@
 //! A loop without polls, and a thread that runs it as a task.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 #[derive(Debug, Default)]
 pub(crate) struct Spin {
     pub(crate) stop: AtomicBool,
-    pub(crate) count: AtomicU64,
+    pub(crate) count: AtomicUsize,
 }
 
 /// Counts until told to stop. Every instruction is a safe point.
@@ -63,7 +63,7 @@ impl Spinner {
         spinner
     }
 
-    pub(crate) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> usize {
         self.spin.count.load(Relaxed)
     }
 

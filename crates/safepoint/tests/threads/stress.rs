@@ -1,7 +1,7 @@
 //! Stops and for-eaches by the thousand, against mutators that come, go, block and poll at random.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -173,7 +173,7 @@ fn stress_for_each_is_exactly_once_beside_stops() {
         let world = &World::new();
         let rounds = budget(10_000);
         let heaps: [Heap; MUTATORS] = Default::default();
-        let (done, stops, in_stop) = (&Flag::default(), &AtomicU64::new(0), &Switch::default());
+        let (done, stops, in_stop) = (&Flag::default(), &AtomicUsize::new(0), &Switch::default());
         thread::scope(|scope| {
             // Half stay, the others come and go.
             for (at, heap) in heaps.iter().enumerate() {
