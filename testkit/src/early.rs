@@ -13,13 +13,19 @@ static AT_START: extern "C" fn() = first;
 
 extern "C" fn first() {
     if !NOTED.swap(true, SeqCst) {
-        note();
+        note_early_tasks();
         // SAFETY: the handler reads a directory and stores numbers; nothing else is there to see.
         unsafe { libc::pthread_atfork(None, None, Some(note)) };
     }
 }
 
 extern "C" fn note() {
+    note_early_tasks();
+}
+
+/// Looks again at who is there beside the calling thread: for the only thread of a process whose
+/// `/proc` is another one now, that of a new pid namespace, in which all have other ids.
+pub fn note_early_tasks() {
     // SAFETY: takes nothing and cannot fail.
     let me = unsafe { libc::gettid() };
     // Without /proc nobody can be told of.

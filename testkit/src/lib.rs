@@ -3,9 +3,25 @@
 //!
 //! A test that may hang, die of a signal or change the process for good (credentials, limits)
 //! runs as a child: the test binary starts itself again with only that test selected.
+//!
+//! # Environment
+//!
+//! | variable | says | without it |
+//! |---|---|---|
+//! | `STRESS` | the size of stress tests in per cent, see [`budget`] | 100 |
+//! | `SEED` | where [`Rng::from_env`] starts | the clock |
+//! | `TESTKIT_RUNNER` | the words that start a program built for the tests' target, see [`command`] | it starts by itself |
+//! | `TESTKIT_PATIENCE` | how many times longer watchdogs wait, see [`patience`] | 1 |
+
+mod early;
+mod masks;
+
+pub use early::{early_tasks, note_early_tasks};
+pub use masks::proc_shows_mask;
 
 use std::env;
-use std::fmt::Write as _;
+use std::ffi::OsStr;
+use std::fmt::{Display, Write as _};
 use std::fs;
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,6 +30,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const CHILD: &str = "TESTKIT_CHILD";
+const RUNNER: &str = "TESTKIT_RUNNER";
+const PATIENCE: &str = "TESTKIT_PATIENCE";
 
 /// How long the output of an ended child may stay open.
 const OUTPUT_GRACE: Duration = Duration::from_secs(10);
@@ -31,7 +49,8 @@ pub struct Ended {
 ///
 /// `test` is the full path of the calling test as the test harness prints it, for example
 /// `"refuses_masked_signal"` in an integration test or `"module::tests::name"` in a unit test.
-/// When `deadline` passes, the state of every thread of the child is printed and the child killed.
+/// When `deadline`, with [`patience`], passes, the state of every thread of the child is printed and
+/// the child killed.
 ///
 /// # Panics
 ///
@@ -55,8 +74,9 @@ pub fn child(test: &str, deadline: Duration, body: impl FnOnce()) -> Option<Ende
         body();
         return None;
     }
+    let deadline = patience(deadline);
     let exe = env::current_exe().expect("path of the test binary");
-    let mut child = Command::new(exe)
+    let mut child = command(exe)
         .args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
         .env(CHILD, test)
         .stdin(Stdio::null())
@@ -81,6 +101,62 @@ pub fn child(test: &str, deadline: Duration, body: impl FnOnce()) -> Option<Ende
         }
         Err(threads) => panic!("child late after {deadline:?}; its threads:\n{threads}\n{output}"),
     }
+}
+
+/// How long to wait for what is expected to come: `time` on a machine of its own. Where programs
+/// are emulated beside a build, the environment's `TESTKIT_PATIENCE` says by how much it is to be
+/// multiplied.
+///
+/// # Panics
+///
+/// When `TESTKIT_PATIENCE` is not a number.
+#[must_use]
+pub fn patience(time: Duration) -> Duration {
+    time * number(PATIENCE).map_or(1, |times| times as u32)
+}
+
+/// A command that starts a program built for the tests' own target: the test binary itself, or an
+/// example. For a program of the machine that the tests run on, such as `sh`, take
+/// [`Command::new`].
+///
+/// Under an emulator the kernel cannot start such a program by itself. The environment's
+/// `TESTKIT_RUNNER` then has the words that must stand before it, `qemu-s390x -cpu max` for
+/// example, separated by blanks.
+#[must_use]
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    through(emulator().as_deref(), program.as_ref())
+}
+
+fn through(runner: Option<&str>, program: &OsStr) -> Command {
+    let mut words = runner.unwrap_or_default().split_ascii_whitespace();
+    let Some(emulator) = words.next() else { return Command::new(program) };
+    let mut command = Command::new(emulator);
+    command.args(words).arg(program);
+    command
+}
+
+/// The words of the emulator that the tests run under; `None` when they run natively.
+#[must_use]
+pub fn emulator() -> Option<String> {
+    env::var(RUNNER).ok().filter(|words| !words.trim().is_empty())
+}
+
+/// Says that the test cannot run here, and why; the test returns after it.
+///
+/// The line is read by `cargo xtask test-all-arches`, which counts the test as skipped and lists
+/// the reason. Keep the reason free of what changes from run to run: equal ones are grouped.
+///
+/// ```
+/// fn has_a_debugger() {
+///     if std::process::Command::new("gdb").arg("--version").output().is_err() {
+///         return testkit::skip("gdb is not installed");
+///     }
+/// }
+/// # has_a_debugger();
+/// ```
+pub fn skip(reason: impl Display) {
+    // In one line whatever the reason is: what follows would not be read.
+    println!("skipped: {}", reason.to_string().replace('\n', " "));
 }
 
 fn reader(mut from: impl Read + Send + 'static) -> Receiver<String> {
@@ -277,6 +353,45 @@ mod tests {
     #[should_panic(expected = "no test is called `tests::of_another_name`")]
     fn misspelt_test_name_is_refused() {
         in_child("tests::of_another_name", Duration::from_secs(30), || ());
+    }
+
+    #[test]
+    fn programs_start_through_the_runner() {
+        let words = |command: &Command| {
+            let mut words = vec![command.get_program().to_owned()];
+            words.extend(command.get_args().map(OsStr::to_owned));
+            words
+        };
+        let program = OsStr::new("/a b/test");
+        assert_eq!(words(&through(None, program)), ["/a b/test"]);
+        assert_eq!(words(&through(Some("  "), program)), ["/a b/test"]);
+        let emulated = through(Some("qemu-arm  -cpu max"), program);
+        assert_eq!(words(&emulated), ["qemu-arm", "-cpu", "max", "/a b/test"]);
+    }
+
+    #[test]
+    fn a_reason_to_skip_is_one_line_and_the_test_passes() {
+        let here = "tests::a_reason_to_skip_is_one_line_and_the_test_passes";
+        let ended = child(here, Duration::from_secs(30), || skip("no\nright"));
+        if let Some(ended) = ended {
+            assert!(ended.status.success());
+            assert!(ended.output.contains("skipped: no right\n"), "{}", ended.output);
+        }
+    }
+
+    #[test]
+    fn patience_multiplies_the_deadline() {
+        let here = "tests::patience_multiplies_the_deadline";
+        if env::var(PATIENCE).is_ok_and(|times| times == "100") {
+            // Late for the deadline as it is written, in time for what it is multiplied to.
+            in_child(here, Duration::from_millis(300), || thread::sleep(Duration::from_secs(1)));
+            return;
+        }
+        let status = command(env::current_exe().expect("path of the test binary"))
+            .args([here, "--exact"])
+            .env(PATIENCE, "100")
+            .status();
+        assert!(status.expect("the test binary starts").success());
     }
 
     #[test]

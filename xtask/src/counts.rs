@@ -52,19 +52,32 @@ pub(crate) fn libtest(output: &str) -> Libtest {
                 sum.started += number.unwrap_or(0);
             }
         } else if let Some((_, rest)) = line.split_once("test result: ") {
-            // `ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s`
-            let Some((_, parts)) = rest.split_once(". ") else { continue };
-            for part in parts.split("; ") {
-                match number_and_word(part) {
-                    Some((n, "passed")) => sum.counts.passed += n,
-                    Some((n, "failed")) => sum.counts.failed += n,
-                    Some((n, "ignored")) => sum.counts.skipped += n,
-                    _ => {}
-                }
-            }
+            sum.counts += libtest_result(rest);
         }
     }
     sum
+}
+
+/// The last summary of a test binary in an output, which may have summaries of its children.
+pub(crate) fn last_libtest(output: &str) -> Option<Counts> {
+    let text = without_escapes(output);
+    let results = text.lines().rev().filter_map(|line| line.split_once("test result: "));
+    results.map(|(_, rest)| libtest_result(rest)).next()
+}
+
+/// `ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s`
+fn libtest_result(text: &str) -> Counts {
+    let mut counts = Counts::default();
+    let Some((_, parts)) = text.split_once(". ") else { return counts };
+    for part in parts.split("; ") {
+        match number_and_word(part) {
+            Some((n, "passed")) => counts.passed += n,
+            Some((n, "failed")) => counts.failed += n,
+            Some((n, "ignored")) => counts.skipped += n,
+            _ => {}
+        }
+    }
+    counts
 }
 
 /// Reads nextest's summary line; `None` when there is none, as after a build that failed.

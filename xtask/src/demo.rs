@@ -1,4 +1,4 @@
-//! The demonstration: the example `demo` of `allthreads`, which uses all crates.
+//! The demonstration: the package `demo`, which uses all crates.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,19 +7,19 @@ use crate::report::{Progress, Step};
 use crate::run;
 use crate::workspace::Workspace;
 
-const EXAMPLE: [&str; 5] = ["--release", "-p", "allthreads", "--example", "demo"];
+const PACKAGE: [&str; 3] = ["--release", "-p", "demo"];
 const LIMIT: Duration = Duration::from_mins(15);
 
 /// Runs it for somebody who looks on: its output is only its own.
 pub(crate) fn show(workspace: &Workspace, args: &[String]) -> ExitCode {
     // Built apart, so that cargo tells of a long build and is silent afterwards.
-    let built = workspace.cargo(&["build"]).args(EXAMPLE).status();
+    let built = workspace.cargo(&["build"]).args(PACKAGE).status();
     if !built.is_ok_and(|status| status.success()) {
         eprintln!("the demonstration does not build");
         return ExitCode::FAILURE;
     }
     let mut command = workspace.cargo(&["run", "--quiet"]);
-    command.args(EXAMPLE).arg("--").args(args).stdin(std::process::Stdio::inherit());
+    command.args(PACKAGE).arg("--").args(args).stdin(std::process::Stdio::inherit());
     match command.status() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(status) => {
@@ -36,7 +36,7 @@ pub(crate) fn show(workspace: &Workspace, args: &[String]) -> ExitCode {
 /// Runs it as a check.
 pub(crate) fn check(workspace: &Workspace, progress: &Progress) -> Step {
     let mut command = workspace.cargo(&["run", "--quiet"]);
-    command.args(EXAMPLE);
+    command.args(PACKAGE);
     progress.doing("building and running the demonstration");
     match run::run(command, LIMIT, |line| progress.say(line)) {
         Ok(ended) if ended.success() => Step::passed(),

@@ -16,8 +16,7 @@ pub(crate) fn run(workspace: &Workspace, selection: &Selection, progress: &Progr
     let mut step = Step::default();
     for name in workspace.crates().into_iter().filter(|name| selection.takes_crate(name)) {
         let dir = workspace.root.join("crates").join(&name).join("examples");
-        // The demonstration is a command of its own.
-        let examples = names(&dir).into_iter().filter(|e| e != "demo" && selection.takes(e));
+        let examples = names(&dir).into_iter().filter(|e| selection.takes(e));
         for example in examples {
             progress.doing(&format!("{name}: example {example}"));
             let result = one(workspace, &name, &example, progress);

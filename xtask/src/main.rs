@@ -4,16 +4,20 @@
 //! [`report::Step`]; `report` prints what came of them. `tidy` holds the rules of the tree that
 //! no compiler checks, as tests.
 
+mod arches;
 mod counts;
 mod demo;
 mod doctests;
 mod examples;
+mod harness;
 mod lint;
 mod loom;
 mod mutants;
 mod patch;
 mod report;
 mod run;
+mod snapshots;
+mod systems;
 #[cfg(test)]
 mod tidy;
 mod tree;
@@ -37,6 +41,9 @@ use crate::workspace::Workspace;
   cargo xtask test                       every test: unit, doc, loom, mutants, examples
   cargo xtask test --fast unit           unit and integration tests, stress at a tenth
   cargo xtask test -p preempt loom       the models of one crate
+  cargo xtask test-all-arches arm64      the tests of another architecture, emulated
+  cargo xtask snapshots                  what differs from the snapshots, anywhere
+  cargo xtask check-systems              the crates build for systems other than Linux
   cargo xtask ci                         what a change must pass"
 )]
 struct Cli {
@@ -46,7 +53,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Runs the demonstration (example `demo` of `allthreads`), built for release
+    /// Runs the demonstration (package `demo`), built for release
     Demo {
         /// Passed on, `--json` for example
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -62,13 +69,22 @@ Environment:
   STRESS  size of the stress tests in per cent (100)
   SEED    seed of the random tests; each prints the one that it used")]
     Test(TestArgs),
+    /// Runs the tests of all 13 architectures, emulated where the machine is another one
+    TestAllArches(arches::Options),
+    /// Looks for differences from the snapshots on every architecture, and settles them
+    Snapshots(snapshots::Options),
+    /// Checks that the crates build for systems other than Linux
+    CheckSystems(systems::Options),
     /// Checks the format, clippy, and the documentation; a warning is an error
     Lint,
-    /// Runs everything that a change must pass: lint, test, demo
+    /// Runs everything that a change must pass: lint, test, demo, other systems, architectures
     Ci {
-        /// Runs stress tests at a tenth of their size
+        /// Runs stress tests at a tenth of their size; emulated ones are small anyway
         #[arg(long)]
         fast: bool,
+        /// Leaves out an architecture that this machine lacks something for
+        #[arg(long)]
+        available: bool,
     },
 }
 
@@ -140,6 +156,9 @@ fn main() -> ExitCode {
     let workspace = Workspace::find();
     match cli.command {
         Task::Demo { args } => demo::show(&workspace, &args),
+        Task::TestAllArches(options) => arches::command(&workspace, &options),
+        Task::Snapshots(options) => snapshots::command(&workspace, &options),
+        Task::CheckSystems(options) => systems::command(&workspace, &options),
         Task::Lint => {
             let mut report = Report::new(report::Kind::Checks);
             lint::all(&workspace, &mut report);
@@ -157,13 +176,17 @@ fn main() -> ExitCode {
             test(&workspace, &selection, kinds, &mut report);
             report.finish()
         }
-        Task::Ci { fast } => {
+        Task::Ci { fast, available } => {
             let stress = fast.then_some("10");
             let selection = Selection { stress, ..Selection::default() };
             let mut report = Report::new(report::Kind::Tests);
             lint::all(&workspace, &mut report);
             test(&workspace, &selection, Kind::value_variants(), &mut report);
             report.step("demo", |progress| demo::check(&workspace, progress));
+            let all = systems::Options::default();
+            report.step("other systems", |progress| systems::step(&workspace, &all, progress));
+            let options = arches::Options::of_ci(available);
+            report.step("architectures", |p| arches::step(&workspace, &options, p));
             report.finish()
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use comfy_table::{Cell, Color, ContentArrangement, LineStyle, Table, TableStyle};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::counts::Counts;
 
@@ -22,6 +22,8 @@ pub(crate) struct Step {
     pub(crate) failures: Vec<String>,
     /// Why there was nothing to do.
     pub(crate) skipped: Option<String>,
+    /// A table of its own, printed before that of the steps.
+    pub(crate) details: Option<String>,
 }
 
 impl Step {
@@ -87,6 +89,9 @@ impl Report {
 
     /// Prints the table of the steps, every failure, and the count line of tests.
     pub(crate) fn finish(self) -> ExitCode {
+        for details in self.steps.iter().filter_map(|(_, step, _)| step.details.as_ref()) {
+            println!("\n{details}");
+        }
         let mut sum = Counts::default();
         let mut table = table(["step", "result", "passed", "failed", "skipped", "time"]);
         for (name, step, time) in &self.steps {
@@ -138,20 +143,65 @@ pub(crate) struct Progress {
     terminal: bool,
     /// There while something is being done.
     spinner: Mutex<Option<ProgressBar>>,
+    /// All that is shown at the end of a terminal.
+    shown: MultiProgress,
 }
 
-impl Progress {
-    fn new() -> Self {
-        let terminal = io::stderr().is_terminal() && env::var("TERM").is_ok_and(|t| t != "dumb");
-        Self { terminal, spinner: Mutex::new(None) }
+/// A line for one of several things that are being done at the same time; it goes when it is
+/// dropped. Where there is no terminal, only what stays is printed.
+#[derive(Debug)]
+pub(crate) struct Line<'p> {
+    spinner: Option<ProgressBar>,
+    progress: &'p Progress,
+}
+
+impl Line<'_> {
+    /// Shows what is being done now.
+    pub(crate) fn doing(&self, what: String) {
+        if let Some(spinner) = &self.spinner {
+            spinner.set_message(what);
+        }
     }
 
     /// Prints a line that stays.
     pub(crate) fn say(&self, line: &str) {
-        match &*self.spinner.lock().expect("no printer panicked") {
-            Some(spinner) => spinner.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+        self.progress.say(line);
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        if let Some(spinner) = &self.spinner {
+            spinner.finish_and_clear();
+            self.progress.shown.remove(spinner);
         }
+    }
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        let terminal = io::stderr().is_terminal() && env::var("TERM").is_ok_and(|t| t != "dumb");
+        Self { terminal, spinner: Mutex::new(None), shown: MultiProgress::new() }
+    }
+
+    /// A line for one of several things.
+    pub(crate) fn line(&self) -> Line<'_> {
+        self.idle();
+        Line { spinner: self.terminal.then(|| self.spinner(String::new())), progress: self }
+    }
+
+    fn spinner(&self, message: String) -> ProgressBar {
+        let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}");
+        let style = style.expect("the template is well-formed");
+        let spinner = self.shown.add(ProgressBar::new_spinner());
+        let spinner = spinner.with_style(style).with_message(message);
+        spinner.enable_steady_tick(Duration::from_millis(120));
+        spinner
+    }
+
+    /// Prints a line that stays.
+    pub(crate) fn say(&self, line: &str) {
+        self.shown.suspend(|| eprintln!("{line}"));
     }
 
     /// Shows what is being done until something else is.
@@ -160,10 +210,7 @@ impl Progress {
             return eprintln!("{what}");
         }
         self.idle();
-        let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}");
-        let style = style.expect("the template is well-formed");
-        let spinner = ProgressBar::new_spinner().with_style(style).with_message(what.to_owned());
-        spinner.enable_steady_tick(Duration::from_millis(120));
+        let spinner = self.spinner(what.to_owned());
         *self.spinner.lock().expect("no printer panicked") = Some(spinner);
     }
 

@@ -56,11 +56,10 @@ fn is_build_or_vcs(dir: &Path) -> bool {
 }
 
 /// Every file of the tree whose name has this extension, relative to `root`, sorted.
-#[cfg(test)]
-pub(crate) fn files(root: &Path, extension: &str) -> Vec<PathBuf> {
+pub(crate) fn files(root: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
     let mut files = BTreeSet::new();
-    list(root, Path::new(""), &mut files).expect("the tree can be read");
-    files.into_iter().filter(|f| f.extension().is_some_and(|e| e == extension)).collect()
+    list(root, Path::new(""), &mut files)?;
+    Ok(files.into_iter().filter(|f| f.extension().is_some_and(|e| e == extension)).collect())
 }
 
 #[cfg(test)]

@@ -65,16 +65,21 @@ impl Workspace {
     /// Every package of the workspace.
     pub(crate) fn packages(&self) -> Vec<String> {
         let mut names = self.crates();
-        names.extend(["testkit", "xtask"].map(str::to_owned));
+        names.extend(["benches", "demo", "testkit", "xtask"].map(str::to_owned));
         names
     }
 
-    /// The crates that have models: those whose manifest mentions loom.
+    /// The crates that have models.
     pub(crate) fn loom_crates(&self) -> Vec<String> {
+        self.crates_that_mention("loom")
+    }
+
+    /// The crates whose manifest has this word.
+    pub(crate) fn crates_that_mention(&self, word: &str) -> Vec<String> {
         let mut crates = self.crates();
         crates.retain(|name| {
             let manifest = self.root.join("crates").join(name).join("Cargo.toml");
-            fs::read_to_string(manifest).is_ok_and(|text| text.contains("loom"))
+            fs::read_to_string(manifest).is_ok_and(|text| text.contains(word))
         });
         crates
     }

@@ -20,6 +20,8 @@
 
 use core::ffi::c_long;
 
+use sigctx::sys::id_calls;
+
 use crate::batch::Batch;
 use crate::calls::Call;
 use crate::error::Error;
@@ -72,7 +74,7 @@ impl<'a> Batch<'a> {
     #[must_use]
     pub fn set_groups(self, groups: &'a [u32]) -> Self {
         let args = [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0];
-        self.with(Call::Syscall(libc::SYS_setgroups, args))
+        self.with(Call::Syscall(id_calls::SETGROUPS, args))
     }
 
     /// Adds: the real, effective and saved group ids change to what is given, or with `None` stay what
@@ -92,7 +94,7 @@ impl<'a> Batch<'a> {
         effective: Option<u32>,
         saved: Option<u32>,
     ) -> Self {
-        self.set_ids(libc::SYS_setresgid, [real, effective, saved])
+        self.set_ids(id_calls::SETRESGID, [real, effective, saved])
     }
 
     /// Adds: the real, effective and saved user ids change to what is given, or with `None` stay what
@@ -112,7 +114,7 @@ impl<'a> Batch<'a> {
         effective: Option<u32>,
         saved: Option<u32>,
     ) -> Self {
-        self.set_ids(libc::SYS_setresuid, [real, effective, saved])
+        self.set_ids(id_calls::SETRESUID, [real, effective, saved])
     }
 
     /// Adds: `execve` gives no privileges any more, for ever.

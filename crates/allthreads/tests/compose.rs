@@ -1,6 +1,8 @@
 //! The crates together: stops that reach loops without polls, suspensions and calls on every thread
 //! beside stops.
 
+mod common;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;

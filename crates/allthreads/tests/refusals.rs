@@ -6,7 +6,7 @@ mod common;
 use std::ffi::c_void;
 use std::fs;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,14 +19,40 @@ use testkit::in_child;
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[track_caller]
-fn assert_unresponsive(error: &Error, tid: Tid, why: Why) {
+fn assert_unresponsive(error: &Error, tid: Tid) -> Why {
     println!("{error}");
     let Error::Unresponsive(who) = error else { panic!("{error:?}") };
     let threads: Vec<_> = who.threads().collect();
     assert_eq!((who.count(), threads.len()), (1, 1));
-    assert_eq!((threads[0].tid(), threads[0].why()), (tid, why));
+    assert_eq!(threads[0].tid(), tid);
     assert_eq!(threads[0].name().as_str(), "deaf one");
     assert_eq!(error.applied(), Applied::Calls(0));
+    threads[0].why()
+}
+
+/// Whether `/proc` tells who blocks a signal and for whom it is pending; says so when not.
+fn proc_shows(signals: &[i32]) -> bool {
+    let shows = signals.iter().all(|&signal| testkit::proc_shows_mask(signal));
+    if !shows {
+        testkit::skip("/proc shows the signals of the emulator's host");
+    }
+    shows
+}
+
+#[test]
+fn it_is_said_that_a_thread_blocks_the_signal() {
+    in_child("it_is_said_that_a_thread_blocks_the_signal", LIMIT, || {
+        let public = libc::SIGRTMIN() + 3;
+        if !proc_shows(&[SIGNAL, public]) {
+            return;
+        }
+        let tid = deaf(SigSet::of(SIGNAL).with(public), None);
+        for signal in [Signal::Libc33, Signal::Number(public)] {
+            let all = AllThreads::new().signal(signal).deadline(Duration::from_millis(200));
+            let error = all.batch(&name(c"never")).unwrap_err();
+            assert_eq!(assert_unresponsive(&error, tid), Why::Blocked);
+        }
+    });
 }
 
 #[test]
@@ -39,8 +65,8 @@ fn a_masked_thread_is_named_and_nothing_is_applied() {
         let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
         let elapsed = start.elapsed();
         assert!(elapsed >= Duration::from_millis(400), "{elapsed:?}");
-        assert!(elapsed < Duration::from_millis(1500), "{elapsed:?}");
-        assert_unresponsive(&error, tid, Why::Blocked);
+        assert!(elapsed < testkit::patience(Duration::from_millis(1500)), "{elapsed:?}");
+        assert_unresponsive(&error, tid);
         assert_all("NoNewPrivs", "0");
     });
 }
@@ -49,6 +75,10 @@ fn a_masked_thread_is_named_and_nothing_is_applied() {
 fn a_masked_thread_is_sent_one_signal_however_often_it_is_tried() {
     let test = "a_masked_thread_is_sent_one_signal_however_often_it_is_tried";
     in_child(test, LIMIT, || {
+        // What is pending is not sent again.
+        if !proc_shows(&[SIGNAL]) {
+            return;
+        }
         let (ready, is_ready) = mpsc::channel();
         let (go, goes) = mpsc::channel::<()>();
         let thread = thread::spawn(move || {
@@ -57,7 +87,8 @@ fn a_masked_thread_is_sent_one_signal_however_often_it_is_tried() {
             goes.recv().unwrap();
             let set = SigSet::of(SIGNAL);
             let now = [0u64; 2];
-            let args = [&raw const set as usize, 0, &raw const now as usize, 8, 0, 0];
+            let now = &raw const now as usize;
+            let args = [&raw const set as usize, 0, now, size_of::<SigSet>(), 0, 0];
             let mut queued = 0;
             // SAFETY: the set and the time live during the call.
             while unsafe { sys::syscall(libc::SYS_rt_sigtimedwait, args) }.is_ok() {
@@ -79,11 +110,14 @@ fn a_masked_thread_is_sent_one_signal_however_often_it_is_tried() {
 fn a_thread_masked_for_a_while_is_waited_for() {
     in_child("a_thread_masked_for_a_while_is_waited_for", LIMIT, || {
         park(5);
-        deaf(SigSet::full(), Some(Duration::from_millis(1500)));
-        let outcome = privileges::no_new_privs().unwrap();
+        let began = Instant::now();
+        let span = Duration::from_millis(1500);
+        deaf(SigSet::full(), Some(span));
+        let all = AllThreads::new().deadline(LIMIT);
+        let outcome = all.batch(&Batch::new().no_new_privs()).unwrap();
         println!("{outcome:?}");
         assert!(outcome.retries > 0);
-        assert!(outcome.elapsed > Duration::from_millis(1300));
+        assert!(began.elapsed() >= span, "it was not waited for");
         assert_all("NoNewPrivs", "1");
     });
 }
@@ -128,7 +162,7 @@ fn a_public_signal_works_and_can_be_masked() {
         name(c"deaf one").apply().unwrap();
         let all = all.deadline(Duration::from_millis(200));
         let error = all.batch(&name(c"never")).unwrap_err();
-        assert_unresponsive(&error, tid, Why::Blocked);
+        assert_unresponsive(&error, tid);
         assert_all("Name", "deaf one");
     });
 }
@@ -223,17 +257,21 @@ fn too_many_calls_are_refused() {
 /// The operation of somebody else, who leaves this thread out, keeps it waiting.
 #[test]
 fn who_waits_for_its_turn_in_vain_is_told_so() {
+    /// Goes on when it is told to, or after ten seconds.
     unsafe extern "C" fn slow(_: *mut c_void) {
         if gettid() == OWNER.load(Ordering::SeqCst) {
             SLOW.store(true, Ordering::SeqCst);
-            let long = libc::timespec { tv_sec: 0, tv_nsec: 400_000_000 };
-            let args = [&raw const long as usize, 0, 0, 0, 0, 0];
-            // SAFETY: reads the time.
-            let _ = unsafe { sys::syscall_raw(libc::SYS_nanosleep, args) };
+            for _ in 0..10_000 {
+                let _ = sys::futex_wait(&TOLD, 0, Some(Duration::from_millis(1)));
+                if TOLD.load(Ordering::SeqCst) != 0 {
+                    break;
+                }
+            }
         }
     }
     static OWNER: AtomicI32 = AtomicI32::new(0);
     static SLOW: AtomicBool = AtomicBool::new(false);
+    static TOLD: AtomicU32 = AtomicU32::new(0);
     in_child("who_waits_for_its_turn_in_vain_is_told_so", LIMIT, || {
         park(2);
         let me = gettid();
@@ -247,15 +285,16 @@ fn who_waits_for_its_turn_in_vain_is_told_so() {
         while !SLOW.load(Ordering::SeqCst) {
             thread::yield_now();
         }
-        let start = Instant::now();
         let all = AllThreads::new().deadline(Duration::from_millis(50));
         let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
         println!("{error}");
         let Error::Busy { holder, waited } = error else { panic!("{error:?}") };
         assert_eq!(holder, OWNER.load(Ordering::SeqCst));
         assert!(waited >= Duration::from_millis(50), "{waited:?}");
-        assert!(start.elapsed() < Duration::from_millis(350), "{:?}", start.elapsed());
+        // While the other one goes on.
+        assert!(!other.is_finished());
         assert_all("NoNewPrivs", "0");
+        TOLD.store(1, Ordering::SeqCst);
         // The bit that says that somebody waits is left behind, and does no harm.
         privileges::no_new_privs().unwrap();
         other.join().unwrap();
@@ -277,7 +316,7 @@ fn a_deadline_beyond_the_clock_is_none() {
 fn a_lack_of_descriptors_is_named() {
     in_child("a_lack_of_descriptors_is_named", LIMIT, || {
         deaf(SigSet::of(SIGNAL), None);
-        let next = fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
+        let next = fs::File::open("/dev/null").unwrap().as_raw_fd() as libc::rlim_t;
         let all = AllThreads::new().deadline(Duration::from_millis(300));
         // For the list, and for its reader; not for what is said of a thread.
         let limit = libc::rlimit { rlim_cur: next + 2, rlim_max: next + 2 };

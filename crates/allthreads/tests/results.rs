@@ -98,8 +98,8 @@ fn results_that_differ_end_the_first_process_of_a_namespace_too() {
     in_child("results_that_differ_end_the_first_process_of_a_namespace_too", LIMIT, || {
         // SAFETY: takes flags only.
         if unsafe { libc::unshare(libc::CLONE_NEWPID | libc::CLONE_NEWNS) } != 0 {
-            println!("skipped: no new pid namespace: {}", std::io::Error::last_os_error());
-            return;
+            let error = std::io::Error::last_os_error();
+            return testkit::skip(format!("no new pid namespace: {error}"));
         }
         let status = forked(|| {
             let mount = |what: &CStr, to: &CStr, flags| {
@@ -111,6 +111,7 @@ fn results_that_differ_end_the_first_process_of_a_namespace_too() {
             assert_eq!(mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE), 0);
             assert_eq!(mount(c"proc", c"/proc", 0), 0);
             assert_eq!(sys::getpid(), 1);
+            exclude_emulator_again();
             let (_reader, writer) = pipe();
             // SAFETY: both descriptors are open.
             assert_eq!(unsafe { libc::dup2(writer.as_raw_fd(), 2) }, 2);
@@ -261,8 +262,8 @@ fn a_world_is_stopped_first() {
             let mut mutator = other.attach().unwrap();
             loop {
                 WORKING.store(true, Ordering::SeqCst);
-                for _ in 0..2000 {
-                    std::hint::spin_loop();
+                for n in 0..2000 {
+                    std::hint::black_box(n);
                 }
                 WORKING.store(false, Ordering::SeqCst);
                 mutator.poll();
@@ -285,12 +286,10 @@ fn a_world_is_stopped_first() {
             }
         }
         // Without the world it is held wherever it is, else this test could not fail.
-        for _ in 0..20 {
+        while seen()[1] == 0 {
             // SAFETY: only atomics.
             unsafe { allthreads::call(look, std::ptr::null_mut()) }.unwrap();
         }
-        let [_, working] = seen();
-        assert!(working > 0);
         let _mutator = world.attach().unwrap();
         let error = all.batch(&name(c"never")).unwrap_err();
         assert!(matches!(error, Error::WorldNotStopped(_)), "{error:?}");

@@ -222,6 +222,11 @@ pub enum BadFrame {
         /// Where it is said to be.
         at: usize,
     },
+    /// The interrupted code is in an instruction set whose system calls are not known here.
+    InstructionSet {
+        /// The program counter.
+        pc: usize,
+    },
 }
 
 impl fmt::Display for InjectError {
@@ -257,6 +262,9 @@ impl fmt::Display for BadFrame {
             Self::Length { length } => write!(f, "no frame is {length} bytes long"),
             Self::ExtendedState { at } => {
                 write!(f, "extended state at {at:#x} is not in the frame")
+            }
+            Self::InstructionSet { pc } => {
+                write!(f, "code at {pc:#x} is in an instruction set that is not known")
             }
         }
     }

@@ -324,6 +324,17 @@ pub fn frame_pointer() -> usize {
     arch::frame_pointer()
 }
 
+/// Whether the kernel says where an undefined instruction is, when it raises the signal.
+pub const UNDEFINED_IS_LOCATED: bool = arch::UNDEFINED_IS_LOCATED;
+
+/// Registers that are the thread's or the program's own, and whose: no code changes them, and their
+/// values are different in every run.
+pub const OWN_REGISTERS: &[(arch::Reg, &str)] = arch::OWN;
+
+/// From a frame pointer down to the record of frame pointer and return address, in bytes: some ABIs
+/// have it point behind the record.
+pub const RECORD_BELOW: usize = arch::RECORD_BELOW;
+
 static PUSHED: AtomicU32 = AtomicU32::new(0);
 
 /// Called by the trampoline.
@@ -342,7 +353,8 @@ pub fn pushed_calls() -> u32 {
 }
 
 /// Pushes a call of a trampoline that keeps everything by itself, as a user of
-/// [`SigCtx::push_call`](crate::SigCtx::push_call) would.
+/// [`SigCtx::push_call`](crate::SigCtx::push_call) would. Within an IT block of Thumb code it does
+/// nothing: only a sigreturn can go on there.
 ///
 /// # Signal safety
 ///
@@ -352,6 +364,9 @@ pub fn pushed_calls() -> u32 {
 ///
 /// As `push_call`, with room for two KiB on the interrupted stack.
 pub unsafe fn push_counted_call(delivery: &mut Delivery<'_>) {
+    if arch::Status::from_name("IT").is_some_and(|it| delivery.status().intersects(it)) {
+        return;
+    }
     let (pc, sp) = (delivery.pc(), delivery.sp());
     delivery.set_sp(sp - arch::RED_ZONE);
     // SAFETY: the caller's obligation; the trampoline gives the red zone back.

@@ -24,6 +24,37 @@ pub use sigset::SigSet;
 
 use crate::arch;
 
+/// Numbers of the calls that take or give user and group ids of 32 bits. The calls with the plain
+/// names have ids of 16 bits on some architectures.
+///
+/// # Examples
+///
+/// ```
+/// use sigctx::sys::{id_calls, syscall};
+///
+/// // SAFETY: takes no arguments.
+/// let uid = unsafe { syscall(id_calls::GETUID, [0; 6]) };
+/// assert!(uid.is_ok());
+/// ```
+///
+/// # References
+///
+/// `setuid(2)`, C library/kernel differences
+pub mod id_calls {
+    use core::ffi::c_long;
+
+    use crate::arch;
+
+    /// The number of `getuid`.
+    pub const GETUID: c_long = arch::SYS_GETUID;
+    /// The number of `setgroups`.
+    pub const SETGROUPS: c_long = arch::SYS_SETGROUPS;
+    /// The number of `setresgid`.
+    pub const SETRESGID: c_long = arch::SYS_SETRESGID;
+    /// The number of `setresuid`.
+    pub const SETRESUID: c_long = arch::SYS_SETRESUID;
+}
+
 /// A thread id as the kernel gives it.
 pub type Tid = i32;
 

@@ -144,7 +144,8 @@ fn frame_pointers_lead_from_an_injected_call_to_the_interrupted_function() {
         // Records lie further and further up, and here all of them below the interrupted frame.
         while fp.is_multiple_of(align_of::<usize>()) && (lo..context.sp()).contains(&fp) {
             // SAFETY: within the stack, among the frames of this call: two words that can be read.
-            let [above, pc] = unsafe { (fp as *const [usize; 2]).read() };
+            let [above, pc] =
+                unsafe { ((fp - sigctx::probe::RECORD_BELOW) as *const [usize; 2]).read() };
             if pc == context.pc() && above == context.fp() {
                 FOUND.fetch_add(1, SeqCst);
                 break;

@@ -84,7 +84,7 @@ fn compile(program: &str) -> Option<Result<(), String>> {
     let compiler = std::env::var("SIGCTX_CC").unwrap_or_else(|_| "cc".to_owned());
     let mut words = compiler.split_whitespace();
     let mut command = Command::new(words.next()?);
-    command.args(words).args(["-xc", "-std=gnu11", "-fsyntax-only", "-"]);
+    command.args(words).args(["-xc", "-std=gnu11", "-c", "-o", "/dev/null", "-"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().ok()?;
     // A compiler that ends early says why on its own.

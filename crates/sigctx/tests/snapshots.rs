@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::SeqCst};
 
-use common::{DEADLINE, install, known_registers, make_or_count};
+use common::{DEADLINE, install, known_registers, make_or_count, redactions};
 use sigctx::altstack::AltStack;
 use sigctx::handler::{Delivery, Flow};
 use sigctx::inject::{CallStack, Frame};
@@ -26,7 +26,7 @@ fn assert_snapshot(name: &str, text: impl Display) {
 
 #[test]
 fn snapshot_of_known_registers() {
-    assert_snapshot("known_registers", known_registers());
+    assert_snapshot("known_registers", redactions().registers(&known_registers()));
 }
 
 /// Go's `pushCall`: the program counter, the stack pointer, the link register where there is one,
@@ -107,8 +107,7 @@ fn snapshot_inside_an_injected_call() {
         let inside = INSIDE.lock().unwrap().take();
         let inside = inside.unwrap_or_else(|| panic!("not injected; {}", common::counts()));
         let known = probe::known_pc();
-        let redactions =
-            Redactions::new().stack("stack", low..top).region("known", known..known + 64);
+        let redactions = redactions().stack("stack", low..top).region("known", known..known + 64);
         assert_snapshot("inside_an_injected_call", redactions.registers(&inside));
     });
 }

@@ -65,11 +65,14 @@ fn next_signal(pc: usize) {
     }
 }
 
+/// Of the kernel; not every libc has it.
+const SIGEV_THREAD_ID: libc::c_int = 4;
+
 /// Makes a timer that signals the calling thread.
 fn start_timer() {
     // SAFETY: all zeroes is a valid `sigevent`.
     let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
-    event.sigev_notify = libc::SIGEV_THREAD_ID;
+    event.sigev_notify = SIGEV_THREAD_ID;
     event.sigev_signo = libc::SIGURG;
     event.sigev_notify_thread_id = sys::gettid();
     let mut timer = std::ptr::null_mut();

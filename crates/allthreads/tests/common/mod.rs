@@ -7,7 +7,7 @@ use std::io::Read;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Barrier, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use allthreads::sigctx::sys::{self, MaskHow, SigSet, Tid, gettid};
 use allthreads::{Batch, Error, Outcome};
@@ -25,6 +25,12 @@ extern "C" fn leave_out_the_emulator() {
     exclude_emulator();
     // SAFETY: the handler reads a list that is ready and stores it; the child has one thread.
     unsafe { libc::pthread_atfork(None, None, Some(exclude_emulator)) };
+}
+
+/// Again in a process whose `/proc` is another one now, where all have other ids.
+pub(crate) fn exclude_emulator_again() {
+    testkit::note_early_tasks();
+    exclude_emulator();
 }
 
 extern "C" fn exclude_emulator() {
@@ -121,7 +127,7 @@ pub(crate) fn is_root() -> bool {
     // SAFETY: takes nothing and cannot fail.
     let root = unsafe { libc::geteuid() } == 0;
     if !root {
-        println!("skipped: needs root");
+        testkit::skip("needs root");
     }
     root
 }
@@ -166,9 +172,27 @@ pub(crate) fn raw_clone(extra_flags: i32) -> Tid {
         | extra_flags;
     let none = std::ptr::null_mut::<c_void>();
     // SAFETY: the stack is the thread's for ever, and `body` needs nothing but it.
-    let tid = unsafe { libc::clone(body, top.cast(), flags, none, none, none, none) };
+    let tid = unsafe { libc::clone(body, top.cast(), flags, none, none, no_storage(), none) };
     assert!(tid > 0);
     tid
+}
+
+/// What `CLONE_SETTLS` takes for a thread without storage: a null pointer.
+#[cfg(not(target_arch = "x86"))]
+fn no_storage() -> *mut c_void {
+    std::ptr::null_mut()
+}
+
+/// What `CLONE_SETTLS` takes for a thread without storage: a descriptor that has the segment in use
+/// begin at address 0.
+#[cfg(target_arch = "x86")]
+fn no_storage() -> *mut c_void {
+    let selector: u32;
+    // SAFETY: reads a register.
+    unsafe { std::arch::asm!("mov {0:e}, gs", out(reg) selector, options(nomem, nostack)) };
+    // `struct user_desc`: entry, base, limit; a segment of 32 bits, counted in pages, usable.
+    let descriptor = [selector >> 3, 0, 0xf_ffff, 1 | 1 << 4 | 1 << 6];
+    std::ptr::from_mut(Box::leak(Box::new(descriptor))).cast()
 }
 
 /// A pipe: the end to read and the end to write.
@@ -194,7 +218,7 @@ pub(crate) fn reader(mut end: fs::File, tid: &'static AtomicI32) -> thread::Join
 }
 
 /// A limit on signals queued.
-pub(crate) fn limit_queue(to: u64) {
+pub(crate) fn limit_queue(to: libc::rlim_t) {
     let limit = libc::rlimit { rlim_cur: to, rlim_max: to.max(1000) };
     // SAFETY: reads the limit.
     let result = unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const limit) };
@@ -203,7 +227,8 @@ pub(crate) fn limit_queue(to: u64) {
 
 /// Waits until a thread is in one of `states`.
 pub(crate) fn await_state(tid: Tid, states: &str) {
-    for _ in 0..2000 {
+    let start = Instant::now();
+    while start.elapsed() < testkit::patience(Duration::from_secs(10)) {
         if status(tid, "State").is_some_and(|s| s.starts_with(|c| states.contains(c))) {
             return;
         }

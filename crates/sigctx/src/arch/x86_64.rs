@@ -49,6 +49,14 @@ pub(crate) const MAX_FRAME: usize = 64 * 1024;
 pub(crate) const SI_TIMER: c_int = -2;
 /// `si_code` of completed asynchronous input or output.
 pub(crate) const SI_ASYNCIO: c_int = -4;
+/// The call that gives a user id of 32 bits.
+pub(crate) const SYS_GETUID: c_long = libc::SYS_getuid;
+/// The call that takes group ids of 32 bits.
+pub(crate) const SYS_SETGROUPS: c_long = libc::SYS_setgroups;
+/// The call that takes group ids of 32 bits.
+pub(crate) const SYS_SETRESGID: c_long = libc::SYS_setresgid;
+/// The call that takes user ids of 32 bits.
+pub(crate) const SYS_SETRESUID: c_long = libc::SYS_setresuid;
 
 // ---- system calls ------------------------------------------------------------------------------
 
@@ -1450,6 +1458,16 @@ mod probe {
 
     /// How long the undefined instruction is.
     pub(crate) const KNOWN_STEP: usize = 2;
+
+    /// Whether the kernel says where an undefined instruction is, when it raises the signal.
+    pub(crate) const UNDEFINED_IS_LOCATED: bool = true;
+
+    /// Registers that are the thread's or the program's own: no code changes them, and their values
+    /// are different in every run.
+    pub(crate) const OWN: &[(Reg, &str)] = &[];
+
+    /// From a frame pointer down to the record of frame pointer and return address, in bytes.
+    pub(crate) const RECORD_BELOW: usize = 0;
 
     /// The trampoline for `push_call`.
     pub(crate) fn pushed_trampoline() -> usize {

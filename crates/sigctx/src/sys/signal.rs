@@ -4,7 +4,7 @@ use core::mem::size_of;
 
 use bitflags::bitflags;
 
-use super::{Errno, SigInfo, SigSet, Tid, getpid, syscall, syscall_raw};
+use super::{Errno, SigInfo, SigSet, Tid, getpid, id_calls, syscall, syscall_raw};
 use crate::arch::RawAction;
 
 /// The handler word of the default action.
@@ -193,7 +193,7 @@ pub fn tgsigqueueinfo(pid: i32, tid: Tid, sig: i32, code: i32, value: usize) -> 
         return Err(Errno::EINVAL);
     }
     // SAFETY: takes no arguments and cannot fail.
-    let uid = unsafe { syscall_raw(libc::SYS_getuid, [0; 6]) } as u32;
+    let uid = unsafe { syscall_raw(id_calls::GETUID, [0; 6]) } as u32;
     queue_info(pid, tid, &SigInfo::queued(sig, code, getpid(), uid, value))
 }
 

@@ -14,6 +14,7 @@ use sigctx::altstack::AltStack;
 use sigctx::handler::{self, Delivery, Flow, Handler, Installed, Options};
 use sigctx::inject::{CallStack, Frame, InjectError, Injection};
 use sigctx::probe::{Patterned, Spin};
+use sigctx::snapshot::Redactions;
 use sigctx::sys::{self, KernelAction, SaFlags, SigSet};
 use sigctx::{Reg, Registers};
 
@@ -208,6 +209,12 @@ pub fn known_registers() -> Registers {
     let registers = SEEN.lock().unwrap().take().expect("the handler ran");
     let offset = registers[Reg::PC].wrapping_sub(sigctx::probe::known_pc() as u64);
     registers.with(Reg::PC, offset)
+}
+
+/// Hides the registers that are the thread's or the program's own.
+pub fn redactions() -> Redactions<'static> {
+    let own = sigctx::probe::OWN_REGISTERS.iter();
+    own.fold(Redactions::new(), |redactions, &(reg, whose)| redactions.hide(reg, whose))
 }
 
 /// Registers that an ordinary handler loses, one that this crate has no part in: an emulator's

@@ -1,7 +1,7 @@
 //! The whole chain in one process: threads that poll, threads that never do, threads that block,
 //! and threads that nobody registered; stopped, counted, interrupted, looked at, and changed.
 //!
-//! `cargo xtask demo`, or `cargo run --release -p allthreads --example demo -- --help`
+//! `cargo xtask demo`, or `cargo run --release -p demo -- --help`
 
 mod attributes;
 mod cast;

@@ -1,0 +1,1550 @@
+//! MIPS with 64-bit registers, the n64 ABI, both byte orders. What is as in `mips.rs` is explained
+//! there.
+//!
+//! What the kernel leaves on the alternate stack, as `entry` finds it:
+//!
+//! ```text
+//!  high  top of the alternate stack ------ uc_stack.ss_sp + ss_size, the end of what is copied
+//!        | records of the MSA vectors    |   where they were used; found by their order
+//!        | ucontext       656 bytes      |<- $6
+//!        | siginfo        128 bytes      |<- $5
+//!        | two words of nothing          |
+//!  low   | 16 bytes of nothing           |<- $29 (a multiple of 16; of 8 with emulators)
+//! ```
+//!
+//! This file is long because an architecture is one file: to port is to write its counterpart.
+//!
+//! References: the kernel's `arch/mips/kernel/signal.c`, `arch/mips/include/uapi/asm/sigcontext.h`,
+//! `asm/ucontext.h`; MIPSpro N32 ABI Handbook, chapter 2, also for n64; MIPS64 Architecture For
+//! Programmers, volumes I-A (FCSR) and IV-j (MSA).
+
+use core::arch::{asm, global_asm};
+use core::ffi::{c_int, c_long, c_void};
+use core::mem::{offset_of, size_of};
+use core::sync::atomic::AtomicU32;
+
+use bitflags::bitflags;
+
+use super::layout::{Structure, layout};
+use crate::inject::{BadFrame, Call, MoveError};
+use crate::sys::{KernelAction, SaFlags, SigSet};
+
+pub(crate) use probe::*;
+
+// ---- constants ---------------------------------------------------------------------------------
+
+pub(crate) const NAME: &str = if cfg!(target_endian = "big") { "mips64" } else { "mips64el" };
+pub(crate) const NSIG: usize = 128;
+/// The ABI has none. But kernels before 4.8 have their FPU emulator put an instruction there, and
+/// leave out these bytes themselves when they push a frame.
+pub(crate) const RED_ZONE: usize = 32;
+/// What was the home of four arguments, two words, the siginfo.
+pub(crate) const UCONTEXT_OFFSET: usize = 152;
+pub(crate) const FRAME_ALIGN: usize = 64;
+/// With the records of MSA about 1.1 KiB.
+pub(crate) const MAX_FRAME: usize = 16 * 1024;
+pub(crate) const SI_TIMER: c_int = -3;
+pub(crate) const SI_ASYNCIO: c_int = -2;
+/// The call that gives a user id of 32 bits.
+pub(crate) const SYS_GETUID: c_long = libc::SYS_getuid;
+/// The call that takes group ids of 32 bits.
+pub(crate) const SYS_SETGROUPS: c_long = libc::SYS_setgroups;
+/// The call that takes group ids of 32 bits.
+pub(crate) const SYS_SETRESGID: c_long = libc::SYS_setresgid;
+/// The call that takes user ids of 32 bits.
+pub(crate) const SYS_SETRESUID: c_long = libc::SYS_setresuid;
+
+// ---- system calls ------------------------------------------------------------------------------
+
+/// The system call instruction. The kernel destroys $1, $3, $8 to $15, $24, $25, hi and lo; whether
+/// $2 is an error is in $7.
+///
+/// # Safety
+///
+/// As for [`crate::sys::syscall_raw`].
+#[inline(always)]
+pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
+    let result: isize;
+    let failed: usize;
+    // SAFETY: the obligations are the caller's; memory is not said to be preserved.
+    unsafe {
+        asm!(
+            ".set push",
+            ".set noat",
+            "move $16, $1",
+            "mfhi $17",
+            "mflo $18",
+            "syscall",
+            "mtlo $18",
+            "mthi $17",
+            "move $1, $16",
+            ".set pop",
+            inlateout("$2") nr => result,
+            in("$4") args[0],
+            in("$5") args[1],
+            in("$6") args[2],
+            inlateout("$7") args[3] => failed,
+            inlateout("$8") args[4] => _,
+            inlateout("$9") args[5] => _,
+            out("$16") _,
+            out("$17") _,
+            out("$18") _,
+            lateout("$3") _,
+            lateout("$10") _,
+            lateout("$11") _,
+            lateout("$12") _,
+            lateout("$13") _,
+            lateout("$14") _,
+            lateout("$15") _,
+            lateout("$24") _,
+            lateout("$25") _,
+            options(nostack),
+        );
+    }
+    if failed == 0 { result } else { result.wrapping_neg() }
+}
+
+// ---- kernel layouts ----------------------------------------------------------------------------
+
+layout! {
+    /// The start of `siginfo`.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct SigInfoHead = "siginfo_t" {
+        pub(crate) signo: c_int = "si_signo",
+        pub(crate) code: c_int = "si_code",
+        pub(crate) errno: c_int = "si_errno",
+    }
+}
+
+impl SigInfoHead {
+    #[inline(always)]
+    pub(crate) fn new(signo: c_int, code: c_int) -> Self {
+        Self { signo, code, errno: 0 }
+    }
+}
+
+layout! {
+    /// `struct sigaction`.
+    pub(crate) struct RawAction = "struct sigaction" {
+        flags: u32 = "sa_flags",
+        handler: usize = "sa_handler",
+        mask: SigSet = "sa_mask",
+        /// The kernel's ends before it; emulators write a restorer here, as kernels once did.
+        unused: usize = "",
+    }
+}
+
+impl RawAction {
+    #[inline(always)]
+    pub(crate) fn new(action: &KernelAction) -> Self {
+        Self { flags: action.flags.bits(), handler: action.handler, mask: action.mask, unused: 0 }
+    }
+
+    #[inline(always)]
+    pub(crate) fn action(&self) -> KernelAction {
+        let flags = SaFlags::from_bits_retain(self.flags);
+        KernelAction { handler: self.handler, flags, mask: self.mask }
+    }
+}
+
+layout! {
+    /// `stack_t`.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct SignalStack = "stack_t" {
+        pub(crate) sp: usize = "ss_sp",
+        pub(crate) size: usize = "ss_size",
+        pub(crate) flags: c_int = "ss_flags",
+    }
+}
+
+layout! {
+    /// `struct sigcontext`.
+    #[derive(Debug)]
+    pub(crate) struct SigContext = "struct sigcontext" {
+        zero: u64 = "sc_regs[0]",
+        at: u64 = "sc_regs[1]",
+        v0: u64 = "sc_regs[2]",
+        v1: u64 = "sc_regs[3]",
+        a0: u64 = "sc_regs[4]",
+        a1: u64 = "sc_regs[5]",
+        a2: u64 = "sc_regs[6]",
+        a3: u64 = "sc_regs[7]",
+        a4: u64 = "sc_regs[8]",
+        a5: u64 = "sc_regs[9]",
+        a6: u64 = "sc_regs[10]",
+        a7: u64 = "sc_regs[11]",
+        t0: u64 = "sc_regs[12]",
+        t1: u64 = "sc_regs[13]",
+        t2: u64 = "sc_regs[14]",
+        t3: u64 = "sc_regs[15]",
+        s0: u64 = "sc_regs[16]",
+        s1: u64 = "sc_regs[17]",
+        s2: u64 = "sc_regs[18]",
+        s3: u64 = "sc_regs[19]",
+        s4: u64 = "sc_regs[20]",
+        s5: u64 = "sc_regs[21]",
+        s6: u64 = "sc_regs[22]",
+        s7: u64 = "sc_regs[23]",
+        t8: u64 = "sc_regs[24]",
+        t9: u64 = "sc_regs[25]",
+        /// The kernel's: nobody else can keep a value there.
+        k0: u64 = "sc_regs[26]",
+        k1: u64 = "sc_regs[27]",
+        gp: u64 = "sc_regs[28]",
+        sp: u64 = "sc_regs[29]",
+        fp: u64 = "sc_regs[30]",
+        ra: u64 = "sc_regs[31]",
+        fpregs: [u64; 32] = "sc_fpregs",
+        hi: u64 = "sc_mdhi",
+        hi1: u64 = "sc_hi1",
+        hi2: u64 = "sc_hi2",
+        hi3: u64 = "sc_hi3",
+        lo: u64 = "sc_mdlo",
+        lo1: u64 = "sc_lo1",
+        lo2: u64 = "sc_lo2",
+        lo3: u64 = "sc_lo3",
+        pc: u64 = "sc_pc",
+        fpc_csr: u32 = "sc_fpc_csr",
+        used_math: u32 = "sc_used_math",
+        dsp: u32 = "sc_dsp",
+        reserved: u32 = "sc_reserved",
+    }
+}
+
+layout! {
+    /// `struct ucontext`, whose records of extended state follow it.
+    #[derive(Debug)]
+    pub(crate) struct Ucontext = "struct ucontext" {
+        flags: u64 = "uc_flags",
+        link: usize = "uc_link",
+        stack: SignalStack = "uc_stack",
+        mcontext: SigContext = "uc_mcontext",
+        sigmask: SigSet = "uc_sigmask",
+    }
+}
+
+layout! {
+    /// `struct extcontext`: the head of a record.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct ExtContext = "struct extcontext" {
+        magic: u32 = "magic",
+        size: u32 = "size",
+    }
+}
+
+/// `USED_EXTCONTEXT` in `used_math`: records follow.
+const RECORDS: u32 = 1 << 3;
+/// `END_EXTCONTEXT_MAGIC`, the last of them, which is this word alone.
+const END_OF_RECORDS: u32 = 0x7845_4e44;
+
+pub(crate) const LAYOUTS: &[Structure] = &[
+    SigInfoHead::LAYOUT,
+    RawAction::LAYOUT,
+    SignalStack::LAYOUT,
+    SigContext::LAYOUT,
+    Ucontext::LAYOUT,
+    ExtContext::LAYOUT,
+];
+pub(crate) const LAYOUT_HEADERS: &str = "\
+#include <asm/signal.h>
+#include <asm/siginfo.h>
+#include <asm/sigcontext.h>
+#include <asm/ucontext.h>
+";
+
+/// Layouts against libc's, as far as it has them.
+const _: () = {
+    assert!(size_of::<Ucontext>() == 656);
+    assert!(size_of::<SigContext>() == 600);
+    assert!(size_of::<SignalStack>() == size_of::<libc::stack_t>());
+    assert!(offset_of!(SignalStack, sp) == offset_of!(libc::stack_t, ss_sp));
+    assert!(offset_of!(SignalStack, size) == offset_of!(libc::stack_t, ss_size));
+    assert!(offset_of!(SignalStack, flags) == offset_of!(libc::stack_t, ss_flags));
+};
+
+// ---- registers ---------------------------------------------------------------------------------
+
+macro_rules! registers {
+    ($($(#[$doc:meta])* $reg:ident = $field:ident, $name:literal;)*) => {
+        /// A register of the interrupted context.
+        ///
+        /// `zero`, `k0` and `k1` are not among them: the first is 0, and the other two belong to the
+        /// kernel, which does not keep them for anybody.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Reg {
+            $($(#[$doc])* $reg,)*
+        }
+
+        impl Reg {
+            /// Every register, in the order in which it is printed.
+            pub const ALL: &[Self] = &[$(Self::$reg),*];
+
+            /// The name in the manual, in lower case.
+            ///
+            /// # Signal safety
+            ///
+            /// Async-signal-safe.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$reg => $name,)*
+                }
+            }
+        }
+
+        impl Ucontext {
+            #[inline(always)]
+            pub(crate) fn get(&self, reg: Reg) -> u64 {
+                match reg {
+                    $(Reg::$reg => self.mcontext.$field.into(),)*
+                }
+            }
+
+            #[inline(always)]
+            pub(crate) fn set(&mut self, reg: Reg, value: u64) {
+                match reg {
+                    // The control word has 32 bits.
+                    $(Reg::$reg => self.mcontext.$field = value as _,)*
+                }
+            }
+        }
+    };
+}
+
+registers! {
+    /// The assembler's scratch.
+    At = at, "at";
+    /// Result, and number of a system call.
+    V0 = v0, "v0";
+    /// Second word of a result.
+    V1 = v1, "v1";
+    /// First argument.
+    A0 = a0, "a0";
+    /// Second argument.
+    A1 = a1, "a1";
+    /// Third argument.
+    A2 = a2, "a2";
+    /// Fourth argument; whether a system call failed.
+    A3 = a3, "a3";
+    /// Fifth argument.
+    A4 = a4, "a4";
+    /// Sixth argument.
+    A5 = a5, "a5";
+    /// Seventh argument.
+    A6 = a6, "a6";
+    /// Eighth argument.
+    A7 = a7, "a7";
+    /// Scratch.
+    T0 = t0, "t0";
+    /// Scratch.
+    T1 = t1, "t1";
+    /// Scratch.
+    T2 = t2, "t2";
+    /// Scratch.
+    T3 = t3, "t3";
+    /// Callee-saved.
+    S0 = s0, "s0";
+    /// Callee-saved.
+    S1 = s1, "s1";
+    /// Callee-saved.
+    S2 = s2, "s2";
+    /// Callee-saved.
+    S3 = s3, "s3";
+    /// Callee-saved.
+    S4 = s4, "s4";
+    /// Callee-saved.
+    S5 = s5, "s5";
+    /// Callee-saved.
+    S6 = s6, "s6";
+    /// Callee-saved.
+    S7 = s7, "s7";
+    /// Scratch.
+    T8 = t8, "t8";
+    /// Address of the function that is called.
+    T9 = t9, "t9";
+    /// Global pointer, callee-saved.
+    Gp = gp, "gp";
+    /// Stack pointer.
+    Sp = sp, "sp";
+    /// Frame pointer, where there is one; callee-saved.
+    Fp = fp, "fp";
+    /// Return address.
+    Ra = ra, "ra";
+    /// Upper half of a product, remainder.
+    Hi = hi, "hi";
+    /// Lower half of a product, quotient.
+    Lo = lo, "lo";
+    /// Program counter; the lowest bit tells the compressed instruction sets.
+    Pc = pc, "pc";
+    /// Floating point control and status, see [`Status`]. The kernel writes it for a thread that has
+    /// used floating point; for another the word is what was on the stack.
+    Fcsr = fpc_csr, "fcsr";
+}
+
+impl Reg {
+    /// The program counter.
+    pub const PC: Self = Self::Pc;
+    /// The stack pointer.
+    pub const SP: Self = Self::Sp;
+}
+
+/// Number of registers of [`Reg::ALL`].
+pub(crate) const REGISTERS: usize = Reg::ALL.len();
+/// The register that [`Status`] describes. Integer instructions have no flags on this architecture.
+pub(crate) const STATUS: Reg = Reg::Fcsr;
+
+bitflags! {
+    /// The fields of `fcsr`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub struct Status: u64 {
+        /// Rounding mode, two bits.
+        const RM = 3;
+        /// Flag: inexact.
+        const FLAG_I = 1 << 2;
+        /// Flag: underflow.
+        const FLAG_U = 1 << 3;
+        /// Flag: overflow.
+        const FLAG_O = 1 << 4;
+        /// Flag: division by zero.
+        const FLAG_Z = 1 << 5;
+        /// Flag: invalid operation.
+        const FLAG_V = 1 << 6;
+        /// Enable: inexact traps.
+        const ENABLE_I = 1 << 7;
+        /// Enable: underflow traps.
+        const ENABLE_U = 1 << 8;
+        /// Enable: overflow traps.
+        const ENABLE_O = 1 << 9;
+        /// Enable: division by zero traps.
+        const ENABLE_Z = 1 << 10;
+        /// Enable: an invalid operation traps.
+        const ENABLE_V = 1 << 11;
+        /// Cause: inexact, in the last instruction.
+        const CAUSE_I = 1 << 12;
+        /// Cause: underflow.
+        const CAUSE_U = 1 << 13;
+        /// Cause: overflow.
+        const CAUSE_O = 1 << 14;
+        /// Cause: division by zero.
+        const CAUSE_Z = 1 << 15;
+        /// Cause: invalid operation.
+        const CAUSE_V = 1 << 16;
+        /// Cause: an operation that the hardware does not have.
+        const CAUSE_E = 1 << 17;
+        /// Quiet NaNs are those of IEEE 754-2008.
+        const NAN2008 = 1 << 18;
+        /// ABS and NEG are those of IEEE 754-2008.
+        const ABS2008 = 1 << 19;
+        /// Condition code 0.
+        const FCC0 = 1 << 23;
+        /// Denormal results are flushed to zero.
+        const FS = 1 << 24;
+        /// Condition code 1.
+        const FCC1 = 1 << 25;
+        /// Condition code 2.
+        const FCC2 = 1 << 26;
+        /// Condition code 3.
+        const FCC3 = 1 << 27;
+        /// Condition code 4.
+        const FCC4 = 1 << 28;
+        /// Condition code 5.
+        const FCC5 = 1 << 29;
+        /// Condition code 6.
+        const FCC6 = 1 << 30;
+        /// Condition code 7.
+        const FCC7 = 1 << 31;
+        /// Bits that have no name are kept as they are.
+        const _ = !0;
+    }
+}
+
+// ---- the context -------------------------------------------------------------------------------
+
+impl Ucontext {
+    #[inline(always)]
+    pub(crate) fn pc(&self) -> usize {
+        self.mcontext.pc as usize
+    }
+
+    /// As with a function's address, the lowest bit chooses the instruction set.
+    #[inline(always)]
+    pub(crate) fn set_pc(&mut self, pc: usize) {
+        self.set(Reg::Pc, pc as u64);
+    }
+
+    #[inline(always)]
+    pub(crate) fn sp(&self) -> usize {
+        self.mcontext.sp as usize
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_sp(&mut self, sp: usize) {
+        self.set(Reg::Sp, sp as u64);
+    }
+
+    #[inline(always)]
+    pub(crate) fn fp(&self) -> usize {
+        self.mcontext.fp as usize
+    }
+
+    #[inline(always)]
+    pub(crate) fn lr(&self) -> Option<usize> {
+        Some(self.mcontext.ra as usize)
+    }
+
+    #[inline(always)]
+    pub(crate) fn mask(&self) -> SigSet {
+        self.sigmask
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_mask(&mut self, mask: SigSet) {
+        self.sigmask = mask;
+    }
+
+    #[inline(always)]
+    pub(crate) fn alt_stack(&self) -> SignalStack {
+        self.stack
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_alt_stack(&mut self, stack: SignalStack) {
+        self.stack = stack;
+    }
+
+    #[inline(always)]
+    #[expect(clippy::unused_self, reason = "other architectures look into the context")]
+    pub(crate) fn fault_address(&self, si_addr: usize) -> usize {
+        si_addr
+    }
+
+    /// Go's `pushCall`, word for word: the return address goes to the stack and `resume` takes its
+    /// place. t9 keeps the interrupted value: `target` finds its own address by a relative call.
+    ///
+    /// # Safety
+    ///
+    /// The word below the stack pointer may be overwritten, and `target` preserves everything.
+    #[inline(always)]
+    pub(crate) unsafe fn push_call(&mut self, target: usize, resume: usize) {
+        let sp = self.sp().wrapping_sub(size_of::<usize>());
+        let ra = self.mcontext.ra as usize;
+        // SAFETY: the caller says that this word of the stack is free. Volatile, because the
+        // reader is the machine after the handler's return.
+        unsafe { (sp as *mut usize).write_volatile(ra) };
+        self.set_sp(sp);
+        self.set(Reg::Ra, resume as u64);
+        self.set_pc(target);
+    }
+}
+
+/// Words that only this architecture's context has.
+impl crate::SigCtx<'_> {
+    /// What the kernel did about floating point (`sc_used_math`): bit 0, there are values; bit 1,
+    /// with 32 registers of 64 bits; bit 2, with odd singles in the upper halves; bit 3, records of
+    /// more state follow the context.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn used_math(&self) -> u32 {
+        self.ucontext().mcontext.used_math
+    }
+
+    /// The control word of the DSP extension (`sc_dsp`). On a machine without it the word is what
+    /// was on the stack.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn dsp_control(&self) -> u32 {
+        self.ucontext().mcontext.dsp
+    }
+
+    /// The accumulators 1 to 3 of the DSP extension, hi and lo of each. On a machine without it the
+    /// words are what was on the stack.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn dsp_accumulators(&self) -> [(u64, u64); 3] {
+        let c = &self.ucontext().mcontext;
+        [(c.hi1, c.lo1), (c.hi2, c.lo2), (c.hi3, c.lo3)]
+    }
+}
+
+// ---- what the copy of a frame needs ------------------------------------------------------------
+
+/// Nothing: functions leave no records here, and unwinders go by tables.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct FrameRecord {}
+
+impl FrameRecord {
+    #[inline(always)]
+    pub(crate) fn of(_uc: &Ucontext) -> Self {
+        Self {}
+    }
+}
+
+/// Looks whether the frame up to `hi` is one that can be copied: its records must end within it.
+///
+/// Not when MIPS16e or microMIPS code was interrupted: where it makes system calls is not looked for
+/// (see [`syscall_len`]).
+#[inline(always)]
+pub(crate) fn check_frame(uc: &Ucontext, _lo: usize, hi: usize) -> Result<(), BadFrame> {
+    if is_compressed(uc) {
+        return Err(BadFrame::InstructionSet { pc: uc.pc() });
+    }
+    if uc.mcontext.used_math & RECORDS == 0 {
+        return Ok(());
+    }
+    let mut at = &raw const *uc as usize + size_of::<Ucontext>();
+    loop {
+        let room = hi.saturating_sub(at);
+        let bad = Err(BadFrame::ExtendedState { at });
+        if room < size_of::<u32>() {
+            return bad;
+        }
+        // SAFETY: within the frame, which begins before the context and ends at `hi`.
+        let magic = unsafe { (at as *const u32).read() };
+        if magic == END_OF_RECORDS {
+            return Ok(());
+        }
+        if room < size_of::<ExtContext>() {
+            return bad;
+        }
+        // SAFETY: as before.
+        let record = unsafe { (at as *const ExtContext).read() };
+        let size = record.size as usize;
+        if size < size_of::<ExtContext>() || !size.is_multiple_of(8) || size > room {
+            return bad;
+        }
+        at += size;
+    }
+}
+
+/// No pointer of a frame leads into it: records are found by their order.
+#[inline(always)]
+pub(crate) fn relocate(_copy: &mut Ucontext, _delta: usize) {}
+
+/// Makes a frame resume on the calling thread. The thread pointer is in no frame here: code asks the
+/// kernel's register for it (`rdhwr`).
+#[inline(always)]
+pub(crate) fn patch_thread(_copy: &mut Ucontext) {}
+
+/// Looks whether a frame can resume on the calling thread: always, threads differ in nothing.
+pub(crate) fn check_move(_frame: &Ucontext) -> Result<(), MoveError> {
+    Ok(())
+}
+
+/// Whether the interrupted code has instructions of 16 bits: the lowest bit of its address is set.
+#[inline(always)]
+fn is_compressed(uc: &Ucontext) -> bool {
+    uc.pc() & 1 != 0
+}
+
+pub(crate) const SYSCALL_LEN: usize = 4;
+
+/// 0 for compressed code, in which [`check_frame`] refuses every call: its instructions do not begin
+/// at the address that it has, and may be too short for what is read here.
+#[inline(always)]
+pub(crate) fn syscall_len(uc: &Ucontext) -> usize {
+    if is_compressed(uc) { 0 } else { SYSCALL_LEN }
+}
+
+#[cfg(test)]
+pub(crate) const SYSCALL_CODE: [u8; SYSCALL_LEN] = 0x0000_000c_u32.to_ne_bytes();
+
+/// Whether four bytes are `syscall`, with any number in the middle.
+#[inline(always)]
+pub(crate) fn is_syscall(code: [u8; SYSCALL_LEN]) -> bool {
+    u32::from_ne_bytes(code) & 0xfc00_003f == 0x0000_000c
+}
+
+/// Whether the byte can begin a system call instruction; every instruction has four.
+#[inline(always)]
+pub(crate) fn begins_syscall(byte: u8) -> bool {
+    if cfg!(target_endian = "big") { byte & 0xfc == 0 } else { byte & 0x3f == 0x0c }
+}
+
+// ---- entry, pivot ------------------------------------------------------------------------------
+
+// Where a frame at $16 has every register of the interrupted code (DWARF numbers: 0 to 31 the
+// general registers, 64 and 65 hi and lo, 66 the program counter).
+macro_rules! interrupted_registers {
+    () => {
+        "
+        .cfi_return_column 66
+        .cfi_escape 0x0f, 4, 0x80, (424 & 0x7f) | 0x80, 424 >> 7, 0x06
+        .irp n,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,28,29,30,31
+        .cfi_escape 0x10, \\n, 3, 0x80, ((192 + 8*\\n) & 0x7f) | 0x80, (192 + 8*\\n) >> 7
+        .endr
+        .cfi_escape 0x10, 64, 3, 0x80, (704 & 0x7f) | 0x80, 704 >> 7
+        .cfi_escape 0x10, 65, 3, 0x80, (736 & 0x7f) | 0x80, 736 >> 7
+        .cfi_escape 0x10, 66, 3, 0x80, (768 & 0x7f) | 0x80, 768 >> 7
+        "
+    };
+}
+
+/// The offsets that the CFI above is written with.
+const _: () = {
+    assert!(UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.pc) == 768);
+    assert!(UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.zero) == 192);
+    assert!(UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.sp) == 192 + 8 * 29);
+    assert!(UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.sp) == 424);
+    assert!(UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.ra) == 192 + 8 * 31);
+    assert!(UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.hi) == 704);
+    assert!(UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.lo) == 736);
+    assert!(offset_of!(Call, frame) == 0);
+    // Nothing is left for frame-pointer walkers.
+    assert!(offset_of!(Call, record) < size_of::<Call>() && size_of::<FrameRecord>() == 0);
+};
+
+global_asm!(
+    ".pushsection .data.rel.ro.sigctx_entry, \"aw\", @progbits",
+    ".balign 8",
+    "sigctx_calls_0_1:",
+    ".8byte {dispatch}",
+    ".8byte {run}",
+    ".popsection",
+    ".pushsection .text.sigctx_entry, \"ax\", @progbits",
+    ".set push",
+    ".set mips64r2",
+    ".set noreorder",
+    ".set noat",
+    ".set nomacro",
+    ".balign 16",
+    // The handler of every signal. $4 = signal, $5 = siginfo, $6 = ucontext, $25 = this address,
+    // $31 = the kernel's code that makes the sigreturn, $29 a multiple of 8.
+    ".globl sigctx_entry_0_1",
+    ".hidden sigctx_entry_0_1",
+    ".type sigctx_entry_0_1, @function",
+    "sigctx_entry_0_1:",
+    ".cfi_startproc",
+    "move $7, $29",             // fourth argument: where the frame begins
+    "daddiu $29, $29, -48",     // 24: $16, 32: $28, 40: $31
+    ".cfi_def_cfa_offset 48",
+    "sd $31, 40($29)",
+    ".cfi_offset 31, -8",
+    "sd $28, 32($29)",          // callee-saved in this ABI
+    ".cfi_offset 28, -16",
+    "sd $16, 24($29)",
+    ".cfi_offset 16, -24",
+    "move $16, $29",
+    ".cfi_def_cfa_register 16",
+    "lui $28, %hi(%neg(%gp_rel(sigctx_entry_0_1)))",
+    "daddiu $28, $28, %lo(%neg(%gp_rel(sigctx_entry_0_1)))",
+    "daddu $28, $28, $25",
+    "ld $25, %got_page(sigctx_calls_0_1)($28)",
+    "ld $25, %got_ofst(sigctx_calls_0_1)($25)",
+    "jalr $25",                 // dispatch
+    "dins $29, $0, 0, 4",       // a multiple of 16
+    "bnez $2, 2f",
+    "move $29, $16",
+    ".cfi_def_cfa_register 29",
+    "ld $31, 40($29)",
+    "ld $28, 32($29)",
+    "ld $16, 24($29)",
+    "jr $31",                   // a plain return from the handler
+    "daddiu $29, $29, 48",
+    "2:",
+    "ld $25, %got_page(sigctx_calls_0_1 + 8)($28)",
+    "ld $25, %got_ofst(sigctx_calls_0_1 + 8)($25)", // run
+    "ld $17, {back}($2)",       // callee-saved, as $16: they outlive the call
+    "ld $16, 0($2)",            // the copied frame
+    ".cfi_endproc",
+    ".size sigctx_entry_0_1, . - sigctx_entry_0_1",
+    // Runs on into the pivot. $2 = the record of the call (16-aligned, below the copied frame),
+    // $16 = the copied frame, $17 = the sigreturn's code, $25 = run.
+    ".cfi_startproc",
+    ".cfi_signal_frame",
+    interrupted_registers!(),
+    ".type sigctx_injected_call_0_1, @function",
+    "sigctx_injected_call_0_1:",
+    "move $29, $2",             // leaves the alternate stack for good
+    "jalr $25",                 // returns the address of the stack's `active` word
+    "move $4, $2",
+    "3:",
+    "sw $0, 0($2)",             // the stack may be injected again, but not from in here
+    "move $31, $17",
+    "jr $31",                   // to the sigreturn, with $29 at the copied frame
+    "move $29, $16",
+    ".size sigctx_injected_call_0_1, . - sigctx_injected_call_0_1",
+    // Resumes a frame whose callback never returned. $4 = the copied frame, $5 = the sigreturn's
+    // code, $6 = `active`.
+    ".globl sigctx_resume_0_1",
+    ".hidden sigctx_resume_0_1",
+    ".type sigctx_resume_0_1, @function",
+    "sigctx_resume_0_1:",
+    "move $16, $4",
+    "move $17, $5",
+    "b 3b",
+    "move $2, $6",
+    ".cfi_endproc",
+    ".size sigctx_resume_0_1, . - sigctx_resume_0_1",
+    ".globl sigctx_end_0_1",
+    ".hidden sigctx_end_0_1",
+    "sigctx_end_0_1:",
+    ".set pop",
+    ".popsection",
+    dispatch = sym crate::handler::dispatch,
+    run = sym crate::inject::run,
+    back = const offset_of!(Call, back),
+);
+
+// Names carry the version, so that two versions of this crate can be linked together.
+unsafe extern "C" {
+    #[link_name = "sigctx_entry_0_1"]
+    fn entry_code(sig: c_int, info: *mut c_void, uc: *mut c_void);
+    #[link_name = "sigctx_resume_0_1"]
+    fn resume_code(frame: usize, back: usize, active: *const AtomicU32) -> !;
+    #[link_name = "sigctx_end_0_1"]
+    static END: u8;
+}
+
+/// The address of the handler that the kernel is given.
+#[inline(always)]
+pub(crate) fn entry() -> usize {
+    entry_code as *const () as usize
+}
+
+/// Where the handler returns to, by the stack pointer with which it was entered.
+///
+/// # Safety
+///
+/// It is the stack pointer of an entry that has not returned.
+#[inline(always)]
+pub(crate) unsafe fn return_address(entry_sp: usize) -> usize {
+    // SAFETY: the entry stored it there.
+    unsafe { (entry_sp as *const usize).sub(1).read() }
+}
+
+/// `li $2, number; syscall`.
+pub(crate) const SIGRETURN_LEN: usize = 8;
+
+/// The code between a frame and the code that it belongs to.
+#[inline(always)]
+pub(crate) fn trampoline() -> core::ops::Range<usize> {
+    entry()..&raw const END as usize
+}
+
+/// Resumes what a copied frame interrupted, on the calling thread.
+///
+/// # Safety
+///
+/// `frame` is a copy made by [`crate::inject`], owned by the caller and made ready for this
+/// thread, and `back` is where its handler was to return to; `active` is its stack's word, alive
+/// until the frame is left.
+pub(crate) unsafe fn resume(frame: usize, back: usize, active: *const AtomicU32) -> ! {
+    // SAFETY: the caller's obligation.
+    unsafe { resume_code(frame, back, active) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_flags_are_where_the_manual_has_them() {
+        // A comparison that was true, after an inexact operation that rounded down.
+        let status = Status::from_bits_retain(0x0080_1007);
+        assert_eq!(status, Status::FCC0 | Status::CAUSE_I | Status::FLAG_I | Status::RM);
+        let bits = Status::all().iter_names().fold(0, |bits, (_, flag)| bits | flag.bits());
+        // 20 to 22 are reserved.
+        assert_eq!(bits, 0xff8f_ffff);
+    }
+
+    #[test]
+    fn system_call_instructions_are_known() {
+        for code in [0x0000_000c, 0x0003_ffcc, 0x03ff_ffcc_u32] {
+            let code = code.to_ne_bytes();
+            assert!(is_syscall(code) && begins_syscall(code[0]), "{code:02x?}");
+        }
+        // nop, break, jr ra, a load
+        for code in [0, 0x0000_000d, 0x03e0_0008, 0x8c00_000c_u32] {
+            assert!(!is_syscall(code.to_ne_bytes()), "{code:08x}");
+        }
+    }
+
+    #[test]
+    fn compressed_code_is_refused() {
+        // SAFETY: plain integers, for which zeroes are values.
+        let mut uc: Ucontext = unsafe { core::mem::zeroed() };
+        uc.set_pc(0x1000);
+        assert_eq!((check_frame(&uc, 0, 0), syscall_len(&uc)), (Ok(()), SYSCALL_LEN));
+        uc.set_pc(0x1001);
+        let refused = Err(BadFrame::InstructionSet { pc: 0x1001 });
+        assert_eq!((check_frame(&uc, 0, 0), syscall_len(&uc)), (refused, 0));
+    }
+
+    #[test]
+    fn records_must_end_within_the_frame() {
+        #[repr(C)]
+        struct Memory {
+            uc: Ucontext,
+            records: [u32; 8],
+        }
+        // SAFETY: plain integers, for which zeroes are values.
+        let mut memory: Memory = unsafe { core::mem::zeroed() };
+        let check = |memory: &Memory, words: usize| {
+            check_frame(&memory.uc, 0, (&raw const memory.records as usize) + 4 * words)
+        };
+        assert_eq!(check(&memory, 0), Ok(()));
+        memory.uc.mcontext.used_math = RECORDS;
+        let first = &raw const memory.records as usize;
+        let bad = |at| Err(BadFrame::ExtendedState { at });
+        assert_eq!(check(&memory, 8), bad(first), "no size");
+        memory.records = [0x784d_5341, 16, 0, 0, END_OF_RECORDS, 0, 0, 0];
+        assert_eq!(check(&memory, 5), Ok(()));
+        assert_eq!(check(&memory, 4), bad(first + 16), "no end");
+        assert_eq!(check(&memory, 3), bad(first), "cut off");
+        assert_eq!(check(&memory, 0), bad(first), "nothing there");
+        memory.records[1] = 12;
+        assert_eq!(check(&memory, 8), bad(first), "not aligned");
+        memory.records[1] = u32::MAX - 7;
+        assert_eq!(check(&memory, 8), bad(first), "too long");
+    }
+}
+
+// ---- probes -------------------------------------------------------------------------------------
+
+mod probe {
+    //! Assembly that holds a pattern in every register.
+    //!
+    //! Which vectors there are is looked up at run time: 32 doubles, or 32 MSA vectors, whose lower
+    //! halves the doubles are.
+    //!
+    //! No jump on this architecture finds its target in memory: the loop's needs a register, and so
+    //! does a trampoline that `push_call` enters, when it goes back. Both use s7, as Go does in its
+    //! `asyncPreempt`, and no pattern is held there; nor in k0 and k1, which are the kernel's. The
+    //! accumulators of the DSP extension are not patterned either: emulators do not say whether they
+    //! have it.
+
+    use core::arch::{asm, global_asm};
+    use core::ffi::c_int;
+    use core::mem::offset_of;
+    use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+    use super::{Reg, Status};
+    use crate::probe::Instruction;
+
+    /// The general registers that hold a pattern, with their numbers. The stack pointer points at
+    /// the table.
+    const GENERAL: [(usize, Reg); 27] = [
+        (1, Reg::At),
+        (2, Reg::V0),
+        (3, Reg::V1),
+        (4, Reg::A0),
+        (5, Reg::A1),
+        (6, Reg::A2),
+        (7, Reg::A3),
+        (8, Reg::A4),
+        (9, Reg::A5),
+        (10, Reg::A6),
+        (11, Reg::A7),
+        (12, Reg::T0),
+        (13, Reg::T1),
+        (14, Reg::T2),
+        (15, Reg::T3),
+        (16, Reg::S0),
+        (17, Reg::S1),
+        (18, Reg::S2),
+        (19, Reg::S3),
+        (20, Reg::S4),
+        (21, Reg::S5),
+        (22, Reg::S6),
+        (24, Reg::T8),
+        (25, Reg::T9),
+        (28, Reg::Gp),
+        (30, Reg::Fp),
+        (31, Reg::Ra),
+    ];
+
+    /// Every register that code can hold a value in.
+    #[derive(Clone, Debug)]
+    #[repr(C)]
+    struct State {
+        /// By number.
+        general: [u64; 32],
+        hi: u64,
+        lo: u64,
+        fcsr: u32,
+        msacsr: u32,
+        /// By number; the lower half is the double.
+        vectors: [[u64; 2]; 32],
+    }
+
+    /// What the loop holds (`given`), what it had at the end (`found`), and where it goes next. It is
+    /// what the stack pointer points at while the loop runs.
+    #[derive(Debug)]
+    #[repr(C, align(64))]
+    pub(crate) struct Table {
+        given: State,
+        found: State,
+        next: AtomicUsize,
+        level: u32,
+        host_fcsr: u32,
+        host_msacsr: u32,
+        host_general: [u64; 32],
+        host_doubles: [u64; 32],
+    }
+
+    /// What code can write at will: condition codes, flush to zero, flags and rounding. With a cause
+    /// and its enable bit it would trap.
+    const FCSR: Status = Status::RM
+        .union(Status::FLAG_I)
+        .union(Status::FLAG_U)
+        .union(Status::FLAG_O)
+        .union(Status::FLAG_Z)
+        .union(Status::FLAG_V)
+        .union(Status::FS)
+        .union(Status::FCC0)
+        .union(Status::FCC1)
+        .union(Status::FCC2)
+        .union(Status::FCC3)
+        .union(Status::FCC4)
+        .union(Status::FCC5)
+        .union(Status::FCC6)
+        .union(Status::FCC7);
+    /// The same of the vectors' control register: flush to zero, flags and rounding.
+    const MSACSR: u32 = 0x0100_007f;
+
+    impl Table {
+        /// Fills all registers from `next`, and what has rules of its own within its rules.
+        pub(crate) fn fill(&mut self, mut next: impl FnMut() -> u64) {
+            let given = &mut self.given;
+            for value in given.general.iter_mut().chain([&mut given.hi, &mut given.lo]) {
+                *value = next();
+            }
+            for value in given.vectors.iter_mut().flatten() {
+                *value = next();
+            }
+            given.fcsr = (next() & FCSR.bits()) as u32;
+            given.msacsr = next() as u32 & MSACSR;
+            self.level = level() as u32;
+        }
+
+        /// Calls `report` for every word that differs: register, part, what was given and found.
+        pub(crate) fn compare(&self, mut report: impl FnMut(&'static str, usize, u64, u64)) {
+            let (given, found) = (&self.given, &self.found);
+            let mut check = |name, part, given: u64, found: u64| {
+                if given != found {
+                    report(name, part, given, found);
+                }
+            };
+            for (number, reg) in GENERAL {
+                check(reg.name(), 0, given.general[number], found.general[number]);
+            }
+            check("hi", 0, given.hi, found.hi);
+            check("lo", 0, given.lo, found.lo);
+            check("fcsr", 0, given.fcsr.into(), found.fcsr.into());
+            for i in 0..32 {
+                check("fpr", i, given.vectors[i][0], found.vectors[i][0]);
+            }
+            if level() == Level::Msa {
+                check("msacsr", 0, given.msacsr.into(), found.msacsr.into());
+                for i in 0..32 {
+                    check("msa", i, given.vectors[i][1], found.vectors[i][1]);
+                }
+            }
+        }
+
+        /// The word that the loop jumps to.
+        pub(crate) fn next(&self) -> &AtomicUsize {
+            &self.next
+        }
+    }
+
+    /// The floating point registers that the CPU and the kernel give.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(u32)]
+    enum Level {
+        All = 1,
+        Msa = 2,
+    }
+
+    fn level() -> Level {
+        // SAFETY: a word of its own.
+        match unsafe { LEVEL.load(Ordering::Relaxed) } {
+            1 => Level::All,
+            2 => Level::Msa,
+            _ => {
+                let level = detect();
+                // SAFETY: as before.
+                unsafe { LEVEL.store(level as u32, Ordering::Relaxed) };
+                level
+            }
+        }
+    }
+
+    fn detect() -> Level {
+        /// `HWCAP_MIPS_MSA` of `asm/hwcap.h`.
+        const MSA: core::ffi::c_ulong = 1 << 1;
+
+        // SAFETY: reads the auxiliary vector.
+        let capabilities = unsafe { libc::getauxval(libc::AT_HWCAP) };
+        if capabilities & MSA == 0 { Level::All } else { Level::Msa }
+    }
+
+    /// Reads a line of objdump's.
+    pub(crate) fn instruction(line: &str) -> Instruction {
+        // In `daddiu sp,sp,-88`.
+        let reserved = line.split_once("daddiu\tsp,sp,-").map(|(_, number)| number);
+        let relocations = ["R_MIPS_CALL", "R_MIPS_JALR", "R_MIPS_26", "R_MIPS_TLS"];
+        Instruction {
+            system_call: line.contains("\tsyscall"),
+            // Every call is through t9; what calls a certain function says so to the linker. Entries
+            // of the global offset table that are not for calls are filled when a file is loaded.
+            outside: line.contains("\tbal\t") || relocations.iter().any(|kind| line.contains(kind)),
+            thread_local: line.contains("rdhwr") || line.contains("R_MIPS_TLS"),
+            stack: reserved.and_then(|number| number.trim().parse().ok()).unwrap_or_default(),
+        }
+    }
+
+    /// What the loop patterns, in words.
+    pub(crate) fn level_name() -> &'static str {
+        match level() {
+            Level::All => "general registers but s7, hi, lo, fcsr, f0-31",
+            Level::Msa => "general registers but s7, hi, lo, fcsr, msacsr, w0-31",
+        }
+    }
+
+    /// Loads or stores all floating point registers, by the level in register `$level`: `$double` or
+    /// `$msa` with each register and `$at`, in which `\n` is its number. Uses $3.
+    macro_rules! each_vector {
+        ($level:literal, $double:literal, $msa:literal, $at:literal) => {
+            concat!(
+                "daddiu $3, ",
+                $level,
+                ", -1\nbgtz $3, 22f\nnop\n",
+                ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,",
+                "16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n",
+                $double,
+                " $f\\n, ",
+                $at,
+                "\n.endr\nb 23f\nnop\n22:\n.set push\n.set msa\n",
+                ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,",
+                "16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n",
+                $msa,
+                " $w\\n, ",
+                $at,
+                "\n.endr\n.set pop\n23:\n"
+            )
+        };
+    }
+
+    // Between `loop` and `exit` every register holds its pattern, and $29 points at the table, below
+    // which lies a patterned red zone.
+    global_asm!(
+        ".pushsection .bss.sigctx_probe, \"aw\", @nobits",
+        ".balign 4",
+        ".globl sigctx_probe_level_0_1",
+        ".hidden sigctx_probe_level_0_1",
+        "sigctx_probe_level_0_1: .skip 4",
+        ".popsection",
+        ".pushsection .text.sigctx_probe, \"ax\", @progbits",
+        ".set push",
+        ".set mips64r2",
+        ".set noreorder",
+        ".set noat",
+        ".set nomacro",
+        ".balign 64",
+        ".globl sigctx_probe_spin_0_1",
+        ".hidden sigctx_probe_spin_0_1",
+        ".type sigctx_probe_spin_0_1, @function",
+        "sigctx_probe_spin_0_1:",   // $4 = table
+        ".irp n,16,17,18,19,20,21,22,23,28,29,30,31",
+        "sd $\\n, {host} + 8*\\n($4)",
+        ".endr",
+        ".irp n,24,25,26,27,28,29,30,31",
+        "sdc1 $f\\n, {host_doubles} + 8*\\n($4)",
+        ".endr",
+        "cfc1 $2, $31",
+        "sw $2, {host_fcsr}($4)",
+        "lw $2, {level}($4)",
+        each_vector!("$2", "ldc1", "ld.d", "{given_vectors} + 16*\\n($4)"),
+        "blez $3, 24f",             // not MSA
+        "nop",
+        ".set push",
+        ".set msa",
+        "cfcmsa $2, $1",
+        "sw $2, {host_msacsr}($4)",
+        "lw $2, {given_msacsr}($4)",
+        "ctcmsa $1, $2",
+        ".set pop",
+        "24:",
+        "ld $2, {given_hi}($4)",
+        "mthi $2",
+        "ld $2, {given_lo}($4)",
+        "mtlo $2",
+        "lw $2, {given_fcsr}($4)",
+        "ctc1 $2, $31",
+        "move $29, $4",
+        ".irp n,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,24,25,28,30,31",
+        "ld $\\n, {given} + 8*\\n($29)",
+        ".endr",
+        ".globl sigctx_probe_loop_0_1",
+        ".hidden sigctx_probe_loop_0_1",
+        "sigctx_probe_loop_0_1:",
+        ".rept 64",
+        "nop",
+        "daddiu $2, $2, 1",
+        "daddiu $2, $2, -1",
+        "b 1f",                     // may be interrupted between a jump and what goes with it
+        "xori $1, $1, 0x55",
+        "1:",
+        "bne $29, $0, 2f",
+        "xori $1, $1, 0x55",
+        "2:",
+        "xor $16, $16, $17",
+        "xor $16, $16, $17",
+        ".endr",
+        "ld $23, {next}($29)",
+        "jr $23",
+        "nop",
+        ".globl sigctx_probe_exit_0_1",
+        ".hidden sigctx_probe_exit_0_1",
+        "sigctx_probe_exit_0_1:",
+        ".irp n,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,24,25,28,30,31",
+        "sd $\\n, {found} + 8*\\n($29)",
+        ".endr",
+        "move $4, $29",
+        "mfhi $2",
+        "sd $2, {found_hi}($4)",
+        "mflo $2",
+        "sd $2, {found_lo}($4)",
+        "cfc1 $2, $31",
+        "sw $2, {found_fcsr}($4)",
+        "lw $2, {level}($4)",
+        each_vector!("$2", "sdc1", "st.d", "{found_vectors} + 16*\\n($4)"),
+        "blez $3, 25f",
+        "nop",
+        ".set push",
+        ".set msa",
+        "cfcmsa $2, $1",
+        "sw $2, {found_msacsr}($4)",
+        "lw $2, {host_msacsr}($4)",
+        "ctcmsa $1, $2",
+        ".set pop",
+        "25:",
+        "lw $2, {host_fcsr}($4)",
+        "ctc1 $2, $31",
+        ".irp n,24,25,26,27,28,29,30,31",
+        "ldc1 $f\\n, {host_doubles} + 8*\\n($4)",
+        ".endr",
+        ".irp n,16,17,18,19,20,21,22,23,28,29,30,31",
+        "ld $\\n, {host} + 8*\\n($4)",
+        ".endr",
+        "jr $31",
+        "nop",
+        // Writes something else into everything. $4 = level.
+        ".globl sigctx_probe_clobber_0_1",
+        ".hidden sigctx_probe_clobber_0_1",
+        ".type sigctx_probe_clobber_0_1, @function",
+        "sigctx_probe_clobber_0_1:",
+        "daddiu $29, $29, -192",
+        ".irp n,16,17,18,19,20,21,22,23",
+        "sd $\\n, 8*(\\n - 16)($29)",
+        ".endr",
+        "sd $28, 64($29)",
+        "sd $30, 72($29)",
+        "sd $31, 80($29)",
+        "cfc1 $2, $31",
+        "sw $2, 88($29)",
+        ".irp n,24,25,26,27,28,29,30,31",
+        "sdc1 $f\\n, 96 + 8*(\\n - 24)($29)",
+        ".endr",
+        "lui $2, 0xaaaa",
+        "sd $2, 176($29)",
+        "sd $2, 184($29)",
+        each_vector!("$4", "ldc1", "ld.d", "176($29)"),
+        "blez $3, 31f",
+        "nop",
+        ".set push",
+        ".set msa",
+        "cfcmsa $5, $1",
+        "addiu $2, $0, 0x7e",
+        "ctcmsa $1, $2",
+        "xori $5, $5, 0x7c",        // flags are nobody's, as those of the other control word
+        "ctcmsa $1, $5",
+        ".set pop",
+        "31:",
+        "lui $2, 0xff80",           // every condition code, flush to zero, flags, rounding
+        "ori $2, $2, 0x007e",
+        "ctc1 $2, $31",
+        ".irp n,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,28,30,31",
+        "lui $\\n, 0xa500 + \\n",
+        ".endr",
+        "mthi $2",
+        "mtlo $3",
+        // Back to what the ABI promises the caller: not the condition codes, nor the flags.
+        "lw $2, 88($29)",
+        "lui $3, 0xfe80",
+        "ori $3, $3, 0x007c",
+        "xor $2, $2, $3",
+        "ctc1 $2, $31",
+        ".irp n,24,25,26,27,28,29,30,31",
+        "ldc1 $f\\n, 96 + 8*(\\n - 24)($29)",
+        ".endr",
+        ".irp n,16,17,18,19,20,21,22,23",
+        "ld $\\n, 8*(\\n - 16)($29)",
+        ".endr",
+        "ld $28, 64($29)",
+        "ld $30, 72($29)",
+        "ld $31, 80($29)",
+        "jr $31",
+        "daddiu $29, $29, 192",
+        ".set pop",
+        ".popsection",
+        level = const offset_of!(Table, level),
+        next = const offset_of!(Table, next),
+        given = const offset_of!(Table, given.general),
+        given_hi = const offset_of!(Table, given.hi),
+        given_lo = const offset_of!(Table, given.lo),
+        given_fcsr = const offset_of!(Table, given.fcsr),
+        given_msacsr = const offset_of!(Table, given.msacsr),
+        given_vectors = const offset_of!(Table, given.vectors),
+        found = const offset_of!(Table, found.general),
+        found_hi = const offset_of!(Table, found.hi),
+        found_lo = const offset_of!(Table, found.lo),
+        found_fcsr = const offset_of!(Table, found.fcsr),
+        found_msacsr = const offset_of!(Table, found.msacsr),
+        found_vectors = const offset_of!(Table, found.vectors),
+        host = const offset_of!(Table, host_general),
+        host_doubles = const offset_of!(Table, host_doubles),
+        host_fcsr = const offset_of!(Table, host_fcsr),
+        host_msacsr = const offset_of!(Table, host_msacsr),
+    );
+
+    /// Offsets of vectors are ten bits, of eight bytes each.
+    const _: () = assert!(offset_of!(Table, found.vectors) + 31 * 16 < 512 * 8);
+
+    // Values that name their registers: those of the general ones by number in decimal, 0x81 and
+    // 0x80 for hi and lo. fcsr is 0, which is also what a stack that nobody has used yet has in its
+    // place: an emulator may leave the word out.
+    global_asm!(
+        ".pushsection .bss.sigctx_probe, \"aw\", @nobits",
+        ".balign 8",
+        "sigctx_probe_saved_0_1: .skip 8",
+        ".popsection",
+        ".pushsection .data.rel.ro.sigctx_probe, \"aw\", @progbits",
+        ".balign 8",
+        "sigctx_probe_hook_0_1: .8byte {hook}",
+        ".popsection",
+        ".pushsection .text.sigctx_probe, \"ax\", @progbits",
+        ".set push",
+        ".set mips64r2",
+        ".set noreorder",
+        ".set noat",
+        ".set nomacro",
+        ".globl sigctx_probe_known_0_1",
+        ".hidden sigctx_probe_known_0_1",
+        ".type sigctx_probe_known_0_1, @function",
+        "sigctx_probe_known_0_1:",
+        "daddiu $29, $29, -96",
+        ".irp n,16,17,18,19,20,21,22,23",
+        "sd $\\n, 8*(\\n - 16)($29)",
+        ".endr",
+        "sd $28, 64($29)",
+        "sd $30, 72($29)",
+        "sd $31, 80($29)",
+        "cfc1 $2, $31",
+        "sw $2, 88($29)",
+        "ctc1 $0, $31",
+        "lui $28, %hi(%neg(%gp_rel(sigctx_probe_known_0_1)))",
+        "daddiu $28, $28, %lo(%neg(%gp_rel(sigctx_probe_known_0_1)))",
+        "daddu $28, $28, $25",
+        "ld $2, %got_page(sigctx_probe_saved_0_1)($28)",
+        "sd $29, %got_ofst(sigctx_probe_saved_0_1)($2)",
+        "lui $2, 0x8181",
+        "ori $2, $2, 0x8181",
+        "dinsu $2, $2, 32, 32",
+        "mthi $2",
+        "lui $2, 0x8080",
+        "ori $2, $2, 0x8080",
+        "dinsu $2, $2, 32, 32",
+        "mtlo $2",
+        ".irp n,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,28,30,31",
+        "lui $\\n, (\\n / 10 * 16 + \\n % 10) * 0x101",
+        "ori $\\n, $\\n, (\\n / 10 * 16 + \\n % 10) * 0x101",
+        "dinsu $\\n, $\\n, 32, 32",
+        ".endr",
+        "lui $29, 0x2929",          // in the half of the addresses that is the user's
+        "ori $29, $29, 0x2929",
+        ".globl sigctx_probe_known_pc_0_1",
+        ".hidden sigctx_probe_known_pc_0_1",
+        "sigctx_probe_known_pc_0_1:",
+        ".word 0x04170000",         // reserved for this
+        "bal sigctx_probe_back_0_1",
+        "nop",
+        "sigctx_probe_back_0_1:",
+        "lui $28, %hi(%neg(%gp_rel(sigctx_probe_back_0_1)))", // $31 = this address
+        "daddiu $28, $28, %lo(%neg(%gp_rel(sigctx_probe_back_0_1)))",
+        "daddu $28, $28, $31",
+        "ld $2, %got_page(sigctx_probe_saved_0_1)($28)",
+        "ld $29, %got_ofst(sigctx_probe_saved_0_1)($2)",
+        "lw $2, 88($29)",
+        "ctc1 $2, $31",
+        ".irp n,16,17,18,19,20,21,22,23",
+        "ld $\\n, 8*(\\n - 16)($29)",
+        ".endr",
+        "ld $28, 64($29)",
+        "ld $30, 72($29)",
+        "ld $31, 80($29)",
+        "jr $31",
+        "daddiu $29, $29, 96",
+        // What `push_call` is meant for: a trampoline that keeps everything itself, but for s7. At
+        // the stack pointer there is the interrupted code's $31, in $31 where that code goes on. The
+        // handler has lowered the stack pointer by the red zone before; the last instruction gives
+        // it back.
+        ".globl sigctx_probe_trampoline_0_1",
+        ".hidden sigctx_probe_trampoline_0_1",
+        ".type sigctx_probe_trampoline_0_1, @function",
+        "sigctx_probe_trampoline_0_1:",
+        "daddiu $29, $29, -256",
+        ".irp n,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,24,25,28,30,31",
+        "sd $\\n, 8*\\n($29)",
+        ".endr",
+        "mfhi $2",
+        "sd $2, 0($29)",
+        "mflo $2",
+        "sd $2, 8*26($29)",
+        "cfc1 $17, $31",
+        "ctc1 $0, $31",
+        "bal sigctx_probe_kept_0_1",
+        "move $16, $29",            // the callee keeps it
+        "sigctx_probe_kept_0_1:",
+        "lui $28, %hi(%neg(%gp_rel(sigctx_probe_kept_0_1)))", // $31 = this address
+        "daddiu $28, $28, %lo(%neg(%gp_rel(sigctx_probe_kept_0_1)))",
+        "daddu $28, $28, $31",
+        "ld $2, %got_disp(sigctx_probe_level_0_1)($28)",
+        "lw $18, 0($2)",
+        "daddiu $29, $29, -512",
+        "dins $29, $0, 0, 4",       // 16-aligned
+        each_vector!("$18", "sdc1", "st.d", "16*\\n($29)"),
+        "ld $2, %got_page(sigctx_probe_hook_0_1)($28)",
+        "ld $25, %got_ofst(sigctx_probe_hook_0_1)($2)",
+        "jalr $25",
+        "nop",
+        each_vector!("$18", "ldc1", "ld.d", "16*\\n($29)"),
+        "ctc1 $17, $31",
+        "move $29, $16",
+        "ld $2, 0($29)",
+        "mthi $2",
+        "ld $2, 8*26($29)",
+        "mtlo $2",
+        "ld $23, 8*31($29)",
+        ".irp n,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,24,25,28,30",
+        "ld $\\n, 8*\\n($29)",
+        ".endr",
+        "ld $31, 256($29)",
+        "jr $23",
+        "daddiu $29, $29, 256 + 8 + {red_zone}",
+        ".set pop",
+        ".popsection",
+        hook = sym crate::probe::pushed,
+        red_zone = const super::RED_ZONE,
+    );
+
+    unsafe extern "C" {
+        #[link_name = "sigctx_probe_level_0_1"]
+        static LEVEL: AtomicU32;
+        #[link_name = "sigctx_probe_spin_0_1"]
+        fn spin_code(table: *mut Table);
+        #[link_name = "sigctx_probe_loop_0_1"]
+        static LOOP: u8;
+        #[link_name = "sigctx_probe_exit_0_1"]
+        static EXIT: u8;
+        #[link_name = "sigctx_probe_clobber_0_1"]
+        fn clobber_code(level: u32) -> c_int;
+        #[link_name = "sigctx_probe_known_0_1"]
+        fn known_code();
+        #[link_name = "sigctx_probe_known_pc_0_1"]
+        static KNOWN_PC: u8;
+        #[link_name = "sigctx_probe_trampoline_0_1"]
+        fn trampoline_code();
+    }
+
+    /// Runs the loop.
+    ///
+    /// # Safety
+    ///
+    /// The table is filled, below it there is room for a red zone and for signal frames, and its
+    /// `next` leads to `exit` in the end.
+    pub(crate) unsafe fn spin(table: *mut Table) {
+        // SAFETY: the caller's obligations; all callee-saved state is kept.
+        unsafe { spin_code(table) }
+    }
+
+    /// The addresses at which every register holds its pattern.
+    pub(crate) fn window() -> core::ops::Range<usize> {
+        &raw const LOOP as usize..&raw const EXIT as usize
+    }
+
+    /// Writes something else into every register, vector, flag and control word.
+    #[inline]
+    pub(crate) fn clobber() {
+        // SAFETY: keeps what the ABI says a function keeps.
+        unsafe { clobber_code(level() as u32) };
+    }
+
+    /// Loads every register with a value that names it and runs into an undefined instruction.
+    ///
+    /// # Safety
+    ///
+    /// A handler for `SIGILL` on an alternate stack adds [`KNOWN_STEP`] to the program counter; one
+    /// thread at a time.
+    pub(crate) unsafe fn known() {
+        // SAFETY: the caller's obligation; all callee-saved state is kept.
+        unsafe { known_code() }
+    }
+
+    /// Runs into an undefined instruction, with nothing special in any register.
+    ///
+    /// # Safety
+    ///
+    /// A handler for `SIGILL` adds [`KNOWN_STEP`] to the program counter.
+    #[inline(always)]
+    pub(crate) unsafe fn undefined() {
+        // SAFETY: the caller's obligation.
+        unsafe { asm!(".word 0x04170000") };
+    }
+
+    /// Where the undefined instruction is.
+    pub(crate) fn known_pc() -> usize {
+        &raw const KNOWN_PC as usize
+    }
+
+    /// How long the undefined instruction is.
+    pub(crate) const KNOWN_STEP: usize = 4;
+
+    /// Whether the kernel says where an undefined instruction is, when it raises the signal.
+    pub(crate) const UNDEFINED_IS_LOCATED: bool = false;
+
+    /// Registers that are the thread's or the program's own: no code changes them, and their values
+    /// are different in every run.
+    pub(crate) const OWN: &[(Reg, &str)] = &[];
+
+    /// From a frame pointer down to the record of frame pointer and return address, in bytes.
+    pub(crate) const RECORD_BELOW: usize = 0;
+
+    /// The trampoline for `push_call`.
+    pub(crate) fn pushed_trampoline() -> usize {
+        trampoline_code as *const () as usize
+    }
+
+    /// 0: functions leave no records here that a frame pointer would lead to.
+    #[inline(always)]
+    pub(crate) fn frame_pointer() -> usize {
+        0
+    }
+
+    /// Not on this architecture: only another process can step through a program.
+    pub(crate) fn single_step(_ctx: &mut crate::SigCtx<'_>) -> bool {
+        false
+    }
+}

@@ -1,0 +1,207 @@
+//! Gets what the architectures need: by apt, pip and rustup, as root, or says the commands.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use super::machine::{Missing, said};
+use super::table::OLDEST_QEMU;
+use crate::report::Progress;
+use crate::run;
+use crate::workspace::has;
+
+const LIMIT: Duration = Duration::from_mins(20);
+
+/// For the compiler's sources, which Debian has too.
+const RUSTUP_LIMIT: Duration = Duration::from_mins(3);
+
+/// A compiler with the sources of its standard library, in Debian.
+const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+/// Installs as much as it can. Fails with what it could not, and the commands for it.
+pub(crate) fn install(missing: &[Missing], progress: &Progress) -> Result<(), String> {
+    let root = said(&["id", "-u"]).is_some_and(|id| id.trim() == "0");
+    let apt = root && has("apt-get");
+    let mut failures = Vec::new();
+    let mut packages: Vec<&str> = Vec::new();
+    let (mut emulators, mut zig, mut sources) = (false, false, false);
+    for one in missing {
+        match one {
+            Missing::Packages { packages: some, .. } => {
+                packages.extend(some.iter().map(String::as_str));
+            }
+            Missing::Qemu { .. } => emulators = true,
+            Missing::Zig => zig = true,
+            Missing::Sources { .. } => sources = true,
+            Missing::Machine { .. } => {}
+        }
+    }
+    if sources && !rust_sources(progress) {
+        packages.extend(COMPILER);
+    }
+    packages.sort_unstable();
+    packages.dedup();
+    if !packages.is_empty() {
+        failures.extend(apt_install(apt, &packages, None, progress).err());
+    }
+    if emulators {
+        failures.extend(install_emulators(apt, progress).err());
+    }
+    if zig {
+        failures.extend(install_zig(apt, progress).err());
+    }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+}
+
+fn call(words: &[&str], limit: Duration, progress: &Progress) -> Result<String, String> {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env("DEBIAN_FRONTEND", "noninteractive");
+    command.stdin(std::process::Stdio::null());
+    let name = words.join(" ");
+    progress.say(&format!("== {name}"));
+    let ended = run::run(command, limit, |_| {})?;
+    if ended.success() {
+        return Ok(ended.output);
+    }
+    Err(format!("`{name}`: {}\n{}", ended.how(), crate::harness::last_lines(&ended.output)))
+}
+
+/// Installs packages, with the lists that are there, else with new ones.
+fn apt_install(
+    apt: bool,
+    packages: &[&str],
+    suite: Option<&str>,
+    progress: &Progress,
+) -> Result<(), String> {
+    let from = suite.map_or(Vec::new(), |suite| vec!["-t", suite]);
+    let words = [&["apt-get", "install", "-y", "--no-install-recommends"][..], &from, packages];
+    let words = words.concat();
+    if !apt {
+        return Err(format!("as root: `{}`", words.join(" ")));
+    }
+    if call(&words, LIMIT, progress).is_ok() {
+        return Ok(());
+    }
+    call(&["apt-get", "update"], LIMIT, progress)?;
+    call(&words, LIMIT, progress).map(drop)
+}
+
+/// Installs the emulators: from the machine's release, or from its backports when they are old.
+fn install_emulators(apt: bool, progress: &Progress) -> Result<(), String> {
+    const PACKAGE: &str = "qemu-user";
+    let candidate = || {
+        let policy = said(&["apt-cache", "policy", PACKAGE])?;
+        candidate(&policy)
+    };
+    if candidate().is_none() && apt {
+        call(&["apt-get", "update"], LIMIT, progress)?;
+    }
+    if candidate().is_some_and(|version| version >= OLDEST_QEMU) {
+        return apt_install(apt, &[PACKAGE], None, progress);
+    }
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let codename = release.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME="));
+    let codename = codename.map(|c| c.trim_matches('"')).ok_or_else(|| {
+        let (major, minor) = OLDEST_QEMU;
+        format!("install qemu-user {major}.{minor} or later; /etc/os-release names no codename")
+    })?;
+    let suite = format!("{codename}-backports");
+    if apt && !suite_is_known(&suite) {
+        let sources = fs::read_to_string("/etc/apt/sources.list.d/debian.sources");
+        let list = fs::read_to_string("/etc/apt/sources.list");
+        let uri = archive(&sources.unwrap_or_default(), &list.unwrap_or_default());
+        let uri = uri.ok_or("no archive of Debian's is in apt's sources")?;
+        let path = format!("/etc/apt/sources.list.d/{suite}.list");
+        progress.say(&format!("== {path}: {uri}"));
+        fs::write(&path, format!("deb {uri} {suite} main\n"))
+            .map_err(|error| format!("{path}: {error}"))?;
+        call(&["apt-get", "update"], LIMIT, progress)?;
+    }
+    apt_install(apt, &[PACKAGE], Some(&suite), progress)
+}
+
+/// Whether apt has lists of a suite.
+fn suite_is_known(suite: &str) -> bool {
+    let policy = said(&["apt-cache", "policy"]).unwrap_or_default();
+    policy.contains(&format!("a={suite},")) || policy.contains(&format!("n={suite},"))
+}
+
+/// The version that apt would install, from `apt-cache policy qemu-user`.
+fn candidate(policy: &str) -> Option<(u32, u32)> {
+    let version = policy.lines().find_map(|l| l.trim().strip_prefix("Candidate: "))?;
+    // `1:10.0.2+ds-2`: an epoch may be before it.
+    let version = version.split_once(':').map_or(version, |(_, version)| version);
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// The address of the archive, from apt's sources in the new form or the old.
+fn archive(sources: &str, list: &str) -> Option<String> {
+    let new = sources.lines().find_map(|l| l.strip_prefix("URIs:"));
+    let old = || {
+        let line = list.lines().find(|l| l.starts_with("deb "))?;
+        line.split_whitespace().find(|word| word.contains("://"))
+    };
+    let uri = new.and_then(|uris| uris.split_whitespace().next()).or_else(old)?;
+    Some(uri.to_owned())
+}
+
+fn install_zig(apt: bool, progress: &Progress) -> Result<(), String> {
+    const PIP: [&str; 4] = ["python3", "-m", "pip", "install"];
+    if said(&["python3", "-m", "pip", "--version"]).is_none() {
+        apt_install(apt, &["python3-pip"], None, progress)?;
+    }
+    let install = |more: &[&str]| call(&[&PIP[..], more, &["ziglang"]].concat(), LIMIT, progress);
+    match install(&[]) {
+        // Debian's own Python leaves its directories to apt, which has no zig.
+        Err(why) if why.contains("externally-managed-environment") => {
+            install(&["--break-system-packages"]).map(drop)
+        }
+        result => result.map(drop),
+    }
+}
+
+/// Whether rustup has added the sources to the default compiler.
+fn rust_sources(progress: &Progress) -> bool {
+    if !has("rustup") {
+        return false;
+    }
+    match call(&["rustup", "component", "add", "rust-src"], RUSTUP_LIMIT, progress) {
+        Ok(_) => true,
+        Err(why) => {
+            progress.say(&why);
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidate_is_read_with_and_without_epoch() {
+        let policy = |version| {
+            format!("qemu-user:\n  Installed: (none)\n  Candidate: {version}\n  Version table:\n")
+        };
+        assert_eq!(candidate(&policy("1:7.2+dfsg-7")), Some((7, 2)));
+        assert_eq!(candidate(&policy("8.2.2-1ubuntu3")), Some((8, 2)));
+        assert_eq!(candidate(&policy("(none)")), None);
+        assert_eq!(candidate(""), None);
+    }
+
+    #[test]
+    fn archive_is_the_machines_own() {
+        let new = "Types: deb\n# a comment\nURIs: http://mirror/debian http://other\nSuites: x\n";
+        assert_eq!(archive(new, "").unwrap(), "http://mirror/debian");
+        let old = "# deb http://no\ndeb [arch=amd64] https://mirror/d bookworm main\n";
+        assert_eq!(archive("", old).unwrap(), "https://mirror/d");
+        assert_eq!(archive("", ""), None);
+    }
+
+    #[test]
+    fn without_root_the_command_is_told() {
+        let error = apt_install(false, &["a", "b"], Some("s"), &Progress::new()).unwrap_err();
+        assert_eq!(error, "as root: `apt-get install -y --no-install-recommends -t s a b`");
+    }
+}

@@ -1,0 +1,185 @@
+//! The architectures: Go's for Linux, by Go's names, with what it takes to build and run for each.
+//!
+//! One row is all that a new architecture needs here.
+
+/// An architecture.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arch {
+    /// Go's name for it.
+    pub(crate) name: &'static str,
+    /// Rust's name for it.
+    pub(crate) target: &'static str,
+    /// Its file in `crates/sigctx/src/arch`, without `.rs`; two may share one.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test looks whether the file is there"))]
+    pub(crate) file: &'static str,
+    pub(crate) tools: Tools,
+    pub(crate) run: Run,
+    /// Size of the stress tests in per cent, where it is not asked for: an emulator does a
+    /// hundredth of the work in the time.
+    pub(crate) stress: Option<u32>,
+    /// Inline assembly is not stable there: it takes a compiler's unstable features.
+    pub(crate) unstable: bool,
+}
+
+/// Who links, and compiles C for the tests of layouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tools {
+    /// The machine's own.
+    Host,
+    /// Debian's cross compiler.
+    Gcc {
+        /// GNU's name of the target, which begins the compiler's name and names its directory.
+        gnu: &'static str,
+        /// Debian's name of the target, which is in the C library's.
+        debian: &'static str,
+    },
+    /// zig's C compiler with the musl that it brings along.
+    Zig {
+        /// Its name of the target.
+        target: &'static str,
+    },
+}
+
+/// Who runs the tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// The machine, if it is a 64-bit x86.
+    Native,
+    /// The machine where its kernel runs 32-bit x86, else the emulator.
+    NativeOr(Qemu),
+    Emulated(Qemu),
+}
+
+/// An emulator of one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Qemu {
+    pub(crate) program: &'static str,
+    /// With every extension that it knows, rather than those of an old machine.
+    pub(crate) max: bool,
+}
+
+/// Of QEMU: the first that knows loong64's vectors, which its C library uses.
+pub(crate) const OLDEST_QEMU: (u32, u32) = (8, 1);
+
+const fn gcc(gnu: &'static str, debian: &'static str) -> Tools {
+    Tools::Gcc { gnu, debian }
+}
+
+const fn qemu(program: &'static str) -> Run {
+    Run::Emulated(Qemu { program, max: false })
+}
+
+const fn qemu_max(program: &'static str) -> Run {
+    Run::Emulated(Qemu { program, max: true })
+}
+
+const fn arch(
+    name: &'static str,
+    target: &'static str,
+    file: &'static str,
+    tools: Tools,
+    run: Run,
+) -> Arch {
+    Arch { name, target, file, tools, run, stress: Some(1), unstable: false }
+}
+
+const fn mips(
+    name: &'static str,
+    target: &'static str,
+    file: &'static str,
+    tools: Tools,
+    run: Run,
+) -> Arch {
+    Arch { unstable: true, ..arch(name, target, file, tools, run) }
+}
+
+/// Every architecture, sorted by name.
+#[rustfmt::skip]
+pub(crate) const ARCHES: [Arch; 13] = [
+    // Native on most machines, where the stress tests can be larger.
+    Arch {
+        stress: Some(5),
+        ..arch("386",  "i686-unknown-linux-gnu",             "x86",         gcc("i686-linux-gnu", "i386"),             Run::NativeOr(Qemu { program: "qemu-i386", max: true }))
+    },
+    Arch {
+        stress: None,
+        ..arch("amd64", "x86_64-unknown-linux-gnu",          "x86_64",      Tools::Host,                                Run::Native)
+    },
+    arch("arm",        "armv7-unknown-linux-gnueabihf",      "arm",         gcc("arm-linux-gnueabihf", "armhf"),       qemu("qemu-arm")),
+    arch("arm64",      "aarch64-unknown-linux-gnu",          "aarch64",     gcc("aarch64-linux-gnu", "arm64"),         qemu_max("qemu-aarch64")),
+    arch("loong64",    "loongarch64-unknown-linux-musl",     "loongarch64", Tools::Zig { target: "loongarch64-linux-musl" }, qemu_max("qemu-loongarch64")),
+    mips("mips",       "mips-unknown-linux-gnu",             "mips",        gcc("mips-linux-gnu", "mips"),             qemu("qemu-mips")),
+    mips("mips64",     "mips64-unknown-linux-gnuabi64",      "mips64",      gcc("mips64-linux-gnuabi64", "mips64"),     qemu("qemu-mips64")),
+    mips("mips64le",   "mips64el-unknown-linux-gnuabi64",    "mips64",      gcc("mips64el-linux-gnuabi64", "mips64el"), qemu("qemu-mips64el")),
+    mips("mipsle",     "mipsel-unknown-linux-gnu",           "mips",        gcc("mipsel-linux-gnu", "mipsel"),         qemu("qemu-mipsel")),
+    arch("ppc64",      "powerpc64-unknown-linux-gnu",        "powerpc64",   gcc("powerpc64-linux-gnu", "ppc64"),       qemu("qemu-ppc64")),
+    arch("ppc64le",    "powerpc64le-unknown-linux-gnu",      "powerpc64",   gcc("powerpc64le-linux-gnu", "ppc64el"),   qemu("qemu-ppc64le")),
+    arch("riscv64",    "riscv64gc-unknown-linux-gnu",        "riscv64",     gcc("riscv64-linux-gnu", "riscv64"),       qemu_max("qemu-riscv64")),
+    arch("s390x",      "s390x-unknown-linux-gnu",            "s390x",       gcc("s390x-linux-gnu", "s390x"),           qemu_max("qemu-s390x")),
+];
+
+/// The rows with these names, in the table's order; all when none is named.
+pub(crate) fn select(names: &[String]) -> Result<Vec<&'static Arch>, String> {
+    if let Some(name) = names.iter().find(|name| ARCHES.iter().all(|a| a.name != *name)) {
+        let all = ARCHES.map(|a| a.name).join(", ");
+        let meant = ARCHES.iter().find(|a| a.target.split('-').next() == Some(name));
+        let hint = meant.map_or(String::new(), |a| format!(" (`{}` here)", a.name));
+        return Err(format!("no architecture is called `{name}`{hint}; there are {all}"));
+    }
+    let taken = |arch: &&Arch| names.is_empty() || names.iter().any(|name| name == arch.name);
+    Ok(ARCHES.iter().filter(taken).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::Workspace;
+
+    /// `go tool dist list` has these for Linux.
+    const GO: [&str; 13] = [
+        "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64",
+        "ppc64le", "riscv64", "s390x",
+    ];
+
+    #[test]
+    fn every_architecture_of_gos_is_there() {
+        assert_eq!(ARCHES.map(|a| a.name), GO);
+    }
+
+    #[test]
+    fn every_architecture_has_its_file_and_every_file_its_architecture() {
+        let dir = Workspace::find().root.join("crates/sigctx/src/arch");
+        for arch in ARCHES {
+            let file = dir.join(arch.file).with_extension("rs");
+            assert!(file.is_file(), "{}: no {}", arch.name, file.display());
+        }
+        let module = std::fs::read_to_string(dir.join("mod.rs")).unwrap();
+        let used = module.lines().filter_map(|l| l.trim().strip_prefix("pub(crate) use "));
+        for file in used.filter_map(|l| l.strip_suffix("::*;")) {
+            assert!(ARCHES.iter().any(|a| a.file == file), "no row is for {file}.rs");
+        }
+    }
+
+    #[test]
+    fn rows_differ_in_target_and_emulator() {
+        for (i, a) in ARCHES.iter().enumerate() {
+            for b in &ARCHES[i + 1..] {
+                assert_ne!(a.target, b.target);
+                assert_ne!(a.run, b.run);
+                assert_ne!(a.tools, b.tools);
+            }
+        }
+    }
+
+    #[test]
+    fn selection_is_by_name_in_the_tables_order() {
+        let names = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|n| (*n).to_owned()).collect();
+            select(&names).map(|rows| rows.iter().map(|a| a.name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&[]).unwrap().len(), 13);
+        assert_eq!(names(&["s390x", "arm"]).unwrap(), ["arm", "s390x"]);
+        let error = names(&["arm", "aarch64"]).unwrap_err();
+        assert!(error.contains("`aarch64`") && error.contains("`arm64`"), "{error}");
+    }
+}
