@@ -108,7 +108,7 @@ impl core::error::Error for CodeError {}
 ///
 /// ```
 /// // A machine-code loop that a JIT has just written at `code`.
-/// # let code = 0x7f00_0000_0000_usize;
+/// # let code = 0x7f00_0000_usize;
 /// // SAFETY: the JIT emits no locks, and keeps the code until `range` is dropped.
 /// let range = unsafe { preempt::register_code(code..code + 64) }?;
 /// assert!(preempt::is_registered_code(code + 10));

@@ -162,7 +162,8 @@ fn a_thread_that_blocks_the_signal_is_named_and_stops_after_it_unblocks() {
     let SuspendError::Late { tid, ref name, ref why, .. } = error else { panic!("{error}") };
     assert_eq!(tid, runner.thread().tid());
     assert_eq!(name.to_string(), "masker");
-    assert!(matches!(why, Why::SignalBlocked), "{error}");
+    let told = testkit::proc_shows_mask(libc::SIGURG);
+    assert!(!told || matches!(why, Why::SignalBlocked), "{error}");
 
     masked.store(false, SeqCst);
     let count = spin.count.load(SeqCst);
@@ -172,16 +173,33 @@ fn a_thread_that_blocks_the_signal_is_named_and_stops_after_it_unblocks() {
     drop(stopped);
     spin.stop.store(true, SeqCst);
     runner.join().expect("no panic").expect("entered");
+    if !told {
+        testkit::skip("/proc shows the signals of the emulator's host: the reason is not known");
+    }
+}
+
+/// Why the handler, once it has run, did not stop the task.
+fn refusal(task: &Task) -> (Outcome, usize) {
+    let mut refused = None;
+    // On a busy machine the handler may not have run when the time is over.
+    until("the signal is handled", || {
+        match suspend(task, Duration::from_millis(50)).expect_err("refused") {
+            SuspendError::Late { why: Why::Refused { outcome, pc }, .. } => {
+                refused = Some((outcome, pc));
+            }
+            SuspendError::Late { why: Why::NotHandled, .. } => {}
+            error => panic!("{error}"),
+        }
+        refused.is_some()
+    });
+    refused.expect("just found")
 }
 
 #[test]
 fn code_that_is_not_registered_is_not_interrupted_and_the_error_says_where_it_was() {
     preempt::install().expect("install");
     let spinner = Spinner::start("outside", Task::new());
-    let error = suspend(&spinner.task, Duration::from_millis(50)).expect_err("no code registered");
-    let SuspendError::Late { why: Why::Refused { outcome, pc }, .. } = error else {
-        panic!("{error}")
-    };
+    let (outcome, pc) = refusal(&spinner.task);
     assert_eq!(outcome, Outcome::OutsideCode);
     let code = preempt::preemptible_section!();
     assert!(code.contains(&pc), "{pc:#x} is not in {code:x?}");
@@ -213,11 +231,7 @@ fn a_guard_puts_the_stop_off_until_it_is_dropped() {
         })
     };
     until("it spins", || count.load(SeqCst) > 0);
-    let error = suspend(&task, Duration::from_millis(50)).expect_err("guarded");
-    let SuspendError::Late { why: Why::Refused { outcome, .. }, .. } = error else {
-        panic!("{error}")
-    };
-    assert_eq!(outcome, Outcome::Disabled);
+    assert_eq!(refusal(&task).0, Outcome::Disabled);
 
     let suspender = thread::spawn(move || suspend(&task, SOON).map(|s| s.stopped_at()));
     guarded.store(false, SeqCst);

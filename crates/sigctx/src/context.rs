@@ -125,7 +125,8 @@ impl SigCtx<'_> {
         sent.then(|| Sender { pid: info.pid(), uid: info.uid() })
     }
 
-    /// The address whose access or execution failed, for a fault that the CPU raised.
+    /// The address whose access or execution failed, for a fault that the CPU raised. On s390x its
+    /// page: the machine tells no more.
     ///
     /// # Signal safety
     ///

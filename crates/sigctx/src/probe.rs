@@ -331,9 +331,12 @@ pub const UNDEFINED_IS_LOCATED: bool = arch::UNDEFINED_IS_LOCATED;
 /// values are different in every run.
 pub const OWN_REGISTERS: &[(arch::Reg, &str)] = arch::OWN;
 
-/// From a frame pointer down to the record of frame pointer and return address, in bytes: some ABIs
-/// have it point behind the record.
-pub const RECORD_BELOW: usize = arch::RECORD_BELOW;
+/// From a frame pointer to the frame pointer before it, and to the return address, in bytes. `None`
+/// where code keeps no frame pointers.
+pub const FRAME_POINTER_TO: Option<[isize; 2]> = arch::FRAME_POINTER_TO;
+
+/// Addresses of faults are multiples of this, a power of two: the machine may tell the page only.
+pub const FAULT_GRANULE: usize = arch::FAULT_GRANULE;
 
 static PUSHED: AtomicU32 = AtomicU32::new(0);
 

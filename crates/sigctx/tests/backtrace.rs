@@ -4,6 +4,7 @@
 mod common;
 
 use std::backtrace::Backtrace;
+use std::ffi::c_void;
 use std::hint::black_box;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -13,16 +14,17 @@ use common::*;
 use sigctx::altstack::AltStack;
 use sigctx::handler::{self, Delivery, Flow, Options};
 use sigctx::inject::Frame;
-use sigctx::sys;
+use sigctx::sys::{self, KernelAction, SaFlags, SigSet};
 use testkit::Rng;
 
 static SEEN: AtomicBool = AtomicBool::new(false);
 
-/// Computes in registers alone, so that a backtrace of it may be taken anywhere.
+/// Computes in registers alone, so that a backtrace of it may be taken anywhere. (With a `black_box`
+/// in the loop it has a frame, which on s390x it opens without a rule for the stack pointer.)
 #[inline(never)]
 fn interrupted_function(mut x: u64) -> u64 {
     while !SEEN.load(SeqCst) {
-        x = black_box(x.wrapping_mul(3));
+        x = x.wrapping_mul(3);
     }
     x
 }
@@ -61,7 +63,9 @@ fn handler_on_top(delivery: &mut Delivery<'_>) -> Flow {
     // refused below.
     match unsafe { delivery.inject(stack, injected_callback, 0) } {
         Ok(injection) if SPINNING.load(SeqCst) && !SEEN.load(SeqCst) => {
-            show("handler");
+            if SHOW_HANDLER.load(SeqCst) {
+                show("handler");
+            }
             Flow::Inject(injection)
         }
         // Dropped: called off.
@@ -77,11 +81,16 @@ fn handler_on_top(delivery: &mut Delivery<'_>) -> Flow {
 }
 
 static SPINNING: AtomicBool = AtomicBool::new(false);
+static SHOW_HANDLER: AtomicBool = AtomicBool::new(false);
 
 fn interrupt_once() {
     // SAFETY: see the handler.
     let installed = unsafe { handler::install(libc::SIGURG, handler_on_top, Options::new()) };
     let _installed = installed.expect("install");
+    interrupt_until_seen();
+}
+
+fn interrupt_until_seen() {
     // Loads and caches what later backtraces need.
     drop(Backtrace::force_capture().to_string());
     let mut rng = Rng::from_env();
@@ -102,33 +111,89 @@ fn interrupt_once() {
     });
 }
 
-/// Fails unless `names` appear in `text` in this order.
-fn assert_in_order(text: &str, names: &[&str]) {
+/// Whether `names` appear in `text` in this order.
+fn names_are_in_order(text: &str, names: &[&str]) -> bool {
     let mut rest = text;
-    for name in names {
-        let Some(at) = rest.find(name) else {
-            panic!("`{name}` is not there, or not here:\n{text}")
-        };
-        rest = &rest[at + name.len()..];
-    }
+    names.iter().all(|name| match rest.split_once(name) {
+        Some((_, after)) => {
+            rest = after;
+            true
+        }
+        None => false,
+    })
 }
 
+fn assert_in_order(text: &str, names: &[&str]) {
+    assert!(names_are_in_order(text, names), "not there, or not in this order: {names:?}\n{text}");
+}
+
+/// A backtrace in the output; empty when there is none.
 fn section<'a>(output: &'a str, of: &str) -> &'a str {
-    let (_, rest) = output.split_once(&format!("BACKTRACE of {of}\n")).expect(output);
-    rest.split_once("\nEND").expect(output).0
+    let after = output.split_once(&format!("BACKTRACE of {of}\n"));
+    after.and_then(|(_, rest)| rest.split_once("\nEND")).map_or("", |(section, _)| section)
+}
+
+const INTERRUPTED: [&str; 2] = ["interrupted_function", "caller_of_the_interrupted"];
+
+#[test]
+fn std_walks_through_an_injected_call() {
+    let name = "std_walks_through_an_injected_call";
+    let Some(ended) = testkit::child(name, DEADLINE, interrupt_once) else { return };
+    assert!(ended.status.success(), "{}", ended.output);
+    let injected = section(&ended.output, "injected call");
+    assert_in_order(injected, &["injected_callback", INTERRUPTED[0], INTERRUPTED[1]]);
+    assert!(!injected.contains("handler_on_top"), "the handler has been left:\n{injected}");
 }
 
 #[test]
-fn std_walks_through_handler_and_injected_call() {
-    let name = "std_walks_through_handler_and_injected_call";
-    let Some(ended) = testkit::child(name, DEADLINE, interrupt_once) else { return };
-    assert!(ended.status.success(), "{}", ended.output);
-    let interrupted = ["interrupted_function", "caller_of_the_interrupted"];
-    let handler = section(&ended.output, "handler");
-    assert_in_order(handler, &["handler_on_top", interrupted[0], interrupted[1]]);
-    let injected = section(&ended.output, "injected call");
-    assert_in_order(injected, &["injected_callback", interrupted[0], interrupted[1]]);
-    assert!(!injected.contains("handler_on_top"), "the handler has been left:\n{injected}");
+fn std_walks_through_a_handler() {
+    let name = "std_walks_through_a_handler";
+    let interrupt = || {
+        SHOW_HANDLER.store(true, SeqCst);
+        interrupt_once();
+    };
+    let Some(ended) = testkit::child(name, DEADLINE, interrupt) else { return };
+    let seen = ended.status.success()
+        && names_are_in_order(
+            section(&ended.output, "handler"),
+            &["handler_on_top", INTERRUPTED[0], INTERRUPTED[1]],
+        );
+    if !seen && testkit::emulator().is_some() && !an_ordinary_handler_has_a_backtrace() {
+        testkit::skip("unwinders find no way through the emulator's signal frames");
+        return;
+    }
+    assert!(seen, "{}\n{}", ended.status, ended.output);
+}
+
+/// The control: a handler that this crate has no part in.
+fn an_ordinary_handler_has_a_backtrace() -> bool {
+    let control =
+        testkit::child("ordinary_handler", DEADLINE, || unreachable!("the parent's name"));
+    control.is_some_and(|ended| {
+        ended.status.success()
+            && names_are_in_order(section(&ended.output, "ordinary handler"), &INTERRUPTED)
+    })
+}
+
+/// Run by the test above.
+#[test]
+#[ignore = "a control, not a test"]
+fn ordinary_handler() {
+    extern "C" fn handler(_: i32, _: *mut c_void, _: *mut c_void) {
+        if SPINNING.load(SeqCst) && !SEEN.load(SeqCst) {
+            show("ordinary handler");
+            SEEN.store(true, SeqCst);
+        }
+        HANDLED.fetch_add(1, SeqCst);
+    }
+    testkit::in_child("ordinary_handler", DEADLINE, || {
+        let flags = SaFlags::SIGINFO | SaFlags::ONSTACK | SaFlags::RESTART;
+        let handler = handler as *const () as usize;
+        let action = KernelAction { handler, flags, mask: SigSet::empty() };
+        // SAFETY: the interrupted function holds no lock and does not allocate.
+        unsafe { sys::rt_sigaction(libc::SIGURG, Some(&action)) }.expect("install");
+        interrupt_until_seen();
+    });
 }
 
 /// Follows frame records from the injected call: each has the one before it and an address.
@@ -137,15 +202,16 @@ fn frame_pointers_lead_from_an_injected_call_to_the_interrupted_function() {
     static FOUND: AtomicUsize = AtomicUsize::new(0);
 
     fn walk(frame: &mut Frame<'_>, _: usize) {
+        let to = sigctx::probe::FRAME_POINTER_TO.expect("asked before");
         let mut fp = sigctx::probe::frame_pointer();
         // SAFETY: leaked.
         let (lo, hi) = unsafe { &*STACK.load(SeqCst) }.bounds();
         let context = frame.context();
         // Records lie further and further up, and here all of them below the interrupted frame.
         while fp.is_multiple_of(align_of::<usize>()) && (lo..context.sp()).contains(&fp) {
-            // SAFETY: within the stack, among the frames of this call: two words that can be read.
+            // SAFETY: within the stack, among the frames of this call: words that can be read.
             let [above, pc] =
-                unsafe { ((fp - sigctx::probe::RECORD_BELOW) as *const [usize; 2]).read() };
+                to.map(|offset| unsafe { (fp.wrapping_add_signed(offset) as *const usize).read() });
             if pc == context.pc() && above == context.fp() {
                 FOUND.fetch_add(1, SeqCst);
                 break;
@@ -161,6 +227,10 @@ fn frame_pointers_lead_from_an_injected_call_to_the_interrupted_function() {
         let stack = unsafe { &*STACK.load(SeqCst) };
         // SAFETY: the call reads and counts.
         make_or_count(unsafe { delivery.inject(stack, walk, 0) })
+    }
+    if sigctx::probe::FRAME_POINTER_TO.is_none() {
+        testkit::skip("code keeps no frame pointers on this architecture");
+        return;
     }
     let name = "frame_pointers_lead_from_an_injected_call_to_the_interrupted_function";
     testkit::in_child(name, DEADLINE, || {
@@ -193,8 +263,12 @@ fn gdb_victim() {
 
 #[test]
 fn gdb_walks_through_an_injected_call() {
+    if testkit::emulator().is_some() {
+        testkit::skip("a debugger cannot start a program in the emulator");
+        return;
+    }
     if Command::new("gdb").arg("--version").output().is_err() {
-        println!("skipped: gdb is not installed");
+        testkit::skip("gdb is not installed");
         return;
     }
     let exe = std::env::current_exe().expect("path of the test binary");

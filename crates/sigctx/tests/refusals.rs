@@ -167,7 +167,7 @@ fn nothing_is_injected_on_the_way_back_from_a_call() {
         Flow::Resume
     }
     if !sigctx::probe::with_blank_context(sigctx::probe::single_step) {
-        println!("skipped: on this architecture no program can step through itself");
+        testkit::skip("on this architecture no program can step through itself");
         return;
     }
     testkit::in_child("nothing_is_injected_on_the_way_back_from_a_call", DEADLINE, || {

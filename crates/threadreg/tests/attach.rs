@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sigctx::sys;
-use testkit::in_child;
+use testkit::{in_child, patience};
 use threadreg::{AttachError, attach, current, os_threads, threads};
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -17,7 +17,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !done() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "never: {what}");
+        assert!(begin.elapsed() < patience(Duration::from_secs(20)), "never: {what}");
         thread::yield_now();
     }
 }
@@ -173,12 +173,13 @@ fn t9_a_main_thread_that_exited_is_seen_as_exiting() {
     });
 }
 
-/// Ends the calling thread as `pthread_exit` does, but for the unwinding, which Rust frames do not
-/// allow: destroys its thread-locals, then leaves the kernel.
+/// Ends the calling thread as glibc's `pthread_exit` does, but for the unwinding, which Rust frames
+/// do not allow: destroys its thread-locals, then leaves the kernel.
 ///
 /// # Safety
 ///
 /// Nobody may use this thread's stack.
+#[cfg(target_env = "gnu")]
 unsafe fn raw_exit() -> ! {
     unsafe extern "C" {
         fn __call_tls_dtors();
@@ -188,6 +189,17 @@ unsafe fn raw_exit() -> ! {
     // SAFETY: the caller's obligation.
     let _ = unsafe { sys::syscall(libc::SYS_exit, [0; 6]) };
     unreachable!("exit returns")
+}
+
+/// Ends the calling thread. Other C libraries unwind nothing.
+///
+/// # Safety
+///
+/// Nobody may use this thread's stack.
+#[cfg(not(target_env = "gnu"))]
+unsafe fn raw_exit() -> ! {
+    // SAFETY: the caller's obligation.
+    unsafe { libc::pthread_exit(ptr::null_mut()) }
 }
 
 #[test]

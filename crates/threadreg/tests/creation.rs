@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use sigctx::handler::{Delivery, Flow, Options, install};
 use sigctx::sys::{self, MaskHow, SigSet};
-use testkit::{budget, in_child};
+use testkit::{budget, in_child, patience};
 use threadreg::procfs::TaskDir;
 use threadreg::{Builder, freeze_creation, never_block, threads, try_freeze_creation};
 
@@ -21,7 +21,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !done() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "never: {what}");
+        assert!(begin.elapsed() < patience(Duration::from_secs(20)), "never: {what}");
         thread::yield_now();
     }
 }
@@ -64,9 +64,10 @@ fn t1_stress_frozen_list_is_the_kernels_list() {
                 })
             })
             .collect();
-        let mut seen = 0;
-        let rounds = budget(300);
-        for _ in 0..rounds {
+        let (mut seen, mut rounds) = (0, 0);
+        // Until some were alive while frozen, too: when that is, is the scheduler's business.
+        while rounds < budget(300) || seen == 0 {
+            rounds += 1;
             PAUSE.store(true, SeqCst);
             let frozen = freeze_creation();
             frozen.wait_all_started(MINUTE).expect("all start");
@@ -93,7 +94,6 @@ fn t1_stress_frozen_list_is_the_kernels_list() {
             creator.join().expect("no panic");
         }
         assert_eq!(threads().count(), 0);
-        assert!(seen > 0, "no thread was ever alive while frozen: nothing was tested");
         println!("{} threads made, {rounds} freezes, {seen} threads compared", MADE.load(SeqCst));
     });
 }
@@ -156,7 +156,7 @@ fn t3_a_clone_that_fails_leaves_nothing_listed() {
     in_child("t3_a_clone_that_fails_leaves_nothing_listed", MINUTE, || {
         let mask = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
         for _ in 0..100 {
-            let made = Builder::new().name("huge").stack_size(1 << 46).spawn(|| ());
+            let made = Builder::new().name("huge").stack_size(usize::MAX / 8 * 7).spawn(|| ());
             let error = made.expect_err("no such address space");
             assert!(error.raw_os_error().is_some(), "{error}");
             assert_eq!(threads().count(), 0);

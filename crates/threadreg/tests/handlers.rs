@@ -140,9 +140,13 @@ fn s14_s15_s16_stress_handlers_on_threads_in_every_stage_of_life() {
             sent
         });
         let rounds = budget(1500);
+        // Else a stage was never met; when it is, is the scheduler's business.
+        let met_all = || REGISTERED.load(SeqCst) > 0 && FOREIGN.load(SeqCst) > 0;
         let creators = [0, 1, 2].map(|kind| {
             thread::spawn(move || {
-                for n in 0..rounds {
+                let mut n = 0;
+                while n < rounds || !met_all() {
+                    n += 1;
                     match kind {
                         0 => threadreg::spawn(move || {
                             let me = current().expect("registered");
@@ -171,6 +175,5 @@ fn s14_s15_s16_stress_handlers_on_threads_in_every_stage_of_life() {
         let (registered, foreign) = (REGISTERED.load(SeqCst), FOREIGN.load(SeqCst));
         println!("{sent} sent; handled on {registered} registered, {foreign} foreign threads");
         assert_eq!(WRONG.load(SeqCst), 0);
-        assert!(registered > 0 && foreign > 0, "a stage was never met");
     });
 }

@@ -5,9 +5,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sigctx::sys::{self, SigSet};
-use testkit::in_child;
+use testkit::{in_child, proc_shows_mask};
 use threadreg::procfs::TaskDir;
-use threadreg::{Builder, Event, Slot, SlotId, attach, current, freeze_creation, threads};
+use threadreg::{
+    Builder, Event, Slot, SlotId, ThreadRef, attach, current, freeze_creation, threads,
+};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -168,34 +170,34 @@ fn t14_stress_forks_amid_a_spawn_storm_find_a_usable_registry() {
     });
 }
 
+/// Waits until the thread sleeps.
+fn asleep(dir: &TaskDir, thread: ThreadRef) -> i32 {
+    let begin = Instant::now();
+    loop {
+        if let Some(tid) = thread.tid()
+            && dir.stat(tid).is_ok_and(|stat| stat.state == 'S')
+        {
+            return tid;
+        }
+        assert!(begin.elapsed() < MINUTE);
+        thread::yield_now();
+    }
+}
+
 #[test]
-fn proc_tells_names_masks_and_who_is_exiting() {
-    in_child("proc_tells_names_masks_and_who_is_exiting", MINUTE, || {
+fn proc_tells_names_and_who_is_exiting() {
+    in_child("proc_tells_names_and_who_is_exiting", MINUTE, || {
         let mut dir = TaskDir::open().expect("/proc");
         let count = dir.count().expect("counts");
-        let blocked = SigSet::of(libc::SIGUSR1).with(libc::SIGRTMAX());
-        let worker = Builder::new()
-            .name("a) b (c")
-            .signal_mask(blocked)
-            .spawn(thread::park)
-            .expect("spawns");
-        let thread = worker.thread();
-        let begin = Instant::now();
-        while !thread.tid().is_some_and(|tid| dir.stat(tid).is_ok_and(|stat| stat.state == 'S')) {
-            assert!(begin.elapsed() < MINUTE);
-            thread::yield_now();
-        }
-        let tid = thread.tid().expect("started");
+        let worker = Builder::new().name("a) b (c").spawn(thread::park).expect("spawns");
+        let tid = asleep(&dir, worker.thread());
         assert_eq!(dir.count(), Ok(count + 1));
-        thread.signal(libc::SIGUSR1).expect("sent");
 
         let stat = dir.stat(tid).expect("read");
         assert_eq!(stat.comm.as_str(), "a) b (c");
         assert!(!stat.is_exiting() && !stat.is_kernel_worker() && stat.start_time > 0);
         let status = dir.status(tid).expect("read");
         assert_eq!(status.name.as_str(), "a) b (c");
-        assert_eq!(status.blocked, blocked);
-        assert_eq!(status.pending, SigSet::of(libc::SIGUSR1));
         // SAFETY: touches no memory.
         assert_eq!(status.uid[1], unsafe { libc::geteuid() });
 
@@ -216,5 +218,25 @@ fn proc_tells_names_masks_and_who_is_exiting() {
         let error = dir.stat(tid).expect_err("gone");
         assert!(error.is_gone(), "{error}");
         assert_eq!(error.to_string(), format!("cannot read stat of thread {tid}: ENOENT (2)"));
+    });
+}
+
+#[test]
+fn proc_tells_masks_and_what_is_pending() {
+    in_child("proc_tells_masks_and_what_is_pending", MINUTE, || {
+        let signals = [libc::SIGUSR1, libc::SIGRTMAX()];
+        if !signals.into_iter().all(proc_shows_mask) {
+            return testkit::skip("/proc shows the signals of the emulator's host");
+        }
+        let dir = TaskDir::open().expect("/proc");
+        let blocked = SigSet::of(libc::SIGUSR1).with(libc::SIGRTMAX());
+        let worker = Builder::new().signal_mask(blocked).spawn(thread::park).expect("spawns");
+        let tid = asleep(&dir, worker.thread());
+        worker.thread().signal(libc::SIGUSR1).expect("sent");
+        let status = dir.status(tid).expect("read");
+        assert_eq!(status.blocked, blocked);
+        assert_eq!(status.pending, SigSet::of(libc::SIGUSR1));
+        worker.unpark();
+        worker.join().expect("no panic");
     });
 }

@@ -1,7 +1,6 @@
 //! A signal reaches the thread that it was sent to, or none: pins, exits, ids used again.
 
 use std::collections::HashMap;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc;
 use std::thread;
@@ -10,7 +9,7 @@ use std::{env, fs};
 
 use sigctx::handler::{Delivery, Flow, Options, install};
 use sigctx::sys;
-use testkit::{Rng, budget, in_child};
+use testkit::{Rng, budget, in_child, patience};
 use threadreg::{SignalError, ThreadRef, current, threads};
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -20,7 +19,7 @@ const CODE: i32 = -77;
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !done() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "never: {what}");
+        assert!(begin.elapsed() < patience(Duration::from_secs(20)), "never: {what}");
         thread::yield_now();
     }
 }
@@ -80,9 +79,11 @@ fn t8_stress_no_signal_goes_astray() {
             })
             .collect();
         let mut rng = Rng::from_env();
-        let made = budget(3000);
+        let mut made = 0;
         let mut workers = Vec::new();
-        for _ in 0..made {
+        // Until some signal has come, too: when that is, is the scheduler's business.
+        while made < budget(3000) || RIGHT.load(SeqCst) == 0 {
+            made += 1;
             let spins = rng.below(200_000);
             workers.push(threadreg::spawn(move || {
                 for n in 0..spins {
@@ -100,7 +101,6 @@ fn t8_stress_no_signal_goes_astray() {
         let ends: Vec<_> = senders.into_iter().map(|s| s.join().expect("no panic")).collect();
         println!("{made} threads, (sent, gone) {ends:?}, right {}", RIGHT.load(SeqCst));
         assert_eq!(WRONG.load(SeqCst), 0, "signals that reached another thread");
-        assert!(RIGHT.load(SeqCst) > 0, "nothing was delivered: nothing was tested");
     });
 }
 
@@ -168,10 +168,9 @@ fn t8_a_stale_reference_does_not_reach_the_next_owner_of_the_id() {
         if env::var(INNER).is_err() {
             // SAFETY: touches no memory; only children made from now on are concerned.
             if unsafe { libc::unshare(libc::CLONE_NEWPID) } != 0 {
-                println!("skipped: no right to make a pid namespace");
-                return;
+                return testkit::skip("no right to make a pid namespace");
             }
-            let inner = Command::new(env::current_exe().expect("path"))
+            let inner = testkit::command(env::current_exe().expect("path"))
                 .args([NAME, "--exact", "--nocapture"])
                 .env(INNER, "1")
                 .status()
@@ -182,8 +181,7 @@ fn t8_a_stale_reference_does_not_reach_the_next_owner_of_the_id() {
         assert_eq!(sys::getpid(), 1, "first of its namespace");
         let outside = fs::read_to_string("/proc/sys/kernel/pid_max").expect("readable");
         if let Err(error) = fs::write("/proc/sys/kernel/pid_max", "310") {
-            println!("skipped: the limit of ids is not the namespace's own ({error})");
-            return;
+            return testkit::skip(format!("the limit of ids is not the namespace's own: {error}"));
         }
         let mut owners: Vec<(i32, ThreadRef)> = Vec::new();
         let mut again = 0;

@@ -83,7 +83,7 @@ impl Spinner {
 pub(crate) fn until(what: &str, mut come: impl FnMut() -> bool) {
     let start = Instant::now();
     while !come() {
-        assert!(start.elapsed() < SOON, "waited in vain until {what}");
+        assert!(start.elapsed() < testkit::patience(SOON), "waited in vain until {what}");
         thread::yield_now();
     }
 }

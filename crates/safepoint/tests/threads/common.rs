@@ -5,6 +5,7 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use safepoint::{Mutator, World};
+use testkit::patience;
 
 /// A flag that threads wait for.
 #[derive(Debug, Default)]
@@ -25,11 +26,11 @@ impl Flag {
     }
 }
 
-/// Waits until `what` holds; panics after ten seconds.
+/// Waits until `what` holds; panics after ten seconds, with patience.
 pub(crate) fn eventually(what: impl Fn() -> bool) {
     let start = Instant::now();
     while !what() {
-        assert!(start.elapsed() < Duration::from_secs(10), "waited in vain");
+        assert!(start.elapsed() < patience(Duration::from_secs(10)), "waited in vain");
         thread::yield_now();
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::common::{Flag, eventually, mutator};
 use safepoint::{StopOptions, World};
 use sigctx::sys;
-use testkit::in_child;
+use testkit::{in_child, patience};
 use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
 
 /// Hands the calls to whoever asks for them, as a handler would: each thread its own.
@@ -84,7 +84,8 @@ fn a_late_nudge_does_nothing() {
         world.set_nudge(mailbox.clone());
         thread::scope(|scope| {
             mutator(scope, &world, "late", |m| {
-                thread::sleep(Duration::from_millis(20));
+                // The stop must have begun by then.
+                thread::sleep(patience(Duration::from_millis(20)));
                 m.poll();
             });
             world.stop_from_outside("test").unwrap().resume();
@@ -133,6 +134,7 @@ fn a_requester_that_is_interrupted_all_the_time_nudges_as_often() {
         let (world, counter) = (World::new(), Arc::new(Counter::default()));
         world.set_nudge(counter.clone());
         let (done, me) = (Flag::default(), sys::gettid());
+        let long = patience(Duration::from_secs(1));
         thread::scope(|scope| {
             mutator(scope, &world, "deaf", |_| {
                 while !done.is_up() {
@@ -145,7 +147,7 @@ fn a_requester_that_is_interrupted_all_the_time_nudges_as_often() {
                     thread::sleep(Duration::from_micros(500));
                 }
             });
-            let options = StopOptions::new("test").deadline(Duration::from_secs(1));
+            let options = StopOptions::new("test").deadline(long);
             world.stop_from_outside_with(options).map(drop).unwrap_err();
             // One every 10 ms, by the longest nap; half of it for a busy machine.
             let nudges = counter.0.swap(0, Ordering::Relaxed);
@@ -153,7 +155,7 @@ fn a_requester_that_is_interrupted_all_the_time_nudges_as_often() {
 
             let mut own = world.attach().unwrap();
             scope.spawn(|| {
-                thread::sleep(Duration::from_secs(1));
+                thread::sleep(long);
                 done.raise();
             });
             let start = Instant::now();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::common::{Flag, eventually, mutator, poll_until};
 use safepoint::{AttachError, Fences, MutatorState, Reason, StopError, StopOptions, World};
-use testkit::{child, in_child};
+use testkit::{child, in_child, patience};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -94,7 +94,8 @@ fn the_last_to_stop_is_named() {
         thread::scope(|scope| {
             mutator(scope, &world, "prompt", |m| poll_until(m, &done));
             let dawdle = mutator(scope, &world, "dawdler", |m| {
-                thread::sleep(Duration::from_millis(30));
+                // The stop must have begun by then.
+                thread::sleep(patience(Duration::from_millis(30)));
                 m.poll();
             });
             let stopped = world.stop_from_outside("test").unwrap();
@@ -124,7 +125,9 @@ fn a_deadline_names_the_late_thread_and_releases_the_others() {
                 wake.wait();
                 poll_until(m, &done);
             });
-            let options = StopOptions::new("test").deadline(Duration::from_millis(20));
+            // Time enough for who polls.
+            let deadline = patience(Duration::from_millis(100));
+            let options = StopOptions::new("test").deadline(deadline);
             let error = world.stop_from_outside_with(options).unwrap_err();
             let StopError::Deadline { stragglers, reason } = error else { panic!("{error}") };
             assert_eq!(reason.as_str(), "test");
@@ -132,7 +135,7 @@ fn a_deadline_names_the_late_thread_and_releases_the_others() {
             assert_eq!(straggler.name.as_str(), "late");
             assert_ne!(straggler.tid, 0);
             assert_eq!(straggler.state, MutatorState::Running);
-            assert!(straggler.waited >= Duration::from_millis(20));
+            assert!(straggler.waited >= deadline);
             let before = steps.load(Ordering::Relaxed);
             eventually(|| steps.load(Ordering::Relaxed) != before);
             wake.raise();

@@ -782,7 +782,7 @@ impl FrameRecord {
 }
 
 /// Looks whether the frame in `[lo, hi)` is one that can be copied: two proper lists of records,
-/// the second inside the frame, too.
+/// the second inside the frame, too. It begins at a multiple of 16, in QEMU of 8.
 #[inline(always)]
 pub(crate) fn check_frame(uc: &Ucontext, lo: usize, hi: usize) -> Result<(), BadFrame> {
     let at = &raw const uc.mcontext.records as usize;
@@ -799,7 +799,7 @@ pub(crate) fn check_frame(uc: &Ucontext, lo: usize, hi: usize) -> Result<(), Bad
     let Some(extra) = extra else { return Ok(()) };
     let at = extra.u64(offset_of!(ExtraRecord, datap)) as usize;
     let size = extra.u32(offset_of!(ExtraRecord, size)) as usize;
-    if at < lo || at > hi || size > hi - at || !at.is_multiple_of(16) {
+    if at < lo || at > hi || size > hi - at {
         return Err(BadFrame::ExtendedState { at });
     }
     // SAFETY: the extra space is in the frame.
@@ -812,19 +812,13 @@ pub(crate) fn check_frame(uc: &Ucontext, lo: usize, hi: usize) -> Result<(), Bad
 /// extra space only where it lay, relative to the context.
 #[inline(always)]
 pub(crate) fn relocate(copy: &mut Ucontext, delta: usize) {
-    let mut records = copy.records();
-    let before = |records: &Records<'_>| copy.mcontext.records.len() - records.rest.len();
-    let mut at = before(&records);
-    while let Some(record) = records.next() {
-        if record.magic == EXTRA {
-            let moved = record.u64(offset_of!(ExtraRecord, datap)).wrapping_add(delta as u64);
-            let word = at + offset_of!(ExtraRecord, datap);
-            if let Some(word) = copy.mcontext.records.get_mut(word..word + size_of::<u64>()) {
-                word.copy_from_slice(&moved.to_ne_bytes());
-            }
-            return;
-        }
-        at = before(&records);
+    let Some(extra) = copy.record(EXTRA) else { return };
+    let moved = extra.u64(offset_of!(ExtraRecord, datap)).wrapping_add(delta as u64);
+    let at = extra.bytes.as_ptr() as usize - copy.mcontext.records.as_ptr() as usize;
+    let at = at + offset_of!(ExtraRecord, datap);
+    // Always there: the record was found.
+    if let Some(word) = copy.mcontext.records.get_mut(at..at + size_of::<u64>()) {
+        word.copy_from_slice(&moved.to_ne_bytes());
     }
 }
 
@@ -973,8 +967,7 @@ global_asm!(
     "sigctx_injected_call_0_1:",
     "mov sp, x0",               // leaves the alternate stack for good
     "add x29, x0, #{record}",   // what frame-pointer walkers go on with
-    "msr fpcr, xzr",            // the kernel leaves rounding and the rest as the interrupted code
-                                // had it; Rust code counts on the default
+    "msr fpcr, xzr",            // the default, which Rust code counts on; the kernel left it alone
     "bl {run}",                 // returns the address of the stack's `active` word
     // An unwinder looks for the return address's rules: this must not be the last instruction.
     "3:",
@@ -1103,9 +1096,9 @@ mod tests {
         let fpsimd = (FPSIMD, 528, &[0x0240_0000_0000_0010][..]);
         let unknown = (0x1234_5678, 32, &[1, 2, 3][..]);
         let mut uc = context(&[fpsimd, unknown, (ESR, 16, &[0x9200_004f])]);
-        // SAFETY: both are zeroes or the above, and live as long as the context.
+        // SAFETY: integers, for which zeroes are values.
         let mut info: sys::SigInfo = unsafe { core::mem::zeroed() };
-        // SAFETY: as above; nobody else uses them.
+        // SAFETY: both live as long as the context, and nobody else uses them.
         let ctx = unsafe { crate::SigCtx::from_raw((&raw mut info).cast(), (&raw mut *uc).cast()) };
         assert_eq!(ctx.fp_control(), Some(0x0240_0000));
         assert_eq!(ctx.fp_status(), Some(0x10));
@@ -1619,7 +1612,7 @@ mod probe {
         "stp x25, x26, [sp, #64]",
         "stp x27, x28, [sp, #80]",
         "cbz w0, 51f",
-        "mrs x1, S3_3_C4_C2_6",     // ssbs is the environment's, and so 0 here: which is always safe
+        "mrs x1, S3_3_C4_C2_6",     // ssbs: the environment's, so 0 here, which is always safe
         "msr S3_3_C4_C2_6, xzr",
         "51:",
         "stp x0, x1, [sp, #96]",
@@ -1840,8 +1833,12 @@ mod probe {
     /// are different in every run.
     pub(crate) const OWN: &[(Reg, &str)] = &[];
 
-    /// From a frame pointer down to the record of frame pointer and return address, in bytes.
-    pub(crate) const RECORD_BELOW: usize = 0;
+    /// From a frame pointer to the frame pointer before it, and to the return address, in bytes. `None`
+    /// where code keeps no frame pointers.
+    pub(crate) const FRAME_POINTER_TO: Option<[isize; 2]> = Some([0, 8]);
+
+    /// Addresses of faults are multiples of this.
+    pub(crate) const FAULT_GRANULE: usize = 1;
 
     /// The trampoline for `push_call`.
     pub(crate) fn pushed_trampoline() -> usize {

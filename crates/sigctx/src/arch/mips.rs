@@ -63,8 +63,8 @@ pub(crate) const SYS_SETRESUID: c_long = libc::SYS_setresuid;
 // ---- system calls ------------------------------------------------------------------------------
 
 /// The system call instruction. The kernel destroys $1, $3, $8 to $15, $24, $25, hi and lo; whether
-/// $2 is an error is in $7. The fifth and the sixth argument are on the stack, above the home of the
-/// first four.
+/// $2 is an error is in $7. The fifth and the sixth argument are on the stack, above the home of
+/// the first four.
 ///
 /// # Safety
 ///
@@ -284,8 +284,8 @@ macro_rules! registers {
     ($($(#[$doc:meta])* $reg:ident = $field:ident, $name:literal;)*) => {
         /// A register of the interrupted context.
         ///
-        /// `zero`, `k0` and `k1` are not among them: the first is 0, and the other two belong to the
-        /// kernel, which does not keep them for anybody.
+        /// `zero`, `k0` and `k1` are not among them: the first is 0, and the other two belong to
+        /// the kernel, which does not keep them for anybody.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Reg {
@@ -394,8 +394,8 @@ registers! {
     Lo = lo, "lo";
     /// Program counter; the lowest bit tells the compressed instruction sets.
     Pc = pc, "pc";
-    /// Floating point control and status, see [`Status`]. The kernel writes it for a thread that has
-    /// used floating point; for another the word is what was on the stack.
+    /// Floating point control and status, see [`Status`]. The kernel writes it for a thread that
+    /// has used floating point; for another the word is what was on the stack.
     Fcsr = fpc_csr, "fcsr";
 }
 
@@ -506,6 +506,7 @@ impl Ucontext {
     }
 
     #[inline(always)]
+    #[expect(clippy::unnecessary_wraps, reason = "other architectures have none")]
     pub(crate) fn lr(&self) -> Option<usize> {
         Some(self.mcontext.ra as usize)
     }
@@ -609,8 +610,8 @@ impl FrameRecord {
 
 /// Looks whether the frame up to `hi` is one that can be copied: its records must end within it.
 ///
-/// Not when MIPS16e or microMIPS code was interrupted: where it makes system calls is not looked for
-/// (see [`syscall_len`]).
+/// Not when code of a compressed instruction set was interrupted: where it makes system calls is
+/// not looked for (see [`syscall_len`]).
 #[inline(always)]
 pub(crate) fn check_frame(uc: &Ucontext, _lo: usize, hi: usize) -> Result<(), BadFrame> {
     if is_compressed(uc) {
@@ -648,12 +649,13 @@ pub(crate) fn check_frame(uc: &Ucontext, _lo: usize, hi: usize) -> Result<(), Ba
 #[inline(always)]
 pub(crate) fn relocate(_copy: &mut Ucontext, _delta: usize) {}
 
-/// Makes a frame resume on the calling thread. The thread pointer is in no frame here: code asks the
-/// kernel's register for it (`rdhwr`).
+/// Makes a frame resume on the calling thread. The thread pointer is in no frame here: code asks
+/// the kernel's register for it (`rdhwr`).
 #[inline(always)]
 pub(crate) fn patch_thread(_copy: &mut Ucontext) {}
 
 /// Looks whether a frame can resume on the calling thread: always, threads differ in nothing.
+#[expect(clippy::unnecessary_wraps, reason = "other architectures refuse")]
 pub(crate) fn check_move(_frame: &Ucontext) -> Result<(), MoveError> {
     Ok(())
 }
@@ -666,8 +668,8 @@ fn is_compressed(uc: &Ucontext) -> bool {
 
 pub(crate) const SYSCALL_LEN: usize = 4;
 
-/// 0 for compressed code, in which [`check_frame`] refuses every call: its instructions do not begin
-/// at the address that it has, and may be too short for what is read here.
+/// 0 for compressed code, in which [`check_frame`] refuses every call: its instructions do not
+/// begin at the address that it has, and may be too short for what is read here.
 #[inline(always)]
 pub(crate) fn syscall_len(uc: &Ucontext) -> usize {
     if is_compressed(uc) { 0 } else { SYSCALL_LEN }
@@ -735,7 +737,7 @@ global_asm!(
     ".pushsection .text.sigctx_entry, \"ax\", @progbits",
     ".set push",
     ".set noreorder",           // the instruction after a jump is executed before it
-    ".set mips32r2",            // whoever looks for symbols here knows no features
+    ".set mips32r2",            // the assembler is not always told what the target has
     ".set noat",
     ".set nomacro",
     ".balign 16",
@@ -833,8 +835,9 @@ pub(crate) fn entry() -> usize {
 /// It is the stack pointer of an entry that has not returned.
 #[inline(always)]
 pub(crate) unsafe fn return_address(entry_sp: usize) -> usize {
+    let stored = (entry_sp - size_of::<usize>()) as *const usize;
     // SAFETY: the entry stored it there.
-    unsafe { (entry_sp as *const usize).sub(1).read() }
+    unsafe { stored.read() }
 }
 
 /// `li $2, number; syscall`.
@@ -949,8 +952,8 @@ mod probe {
     //! No jump on this architecture finds its target in memory: the loop's needs a register, and so
     //! does a trampoline that `push_call` enters, when it goes back. Both use s7, as Go does in its
     //! `asyncPreempt`, and no pattern is held there; nor in k0 and k1, which are the kernel's. The
-    //! accumulators of the DSP extension are not patterned either: emulators do not say whether they
-    //! have it.
+    //! accumulators of the DSP extension are not patterned either: emulators do not say whether
+    //! they have it.
 
     use core::arch::{asm, global_asm};
     use core::ffi::c_int;
@@ -1007,8 +1010,8 @@ mod probe {
         vectors: [[u64; 2]; 32],
     }
 
-    /// What the loop holds (`given`), what it had at the end (`found`), and where it goes next. It is
-    /// what the stack pointer points at while the loop runs.
+    /// What the loop holds (`given`), what it had at the end (`found`), and where it goes next. It
+    /// is what the stack pointer points at while the loop runs.
     #[derive(Debug)]
     #[repr(C, align(64))]
     pub(crate) struct Table {
@@ -1022,8 +1025,8 @@ mod probe {
         host_doubles: [u64; 32],
     }
 
-    /// What code can write at will: condition codes, flush to zero, flags and rounding. With a cause
-    /// and its enable bit it would trap.
+    /// What code can write at will: condition codes, flush to zero, flags and rounding. With a
+    /// cause and its enable bit it would trap.
     const FCSR: Status = Status::RM
         .union(Status::FLAG_I)
         .union(Status::FLAG_U)
@@ -1137,8 +1140,9 @@ mod probe {
         let relocations = ["R_MIPS_CALL", "R_MIPS_JALR", "R_MIPS_26", "R_MIPS_TLS"];
         Instruction {
             system_call: line.contains("\tsyscall"),
-            // Every call is through t9; what calls a certain function says so to the linker. Entries
-            // of the global offset table that are not for calls are filled when a file is loaded.
+            // Every call is through t9; what calls a certain function says so to the linker.
+            // Entries of the global offset table that are not for calls are filled when a file is
+            // loaded.
             outside: line.contains("\tbal\t") || relocations.iter().any(|kind| line.contains(kind)),
             thread_local: line.contains("rdhwr") || line.contains("R_MIPS_TLS"),
             stack: reserved.and_then(|number| number.trim().parse().ok()).unwrap_or_default(),
@@ -1154,8 +1158,8 @@ mod probe {
         }
     }
 
-    /// Loads or stores all floating point registers, by the level in register `$level`: `$double` or
-    /// `$msa` with each register and `$at`, in which `\n` is its number. Uses $3.
+    /// Loads or stores all floating point registers, by the level in register `$level`: `$double`
+    /// or `$msa` with each register and `$at`, in which `\n` is its number. Uses $3.
     macro_rules! each_vector {
         ($level:literal, $double:literal, $msa:literal, $at:literal) => {
             concat!(
@@ -1183,8 +1187,8 @@ mod probe {
         };
     }
 
-    // Between `loop` and `exit` every register holds its pattern, and $29 points at the table, below
-    // which lies a patterned red zone.
+    // Between `loop` and `exit` every register holds its pattern, and $29 points at the table,
+    // below which lies a patterned red zone.
     global_asm!(
         ".pushsection .bss.sigctx_probe, \"aw\", @nobits",
         ".balign 4",
@@ -1437,9 +1441,9 @@ mod probe {
         "jr $31",
         "addiu $29, $29, 48",
         // What `push_call` is meant for: a trampoline that keeps everything itself, but for s7. At
-        // the stack pointer there is the interrupted code's $31, in $31 where that code goes on. The
-        // handler has lowered the stack pointer by the red zone before; the last instruction gives
-        // it back.
+        // the stack pointer there is the interrupted code's $31, in $31 where that code goes on.
+        // The handler has lowered the stack pointer by the red zone before; the last instruction
+        // gives it back.
         ".globl sigctx_probe_trampoline_0_1",
         ".hidden sigctx_probe_trampoline_0_1",
         ".type sigctx_probe_trampoline_0_1, @function",
@@ -1568,8 +1572,12 @@ mod probe {
     /// are different in every run.
     pub(crate) const OWN: &[(Reg, &str)] = &[];
 
-    /// From a frame pointer down to the record of frame pointer and return address, in bytes.
-    pub(crate) const RECORD_BELOW: usize = 0;
+    /// From a frame pointer to the frame pointer before it, and to the return address, in bytes. `None`
+    /// where code keeps no frame pointers.
+    pub(crate) const FRAME_POINTER_TO: Option<[isize; 2]> = None;
+
+    /// Addresses of faults are multiples of this.
+    pub(crate) const FAULT_GRANULE: usize = 1;
 
     /// The trampoline for `push_call`.
     pub(crate) fn pushed_trampoline() -> usize {

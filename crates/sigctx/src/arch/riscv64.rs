@@ -961,6 +961,10 @@ mod probe {
     /// The numbers of t5 and t6, which have the same value: see the loop.
     const TWINS: (usize, usize) = (30, 31);
 
+    /// Width of the elements, registers in a group (logarithms both), policies: every bit of vtype
+    /// is in some set and in some clear. Few, because qemu translates all code anew for each.
+    const VTYPES: [(u64, u64, u64); 4] = [(0, 0, 0), (1, 2, 1), (2, 1, 2), (3, 3, 3)];
+
     /// The longest vectors that the table has room for, in bytes.
     const MAX_VECTOR: usize = 128;
 
@@ -1017,13 +1021,13 @@ mod probe {
                 for value in self.given_vectors.iter_mut().take(32 * length / 8) {
                     *value = next();
                 }
-                // Elements of 8 to 64 bits, one to eight registers, both policies.
-                let (width, group) = (next() % 4, next() % 4);
                 let given = &mut self.given;
-                given.vtype = group | width << 3 | (next() & 3) << 6;
+                let (width, group, policies) = VTYPES[next() as usize % VTYPES.len()];
+                given.vtype = group | width << 3 | policies << 6;
+                // At least two elements, of which the first has been done.
                 let most = (length as u64 >> width) << group;
-                given.vl = next() % (most + 1);
-                given.vstart = next() % most;
+                given.vl = next() % most;
+                given.vstart = 1 + next() % (most - 1);
                 given.vcsr = next() & 7;
             }
         }
@@ -1492,8 +1496,12 @@ mod probe {
     /// are different in every run.
     pub(crate) const OWN: &[(Reg, &str)] = &[(Reg::Gp, "the program's"), (Reg::Tp, "the thread's")];
 
-    /// From a frame pointer down to the record of frame pointer and return address, in bytes.
-    pub(crate) const RECORD_BELOW: usize = 16;
+    /// From a frame pointer to the frame pointer before it, and to the return address, in bytes. `None`
+    /// where code keeps no frame pointers.
+    pub(crate) const FRAME_POINTER_TO: Option<[isize; 2]> = Some([-16, -8]);
+
+    /// Addresses of faults are multiples of this.
+    pub(crate) const FAULT_GRANULE: usize = 1;
 
     /// The trampoline for `push_call`.
     pub(crate) fn pushed_trampoline() -> usize {

@@ -1466,8 +1466,12 @@ mod probe {
     /// are different in every run.
     pub(crate) const OWN: &[(Reg, &str)] = &[];
 
-    /// From a frame pointer down to the record of frame pointer and return address, in bytes.
-    pub(crate) const RECORD_BELOW: usize = 0;
+    /// From a frame pointer to the frame pointer before it, and to the return address, in bytes. `None`
+    /// where code keeps no frame pointers.
+    pub(crate) const FRAME_POINTER_TO: Option<[isize; 2]> = Some([0, 8]);
+
+    /// Addresses of faults are multiples of this.
+    pub(crate) const FAULT_GRANULE: usize = 1;
 
     /// The trampoline for `push_call`.
     pub(crate) fn pushed_trampoline() -> usize {
