@@ -15,9 +15,10 @@
 //!
 //! This file is long because an architecture is one file.
 //!
-//! References: the kernel's `arch/arm64/kernel/signal.c`, `arch/arm64/include/uapi/asm/sigcontext.h`,
-//! `Documentation/arch/arm64/{sve,sme,gcs}.rst`; Procedure Call Standard for the Arm 64-bit
-//! Architecture (AAPCS64), 6.1 (registers), 6.2 (stack); DWARF for the Arm 64-bit Architecture.
+//! References: the kernel's `arch/arm64/kernel/signal.c`,
+//! `arch/arm64/include/uapi/asm/sigcontext.h`, `Documentation/arch/arm64/{sve,sme,gcs}.rst`;
+//! Procedure Call Standard for the Arm 64-bit Architecture (AAPCS64), 6.1 (registers), 6.2 (stack);
+//! DWARF for the Arm 64-bit Architecture.
 
 use core::arch::{asm, global_asm};
 use core::ffi::{c_int, c_long, c_void};
@@ -1228,8 +1229,8 @@ mod probe {
     /// The longest vectors of SVE, in bytes.
     const MAX_LENGTH: usize = 256;
 
-    /// What the loop holds (`given`), what it had at the end (`found`), and where it goes next. It is
-    /// what the stack pointer points at while the loop runs.
+    /// What the loop holds (`given`), what it had at the end (`found`), and where it goes next. It
+    /// is what the stack pointer points at while the loop runs.
     #[derive(Debug)]
     #[repr(C, align(64))]
     pub(crate) struct Table {

@@ -678,6 +678,12 @@ global_asm!(
     "mov sp, r0",               // leaves the alternate stack for good; r0 is the argument
     "add r11, r0, #{record}",   // what frame-pointer walkers go on with, in ARM code
     "mov r7, r11",              // and in Thumb code
+    // Rounding and the rest by default, which Rust code counts on: the kernel left them alone. Without
+    // floating point in the ABI there may be no such register.
+    #[cfg(target_abi = "eabihf")]
+    "mov r1, #0",
+    #[cfg(target_abi = "eabihf")]
+    "vmsr fpscr, r1",
     "bl {run}",                 // returns the address of the stack's `active` word
     "3:",
     "mov r1, #0",
@@ -881,7 +887,18 @@ mod tests {
     /// Calls injected in ARM code, in Thumb code, and within an IT block.
     static INJECTED: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
 
+    /// Rounding, flushing to zero and the like; the loop has something else there.
+    #[cfg(target_abi = "eabihf")]
+    fn fp_modes() -> u32 {
+        let fpscr: u32;
+        // SAFETY: reads a register.
+        unsafe { asm!("vmrs {}, fpscr", out(reg) fpscr, options(nomem, nostack)) };
+        fpscr & 0x07c0_0000
+    }
+
     fn count(frame: &mut Frame<'_>, _: usize) {
+        #[cfg(target_abi = "eabihf")]
+        assert_eq!(fp_modes(), 0, "the interrupted code's rounding mode");
         let status = frame.context().status();
         let kind: usize =
             if status.intersects(Status::IT) { 2 } else { status.contains(Status::T).into() };
