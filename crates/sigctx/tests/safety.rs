@@ -5,6 +5,7 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
+use std::os::fd::AsRawFd as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
 use std::thread;
@@ -418,15 +419,16 @@ fn an_alternate_stack_installed_in_a_callback_stays() {
 #[test]
 fn an_alternate_stack_has_a_guard_page() {
     let alt = AltStack::install().expect("alternate stack");
-    let guard = alt.bounds().0 - 1;
-    let mut byte = 0u8;
-    let local = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
-    let remote = libc::iovec { iov_base: guard as *mut _, iov_len: 1 };
-    let args =
-        [sys::getpid() as usize, &raw const local as usize, 1, &raw const remote as usize, 1, 0];
-    // SAFETY: writes at most one byte into a live variable.
-    let read = unsafe { sys::syscall(libc::SYS_process_vm_readv, args) };
-    assert_eq!(read, Err(sys::Errno::EFAULT));
+    let (_reader, writer) = std::io::pipe().expect("pipe");
+    // The kernel reads a byte for us, or says that it cannot.
+    let read = |at: usize| {
+        let args = [writer.as_raw_fd() as usize, at, 1, 0, 0, 0];
+        // SAFETY: the kernel reads one byte, if it can.
+        unsafe { sys::syscall(libc::SYS_write, args) }
+    };
+    let (low, _) = alt.bounds();
+    assert_eq!(read(low), Ok(1));
+    assert_eq!(read(low - 1), Err(sys::Errno::EFAULT));
 }
 
 #[test]
