@@ -144,14 +144,22 @@ fn installed_handler(signal: i32) -> usize {
 
 #[test]
 fn children_of_an_ignored_signal_leave_no_zombies() {
+    let wait_for_a_child = || {
+        let pid = Command::new("true").spawn().expect("true").id() as i32;
+        // SAFETY: the status is not asked for.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) == pid }
+    };
     testkit::in_child("children_of_an_ignored_signal_leave_no_zombies", DEADLINE, || {
+        if testkit::emulator().is_some() {
+            // The control: an action that this crate has no part in.
+            let plain = old_plain as *const () as usize;
+            before(libc::SIGCHLD, plain, SaFlags::NOCLDWAIT, SigSet::empty());
+            if wait_for_a_child() {
+                return testkit::skip("the emulator keeps SA_NOCLDWAIT from the kernel");
+            }
+        }
         before(libc::SIGCHLD, SIG_IGN, SaFlags::empty(), SigSet::empty());
         let installed = install(libc::SIGCHLD, pass_on);
-        let wait_for_a_child = || {
-            let pid = Command::new("true").spawn().expect("true").id() as i32;
-            // SAFETY: the status is not asked for.
-            unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) == pid }
-        };
         assert!(!wait_for_a_child(), "there was a zombie");
         installed.uninstall().expect("uninstall");
         before(libc::SIGCHLD, SIG_DFL, SaFlags::empty(), SigSet::empty());

@@ -1198,7 +1198,7 @@ mod probe {
         ".hidden sigctx_probe_loop_0_1",
         "sigctx_probe_loop_0_1:",
         "mv t6, t5",
-        ".rept 64",
+        ".rept 256",                // long: in qemu much of the time goes into the jump back
         "nop",
         "addi a0, a0, 1",
         "addi a0, a0, -1",

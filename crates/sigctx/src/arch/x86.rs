@@ -684,6 +684,7 @@ global_asm!(
     ".type sigctx_entry_0_1, @function",
     "sigctx_entry_0_1:",
     ".cfi_startproc",
+    "cld",                      // as the ABI wants it; the kernel has done it, QEMU (10.0) has not
     "mov eax, esp",             // fourth argument: where the frame begins
     "sub esp, 28",              // a call wants esp = 0 modulo 16 before it
     ".cfi_adjust_cfa_offset 28",
