@@ -4,19 +4,22 @@ use std::ffi::{c_long, c_ulong};
 use std::fs;
 use std::ptr;
 
-/// As many as the kernel has.
-const SIGNALS: usize =
-    if cfg!(any(target_arch = "mips", target_arch = "mips64")) { 128 } else { 64 };
 const BITS: usize = c_ulong::BITS as usize;
-type Set = [c_ulong; SIGNALS / BITS];
+/// Room for as many as any kernel has.
+type Set = [c_ulong; 128 / BITS];
+
+/// As many as the kernel has: a power of two, where libc's last one may be the one before.
+fn signals() -> usize {
+    (libc::SIGRTMAX() as usize).next_power_of_two()
+}
 
 fn set_mask(how: i32, set: Option<&Set>, old: Option<&mut Set>) {
-    let set = set.map_or(ptr::null(), |set| ptr::from_ref(set));
-    let old = old.map_or(ptr::null_mut(), |old| ptr::from_mut(old));
+    let set = set.map_or(ptr::null(), ptr::from_ref);
+    let old = old.map_or(ptr::null_mut(), ptr::from_mut);
     // Not libc's function, which leaves out the signals that it keeps for itself.
-    // SAFETY: both sets live during the call and are of the size given.
+    // SAFETY: both sets live during the call and are at least of the size given.
     let result = unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, c_long::from(how), set, old, size_of::<Set>())
+        libc::syscall(libc::SYS_rt_sigprocmask, c_long::from(how), set, old, signals() / 8)
     };
     assert_eq!(result, 0, "rt_sigprocmask");
 }
@@ -55,7 +58,7 @@ mod tests {
         if crate::emulator().is_none() {
             // Nobody can block these two.
             let never = [libc::SIGKILL, libc::SIGSTOP];
-            for signal in 1..=SIGNALS as i32 {
+            for signal in 1..=signals() as i32 {
                 assert_eq!(proc_shows_mask(signal), !never.contains(&signal), "signal {signal}");
             }
         }

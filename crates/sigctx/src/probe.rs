@@ -338,6 +338,16 @@ pub const FRAME_POINTER_TO: Option<[isize; 2]> = arch::FRAME_POINTER_TO;
 /// Addresses of faults are multiples of this, a power of two: the machine may tell the page only.
 pub const FAULT_GRANULE: usize = arch::FAULT_GRANULE;
 
+/// What `CLONE_SETTLS` takes for a thread without thread-local storage.
+///
+/// # Signal safety
+///
+/// Not async-signal-safe: may allocate.
+#[must_use]
+pub fn no_storage() -> *mut core::ffi::c_void {
+    arch::no_storage()
+}
+
 static PUSHED: AtomicU32 = AtomicU32::new(0);
 
 /// Called by the trampoline.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use sigctx::probe::{ARCHITECTURE, LAYOUT_HEADERS, LAYOUTS};
 
@@ -84,12 +85,19 @@ fn compile(program: &str) -> Option<Result<(), String>> {
     let compiler = std::env::var("SIGCTX_CC").unwrap_or_else(|_| "cc".to_owned());
     let mut words = compiler.split_whitespace();
     let mut command = Command::new(words.next()?);
-    command.args(words).args(["-xc", "-std=gnu11", "-c", "-o", "/dev/null", "-"]);
+    // Not every compiler takes `-fsyntax-only`, or `/dev/null` for an output. The tests are several
+    // at the same time.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("sigctx-layouts-{}-{}.o", std::process::id(), COUNT.fetch_add(1, Relaxed));
+    let object = std::env::temp_dir().join(name);
+    command.args(words).args(["-xc", "-std=gnu11", "-c", "-o"]).arg(&object).arg("-");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().ok()?;
     // A compiler that ends early says why on its own.
     let _ = child.stdin.take().expect("piped").write_all(program.as_bytes());
     let output = child.wait_with_output().expect("wait for the compiler");
+    // Not there when it failed.
+    let _ = std::fs::remove_file(&object);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     Some(if output.status.success() { Ok(()) } else { Err(said) })
 }

@@ -171,28 +171,11 @@ pub(crate) fn raw_clone(extra_flags: i32) -> Tid {
         | libc::CLONE_SYSVSEM
         | extra_flags;
     let none = std::ptr::null_mut::<c_void>();
+    let storage = allthreads::sigctx::probe::no_storage();
     // SAFETY: the stack is the thread's for ever, and `body` needs nothing but it.
-    let tid = unsafe { libc::clone(body, top.cast(), flags, none, none, no_storage(), none) };
+    let tid = unsafe { libc::clone(body, top.cast(), flags, none, none, storage, none) };
     assert!(tid > 0);
     tid
-}
-
-/// What `CLONE_SETTLS` takes for a thread without storage: a null pointer.
-#[cfg(not(target_arch = "x86"))]
-fn no_storage() -> *mut c_void {
-    std::ptr::null_mut()
-}
-
-/// What `CLONE_SETTLS` takes for a thread without storage: a descriptor that has the segment in use
-/// begin at address 0.
-#[cfg(target_arch = "x86")]
-fn no_storage() -> *mut c_void {
-    let selector: u32;
-    // SAFETY: reads a register.
-    unsafe { std::arch::asm!("mov {0:e}, gs", out(reg) selector, options(nomem, nostack)) };
-    // `struct user_desc`: entry, base, limit; a segment of 32 bits, counted in pages, usable.
-    let descriptor = [selector >> 3, 0, 0xf_ffff, 1 | 1 << 4 | 1 << 6];
-    std::ptr::from_mut(Box::leak(Box::new(descriptor))).cast()
 }
 
 /// A pipe: the end to read and the end to write.

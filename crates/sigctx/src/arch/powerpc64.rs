@@ -2036,6 +2036,11 @@ mod probe {
     /// Addresses of faults are multiples of this.
     pub(crate) const FAULT_GRANULE: usize = 1;
 
+    /// What `CLONE_SETTLS` takes for a thread without thread-local storage.
+    pub(crate) fn no_storage() -> *mut core::ffi::c_void {
+        core::ptr::null_mut()
+    }
+
     /// The trampoline for `push_call`.
     ///
     /// # Panics

@@ -1420,6 +1420,19 @@ mod probe {
     /// Addresses of faults are multiples of this.
     pub(crate) const FAULT_GRANULE: usize = 1;
 
+    /// What `CLONE_SETTLS` takes for a thread without thread-local storage: a descriptor that has the
+    /// segment in use begin at address 0.
+    pub(crate) fn no_storage() -> *mut core::ffi::c_void {
+        let selector: u32;
+        // SAFETY: reads a register.
+        unsafe {
+            core::arch::asm!("mov {0:e}, gs", out(reg) selector, options(nomem, nostack));
+        }
+        // `struct user_desc`: entry, base, limit; a segment of 32 bits, counted in pages, usable.
+        let descriptor = [selector >> 3, 0, 0xf_ffff, 1 | 1 << 4 | 1 << 6];
+        core::ptr::from_mut(alloc::boxed::Box::leak(alloc::boxed::Box::new(descriptor))).cast()
+    }
+
     /// The trampoline for `push_call`.
     pub(crate) fn pushed_trampoline() -> usize {
         trampoline_code as *const () as usize
