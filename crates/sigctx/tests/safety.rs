@@ -163,6 +163,7 @@ fn stress_signals_from_many_senders_do_no_harm() {
         let _urgent = install(libc::SIGURG, inject_anywhere);
         let _user = install(libc::SIGUSR1, inject_anywhere);
         let enough = testkit::budget(2_000) as usize;
+        let lost = lost_by_an_ordinary_handler();
         thread::scope(|s| {
             s.spawn(|| {
                 let _alt = AltStack::install().expect("alternate stack");
@@ -175,7 +176,8 @@ fn stress_signals_from_many_senders_do_no_harm() {
                 let _finished = Raise(&FINISHED);
                 while !DONE.load(SeqCst) {
                     let begin = || TID.store(sys::gettid(), SeqCst);
-                    let different = patterned.run(|| rng.next_u64(), Spin::UntilStopped, begin);
+                    let mut different = patterned.run(|| rng.next_u64(), Spin::UntilStopped, begin);
+                    different.retain(|difference| !lost.contains(difference.register));
                     assert!(different.is_empty(), "{different:#x?}\n{}", counts());
                 }
             });
