@@ -154,7 +154,8 @@ impl SigCtx<'_> {
         self.ucontext().pc()
     }
 
-    /// Sets the program counter.
+    /// Sets the program counter. On arm bit 0 chooses Thumb, as with `bx`; the program counter that
+    /// was read is without it.
     ///
     /// # Signal safety
     ///
@@ -297,6 +298,7 @@ impl SigCtx<'_> {
     /// 2. `target` saves and restores everything that it touches, flags and vectors included, and
     ///    can be run at this point of the interrupted code.
     /// 3. The thread has no shadow stack.
+    /// 4. On arm, the interrupted code is not in an IT block.
     ///
     /// # References
     ///

@@ -375,7 +375,7 @@ pub fn pushed_calls() -> u32 {
 ///
 /// # Safety
 ///
-/// As `push_call`, with room for two KiB on the interrupted stack.
+/// As `push_call`, with room for 16 KiB on the interrupted stack.
 pub unsafe fn push_counted_call(delivery: &mut Delivery<'_>) {
     if arch::Status::from_name("IT").is_some_and(|it| delivery.status().intersects(it)) {
         return;

@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::SeqCst};
 
-use common::{DEADLINE, install, known_registers, make_or_count, redactions};
+use common::{DEADLINE, forget_fault_mark, install, known_registers, make_or_count, redactions};
 use sigctx::altstack::AltStack;
 use sigctx::handler::{Delivery, Flow};
 use sigctx::inject::{CallStack, Frame};
@@ -77,6 +77,7 @@ static INSIDE: Mutex<Option<Registers>> = Mutex::new(None);
 fn inject_at_known_registers(delivery: &mut Delivery<'_>) -> Flow {
     // SAFETY: leaked.
     let stack = unsafe { &*STACK.load(SeqCst) };
+    forget_fault_mark(delivery);
     SP.store(delivery.sp(), SeqCst);
     delivery.set_sp(stack.bounds().1);
     probe::step_over_known(delivery);

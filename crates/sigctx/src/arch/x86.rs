@@ -1413,9 +1413,10 @@ mod probe {
     /// are different in every run.
     pub(crate) const OWN: &[(Reg, &str)] = &[];
 
-    /// From a frame pointer to the frame pointer before it, and to the return address, in bytes. `None`
-    /// where code keeps no frame pointers.
-    pub(crate) const FRAME_POINTER_TO: Option<[isize; 2]> = Some([0, 4]);
+    /// From a frame pointer to the frame pointer before it, and to the return address, in bytes.
+    /// `None`: code that is not told to keep frame pointers (then it is 0 and 4) has no register to
+    /// spare for one.
+    pub(crate) const FRAME_POINTER_TO: Option<[isize; 2]> = None;
 
     /// Addresses of faults are multiples of this.
     pub(crate) const FAULT_GRANULE: usize = 1;

@@ -16,7 +16,7 @@ use sigctx::inject::{CallStack, Frame, InjectError, Injection};
 use sigctx::probe::{Patterned, Spin};
 use sigctx::snapshot::Redactions;
 use sigctx::sys::{self, KernelAction, SaFlags, SigSet};
-use sigctx::{Reg, Registers};
+use sigctx::{Reg, Registers, Status};
 
 pub const DEADLINE: Duration = Duration::from_mins(3);
 
@@ -195,6 +195,7 @@ pub fn known_registers() -> Registers {
     static ONE: Mutex<()> = Mutex::new(());
 
     fn look(delivery: &mut Delivery<'_>) -> Flow {
+        forget_fault_mark(delivery);
         // The thread does not hold the lock while it is interrupted here.
         *SEEN.lock().unwrap() = Some(delivery.registers());
         sigctx::probe::step_over_known(delivery);
@@ -209,6 +210,15 @@ pub fn known_registers() -> Registers {
     let registers = SEEN.lock().unwrap().take().expect("the handler ran");
     let offset = registers[Reg::PC].wrapping_sub(sigctx::probe::known_pc() as u64);
     registers.with(Reg::PC, offset)
+}
+
+/// Clears the flag with which x86 marks the context of a fault. An emulator may not set it, and it
+/// makes no difference where no breakpoint is.
+pub fn forget_fault_mark(delivery: &mut Delivery<'_>) {
+    if let Some(mark) = Status::from_name("RF") {
+        let status = delivery.status().difference(mark);
+        delivery.set_status(status);
+    }
 }
 
 /// Hides the registers that are the thread's or the program's own.
