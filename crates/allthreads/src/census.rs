@@ -224,6 +224,8 @@ impl Notes {
 pub(crate) enum Halt {
     /// Somebody does not come; it may help to let go and try again.
     Stalled,
+    /// The deadline has passed before everybody had the time to come.
+    Late,
     /// It would be the same again.
     Failed(Error),
 }
@@ -467,8 +469,8 @@ impl Os for Census<'_> {
         }
         let idle = now - self.last_arrival;
         let late = self.deadline.is_some_and(|deadline| now > deadline);
-        let hopeless = idle > GIVE_UP || late;
-        if hopeless || idle > LOOK && now - self.last_look > LOOK {
+        let stalled = idle > GIVE_UP;
+        if stalled || late || idle > LOOK && now - self.last_look > LOOK {
             self.last_look = now;
             self.look()?;
         }
@@ -477,7 +479,11 @@ impl Os for Census<'_> {
             self.late = true;
             return Ok(());
         }
-        if hopeless { Err(Halt::Stalled) } else { Ok(()) }
+        match (stalled, late) {
+            (true, _) => Err(Halt::Stalled),
+            (false, true) => Err(Halt::Late),
+            (false, false) => Ok(()),
+        }
     }
 }
 

@@ -206,10 +206,14 @@ impl Attempt<'_> {
                 ControlFlow::Break(end)
             }
             Err(Halt::Failed(error)) => ControlFlow::Break(Err(error)),
-            Err(Halt::Stalled) => {
+            Err(halt) => {
                 drop(begun);
-                let missing = notes.missing.iter().copied();
-                let who = Unresponsive::new(missing, notes.missing_count, self.start.elapsed());
+                let (missing, waited) = (notes.missing.iter().copied(), self.start.elapsed());
+                let who = match (halt, self.missing) {
+                    // Who has not come by now says nothing: some may have had no time to.
+                    (Halt::Late, Some(before)) => before.after(waited),
+                    _ => Unresponsive::new(missing, notes.missing_count, waited),
+                };
                 if self.until.is_none_or(|until| Instant::now() < until) {
                     ControlFlow::Continue(who)
                 } else {

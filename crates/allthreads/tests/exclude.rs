@@ -17,8 +17,13 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[track_caller]
 fn leaves_out(excluded: &[Tid], tid: Tid) {
     for to in [c"others", c"once more"] {
-        let outcome = AllThreads::new().exclude(excluded).batch(&name(to)).unwrap();
-        assert_eq!((outcome.threads, outcome.retries), (tids().len() - 1, 0), "{excluded:?}");
+        // A busy machine may keep others away for too long; nobody waits for those left out.
+        let mut retries = 1;
+        while retries > 0 {
+            let outcome = AllThreads::new().exclude(excluded).batch(&name(to)).unwrap();
+            assert_eq!(outcome.threads, tids().len() - 1, "{excluded:?}");
+            retries = outcome.retries;
+        }
         for other in tids() {
             let expected = if other == tid { "deaf one" } else { to.to_str().unwrap() };
             assert_eq!(status(other, "Name").as_deref(), Some(expected), "{excluded:?}");

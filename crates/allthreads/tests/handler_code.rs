@@ -18,7 +18,7 @@ fn run(command: &mut Command) -> String {
 fn the_handler_touches_no_tls_and_calls_nothing_by_name() {
     let compiler = run(Command::new("rustc").arg("-vV"));
     let host = compiler.lines().find_map(|line| line.strip_prefix("host: ")).expect("a host");
-    if !host.starts_with(sigctx::probe::ARCHITECTURE) {
+    if host.split('-').next() != Some(sigctx::probe::ARCHITECTURE) {
         return testkit::skip("cargo builds for the machine, and that has another architecture");
     }
     // The library alone: nothing that only tests and examples need is built.

@@ -18,16 +18,23 @@ use testkit::in_child;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// The operation does not reach `tid`, whose name is "deaf one", and says so.
 #[track_caller]
-fn assert_unresponsive(error: &Error, tid: Tid) -> Why {
-    println!("{error}");
-    let Error::Unresponsive(who) = error else { panic!("{error:?}") };
-    let threads: Vec<_> = who.threads().collect();
-    assert_eq!((who.count(), threads.len()), (1, 1));
-    assert_eq!(threads[0].tid(), tid);
-    assert_eq!(threads[0].name().as_str(), "deaf one");
-    assert_eq!(error.applied(), Applied::Calls(0));
-    threads[0].why()
+fn assert_unresponsive(all: &AllThreads<'_>, batch: &Batch<'_>, tid: Tid) -> Why {
+    loop {
+        let error = all.batch(batch).unwrap_err();
+        println!("{error}");
+        assert_eq!(error.applied(), Applied::Calls(0));
+        let Error::Unresponsive(who) = error else { panic!("{error:?}") };
+        let threads: Vec<_> = who.threads().collect();
+        if who.count() == 1 {
+            assert_eq!((threads[0].tid(), threads.len()), (tid, 1));
+            assert_eq!(threads[0].name().as_str(), "deaf one");
+            return threads[0].why();
+        }
+        // A busy machine may keep others away for too long, too.
+        assert!(threads.iter().all(|t| t.tid() == tid || t.why() == Why::Starved), "{who}");
+    }
 }
 
 /// Whether `/proc` tells who blocks a signal and for whom it is pending; says so when not.
@@ -49,8 +56,7 @@ fn it_is_said_that_a_thread_blocks_the_signal() {
         let tid = deaf(SigSet::of(SIGNAL).with(public), None);
         for signal in [Signal::Libc33, Signal::Number(public)] {
             let all = AllThreads::new().signal(signal).deadline(Duration::from_millis(200));
-            let error = all.batch(&name(c"never")).unwrap_err();
-            assert_eq!(assert_unresponsive(&error, tid), Why::Blocked);
+            assert_eq!(assert_unresponsive(&all, &name(c"never"), tid), Why::Blocked);
         }
     });
 }
@@ -62,11 +68,11 @@ fn a_masked_thread_is_named_and_nothing_is_applied() {
         let tid = deaf(SigSet::of(SIGNAL), None);
         let start = Instant::now();
         let all = AllThreads::new().deadline(Duration::from_millis(400));
-        let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
+        all.batch(&Batch::new().no_new_privs()).unwrap_err();
         let elapsed = start.elapsed();
         assert!(elapsed >= Duration::from_millis(400), "{elapsed:?}");
         assert!(elapsed < testkit::patience(Duration::from_millis(1500)), "{elapsed:?}");
-        assert_unresponsive(&error, tid);
+        assert_unresponsive(&all, &Batch::new().no_new_privs(), tid);
         assert_all("NoNewPrivs", "0");
     });
 }
@@ -161,8 +167,7 @@ fn a_public_signal_works_and_can_be_masked() {
         // Reachable by the other one.
         name(c"deaf one").apply().unwrap();
         let all = all.deadline(Duration::from_millis(200));
-        let error = all.batch(&name(c"never")).unwrap_err();
-        assert_unresponsive(&error, tid);
+        assert_unresponsive(&all, &name(c"never"), tid);
         assert_all("Name", "deaf one");
     });
 }

@@ -124,12 +124,12 @@ const RESTORER: u32 = 0x0400_0000;
 impl RawAction {
     #[inline(always)]
     pub(crate) fn new(action: &KernelAction) -> Self {
-        Self {
-            handler: action.handler,
-            flags: (action.flags.bits() | RESTORER) as usize,
-            restorer: restorer(),
-            mask: action.mask,
-        }
+        // Without SA_SIGINFO there is another frame, which another system call returns from: the
+        // kernel has the code for that.
+        let (flag, restorer) =
+            if action.flags.contains(SaFlags::SIGINFO) { (RESTORER, restorer()) } else { (0, 0) };
+        let flags = (action.flags.bits() | flag) as usize;
+        Self { handler: action.handler, flags, restorer, mask: action.mask }
     }
 
     #[inline(always)]
