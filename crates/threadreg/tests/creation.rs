@@ -39,9 +39,21 @@ fn named(prefix: &str) -> BTreeSet<i32> {
 #[test]
 fn t1_stress_frozen_list_is_the_kernels_list() {
     in_child("t1_stress_frozen_list_is_the_kernels_list", 3 * MINUTE, || {
-        static PAUSE: AtomicBool = AtomicBool::new(false);
+        /// The round that threads stay in while creation is frozen; 0 between two.
+        static PAUSE: AtomicUsize = AtomicUsize::new(0);
+        /// A round, and how many threads stay in it.
+        static STAYING: AtomicUsize = AtomicUsize::new(0);
         static STOP: AtomicBool = AtomicBool::new(false);
         static MADE: AtomicUsize = AtomicUsize::new(0);
+        fn stay_while_frozen() {
+            let round = PAUSE.load(SeqCst);
+            let count = |staying: usize| (staying >> 16 == round).then_some(staying + 1);
+            if round != 0 && STAYING.fetch_update(SeqCst, SeqCst, count).is_ok() {
+                while PAUSE.load(SeqCst) == round {
+                    thread::yield_now();
+                }
+            }
+        }
         let creators: Vec<_> = (0..3)
             .map(|_| {
                 thread::spawn(|| {
@@ -49,10 +61,7 @@ fn t1_stress_frozen_list_is_the_kernels_list() {
                     while !STOP.load(SeqCst) {
                         let body = || {
                             assert!(threadreg::current().is_some_and(|me| me.tid().is_some()));
-                            // Those that run while creation is frozen stay until it is thawed.
-                            while PAUSE.load(SeqCst) {
-                                thread::yield_now();
-                            }
+                            stay_while_frozen();
                         };
                         let made = Builder::new().name("storm").stack_size(65536).spawn(body);
                         MADE.fetch_add(1, SeqCst);
@@ -68,12 +77,16 @@ fn t1_stress_frozen_list_is_the_kernels_list() {
         // Until some were alive while frozen, too: when that is, is the scheduler's business.
         while rounds < budget(300) || seen == 0 {
             rounds += 1;
-            PAUSE.store(true, SeqCst);
+            STAYING.store((rounds as usize) << 16, SeqCst);
+            PAUSE.store(rounds as usize, SeqCst);
             let frozen = freeze_creation();
             frozen.wait_all_started(MINUTE).expect("all start");
             let listed = || threads().filter_map(|t| t.tid()).collect::<BTreeSet<_>>();
-            // Threads on their way out are unlisted first and vanish then; nothing else differs.
-            until("listed threads are the kernel's", || named("storm") == listed());
+            // Threads on their way out are unlisted first and vanish then; the others stay.
+            until("listed threads are the kernel's", || {
+                let named = named("storm");
+                named == listed() && named.len() == STAYING.load(SeqCst) & 0xffff
+            });
             let before = MADE.load(SeqCst);
             let these = listed();
             seen += these.len();
@@ -85,7 +98,7 @@ fn t1_stress_frozen_list_is_the_kernels_list() {
             // A creator that was between its clone and this count when creation froze.
             assert!(MADE.load(SeqCst) <= before + 3, "spawned while frozen");
             frozen.thaw();
-            PAUSE.store(false, SeqCst);
+            PAUSE.store(0, SeqCst);
             let made = MADE.load(SeqCst);
             until("creation goes on", || MADE.load(SeqCst) > made);
         }
