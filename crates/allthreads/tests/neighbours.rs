@@ -101,8 +101,8 @@ fn a_handler_may_call_at_any_point_of_a_caller() {
 #[test]
 fn libc_broadcasts_go_on_beside_ours() {
     in_child("libc_broadcasts_go_on_beside_ours", LIMIT, || {
-        park(3);
         static THEIRS: AtomicUsize = AtomicUsize::new(0);
+        park(3);
         let libcs = [(); 2].map(|()| {
             until_stop(|| {
                 // SAFETY: takes nothing.
@@ -190,11 +190,11 @@ fn vfork_shares_memory() -> bool {
 #[test]
 fn a_vforked_child_leaves_its_parents_operations_alone() {
     in_child("a_vforked_child_leaves_its_parents_operations_alone", LIMIT, || {
-        if !vfork_shares_memory() {
-            return;
-        }
         extern "C" fn child(_: *mut c_void) -> i32 {
             i32::from(!name(c"vforked").apply().is_ok_and(|outcome| outcome.threads == 1))
+        }
+        if !vfork_shares_memory() {
+            return;
         }
         park(3);
         // Also as the very first operation of the process.
@@ -215,15 +215,15 @@ fn a_thread_in_vfork_is_waited_for_and_the_others_run() {
         static PROGRESS: AtomicUsize = AtomicUsize::new(0);
         static PARENT: AtomicI32 = AtomicI32::new(0);
         static START: OnceLock<Instant> = OnceLock::new();
-        if !vfork_shares_memory() {
-            return;
-        }
         extern "C" fn slow(_: *mut c_void) -> i32 {
             let last = Instant::now() + LIMIT;
             while END.load(Ordering::Relaxed) == 0 && Instant::now() < last {
                 let _ = sys::futex_wait(&END, 0, Some(Duration::from_millis(50)));
             }
             0
+        }
+        if !vfork_shares_memory() {
+            return;
         }
         until_stop(|| {
             PROGRESS.fetch_add(1, Ordering::Relaxed);

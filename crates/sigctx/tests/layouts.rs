@@ -82,12 +82,13 @@ fn program() -> (String, usize) {
 fn compile(program: &str) -> Option<Result<(), String>> {
     use std::io::Write as _;
 
+    /// The tests are several at the same time.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+
     let compiler = std::env::var("SIGCTX_CC").unwrap_or_else(|_| "cc".to_owned());
     let mut words = compiler.split_whitespace();
     let mut command = Command::new(words.next()?);
-    // Not every compiler takes `-fsyntax-only`, or `/dev/null` for an output. The tests are several
-    // at the same time.
-    static COUNT: AtomicU32 = AtomicU32::new(0);
+    // Not every compiler takes `-fsyntax-only`, or `/dev/null` for an output.
     let name = format!("sigctx-layouts-{}-{}.o", std::process::id(), COUNT.fetch_add(1, Relaxed));
     let object = std::env::temp_dir().join(name);
     command.args(words).args(["-xc", "-std=gnu11", "-c", "-o"]).arg(&object).arg("-");
