@@ -162,13 +162,16 @@ fn a_public_signal_works_and_can_be_masked() {
         let outcome = all.batch(&name(c"public")).unwrap();
         assert_eq!(outcome.threads, tids().len());
         assert_all("Name", "public");
-        let tid = deaf(SigSet::of(signal), None);
-        all.batch(&name(c"deaf one")).unwrap_err();
-        // Reachable by the other one.
-        name(c"deaf one").apply().unwrap();
+        let deaf = deaf(SigSet::of(signal), None);
         let all = all.deadline(Duration::from_millis(200));
-        assert_unresponsive(&all, &name(c"never"), tid);
-        assert_all("Name", "deaf one");
+        assert_unresponsive(&all, &name(c"never"), deaf);
+        for tid in tids() {
+            let expected = if tid == deaf { "deaf one" } else { "public" };
+            assert_eq!(status(tid, "Name").as_deref(), Some(expected));
+        }
+        // Reachable by the other one. Not before: what of it is left makes a thread come, too.
+        name(c"other").apply().unwrap();
+        assert_all("Name", "other");
     });
 }
 
