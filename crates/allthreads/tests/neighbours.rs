@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use allthreads::sigctx::sys::{self, KernelAction, SaFlags, SigSet, gettid};
-use allthreads::{AllThreads, Barrier, privileges};
+use allthreads::{AllThreads, Barrier, Batch};
 use common::*;
 use testkit::in_child;
 
@@ -210,11 +210,13 @@ fn a_vforked_child_leaves_its_parents_operations_alone() {
 #[test]
 fn a_thread_in_vfork_is_waited_for_and_the_others_run() {
     in_child("a_thread_in_vfork_is_waited_for_and_the_others_run", LIMIT, || {
-        /// Set when the operation has waited long enough. The child runs in this memory.
+        /// Set when the operation has waited long enough, and others have run meanwhile. The child
+        /// runs in this memory.
         static END: AtomicU32 = AtomicU32::new(0);
         static PROGRESS: AtomicUsize = AtomicUsize::new(0);
         static PARENT: AtomicI32 = AtomicI32::new(0);
-        static START: OnceLock<Instant> = OnceLock::new();
+        /// When the operation began, and how far the others were then.
+        static START: OnceLock<(Instant, usize)> = OnceLock::new();
         extern "C" fn slow(_: *mut c_void) -> i32 {
             let last = Instant::now() + LIMIT;
             while END.load(Ordering::Relaxed) == 0 && Instant::now() < last {
@@ -226,8 +228,10 @@ fn a_thread_in_vfork_is_waited_for_and_the_others_run() {
             return;
         }
         until_stop(|| {
-            PROGRESS.fetch_add(1, Ordering::Relaxed);
-            if START.get().is_some_and(|start| start.elapsed() > Duration::from_millis(600)) {
+            let progress = PROGRESS.fetch_add(1, Ordering::Relaxed);
+            if START.get().is_some_and(|&(start, before)| {
+                start.elapsed() > Duration::from_millis(600) && progress > before + 100
+            }) {
                 END.store(1, Ordering::Relaxed);
             }
             thread::yield_now();
@@ -240,12 +244,12 @@ fn a_thread_in_vfork_is_waited_for_and_the_others_run() {
             thread::yield_now();
         }
         await_state(PARENT.load(Ordering::SeqCst), "D");
-        let before = PROGRESS.load(Ordering::Relaxed);
-        START.set(Instant::now()).unwrap();
-        let outcome = privileges::no_new_privs().unwrap();
+        START.set((Instant::now(), PROGRESS.load(Ordering::Relaxed))).unwrap();
+        let all = AllThreads::new().deadline(LIMIT);
+        let outcome = all.batch(&Batch::new().no_new_privs()).unwrap();
         println!("{outcome:?}");
         assert!(outcome.retries > 0);
-        assert!(PROGRESS.load(Ordering::Relaxed) - before > 100);
+        assert_eq!(END.load(Ordering::Relaxed), 1, "the others did not run on");
         parent.join().unwrap();
         assert_all("NoNewPrivs", "1");
     });
