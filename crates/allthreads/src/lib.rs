@@ -2,12 +2,8 @@
 
 pub use sigctx::{Unsupported, supported};
 
-// rustfmt finds modules within a macro of this name, and none within `cfg_select!`.
-macro_rules! cfg_if {
-    (if #[$condition:meta] { $($item:item)* }) => { $(#[$condition] $item)* };
-}
-
-cfg_if! {
+// Not `cfg_select!`: rustfmt finds no modules within that.
+cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         mod gather;
         mod hold;
@@ -18,7 +14,7 @@ cfg_if! {
     }
 }
 
-cfg_if! {
+cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
         mod batch;
         mod block;

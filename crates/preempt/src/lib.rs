@@ -18,12 +18,8 @@
 
 pub use sigctx::{Unsupported, supported};
 
-// rustfmt finds modules within a macro of this name, and none within `cfg_select!`.
-macro_rules! cfg_if {
-    (if #[$condition:meta] { $($item:item)* }) => { $(#[$condition] $item)* };
-}
-
-cfg_if! {
+// Not `cfg_select!`: rustfmt finds no modules within that.
+cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         #[cfg(all(test, loom))]
         mod model;
@@ -33,7 +29,7 @@ cfg_if! {
     }
 }
 
-cfg_if! {
+cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
         mod code;
         mod disable;

@@ -16,19 +16,15 @@
 #[cfg(not(loom))]
 pub use sigctx::{Unsupported, supported};
 
-// rustfmt finds modules within a macro of this name, and none within `cfg_select!`.
-macro_rules! cfg_if {
-    (if #[$condition:meta] { $($item:item)* }) => { $(#[$condition] $item)* };
-}
-
-cfg_if! {
+// Not `cfg_select!`: rustfmt finds no modules within that.
+cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         mod protocol;
         mod sync;
     }
 }
 
-cfg_if! {
+cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
         mod callback;
         mod edge;

@@ -139,8 +139,7 @@ impl SigCtx<'_> {
             libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP
         );
         // SI_KERNEL faults (a general protection, for one) have no address.
-        (fault && info.code() > 0 && info.code() != SI_KERNEL)
-            .then(|| self.ucontext().fault_address(info.address()))
+        (fault && info.code() > 0 && info.code() != SI_KERNEL).then(|| info.address())
     }
 
     /// The program counter.

@@ -24,12 +24,8 @@ mod support;
 
 pub use support::{Unsupported, supported};
 
-// rustfmt finds modules within a macro of this name, and none within `cfg_select!`.
-macro_rules! cfg_if {
-    (if #[$condition:meta] { $($item:item)* }) => { $(#[$condition] $item)* };
-}
-
-cfg_if! {
+// Not `cfg_select!`: rustfmt finds no modules within that.
+cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         mod arch;
 

@@ -14,7 +14,7 @@ use common::*;
 use sigctx::altstack::AltStack;
 use sigctx::handler::{self, Delivery, Flow, Options};
 use sigctx::inject::Frame;
-use sigctx::sys::{self, KernelAction, SaFlags, SigSet};
+use sigctx::sys;
 use testkit::Rng;
 
 static SEEN: AtomicBool = AtomicBool::new(false);
@@ -187,11 +187,8 @@ fn ordinary_handler() {
         HANDLED.fetch_add(1, SeqCst);
     }
     testkit::in_child("ordinary_handler", DEADLINE, || {
-        let flags = SaFlags::SIGINFO | SaFlags::ONSTACK | SaFlags::RESTART;
-        let handler = handler as *const () as usize;
-        let action = KernelAction { handler, flags, mask: SigSet::empty() };
         // SAFETY: the interrupted function holds no lock and does not allocate.
-        unsafe { sys::rt_sigaction(libc::SIGURG, Some(&action)) }.expect("install");
+        unsafe { install_ordinary(libc::SIGURG, handler) };
         interrupt_until_seen();
     });
 }

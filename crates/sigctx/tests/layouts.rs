@@ -1,10 +1,12 @@
 //! The kernel's structures are what the C headers say, field by field.
 
+mod common;
+
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use sigctx::probe::{ARCHITECTURE, LAYOUT_HEADERS, LAYOUTS};
+use sigctx::probe::{LAYOUT_HEADERS, LAYOUTS};
 
 /// Every structure with the offset and size of every field, in bytes.
 fn table() -> String {
@@ -23,11 +25,7 @@ fn table() -> String {
 
 #[test]
 fn snapshot_of_the_layouts() {
-    let mut settings = insta::Settings::clone_current();
-    settings.set_omit_expression(true);
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_snapshot_suffix(ARCHITECTURE);
-    settings.bind(|| insta::assert_snapshot!("layouts", table()));
+    common::snapshot_settings().bind(|| insta::assert_snapshot!("layouts", table()));
 }
 
 /// No byte of a structure belongs to no field: padding is a field, too.

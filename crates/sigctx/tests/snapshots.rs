@@ -11,17 +11,13 @@ use common::{DEADLINE, forget_fault_mark, install, known_registers, make_or_coun
 use sigctx::altstack::AltStack;
 use sigctx::handler::{Delivery, Flow};
 use sigctx::inject::{CallStack, Frame};
-use sigctx::probe::{self, ARCHITECTURE};
+use sigctx::probe;
 use sigctx::snapshot::Redactions;
 use sigctx::{Reg, Registers};
 
 /// Compares with `snapshots/<name>@<architecture>.snap`.
 fn assert_snapshot(name: &str, text: impl Display) {
-    let mut settings = insta::Settings::clone_current();
-    settings.set_omit_expression(true);
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_snapshot_suffix(ARCHITECTURE);
-    settings.bind(|| insta::assert_snapshot!(name, text));
+    common::snapshot_settings().bind(|| insta::assert_snapshot!(name, text));
 }
 
 #[test]

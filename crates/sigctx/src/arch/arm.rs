@@ -24,11 +24,11 @@
 use core::arch::{asm, global_asm};
 use core::ffi::{c_int, c_long, c_void};
 use core::mem::{offset_of, size_of};
-use core::sync::atomic::AtomicU32;
 
 use bitflags::bitflags;
 
 use super::layout::{Structure, layout};
+use super::registers::registers;
 use crate::inject::{BadFrame, Call, MoveError};
 use crate::sys::{KernelAction, SaFlags, SigSet};
 
@@ -42,8 +42,6 @@ pub(crate) const NSIG: usize = 64;
 pub(crate) const RED_ZONE: usize = 0;
 /// The siginfo.
 pub(crate) const UCONTEXT_OFFSET: usize = 128;
-/// Nothing in the frame needs more than 8; a cache line is as good for copying.
-pub(crate) const FRAME_ALIGN: usize = 64;
 /// The kernel's has 888 bytes, and at most the alignment more.
 pub(crate) const MAX_FRAME: usize = 16 * 1024;
 pub(crate) const SI_TIMER: c_int = -2;
@@ -97,13 +95,6 @@ layout! {
         pub(crate) signo: c_int = "si_signo",
         pub(crate) errno: c_int = "si_errno",
         pub(crate) code: c_int = "si_code",
-    }
-}
-
-impl SigInfoHead {
-    #[inline(always)]
-    pub(crate) fn new(signo: c_int, code: c_int) -> Self {
-        Self { signo, errno: 0, code }
     }
 }
 
@@ -183,9 +174,9 @@ layout! {
     pub(crate) struct Ucontext = "ucontext_t" {
         flags: u32 = "uc_flags",
         link: usize = "uc_link",
-        stack: SignalStack = "uc_stack",
+        pub(crate) stack: SignalStack = "uc_stack",
         mcontext: SigContext = "uc_mcontext",
-        sigmask: SigSet = "@uc_sigmask",
+        pub(crate) sigmask: SigSet = "@uc_sigmask",
         unused: [u32; 30] = "",
         /// Records of what coprocessors hold; that of the VFP has d0-31 and fpscr.
         regspace: [u32; 128] = "uc_regspace",
@@ -237,51 +228,10 @@ const _: () = {
 
 // ---- registers ---------------------------------------------------------------------------------
 
-macro_rules! registers {
-    ($($(#[$doc:meta])* $reg:ident = $field:ident, $name:literal;)*) => {
-        /// A register of the interrupted context.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum Reg {
-            $($(#[$doc])* $reg,)*
-        }
-
-        impl Reg {
-            /// Every register, in the order in which it is printed.
-            pub const ALL: &[Self] = &[$(Self::$reg),*];
-
-            /// The name in the manual, in lower case.
-            ///
-            /// # Signal safety
-            ///
-            /// Async-signal-safe.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$reg => $name,)*
-                }
-            }
-        }
-
-        impl Ucontext {
-            #[inline(always)]
-            pub(crate) fn get(&self, reg: Reg) -> u64 {
-                match reg {
-                    $(Reg::$reg => self.mcontext.$field.into(),)*
-                }
-            }
-
-            #[inline(always)]
-            pub(crate) fn set(&mut self, reg: Reg, value: u64) {
-                match reg {
-                    $(Reg::$reg => self.mcontext.$field = value as u32,)*
-                }
-            }
-        }
-    };
-}
-
 registers! {
+    /// A register of the interrupted context.
+    pub enum Reg;
+
     /// First argument, result.
     R0 = r0, "r0";
     /// Second argument.
@@ -325,7 +275,6 @@ impl Reg {
     pub const SP: Self = Self::Sp;
 }
 
-pub(crate) const REGISTERS: usize = Reg::ALL.len();
 pub(crate) const STATUS: Reg = Reg::Cpsr;
 
 bitflags! {
@@ -413,34 +362,6 @@ impl Ucontext {
     #[inline(always)]
     pub(crate) fn lr(&self) -> Option<usize> {
         Some(self.mcontext.lr as usize)
-    }
-
-    #[inline(always)]
-    pub(crate) fn mask(&self) -> SigSet {
-        self.sigmask
-    }
-
-    #[inline(always)]
-    pub(crate) fn set_mask(&mut self, mask: SigSet) {
-        self.sigmask = mask;
-    }
-
-    #[inline(always)]
-    pub(crate) fn alt_stack(&self) -> SignalStack {
-        self.stack
-    }
-
-    #[inline(always)]
-    pub(crate) fn set_alt_stack(&mut self, stack: SignalStack) {
-        self.stack = stack;
-    }
-
-    /// Not the context's word: it is the last memory fault's, also when the signal is about
-    /// something else.
-    #[inline(always)]
-    #[expect(clippy::unused_self, reason = "other architectures look into the context")]
-    pub(crate) fn fault_address(&self, si_addr: usize) -> usize {
-        si_addr
     }
 
     /// Go's `pushCall`: the link register goes to the slot, and is where `target` comes back to.
@@ -735,8 +656,6 @@ global_asm!(
 unsafe extern "C" {
     #[link_name = "sigctx_entry_0_1"]
     fn entry_code(sig: c_int, info: *mut c_void, uc: *mut c_void);
-    #[link_name = "sigctx_resume_0_1"]
-    fn resume_code(frame: usize, back: usize, active: *const AtomicU32) -> !;
     #[link_name = "sigctx_restorer_0_1"]
     fn restorer_code();
     #[link_name = "sigctx_end_0_1"]
@@ -770,18 +689,6 @@ pub(crate) const SIGRETURN_LEN: usize = 8;
 #[inline(always)]
 pub(crate) fn trampoline() -> core::ops::Range<usize> {
     entry()..&raw const END as usize
-}
-
-/// Resumes what a copied frame interrupted, on the calling thread.
-///
-/// # Safety
-///
-/// `frame` is a copy made by [`crate::inject`], owned by the caller and made ready for this
-/// thread, and `back` is where its handler was to return to; `active` is its stack's word, alive
-/// until the frame is left.
-pub(crate) unsafe fn resume(frame: usize, back: usize, active: *const AtomicU32) -> ! {
-    // SAFETY: the caller's obligation.
-    unsafe { resume_code(frame, back, active) }
 }
 
 #[cfg(test)]
@@ -1452,8 +1359,6 @@ mod probe {
         fn clobber_code(level: u32) -> c_int;
         #[link_name = "sigctx_probe_known_0_1"]
         fn known_code();
-        #[link_name = "sigctx_probe_known_pc_0_1"]
-        static KNOWN_PC: u8;
         #[link_name = "sigctx_probe_undefined_0_1"]
         fn undefined_code();
         #[link_name = "sigctx_probe_trampoline_0_1"]
@@ -1503,11 +1408,6 @@ mod probe {
     pub(crate) unsafe fn undefined() {
         // SAFETY: the caller's obligation.
         unsafe { undefined_code() };
-    }
-
-    /// Where the undefined instruction is.
-    pub(crate) fn known_pc() -> usize {
-        &raw const KNOWN_PC as usize
     }
 
     /// How long the undefined instruction is.

@@ -1,10 +1,14 @@
 //! Everything that depends on the architecture, one file for each.
 //!
 //! Every file has the same items in the same order; `x86_64.rs` is the one that is commented in
-//! full. To port the workspace is to write one more.
+//! full. To port the workspace is to write one more. What has the same words in all of them is in
+//! `common.rs`, `layout.rs` and `registers.rs`.
 
+mod common;
 mod layout;
+mod registers;
 
+pub(crate) use common::*;
 pub use layout::{Field, Structure};
 
 cfg_select! {

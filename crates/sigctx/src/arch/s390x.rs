@@ -24,11 +24,11 @@
 use core::arch::{asm, global_asm};
 use core::ffi::{c_int, c_long, c_void};
 use core::mem::{offset_of, size_of};
-use core::sync::atomic::AtomicU32;
 
 use bitflags::bitflags;
 
 use super::layout::{Structure, layout};
+use super::registers::registers;
 use crate::inject::{BadFrame, Call, MoveError};
 use crate::sys::{KernelAction, SaFlags, SigSet};
 
@@ -45,8 +45,6 @@ pub(crate) const RED_ZONE: usize = 0;
 /// From the stack pointer at the handler's entry to the `ucontext`: the register save area, a
 /// system call instruction with its padding, the `siginfo`.
 pub(crate) const UCONTEXT_OFFSET: usize = 160 + 8 + 128;
-/// A frame's copy has the original's address modulo this; nothing in it asks for more than 8.
-pub(crate) const FRAME_ALIGN: usize = 64;
 /// More than any frame of this architecture (with vectors 1320 bytes, to grow at its end).
 pub(crate) const MAX_FRAME: usize = 16 * 1024;
 /// `si_code` of a timer's signal.
@@ -99,13 +97,6 @@ layout! {
         pub(crate) signo: c_int = "si_signo",
         pub(crate) errno: c_int = "si_errno",
         pub(crate) code: c_int = "si_code",
-    }
-}
-
-impl SigInfoHead {
-    #[inline(always)]
-    pub(crate) fn new(signo: c_int, code: c_int) -> Self {
-        Self { signo, errno: 0, code }
     }
 }
 
@@ -204,9 +195,9 @@ layout! {
     pub(crate) struct Ucontext = "struct ucontext" {
         flags: u64 = "uc_flags",
         link: usize = "uc_link",
-        stack: SignalStack = "uc_stack",
+        pub(crate) stack: SignalStack = "uc_stack",
         mcontext: SigContext = "uc_mcontext",
-        sigmask: SigSet = "uc_sigmask",
+        pub(crate) sigmask: SigSet = "uc_sigmask",
         /// For a mask that grows.
         unused: [u8; 120] = "__unused",
     }
@@ -315,54 +306,12 @@ const fn areg(index: usize) -> usize {
 
 // ---- registers ---------------------------------------------------------------------------------
 
-macro_rules! registers {
-    ($($(#[$doc:meta])* $reg:ident = $field:ident, $name:literal;)*) => {
-        /// A register of the interrupted context.
-        ///
-        /// The access registers 0 and 1 are not among them: they are the thread pointer.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum Reg {
-            $($(#[$doc])* $reg,)*
-        }
-
-        impl Reg {
-            /// Every register, in the order in which it is printed.
-            pub const ALL: &[Self] = &[$(Self::$reg),*];
-
-            /// The name in the manual, in lower case.
-            ///
-            /// # Signal safety
-            ///
-            /// Async-signal-safe.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$reg => $name,)*
-                }
-            }
-        }
-
-        impl Ucontext {
-            #[inline(always)]
-            pub(crate) fn get(&self, reg: Reg) -> u64 {
-                match reg {
-                    $(Reg::$reg => self.mcontext.$field.into(),)*
-                }
-            }
-
-            #[inline(always)]
-            pub(crate) fn set(&mut self, reg: Reg, value: u64) {
-                match reg {
-                    // Some are 32 bits of the word that is given.
-                    $(Reg::$reg => self.mcontext.$field = value as _,)*
-                }
-            }
-        }
-    };
-}
-
 registers! {
+    /// A register of the interrupted context.
+    ///
+    /// The access registers 0 and 1 are not among them: they are the thread pointer.
+    pub enum Reg;
+
     /// The program status word's first half, see [`Status`].
     Pswm = psw_mask, "pswm";
     /// The program status word's second half: the program counter.
@@ -441,8 +390,6 @@ impl Reg {
     pub const SP: Self = Self::R15;
 }
 
-/// Number of registers of [`Reg::ALL`].
-pub(crate) const REGISTERS: usize = Reg::ALL.len();
 /// The register that [`Status`] describes.
 pub(crate) const STATUS: Reg = Reg::Pswm;
 
@@ -538,35 +485,6 @@ impl Ucontext {
     #[inline(always)]
     pub(crate) fn lr(&self) -> Option<usize> {
         Some(self.mcontext.r14 as usize)
-    }
-
-    #[inline(always)]
-    pub(crate) fn mask(&self) -> SigSet {
-        self.sigmask
-    }
-
-    #[inline(always)]
-    pub(crate) fn set_mask(&mut self, mask: SigSet) {
-        self.sigmask = mask;
-    }
-
-    /// The alternate stack as it was at the interruption; installed again by the return.
-    #[inline(always)]
-    pub(crate) fn alt_stack(&self) -> SignalStack {
-        self.stack
-    }
-
-    #[inline(always)]
-    pub(crate) fn set_alt_stack(&mut self, stack: SignalStack) {
-        self.stack = stack;
-    }
-
-    /// The address that a fault was about. The CPU tells the kernel no more than the page of a
-    /// failed access: its address is a multiple of 4096.
-    #[inline(always)]
-    #[expect(clippy::unused_self, reason = "other architectures look into the context")]
-    pub(crate) fn fault_address(&self, si_addr: usize) -> usize {
-        si_addr
     }
 
     /// Makes it look as if the interrupted function had called `target` and would come back at
@@ -866,8 +784,6 @@ global_asm!(
 unsafe extern "C" {
     #[link_name = "sigctx_entry_0_1"]
     fn entry_code(sig: c_int, info: *mut c_void, uc: *mut c_void);
-    #[link_name = "sigctx_resume_0_1"]
-    fn resume_code(frame: usize, back: usize, active: *const AtomicU32) -> !;
     #[link_name = "sigctx_restorer_0_1"]
     fn restorer_code();
     #[link_name = "sigctx_end_0_1"]
@@ -906,20 +822,10 @@ pub(crate) fn trampoline() -> core::ops::Range<usize> {
     entry()..&raw const END as usize
 }
 
-/// Resumes what a copied frame interrupted, on the calling thread.
-///
-/// # Safety
-///
-/// `frame` is a copy made by [`crate::inject`], owned by the caller and made ready for this
-/// thread, and `back` is where its handler was to return to; `active` is its stack's word, alive
-/// until the frame is left.
-pub(crate) unsafe fn resume(frame: usize, back: usize, active: *const AtomicU32) -> ! {
-    // SAFETY: the caller's obligation.
-    unsafe { resume_code(frame, back, active) }
-}
-
 #[cfg(test)]
 mod tests {
+    use core::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     /// gdb: `s390_sigtramp_frame_sniffer`; libgcc: `s390_fallback_frame_state`.
@@ -1007,7 +913,7 @@ mod tests {
             // SAFETY: reads a register.
             unsafe { asm!("ipm {}", out(reg) mask, options(nomem, nostack, preserves_flags)) };
             if delivery.status().contains(Status::FIXED_OVERFLOW) {
-                SEEN.store(mask >> 24 & 0xf, core::sync::atomic::Ordering::Relaxed);
+                SEEN.store(mask >> 24 & 0xf, Ordering::Relaxed);
             }
             crate::probe::step_over_known(delivery);
             Flow::Resume
@@ -1018,7 +924,7 @@ mod tests {
         // SAFETY: the handler steps over the instruction; no other test here does the same.
         unsafe { known() };
         installed.expect("SIGILL").uninstall().expect("nobody else's is over it");
-        assert_eq!(SEEN.load(core::sync::atomic::Ordering::Relaxed), 0);
+        assert_eq!(SEEN.load(Ordering::Relaxed), 0);
     }
 }
 
@@ -1549,8 +1455,6 @@ mod probe {
         fn clobber_code(level: u32) -> c_int;
         #[link_name = "sigctx_probe_known_0_1"]
         fn known_code();
-        #[link_name = "sigctx_probe_known_pc_0_1"]
-        static KNOWN_PC: u8;
         #[link_name = "sigctx_probe_trampoline_0_1"]
         fn trampoline_code();
     }
@@ -1600,11 +1504,6 @@ mod probe {
     pub(crate) unsafe fn undefined() {
         // SAFETY: the caller's obligation.
         unsafe { asm!(".short 0") };
-    }
-
-    /// Where the undefined instruction is.
-    pub(crate) fn known_pc() -> usize {
-        &raw const KNOWN_PC as usize
     }
 
     /// What is to be added to the program counter to step over the undefined instruction: the CPU has

@@ -20,11 +20,11 @@
 use core::arch::{asm, global_asm};
 use core::ffi::{c_int, c_long, c_void};
 use core::mem::{offset_of, size_of};
-use core::sync::atomic::AtomicU32;
 
 use bitflags::bitflags;
 
 use super::layout::{Structure, layout};
+use super::registers::registers;
 use crate::inject::{BadFrame, Call, MoveError};
 use crate::sys::{self, KernelAction, SaFlags, SigSet};
 
@@ -40,8 +40,6 @@ pub(crate) const NSIG: usize = 64;
 pub(crate) const RED_ZONE: usize = 128;
 /// From the stack pointer at the handler's entry to the `ucontext`: the return address.
 pub(crate) const UCONTEXT_OFFSET: usize = 8;
-/// A frame's copy has the original's address modulo this: the XSAVE image must stay 64-aligned.
-pub(crate) const FRAME_ALIGN: usize = 64;
 /// More than any frame of this architecture (with AMX tiles about 11 KiB): a longer one is not
 /// the kernel's.
 pub(crate) const MAX_FRAME: usize = 64 * 1024;
@@ -96,13 +94,6 @@ layout! {
         pub(crate) signo: c_int = "si_signo",
         pub(crate) errno: c_int = "si_errno",
         pub(crate) code: c_int = "si_code",
-    }
-}
-
-impl SigInfoHead {
-    #[inline(always)]
-    pub(crate) fn new(signo: c_int, code: c_int) -> Self {
-        Self { signo, errno: 0, code }
     }
 }
 
@@ -189,9 +180,9 @@ layout! {
     pub(crate) struct Ucontext = "struct ucontext" {
         flags: u64 = "uc_flags",
         link: usize = "uc_link",
-        stack: SignalStack = "uc_stack",
+        pub(crate) stack: SignalStack = "uc_stack",
         mcontext: SigContext = "uc_mcontext",
-        sigmask: SigSet = "uc_sigmask",
+        pub(crate) sigmask: SigSet = "uc_sigmask",
     }
 }
 
@@ -258,52 +249,10 @@ const fn greg(index: c_int) -> usize {
 
 // ---- registers ---------------------------------------------------------------------------------
 
-macro_rules! registers {
-    ($($(#[$doc:meta])* $reg:ident = $field:ident, $name:literal;)*) => {
-        /// A register of the interrupted context.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum Reg {
-            $($(#[$doc])* $reg,)*
-        }
-
-        impl Reg {
-            /// Every register, in the order in which it is printed.
-            pub const ALL: &[Self] = &[$(Self::$reg),*];
-
-            /// The name in the manual, in lower case.
-            ///
-            /// # Signal safety
-            ///
-            /// Async-signal-safe.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$reg => $name,)*
-                }
-            }
-        }
-
-        impl Ucontext {
-            #[inline(always)]
-            pub(crate) fn get(&self, reg: Reg) -> u64 {
-                match reg {
-                    $(Reg::$reg => self.mcontext.$field.into(),)*
-                }
-            }
-
-            #[inline(always)]
-            pub(crate) fn set(&mut self, reg: Reg, value: u64) {
-                match reg {
-                    // Segment selectors are 16 bits of the word that is given.
-                    $(Reg::$reg => self.mcontext.$field = value as _,)*
-                }
-            }
-        }
-    };
-}
-
 registers! {
+    /// A register of the interrupted context.
+    pub enum Reg;
+
     /// Accumulator.
     Rax = ax, "rax";
     /// Base, callee-saved.
@@ -355,8 +304,6 @@ impl Reg {
     pub const SP: Self = Self::Rsp;
 }
 
-/// Number of registers of [`Reg::ALL`].
-pub(crate) const REGISTERS: usize = Reg::ALL.len();
 /// The register that [`Status`] describes.
 pub(crate) const STATUS: Reg = Reg::Rflags;
 
@@ -436,35 +383,6 @@ impl Ucontext {
     #[expect(clippy::unused_self, reason = "other architectures look into the context")]
     pub(crate) fn lr(&self) -> Option<usize> {
         None
-    }
-
-    #[inline(always)]
-    pub(crate) fn mask(&self) -> SigSet {
-        self.sigmask
-    }
-
-    #[inline(always)]
-    pub(crate) fn set_mask(&mut self, mask: SigSet) {
-        self.sigmask = mask;
-    }
-
-    /// The alternate stack as it was at the interruption; installed again by the return.
-    #[inline(always)]
-    pub(crate) fn alt_stack(&self) -> SignalStack {
-        self.stack
-    }
-
-    #[inline(always)]
-    pub(crate) fn set_alt_stack(&mut self, stack: SignalStack) {
-        self.stack = stack;
-    }
-
-    /// The address that a fault was about: where the kernel left it, `si_addr` being what it told
-    /// everybody.
-    #[inline(always)]
-    #[expect(clippy::unused_self, reason = "other architectures look into the context")]
-    pub(crate) fn fault_address(&self, si_addr: usize) -> usize {
-        si_addr
     }
 
     /// Makes it look as if the interrupted function had called `target` and would come back at
@@ -780,8 +698,6 @@ global_asm!(
 unsafe extern "C" {
     #[link_name = "sigctx_entry_0_1"]
     fn entry_code(sig: c_int, info: *mut c_void, uc: *mut c_void);
-    #[link_name = "sigctx_resume_0_1"]
-    fn resume_code(frame: usize, back: usize, active: *const AtomicU32) -> !;
     #[link_name = "sigctx_restorer_0_1"]
     fn restorer_code();
     #[link_name = "sigctx_end_0_1"]
@@ -818,18 +734,6 @@ pub(crate) const SIGRETURN_LEN: usize = 9;
 #[inline(always)]
 pub(crate) fn trampoline() -> core::ops::Range<usize> {
     entry()..&raw const END as usize
-}
-
-/// Resumes what a copied frame interrupted, on the calling thread.
-///
-/// # Safety
-///
-/// `frame` is a copy made by [`crate::inject`], owned by the caller and made ready for this
-/// thread, and `back` is where its handler was to return to; `active` is its stack's word, alive
-/// until the frame is left.
-pub(crate) unsafe fn resume(frame: usize, back: usize, active: *const AtomicU32) -> ! {
-    // SAFETY: the caller's obligation.
-    unsafe { resume_code(frame, back, active) }
 }
 
 #[cfg(test)]
@@ -1400,8 +1304,6 @@ mod probe {
         fn clobber_code(level: u32) -> c_int;
         #[link_name = "sigctx_probe_known_0_1"]
         fn known_code();
-        #[link_name = "sigctx_probe_known_pc_0_1"]
-        static KNOWN_PC: u8;
         #[link_name = "sigctx_probe_trampoline_0_1"]
         fn trampoline_code();
     }
@@ -1449,11 +1351,6 @@ mod probe {
     pub(crate) unsafe fn undefined() {
         // SAFETY: the caller's obligation.
         unsafe { core::arch::asm!("ud2") };
-    }
-
-    /// Where the undefined instruction is.
-    pub(crate) fn known_pc() -> usize {
-        &raw const KNOWN_PC as usize
     }
 
     /// How long the undefined instruction is.

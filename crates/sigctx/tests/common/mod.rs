@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use sigctx::altstack::AltStack;
 use sigctx::handler::{self, Delivery, Flow, Handler, Installed, Options};
 use sigctx::inject::{CallStack, Frame, InjectError, Injection};
-use sigctx::probe::{Patterned, Spin};
+use sigctx::probe::{ARCHITECTURE, Patterned, Spin};
 use sigctx::snapshot::Redactions;
 use sigctx::sys::{self, KernelAction, SaFlags, SigSet};
 use sigctx::{Reg, Registers, Status};
@@ -227,6 +227,31 @@ pub fn redactions() -> Redactions<'static> {
     own.fold(Redactions::new(), |redactions, &(reg, whose)| redactions.hide(reg, whose))
 }
 
+/// How every snapshot is made: `snapshots/<name>@<architecture>.snap`.
+pub fn snapshot_settings() -> insta::Settings {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_omit_expression(true);
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_snapshot_suffix(ARCHITECTURE);
+    settings
+}
+
+/// Installs a handler that this crate has no part in, and returns the action before it.
+///
+/// # Safety
+///
+/// As for [`sys::rt_sigaction`].
+pub unsafe fn install_ordinary(
+    signal: c_int,
+    handler: extern "C" fn(c_int, *mut c_void, *mut c_void),
+) -> KernelAction {
+    let flags = SaFlags::SIGINFO | SaFlags::ONSTACK | SaFlags::RESTART;
+    let handler = handler as *const () as usize;
+    let action = KernelAction { handler, flags, mask: SigSet::empty() };
+    // SAFETY: the caller's obligation.
+    unsafe { sys::rt_sigaction(signal, Some(&action)) }.expect("installs")
+}
+
 /// Registers that an ordinary handler loses, one that this crate has no part in: an emulator's
 /// signal frame may be without them. Of the kernel's frames none is.
 pub fn lost_by_an_ordinary_handler() -> BTreeSet<&'static str> {
@@ -237,11 +262,8 @@ pub fn lost_by_an_ordinary_handler() -> BTreeSet<&'static str> {
         COUNT.fetch_add(1, SeqCst);
     }
     let signal = libc::SIGUSR2;
-    let flags = SaFlags::SIGINFO | SaFlags::ONSTACK | SaFlags::RESTART;
-    let action =
-        KernelAction { handler: handler as *const () as usize, flags, mask: SigSet::empty() };
     // SAFETY: the handler writes what a function may write, and counts.
-    let before = unsafe { sys::rt_sigaction(signal, Some(&action)) }.expect("SIGUSR2");
+    let before = unsafe { install_ordinary(signal, handler) };
     let tid = AtomicI32::new(0);
     let running = AtomicBool::new(true);
     let mut rng = testkit::Rng::from_env();
@@ -271,7 +293,7 @@ pub fn lost_by_an_ordinary_handler() -> BTreeSet<&'static str> {
     });
     // SAFETY: gives back what was there.
     unsafe { sys::rt_sigaction(signal, Some(&before)) }.expect("SIGUSR2");
-    if std::env::var_os("TESTKIT_RUNNER").is_none() {
+    if testkit::emulator().is_none() {
         assert!(lost.is_empty(), "the kernel itself lost {lost:?}");
     } else if !lost.is_empty() {
         println!("note: this emulator loses {lost:?} with an ordinary handler, too");
