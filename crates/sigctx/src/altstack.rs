@@ -6,7 +6,7 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use core::mem::size_of;
+use core::mem::{self, size_of};
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -47,7 +47,8 @@ impl AltStack {
     /// Maps a stack and makes it the calling thread's alternate stack.
     ///
     /// Its size is the larger of [`MIN_SIZE`] and four of the largest frames that the CPU can need
-    /// (`AT_MINSIGSTKSZ`). All its pages are there from the start; below is a guard page.
+    /// (`AT_MINSIGSTKSZ`). All its pages are there from the start; below is a guard page. A few
+    /// stacks are kept when they are dropped and used again, with what was written to them.
     ///
     /// # Signal safety
     ///
@@ -64,36 +65,21 @@ impl AltStack {
         let page = auxiliary(libc::AT_PAGESZ).max(4096);
         let size = MIN_SIZE.max(4 * auxiliary(libc::AT_MINSIGSTKSZ)).next_multiple_of(page);
         let length = size + page;
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // Populated: the kernel cannot wait for a page while it delivers a signal under memory
-        // pressure, it kills.
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_POPULATE;
-        // libc's, because the system call takes its arguments in three ways: an offset in bytes, one
-        // in pages, or the address of all of them.
-        // SAFETY: a new mapping, wherever the kernel likes.
-        let map = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, -1, 0) };
-        if map == libc::MAP_FAILED {
-            let errno = Errno::new(inject::errno());
-            return Err(AltStackError { step: Step::Map, errno });
-        }
-        let map = map as usize;
-        let guard = [map, page, libc::PROT_NONE as usize, 0, 0, 0];
-        // SAFETY: the first page of the mapping just made, which nobody uses.
-        let guarded = unsafe { sys::syscall(libc::SYS_mprotect, guard) };
+        let map = match pooled() {
+            Some(map) => map,
+            None => new(length, page)?,
+        };
         let stack = SignalStack { sp: map + page, flags: 0, size };
-        let installed =
-            guarded.map_err(|errno| AltStackError { step: Step::Guard, errno }).and_then(|_| {
-                // SAFETY: the mapping outlives its use: `drop` takes it back first.
-                unsafe { set(&stack) }.map_err(|errno| AltStackError { step: Step::Install, errno })
-            });
+        // SAFETY: the mapping outlives its use: `drop` takes it back first.
+        let installed = unsafe { set(&stack) };
         // Relaxed here, in `drop` and in `changes`: what is compared is the same thread's, or that
         // of a task that a scheduler orders when it changes threads.
         CHANGES.fetch_add(1, Ordering::Relaxed);
         match installed {
             Ok(previous) => Ok(Self { map, length, stack, previous, _thread: PhantomData }),
-            Err(error) => {
-                unmap(map, length);
-                Err(error)
+            Err(errno) => {
+                give_back(map, length);
+                Err(AltStackError { step: Step::Install, errno })
             }
         }
     }
@@ -109,18 +95,44 @@ impl AltStack {
     }
 }
 
-impl Drop for AltStack {
-    fn drop(&mut self) {
-        // A handler that ran between here and the unmapping could be given the stack that goes.
-        let mask = sys::sigprocmask(MaskHow::Block, &SigSet::full());
-        let ours = current().is_ok_and(|now| now.sp == self.stack.sp);
+impl AltStack {
+    /// Puts back the alternate stack from before, as dropping does, for a caller that has all
+    /// signals blocked: spares two system calls.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// All signals are blocked for the calling thread whose handlers inject a call, or move what
+    /// they interrupted to another thread.
+    pub unsafe fn remove_blocked(self) {
+        let this = mem::ManuallyDrop::new(self);
+        this.put_back();
+    }
+
+    /// With signals blocked.
+    fn put_back(&self) {
         CHANGES.fetch_add(1, Ordering::Relaxed);
         // SAFETY: it was the thread's alternate stack before this one.
-        if ours && unsafe { set(&self.previous) }.is_ok() {
-            unmap(self.map, self.length);
+        match unsafe { set(&self.previous) } {
+            Ok(now) if now.sp == self.stack.sp => give_back(self.map, self.length),
+            // Somebody installed another stack over this one, and may put this one back: the memory
+            // is left to them.
+            // SAFETY: it was installed the moment before.
+            Ok(now) => drop(unsafe { set(&now) }),
+            // The thread runs on it.
+            Err(_) => {}
         }
-        // Otherwise somebody installed another stack over this one and may put this one back, or
-        // the thread runs on it: the memory is left to them.
+    }
+}
+
+impl Drop for AltStack {
+    fn drop(&mut self) {
+        // A call that a handler injected in between could put back the stack that goes.
+        let mask = sys::sigprocmask(MaskHow::Block, &SigSet::full());
+        self.put_back();
         sys::sigprocmask(MaskHow::Set, &mask);
     }
 }
@@ -176,11 +188,78 @@ fn auxiliary(kind: core::ffi::c_ulong) -> usize {
     unsafe { libc::getauxval(kind) as usize }
 }
 
-/// Unmaps what `install` mapped and nobody uses.
+/// Mappings that no thread uses, by their address, to be used again: to map a stack and to unmap it
+/// takes longer than to make a thread. All are of one length.
+static POOL: [AtomicUsize; 16] = [const { AtomicUsize::new(0) }; 16];
+/// Mappings that there are, in use and in the pool.
+static MAPPED: AtomicUsize = AtomicUsize::new(0);
+
+/// How many stacks of this module are mapped: those in use, up to 16 that wait to be used again, and
+/// those that were left to whoever had installed another over them.
+///
+/// # Signal safety
+///
+/// Async-signal-safe.
+#[must_use]
+pub fn mapped() -> usize {
+    // Relaxed: out of date at once.
+    MAPPED.load(Ordering::Relaxed)
+}
+
+fn pooled() -> Option<usize> {
+    // A look first: an empty place need not be written. Acquire: pairs with `give_back`; what the
+    // last user wrote is written.
+    POOL.iter()
+        .filter(|place| place.load(Ordering::Relaxed) != 0)
+        .map(|place| place.swap(0, Ordering::Acquire))
+        .find(|&map| map != 0)
+}
+
+/// Maps a stack with a guard page below it.
+fn new(length: usize, page: usize) -> Result<usize, AltStackError> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // Populated: the kernel cannot wait for a page while it delivers a signal under memory
+    // pressure, it kills.
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_POPULATE;
+    // libc's, because the system call takes its arguments in three ways: an offset in bytes, one in
+    // pages, or the address of all of them.
+    // SAFETY: a new mapping, wherever the kernel likes.
+    let map = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, -1, 0) };
+    if map == libc::MAP_FAILED {
+        let errno = Errno::new(inject::errno());
+        return Err(AltStackError { step: Step::Map, errno });
+    }
+    MAPPED.fetch_add(1, Ordering::Relaxed);
+    let map = map as usize;
+    let guard = [map, page, libc::PROT_NONE as usize, 0, 0, 0];
+    // SAFETY: the first page of the mapping just made, which nobody uses.
+    match unsafe { sys::syscall(libc::SYS_mprotect, guard) } {
+        Ok(_) => Ok(map),
+        Err(errno) => {
+            unmap(map, length);
+            Err(AltStackError { step: Step::Guard, errno })
+        }
+    }
+}
+
+/// Takes back what nobody uses any more.
+fn give_back(map: usize, length: usize) {
+    let free = |place: &AtomicUsize| {
+        place.load(Ordering::Relaxed) == 0
+            // Release: pairs with `pooled`.
+            && place.compare_exchange(0, map, Ordering::Release, Ordering::Relaxed).is_ok()
+    };
+    if !POOL.iter().any(free) {
+        unmap(map, length);
+    }
+}
+
+/// Unmaps what `new` mapped and nobody uses.
 fn unmap(map: usize, length: usize) {
     // SAFETY: the caller's mapping, which is not the thread's alternate stack (any more).
     let unmapped = unsafe { sys::syscall(libc::SYS_munmap, [map, length, 0, 0, 0, 0]) };
     debug_assert!(unmapped.is_ok(), "munmap of an own mapping");
+    MAPPED.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// A number that is another one after an [`AltStack`] came or went.
