@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             println!("  {:>3} {:<10} {:?} {reached}", thread.index(), thread.name(), thread.tid());
         }
     }
-    println!("\neverybody:\n{}", threadreg::dump()?);
+    println!("\neverybody:\n{}", threadreg::dump());
 
     for worker in workers {
         worker.unpark();

@@ -34,6 +34,8 @@
 //! References: Go's `allocmLock` and `execLock`, which are one lock here (`runtime/proc.go`:
 //! `newm`, `allocm`, `newm1`; `runtime/rwmutex.go`).
 
+use core::time::Duration;
+
 use crate::arena::Arena;
 use crate::name::Name;
 use crate::record::Record;
@@ -99,15 +101,24 @@ impl CreationLock {
         }
     }
 
-    /// Takes the write side: waits for other writers and for the creators under way.
-    pub(crate) fn write(&self) {
-        self.lock_writers();
+    /// Takes the write side: waits for other writers and for the creators under way, until no time
+    /// is `left` (`None`: for ever). Returns whether it has it; if not, the lock is as it was.
+    pub(crate) fn write(&self, mut left: impl FnMut() -> Option<Duration>) -> bool {
+        if !self.lock_writers(&mut left) {
+            return false;
+        }
         // C2. Acquire, here and below: pairs with `release_read`.
         let mut now = self.state.fetch_or(WRITER, Ordering::Acquire) | WRITER;
         while now != WRITER {
-            wait(&self.state, now, None);
+            let left = left();
+            if left.is_some_and(|left| left.is_zero()) {
+                self.release_write();
+                return false;
+            }
+            wait(&self.state, now, left);
             now = self.state.load(Ordering::Acquire);
         }
+        true
     }
 
     /// Takes the write side if nobody has either side.
@@ -133,22 +144,33 @@ impl CreationLock {
         self.unlock_writers();
     }
 
-    fn lock_writers(&self) {
+    fn lock_writers(&self, left: &mut impl FnMut() -> Option<Duration>) -> bool {
         // C3. Acquire: pairs with `unlock_writers`.
         if self.writers.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-            return;
+            return true;
         }
         // Taken as "awaited" from here on: others may sleep, and one wake too many costs less than
-        // one too few.
+        // one too few. So does the mark of one who gives up.
         while self.writers.swap(2, Ordering::Acquire) != 0 {
-            wait(&self.writers, 2, None);
+            let left = left();
+            if left.is_some_and(|left| left.is_zero()) {
+                return false;
+            }
+            wait(&self.writers, 2, left);
         }
+        true
     }
 
     fn unlock_writers(&self) {
         if self.writers.swap(0, Ordering::Release) == 2 {
             wake_one(&self.writers);
         }
+    }
+
+    /// How many creators are between "listed" and "exists", or about to be.
+    pub(crate) fn creators(&self) -> u32 {
+        // Relaxed: out of date at once, for people to read.
+        self.state.load(Ordering::Relaxed) & !WRITER
     }
 
     /// After fork, in the child: whoever held a side was not copied.

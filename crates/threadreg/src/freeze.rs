@@ -1,10 +1,21 @@
-//! The write side of the creation lock, as a guard.
+//! The write side of the creation lock, as a guard; and `exec` under it.
 
 use core::fmt;
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicI32, Ordering};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use sigctx::sys;
+
+use crate::name::Name;
 use crate::registry::{self, ARENA, CREATION};
-use crate::thread_ref::ThreadRef;
+use crate::thread_ref::{ThreadRef, threads};
+
+/// The thread that holds the write side; 0: none.
+static FREEZER: AtomicI32 = AtomicI32::new(0);
 
 /// Stops this crate from making threads until the guard is dropped.
 ///
@@ -12,11 +23,13 @@ use crate::thread_ref::ThreadRef;
 /// left, and none can come. Threads may leave at any time, and threads that nobody registered are
 /// not affected.
 ///
-/// *Lock order:* nothing that a creator may hold while it spawns is to be awaited under the guard.
-/// So stop a world first and freeze second, never the other way round: a creator that waits for the
-/// guard is in the middle of running code, and can only be stopped because it waits with its
-/// signals open. A thread must not spawn while it holds the guard itself, or freeze again: it would
-/// wait for itself.
+/// # Lock order
+///
+/// *Stop a world first, freeze second*: nothing that a creator may hold while it spawns is to be
+/// awaited under the guard. A creator that waits for the guard is in the middle of running code, and
+/// can be stopped only because it waits with its signals open. A thread that holds the guard must
+/// not spawn, freeze again or stop a world: it would wait for itself. In builds with debug
+/// assertions it panics instead.
 ///
 /// # Signal safety
 ///
@@ -25,7 +38,11 @@ use crate::thread_ref::ThreadRef;
 /// # Blocking
 ///
 /// For other holders of the guard, without bound, and for the creations under way. New creators
-/// queue behind this call, so it is not overtaken for ever.
+/// queue behind this call, so it is not overtaken for ever. [`freeze_creation_within`] gives up.
+///
+/// # Panics
+///
+/// With debug assertions, when the calling thread holds the guard.
 ///
 /// # Examples
 ///
@@ -42,8 +59,50 @@ use crate::thread_ref::ThreadRef;
 ///
 /// Go's `allocmLock` and `execLock`, `runtime/proc.go`.
 pub fn freeze_creation() -> CreationFrozen {
-    CREATION.write();
-    CreationFrozen { forks: registry::forks() }
+    assert_not_frozen_here();
+    CREATION.write(|| None);
+    CreationFrozen::new()
+}
+
+/// Like [`freeze_creation`], but gives up after `limit` and says who was in the way.
+///
+/// # Signal safety
+///
+/// Not async-signal-safe: waits.
+///
+/// # Blocking
+///
+/// At most for `limit`. Creators queue behind it while it waits, and go on when it gives up.
+///
+/// # Errors
+///
+/// [`NotFrozen`] when the time was over.
+///
+/// # Panics
+///
+/// With debug assertions, when the calling thread holds the guard.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let held = threadreg::freeze_creation();
+/// let late = std::thread::spawn(|| {
+///     threadreg::freeze_creation_within(Duration::from_millis(5)).map(drop)
+/// });
+/// let error = late.join().unwrap().unwrap_err();
+/// assert!(error.to_string().contains("holds it frozen"));
+/// # drop(held);
+/// ```
+pub fn freeze_creation_within(limit: Duration) -> Result<CreationFrozen, NotFrozen> {
+    assert_not_frozen_here();
+    let begin = Instant::now();
+    if CREATION.write(|| Some(limit.saturating_sub(begin.elapsed()))) {
+        Ok(CreationFrozen::new())
+    } else {
+        Err(NotFrozen::now(limit))
+    }
 }
 
 /// Like [`freeze_creation`], or `None` when a thread is being made or another holds the guard.
@@ -53,19 +112,51 @@ pub fn freeze_creation() -> CreationFrozen {
 /// Async-signal-safe, and so is dropping the guard: no waiting, no allocation.
 #[must_use]
 pub fn try_freeze_creation() -> Option<CreationFrozen> {
-    CREATION.try_write().then(|| CreationFrozen { forks: registry::forks() })
+    CREATION.try_write().then(CreationFrozen::new)
+}
+
+/// Whether the calling thread holds the guard of [`freeze_creation`]: then it must not wait for
+/// other threads to stop, spawn or freeze.
+///
+/// # Signal safety
+///
+/// Async-signal-safe.
+#[must_use]
+pub fn holds_freeze() -> bool {
+    // Relaxed: only this thread makes it its own id.
+    FREEZER.load(Ordering::Relaxed) == sys::gettid()
+}
+
+/// The lock order, in builds with debug assertions.
+pub(crate) fn assert_not_frozen_here() {
+    debug_assert!(
+        !holds_freeze(),
+        "this thread holds the guard of `freeze_creation`: it would wait for itself"
+    );
+}
+
+/// After fork, in the child: it holds nothing.
+pub(crate) fn reset() {
+    FREEZER.store(0, Ordering::Relaxed);
 }
 
 /// No thread is made through this crate while this lives; from [`freeze_creation`].
 ///
-/// In the child of a `fork` it holds nothing any more.
+/// Belongs to its thread. In the child of a `fork` it holds nothing any more.
 #[must_use = "creation is frozen only while this lives"]
 #[derive(Debug)]
 pub struct CreationFrozen {
     forks: u32,
+    not_send: PhantomData<*mut ()>,
 }
 
 impl CreationFrozen {
+    /// The caller has the write side.
+    fn new() -> Self {
+        FREEZER.store(sys::gettid(), Ordering::Relaxed);
+        Self { forks: registry::forks(), not_send: PhantomData }
+    }
+
     /// Waits until every listed thread has stored its id: it can be signalled, or has left.
     ///
     /// # Signal safety
@@ -103,10 +194,92 @@ impl CreationFrozen {
 impl Drop for CreationFrozen {
     fn drop(&mut self) {
         if self.forks == registry::forks() {
+            FREEZER.store(0, Ordering::Relaxed);
             CREATION.release_write();
         }
     }
 }
+
+/// Replaces the process by another program while no thread of this crate is being made; returns
+/// only if that failed, and then threads can be made again.
+///
+/// A `clone` under way beside `execve` makes the kernel refuse the one or the other, and a program
+/// with changed credentials may start without the change.
+///
+/// # Signal safety
+///
+/// Not async-signal-safe.
+///
+/// # Blocking
+///
+/// For the creations under way, as [`freeze_creation`].
+///
+/// # Errors
+///
+/// As [`CommandExt::exec`]: the value that it returns.
+///
+/// # Panics
+///
+/// With debug assertions, when the calling thread holds the guard of [`freeze_creation`].
+///
+/// # Examples
+///
+/// ```
+/// use std::io::ErrorKind;
+/// use std::process::Command;
+///
+/// let error = threadreg::exec(&mut Command::new("/nowhere/to/be/found"));
+/// assert_eq!(error.kind(), ErrorKind::NotFound);
+/// assert!(threadreg::try_freeze_creation().is_some());
+/// ```
+///
+/// # References
+///
+/// Go's `execLock`, `syscall.runtime_BeforeExec`; Go issues 18146 and 19546.
+pub fn exec(command: &mut Command) -> io::Error {
+    let _frozen = freeze_creation();
+    command.exec()
+}
+
+/// Creation could not be frozen in time; from [`freeze_creation_within`].
+#[derive(Clone, Copy, Debug)]
+pub struct NotFrozen {
+    /// How long it was waited for.
+    pub limit: Duration,
+    /// The thread that holds the guard, if one did when the time was over: id and name.
+    pub freezer: Option<(i32, Name)>,
+    /// A thread that was being made then.
+    pub being_made: Option<ThreadRef>,
+    /// How many threads were being made.
+    pub creators: u32,
+}
+
+impl NotFrozen {
+    fn now(limit: Duration) -> Self {
+        let freezer = Some(FREEZER.load(Ordering::Relaxed)).filter(|&tid| tid != 0).map(|tid| {
+            let known = threads().find(|thread| thread.tid() == Some(tid));
+            (tid, known.map(|thread| thread.name()).unwrap_or_default())
+        });
+        let being_made = threads().find(|thread| thread.tid().is_none() && thread.is_alive());
+        Self { limit, freezer, being_made, creators: CREATION.creators() }
+    }
+}
+
+impl fmt::Display for NotFrozen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "creation of threads could not be frozen within {:?}: ", self.limit)?;
+        if let Some((tid, name)) = self.freezer {
+            return write!(f, "thread {tid} ({name}) holds it frozen");
+        }
+        write!(f, "{} being made", self.creators)?;
+        match self.being_made {
+            Some(thread) => write!(f, ", thread {} for one", thread.name()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl core::error::Error for NotFrozen {}
 
 /// A listed thread did not run in time; from [`CreationFrozen::wait_all_started`].
 #[derive(Clone, Copy, Debug)]

@@ -7,9 +7,10 @@
 //! | `record` | one thread's record: its phases, and the pin (protocol) |
 //! | `arena` | the records: claimed, walked, used again (protocol) |
 //! | `creation` | the creation lock and the order of steps of a spawn (protocol) |
-//! | `registry` | the process's instance of these, the calling thread, fork |
+//! | `registry`, `lookup` | the process's instance of these, the calling thread, fork |
 //! | `membership`, `spawn`, `attach`, `mask` | what a thread does to begin and to end |
-//! | `freeze`, `thread_ref`, `slot`, `nudge`, `events`, `name` | the public face |
+//! | `template` | the thread that makes clean threads |
+//! | `freeze`, `thread_ref`, `cookie`, `slot`, `nudge`, `events`, `name` | the public face |
 //! | [`procfs`] | what the kernel's files say |
 
 // Under loom only the protocol cores are built: the rest makes system calls and real threads.
@@ -47,8 +48,10 @@ cfg_if::cfg_if! {
 cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
         mod attach;
+        mod cookie;
         mod events;
         mod freeze;
+        mod lookup;
         mod mask;
         mod membership;
         mod nudge;
@@ -56,17 +59,23 @@ cfg_if::cfg_if! {
         mod registry;
         mod slot;
         mod spawn;
+        mod template;
         mod thread_ref;
 
         pub use attach::{AttachError, Attached, attach};
+        pub use cookie::Cookie;
         pub use events::{Event, Subscription, subscribe};
-        pub use freeze::{CreationFrozen, NotStarted, freeze_creation, try_freeze_creation};
+        pub use freeze::{
+            CreationFrozen, NotFrozen, NotStarted, exec, freeze_creation, freeze_creation_within,
+            holds_freeze, try_freeze_creation,
+        };
         pub use mask::never_block;
         pub use nudge::{Nudge, NudgeCall, NudgeError};
         pub use procfs::{OsThread, OsThreads, dump, os_threads};
         pub use registry::current;
         pub use slot::{Slot, SlotId};
-        pub use spawn::{Builder, JoinHandle, spawn};
+        pub use spawn::{Builder, JoinHandle, ScopedJoinHandle, spawn};
+        pub use template::{CleanError, start_template};
         pub use thread_ref::{Pinned, SignalError, ThreadRef, Threads, threads};
     }
 }

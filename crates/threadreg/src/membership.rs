@@ -7,12 +7,11 @@ use core::ptr;
 use sigctx::altstack::AltStack;
 use sigctx::sys::{self, Errno, SigSet};
 
-use crate::creation;
 use crate::events::{self, Event};
-use crate::mask;
 use crate::record::Record;
 use crate::registry::{self, ARENA};
 use crate::thread_ref::ThreadRef;
+use crate::{creation, lookup, mask};
 
 /// A thread's own hold on its record. Begun and ended on that thread.
 #[derive(Debug)]
@@ -36,7 +35,7 @@ impl Membership {
         // SAFETY: this thread's stack, or none; this thread alone uses the record, signals are
         // blocked.
         unsafe { record.stack.set_bounds(low, high) };
-        registry::set_current(record);
+        lookup::set(record);
         let tid = sys::gettid();
         record.start(tid);
         events::emit(|| Event::Started { thread, tid, name: thread.name() });
@@ -63,14 +62,18 @@ impl Membership {
         // In the child of a fork the record of any thread but the survivor is no longer its own.
         let own = self.forks == registry::forks() || registry::current() == Some(self.thread);
         if own {
-            let (name, tid) = (self.thread.name(), sys::gettid());
+            let (name, tid) = (self.thread.name(), record.pinned_tid().unwrap_or_default());
             let thread = self.thread;
             record.close();
             events::emit(|| Event::Exited { thread, tid, name });
         }
         // From here on a handler takes the thread for a foreign one.
-        registry::set_current(ptr::null());
-        drop(self.alternate.take());
+        lookup::set(ptr::null());
+        if let Some(alternate) = self.alternate.take() {
+            // SAFETY: all signals are blocked but libc's own, whose handlers run to their end on
+            // whatever stack they find, and neither keep a frame nor move it.
+            unsafe { alternate.remove_blocked() };
+        }
         if own {
             // SAFETY: handlers on this thread no longer find the record; no other thread runs on
             // the stack.

@@ -44,7 +44,7 @@ fn frozen_list_and_existing_threads_agree() {
             })
         };
 
-        lock.write();
+        assert!(lock.write(|| None));
         assert_eq!(arena.listed().count(), exist.load(Ordering::SeqCst) as usize);
         lock.release_write();
         creator.join().expect("no panic");
@@ -293,7 +293,7 @@ fn writers_exclude_creators_and_writers() {
         let lock = Arc::new(CreationLock::new());
         let inside = Arc::new(AtomicU32::new(0));
         let write = |lock: &CreationLock, inside: &AtomicU32| {
-            lock.write();
+            assert!(lock.write(|| None));
             assert_eq!(inside.swap(1, Ordering::Relaxed), 0, "a writer is not alone");
             inside.store(0, Ordering::Relaxed);
             lock.release_write();
@@ -336,7 +336,7 @@ fn a_failed_try_for_the_write_side_leaves_it_free() {
         }
         assert!(!lock.try_write());
         lock.release_read();
-        lock.write();
+        assert!(lock.write(|| None));
         lock.release_write();
         trier.join().expect("no panic");
     });

@@ -33,6 +33,11 @@ pub use threads::{OsThread, OsThreads, dump, os_threads};
 use crate::name::Name;
 use read::{Fd, Fields, Lines, TaskPath};
 
+/// How often the directory is read before a listing is given out as incomplete.
+const ROUNDS: usize = 64;
+/// Bytes of a reading's buffer on the stack: 32 entries.
+const READ: usize = 1024;
+
 /// The thread is exiting.
 pub const PF_EXITING: u32 = 0x4;
 /// The thread is a worker of `io_uring`.
@@ -123,6 +128,79 @@ impl TaskDir {
         }
     }
 
+    /// Writes the ids of all threads to `tids`, in order, and says whether they are all.
+    ///
+    /// Reads the directory until two readings in a row show the same threads and agree with the
+    /// kernel's count before and after, or gives up after 64 readings.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe: 1 KiB of the stack, no allocation.
+    ///
+    /// # Errors
+    ///
+    /// As [`for_each_tid`](Self::for_each_tid).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use threadreg::procfs::TaskDir;
+    ///
+    /// let mut tids = [0; 256];
+    /// let listing = TaskDir::open()?.list(&mut tids)?;
+    /// println!("all: {}, {:?}", listing.is_complete(), listing.tids());
+    /// # Ok::<(), threadreg::procfs::ProcError>(())
+    /// ```
+    pub fn list<'t>(&mut self, tids: &'t mut [i32]) -> Result<Listing<'t>, ProcError> {
+        let room = tids.len();
+        let (mut shown, mut count, mut complete) = (0, 0, false);
+        for _ in 0..ROUNDS {
+            count = self.count()?;
+            shown = self.take_down(tids)?;
+            let tids = tids.get_mut(..shown).unwrap_or_default();
+            complete = shown == count && self.shows_again(tids)? && self.count()? == count;
+            if complete || count > room {
+                break;
+            }
+        }
+        let tids = tids.get(..shown).unwrap_or_default();
+        Ok(Listing { tids, count, complete })
+    }
+
+    /// Writes the ids that one reading shows to `tids`, in order; returns how many it wrote.
+    fn take_down(&mut self, tids: &mut [i32]) -> Result<usize, ProcError> {
+        let mut used = 0;
+        let mut places = tids.iter_mut();
+        self.for_each_tid(&mut [0; READ], |tid| {
+            if let Some(place) = places.next() {
+                *place = tid;
+                used += 1;
+            }
+        })?;
+        tids.get_mut(..used).unwrap_or_default().sort_unstable();
+        Ok(used)
+    }
+
+    /// Whether another reading shows exactly these threads, each once.
+    fn shows_again(&mut self, tids: &mut [i32]) -> Result<bool, ProcError> {
+        let mut left = tids.len();
+        let mut strange = false;
+        // One that was shown is marked by its sign, which the order must not look at.
+        let read = self.for_each_tid(&mut [0; READ], |tid| {
+            match tids.binary_search_by_key(&tid, |known| known.abs()).map(|at| tids.get_mut(at)) {
+                Ok(Some(known)) if *known > 0 => {
+                    *known = -*known;
+                    left -= 1;
+                }
+                _ => strange = true,
+            }
+        });
+        for known in tids {
+            *known = known.abs();
+        }
+        read.map(|()| !strange && left == 0)
+    }
+
     /// What `task/<tid>/stat` says.
     ///
     /// # Signal safety
@@ -192,6 +270,47 @@ impl TaskDir {
 
     fn check(&self) -> Result<(), Errno> {
         if self.pid == sys::getpid() { Ok(()) } else { Err(Errno::new(libc::ESTALE)) }
+    }
+}
+
+/// The threads of the process; from [`TaskDir::list`].
+#[derive(Clone, Copy, Debug)]
+pub struct Listing<'t> {
+    tids: &'t [i32],
+    count: usize,
+    complete: bool,
+}
+
+impl<'t> Listing<'t> {
+    /// The ids, in order; of the last reading if that was not complete.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn tids(&self) -> &'t [i32] {
+        self.tids
+    }
+
+    /// How many threads the kernel counted. More than there are ids: the buffer was too small, or
+    /// the listing is not complete.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Whether these were all threads of the process at one moment.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 }
 

@@ -1,15 +1,14 @@
 //! The process's one registry: the arena, the creation lock, who the calling thread is, and fork.
 
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, compiler_fence};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use sigctx::sys;
 
 use crate::arena::Arena;
 use crate::creation::CreationLock;
-use crate::events;
-use crate::record::Record;
 use crate::thread_ref::ThreadRef;
+use crate::{events, freeze, lookup, template};
 
 pub(crate) static ARENA: Arena = Arena::new();
 pub(crate) static CREATION: CreationLock = CreationLock::new();
@@ -17,21 +16,14 @@ pub(crate) static CREATION: CreationLock = CreationLock::new();
 /// How often this process came out of a fork as the child. Guards taken before that hold nothing.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-thread_local! {
-    // Const and without a destructor: a handler may read it on any thread at any time, and it needs
-    // no set-up that could allocate. An atomic, since a handler may look between any two
-    // instructions.
-    static CURRENT: AtomicPtr<Record> = const { AtomicPtr::new(ptr::null_mut()) };
-}
-
 /// The calling thread, if it is registered.
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe: loads of a thread-local without initialiser or destructor and of the thread's
-/// own record. In a shared library that is opened with `dlopen` the platform may allocate a
-/// thread's block of thread-locals at the first access; a registered thread made that access when
-/// it registered.
+/// Async-signal-safe, on every thread at every moment of its life: a load of a thread-local without
+/// initialiser or destructor, and one of the thread's own record. In a library that was opened with
+/// `dlopen`, where the first touch of a thread-local allocates, it asks `pthread_getspecific`
+/// instead, which does not.
 ///
 /// # Examples
 ///
@@ -45,23 +37,10 @@ thread_local! {
 #[must_use]
 pub fn current() -> Option<ThreadRef> {
     // SAFETY: null, or a record of the arena, which is never freed.
-    let record = unsafe { current_record().as_ref() }?;
+    let record = unsafe { lookup::record().as_ref() }?;
     // The thread's own record keeps its generation for as long as the thread-local points to it.
     let (generation, _) = record.state();
     Some(ThreadRef { record, generation })
-}
-
-fn current_record() -> *const Record {
-    // Relaxed: written by this thread only.
-    CURRENT.with(|current| current.load(Ordering::Relaxed))
-}
-
-pub(crate) fn set_current(record: *const Record) {
-    // The fences keep the compiler from moving the record's set-up past the store that lets a
-    // handler on this thread find it, and its taking apart before the store that hides it.
-    compiler_fence(Ordering::SeqCst);
-    CURRENT.with(|current| current.store(record.cast_mut(), Ordering::Relaxed));
-    compiler_fence(Ordering::SeqCst);
 }
 
 pub(crate) fn forks() -> u32 {
@@ -76,6 +55,7 @@ pub(crate) fn init() {
     static REGISTERED: AtomicBool = AtomicBool::new(false);
     // Acquire: pairs with the store below; the handler was registered before.
     if !REGISTERED.load(Ordering::Acquire) {
+        lookup::init();
         register();
         REGISTERED.store(true, Ordering::Release);
     }
@@ -93,9 +73,11 @@ fn register() {
 /// times in a row: a second run finds nothing left to do.
 extern "C" fn after_fork() {
     CREATION.reset();
+    freeze::reset();
     events::reset();
+    template::reset();
     FORKS.fetch_add(1, Ordering::Relaxed);
-    let survivor = current_record();
+    let survivor = lookup::record();
     for record in ARENA.claimed() {
         if ptr::eq(record, survivor) {
             record.survive(sys::gettid());

@@ -1,17 +1,20 @@
 //! Making threads: std's shape, listed before they exist.
 
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use sigctx::altstack::AltStack;
 use sigctx::sys::SigSet;
 
 use crate::creation::{NotCreated, create};
-use crate::mask;
 use crate::membership::Membership;
 use crate::name::Name;
 use crate::registry::{self, ARENA, CREATION};
+use crate::template::CleanError;
 use crate::thread_ref::ThreadRef;
+use crate::{freeze, mask, template};
 
 /// Spawns a registered thread, as [`std::thread::spawn`] does an unregistered one.
 ///
@@ -107,63 +110,208 @@ impl Builder {
     /// # Blocking
     ///
     /// Waits while creation is frozen ([`freeze_creation`](crate::freeze_creation)), with signals
-    /// as the caller had them.
+    /// as the caller had them; and up to 0.2 s while the system has no room for a thread (`EAGAIN`).
     ///
     /// # Errors
     ///
     /// Those of [`std::thread::Builder::spawn`], and `InvalidInput` for a name with a zero byte.
     /// The thread was then unlisted again.
+    ///
+    /// # Panics
+    ///
+    /// With debug assertions, when the calling thread holds creation frozen: it would wait for
+    /// itself.
     pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
+        let started = self.make(f, |builder, start| builder.spawn(move || start.run()))?;
+        Ok(JoinHandle { inner: started.0, thread: started.1 })
+    }
+
+    /// Makes a thread that may borrow what outlives `scope`, as
+    /// [`std::thread::Builder::spawn_scoped`] does.
+    ///
+    /// All else is as with [`spawn`](Self::spawn). When the scope ends the thread has left the
+    /// registry.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe.
+    ///
+    /// # Blocking
+    ///
+    /// As [`spawn`](Self::spawn).
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut words = vec!["of", "the", "main", "thread"];
+    /// std::thread::scope(|scope| {
+    ///     let sorter = threadreg::Builder::new().name("sorter");
+    ///     sorter.spawn_scoped(scope, || words.sort())?.join().unwrap();
+    ///     std::io::Result::Ok(())
+    /// })?;
+    /// assert_eq!(words, ["main", "of", "the", "thread"]);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn spawn_scoped<'scope, F, T>(
+        self,
+        scope: &'scope thread::Scope<'scope, '_>,
+        f: F,
+    ) -> io::Result<ScopedJoinHandle<'scope, T>>
+    where
+        F: FnOnce() -> T + Send + 'scope,
+        T: Send + 'scope,
+    {
+        let start = |builder: thread::Builder, start: Start<F>| {
+            builder.spawn_scoped(scope, move || start.run())
+        };
+        let (inner, thread) = self.make(f, start)?;
+        Ok(ScopedJoinHandle { inner, thread })
+    }
+
+    /// Makes the thread from the template thread instead of from the caller: it inherits nothing of
+    /// what the caller did to itself.
+    ///
+    /// What a thread inherits from its maker are its namespaces, root and working directory (after
+    /// `unshare(CLONE_FS)`), credentials and capabilities, `seccomp` filters, scheduling policy and
+    /// CPU set, signal mask. With this it gets those of the thread that called [`start_template`],
+    /// as they were then, and every change that was made on all threads since.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe.
+    ///
+    /// # Blocking
+    ///
+    /// For the template thread, which makes one thread after the other; else as
+    /// [`spawn`](Self::spawn).
+    ///
+    /// # Errors
+    ///
+    /// [`CleanError::NoTemplate`] without [`start_template`], also in the child of a `fork`; what
+    /// [`spawn`](Self::spawn) says.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use threadreg::Builder;
+    ///
+    /// // Early in `main`.
+    /// threadreg::start_template()?;
+    ///
+    /// let clean = Builder::new().name("clean").spawn_clean(|| threadreg::current().is_some())?;
+    /// assert!(clean.join().unwrap());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # References
+    ///
+    /// Go's template thread (`runtime/proc.go`: `templateThread`, `startTemplateThread`).
+    ///
+    /// [`start_template`]: crate::start_template
+    /// [`CleanError::NoTemplate`]: crate::CleanError::NoTemplate
+    pub fn spawn_clean<F, T>(self, f: F) -> Result<JoinHandle<T>, CleanError>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        template::ask(move || self.spawn(f))?.map_err(CleanError::Refused)
+    }
+
+    /// Makes a thread whose body is `f`, by `start`.
+    fn make<F, H>(
+        self,
+        f: F,
+        start: impl Fn(thread::Builder, Start<F>) -> io::Result<H>,
+    ) -> io::Result<(H, ThreadRef)> {
         let Self { name, stack_size, mask } = self;
         if name.as_deref().is_some_and(|name| name.contains('\0')) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "zero byte in thread name"));
         }
+        freeze::assert_not_frozen_here();
         registry::init();
         let label = Name::new(name.as_deref().unwrap_or_default());
-        let mut builder = thread::Builder::new();
-        if let Some(name) = name {
-            builder = builder.name(name);
-        }
-        if let Some(size) = stack_size {
-            builder = builder.stack_size(size);
-        }
-
-        let side = ReadSide::take();
-        let mask = mask::for_new_thread(mask.unwrap_or(side.mask));
-        let made = create(&CREATION, &ARENA, &label, |record, generation| {
-            let thread = ThreadRef { record, generation };
-            let inner = builder.spawn(move || run(thread, mask, f))?;
-            Ok(JoinHandle { inner, thread })
-        });
-        drop(side);
-        made.map_err(|error| match error {
-            NotCreated::Full => io::Error::new(io::ErrorKind::QuotaExceeded, "registry full"),
-            NotCreated::Clone(error) => error,
+        // `std` drops the body of a thread that it could not make; this one is to be tried again.
+        let body = Arc::new(Mutex::new(Some(f)));
+        retry_on_eagain(|| {
+            let mut builder = thread::Builder::new();
+            if let Some(name) = &name {
+                builder = builder.name(name.clone());
+            }
+            if let Some(size) = stack_size {
+                builder = builder.stack_size(size);
+            }
+            let side = ReadSide::take();
+            let mask = mask::for_new_thread(mask.unwrap_or(side.mask));
+            let made = create(&CREATION, &ARENA, &label, |record, generation| {
+                let thread = ThreadRef { record, generation };
+                let handle = start(builder, Start { thread, mask, body: body.clone() })?;
+                Ok((handle, thread))
+            });
+            drop(side);
+            made.map_err(|error| match error {
+                NotCreated::Full => io::Error::new(io::ErrorKind::QuotaExceeded, "registry full"),
+                NotCreated::Clone(error) => error,
+            })
         })
     }
 }
 
-/// The new thread, with signals blocked as its creator left them.
-fn run<T>(thread: ThreadRef, mask: SigSet, f: impl FnOnce() -> T) -> T {
-    struct Leave(Option<Membership>);
-
-    impl Drop for Leave {
-        fn drop(&mut self) {
-            // Signals stay blocked: what is left of the thread belongs to libc.
-            self.0.take().map(Membership::end);
+/// Tries 20 times, over 0.19 s: the kernel also says EAGAIN when it is short of memory or process
+/// ids for a moment. Nothing is listed or held between two tries.
+///
+/// Go's `retryOnEAGAIN` (`runtime/retry.go`).
+fn retry_on_eagain<T>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for milliseconds in 1..20 {
+        match make() {
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
+                thread::sleep(Duration::from_millis(milliseconds));
+            }
+            result => return result,
         }
     }
+    make()
+}
 
-    // Without memory for a large alternate stack the thread keeps std's small one; calls are not
-    // injected into it then, which `sigctx` checks at each injection.
-    let alternate = AltStack::install().ok();
-    let _leave = Leave(Some(Membership::begin(thread.record, thread.generation, alternate)));
-    mask::restore(&mask);
-    f()
+/// What a new thread is to do; see [`Start::run`].
+struct Start<F> {
+    thread: ThreadRef,
+    mask: SigSet,
+    body: Arc<Mutex<Option<F>>>,
+}
+
+impl<F> Start<F> {
+    /// The new thread, with signals blocked as its creator left them.
+    fn run<T>(self) -> T
+    where
+        F: FnOnce() -> T,
+    {
+        let Self { thread, mask, body } = self;
+        let body = body.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Without memory for a large alternate stack the thread keeps std's small one; calls are
+        // not injected into it then, which `sigctx` checks at each injection.
+        let alternate = AltStack::install().ok();
+        let _leave = Leave(Some(Membership::begin(thread.record, thread.generation, alternate)));
+        mask::restore(&mask);
+        body.expect("only one `clone` works")()
+    }
+}
+
+/// Ends a membership, also when the thread's body panics.
+struct Leave(Option<Membership>);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        // Signals stay blocked: what is left of the thread belongs to libc.
+        self.0.take().map(Membership::end);
+    }
 }
 
 /// The creation lock's read side, with signals blocked as long as it is held.
@@ -197,57 +345,83 @@ impl Drop for ReadSide {
     }
 }
 
-/// A spawned thread's handle; the registered counterpart of [`std::thread::JoinHandle`].
-#[derive(Debug)]
-pub struct JoinHandle<T> {
-    inner: thread::JoinHandle<T>,
-    thread: ThreadRef,
+macro_rules! handle {
+    ($(#[$doc:meta])* $name:ident $(<$scope:lifetime or $elided:lifetime>)?, $inner:ty) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name<$($scope,)? T> {
+            inner: $inner,
+            thread: ThreadRef,
+        }
+
+        impl<T> $name<$($elided,)? T> {
+            /// Waits for the thread to end and returns its result.
+            ///
+            /// # Signal safety
+            ///
+            /// Not async-signal-safe.
+            ///
+            /// # Blocking
+            ///
+            /// Until the thread has ended.
+            ///
+            /// # Errors
+            ///
+            /// The panic's payload, when the thread panicked.
+            pub fn join(self) -> thread::Result<T> {
+                self.inner.join()
+            }
+
+            /// The registered thread.
+            ///
+            /// # Signal safety
+            ///
+            /// Async-signal-safe.
+            #[must_use]
+            pub fn thread(&self) -> ThreadRef {
+                self.thread
+            }
+
+            /// Whether the thread has come to its end, so that [`join`](Self::join) returns at
+            /// once.
+            ///
+            /// # Signal safety
+            ///
+            /// Not async-signal-safe.
+            #[must_use]
+            pub fn is_finished(&self) -> bool {
+                self.inner.is_finished()
+            }
+
+            /// Wakes the thread from [`std::thread::park`].
+            ///
+            /// # Signal safety
+            ///
+            /// Not async-signal-safe.
+            pub fn unpark(&self) {
+                self.inner.thread().unpark();
+            }
+
+            /// The thread as `std` knows it.
+            ///
+            /// # Signal safety
+            ///
+            /// Not async-signal-safe.
+            #[must_use]
+            pub fn as_std(&self) -> &thread::Thread {
+                self.inner.thread()
+            }
+        }
+    };
 }
 
-impl<T> JoinHandle<T> {
-    /// Waits for the thread to end and returns its result.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe.
-    ///
-    /// # Blocking
-    ///
-    /// Until the thread has ended.
-    ///
-    /// # Errors
-    ///
-    /// The panic's payload, when the thread panicked.
-    pub fn join(self) -> thread::Result<T> {
-        self.inner.join()
-    }
+handle! {
+    /// A spawned thread's handle; the registered counterpart of [`std::thread::JoinHandle`].
+    JoinHandle, thread::JoinHandle<T>
+}
 
-    /// The registered thread.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    #[must_use]
-    pub fn thread(&self) -> ThreadRef {
-        self.thread
-    }
-
-    /// Whether the thread has come to its end, so that [`join`](Self::join) returns at once.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.inner.is_finished()
-    }
-
-    /// Wakes the thread from [`std::thread::park`].
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe.
-    pub fn unpark(&self) {
-        self.inner.thread().unpark();
-    }
+handle! {
+    /// A scoped thread's handle; the registered counterpart of
+    /// [`std::thread::ScopedJoinHandle`].
+    ScopedJoinHandle<'scope or '_>, thread::ScopedJoinHandle<'scope, T>
 }

@@ -3,11 +3,14 @@
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::ptr;
+use core::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
 
 use sigctx::inject::CallStack;
 use sigctx::sys::{self, Errno};
 
 use crate::arena::Claimed;
+use crate::cookie::Cookie;
 use crate::name::Name;
 use crate::record::Record;
 use crate::registry::{self, ARENA};
@@ -105,6 +108,59 @@ impl ThreadRef {
     /// `tgkill(2)`.
     pub fn signal(&self, sig: i32) -> Result<(), SignalError> {
         self.pin().ok_or(SignalError::Gone)?.signal(sig)
+    }
+
+    /// Sends the thread a signal that carries `cookie`, by which its handler knows it for this
+    /// process's own: [`Cookie::came_with`].
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal).
+    ///
+    /// # References
+    ///
+    /// `rt_tgsigqueueinfo(2)`.
+    pub fn signal_with(&self, sig: i32, cookie: Cookie) -> Result<(), SignalError> {
+        self.pin().ok_or(SignalError::Gone)?.signal_with(sig, cookie)
+    }
+
+    /// Like [`signal_with`](Self::signal_with), but tries again while the queue of signals is full:
+    /// after 50 microseconds first, then twice as long each time, up to a millisecond.
+    ///
+    /// The thread is not pinned between two tries.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Blocking
+    ///
+    /// At most for `limit`.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal); [`SignalError::QueueFull`] when there was no room in time.
+    pub fn signal_within(
+        &self,
+        sig: i32,
+        cookie: Cookie,
+        limit: Duration,
+    ) -> Result<(), SignalError> {
+        let begin = Instant::now();
+        let mut pause = Duration::from_micros(50);
+        loop {
+            match self.signal_with(sig, cookie) {
+                Err(SignalError::QueueFull { .. }) if begin.elapsed() < limit => {}
+                result => return result,
+            }
+            // Nobody wakes it.
+            let _ = sys::futex_wait(&AtomicU32::new(0), 0, Some(pause));
+            pause = (pause * 2).min(Duration::from_millis(1));
+        }
     }
 
     /// The stack that the thread runs on when it runs no task: where a call may be injected.
@@ -208,11 +264,28 @@ impl Pinned {
     /// ended without the registry being told, and any thread of the parent in the child of a
     /// `fork`.
     pub fn signal(&self, sig: i32) -> Result<(), SignalError> {
+        self.send(sig, |tid| sys::tgkill(sys::getpid(), tid, sig))
+    }
+
+    /// Sends the pinned thread a signal that carries `cookie`; see [`ThreadRef::signal_with`].
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal).
+    pub fn signal_with(&self, sig: i32, cookie: Cookie) -> Result<(), SignalError> {
+        self.send(sig, |tid| cookie.send(tid, sig))
+    }
+
+    fn send(&self, sig: i32, by: impl FnOnce(i32) -> Result<(), Errno>) -> Result<(), SignalError> {
         if self.forks != registry::forks() {
             return Err(SignalError::Gone);
         }
         let tid = self.tid().ok_or(SignalError::NotStarted)?;
-        sys::tgkill(sys::getpid(), tid, sig).map_err(|errno| match errno {
+        by(tid).map_err(|errno| match errno {
             Errno::ESRCH => SignalError::Gone,
             Errno::EAGAIN => SignalError::QueueFull { tid, sig },
             errno => SignalError::Kernel { tid, sig, errno },

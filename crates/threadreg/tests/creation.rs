@@ -13,7 +13,9 @@ use sigctx::handler::{Delivery, Flow, Options, install};
 use sigctx::sys::{self, MaskHow, SigSet};
 use testkit::{budget, in_child, patience};
 use threadreg::procfs::TaskDir;
-use threadreg::{Builder, freeze_creation, never_block, threads, try_freeze_creation};
+use threadreg::{
+    Builder, freeze_creation, freeze_creation_within, never_block, threads, try_freeze_creation,
+};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -168,7 +170,7 @@ fn t5_a_creator_waiting_for_a_freezer_hears_signals() {
 fn t3_a_clone_that_fails_leaves_nothing_listed() {
     in_child("t3_a_clone_that_fails_leaves_nothing_listed", MINUTE, || {
         let mask = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
-        for _ in 0..100 {
+        for _ in 0..4 {
             let made = Builder::new().name("huge").stack_size(usize::MAX / 8 * 7).spawn(|| ());
             let error = made.expect_err("no such address space");
             // From the kernel, or from a libc that refuses to ask it.
@@ -250,16 +252,148 @@ fn t13_exec_under_a_freeze_never_meets_a_clone_under_way() {
         }
         sleep(Duration::from_millis(20));
         // A failed exec gives the lock back.
-        let frozen = freeze_creation();
-        let error = std::os::unix::process::CommandExt::exec(&mut Command::new("/nonexistent"));
+        let error = threadreg::exec(&mut Command::new("/nonexistent"));
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        drop(frozen);
         threadreg::spawn(|| ()).join().expect("creation goes on");
 
-        let _frozen = freeze_creation();
         // The watchdog's parent looks for the harness's own words.
         let mut command = Command::new("/bin/echo");
         command.arg("running 1 test: this output is exec's");
-        panic!("{}", std::os::unix::process::CommandExt::exec(&mut command));
+        panic!("{}", threadreg::exec(&mut command));
+    });
+}
+
+#[test]
+fn t3_a_clone_refused_for_now_is_tried_again() {
+    /// Nobody else's, so that the limit counts this process alone.
+    const LONELY: libc::uid_t = 61_234;
+    in_child("t3_a_clone_refused_for_now_is_tried_again", MINUTE, || {
+        // SAFETY: touches no memory.
+        if unsafe { libc::setresuid(LONELY, LONELY, LONELY) } != 0 {
+            return testkit::skip("only the superuser can take a user that has no other process");
+        }
+        let room = threadreg::os_threads().expect("/proc").as_slice().len() as libc::rlim_t + 1;
+        let limit = libc::rlimit { rlim_cur: room, rlim_max: room };
+        // SAFETY: reads one `rlimit`.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit) }, 0);
+        let begin = Instant::now();
+        loop {
+            // It takes the room until somebody tries to make another.
+            let in_the_way = threadreg::spawn(|| {
+                let begin = Instant::now();
+                while threads().count() == 1 && begin.elapsed() < patience(MINUTE / 2) {}
+            });
+            until("it starts", || in_the_way.thread().tid().is_some());
+            let made = Builder::new().spawn(|| ());
+            in_the_way.join().expect("no panic");
+            // When the room is free is the scheduler's business.
+            if made.is_ok_and(|made| made.join().is_ok()) {
+                break;
+            }
+            assert!(begin.elapsed() < patience(MINUTE / 2), "refused, and not tried again");
+        }
+    });
+}
+
+#[test]
+fn scoped_threads_borrow_and_are_registered() {
+    in_child("scoped_threads_borrow_and_are_registered", MINUTE, || {
+        let mut words = ["b", "c", "a"];
+        let seen = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            let sorter = Builder::new().name("sorter").spawn_scoped(scope, || {
+                let me = threadreg::current().expect("registered");
+                assert_eq!(me.name().as_str(), "sorter");
+                words.sort_unstable();
+                me
+            });
+            let sorter = sorter.expect("spawns");
+            let thread = sorter.thread();
+            assert_eq!(sorter.join().expect("no panic"), thread);
+            for _ in 0..8 {
+                let look = || {
+                    seen.fetch_add(usize::from(threadreg::current().is_some()), SeqCst);
+                };
+                Builder::new().spawn_scoped(scope, look).expect("spawns");
+            }
+        });
+        assert_eq!((words, seen.into_inner()), (["a", "b", "c"], 8));
+        assert_eq!(threads().count(), 0, "they leave before the scope ends");
+    });
+}
+
+#[test]
+fn t5_a_freeze_that_is_late_says_why_and_leaves_creation_free() {
+    in_child("t5_a_freeze_that_is_late_says_why_and_leaves_creation_free", MINUTE, || {
+        let me = threadreg::attach().expect("attaches");
+        let held = freeze_creation();
+        let limit = Duration::from_millis(10);
+        let late = thread::spawn(move || freeze_creation_within(limit).map(drop));
+        let error = late.join().expect("no panic").expect_err("held");
+        assert_eq!(error.freezer, Some((sys::gettid(), me.thread().name())));
+        let text = error.to_string();
+        let tid = sys::gettid().to_string();
+        assert!(text.contains(&tid) && text.contains("within 10ms"), "{text}");
+        // A creator queues behind the one that gives up as well, and then behind the guard alone.
+        let creator = thread::spawn(|| threadreg::spawn(|| ()).join());
+        let late = thread::spawn(move || freeze_creation_within(limit).map(drop));
+        assert!(late.join().expect("no panic").is_err());
+        drop(held);
+        creator.join().expect("no panic").expect("no panic");
+        drop(freeze_creation_within(patience(MINUTE / 2)).expect("free"));
+        threadreg::spawn(|| ()).join().expect("creation goes on");
+    });
+}
+
+/// T5: a thread that waits for itself would wait for ever.
+#[test]
+#[cfg(debug_assertions)]
+fn t5_the_lock_order_is_asserted() {
+    in_child("t5_the_lock_order_is_asserted", MINUTE, || {
+        let frozen = freeze_creation();
+        assert!(threadreg::holds_freeze());
+        assert!(!thread::spawn(threadreg::holds_freeze).join().expect("no panic"));
+        let panics = |what: fn()| std::panic::catch_unwind(what).is_err();
+        assert!(panics(|| drop(threadreg::spawn(|| ()))), "spawn");
+        assert!(panics(|| drop(freeze_creation())), "freeze");
+        assert!(panics(|| drop(freeze_creation_within(Duration::ZERO))), "freeze_within");
+        assert!(panics(|| drop(threadreg::exec(&mut Command::new("/nonexistent")))), "exec");
+        drop(frozen);
+        assert!(!threadreg::holds_freeze());
+        threadreg::spawn(|| ()).join().expect("creation goes on");
+    });
+}
+
+#[test]
+fn t13_t14_stress_commands_start_amid_a_spawn_storm() {
+    in_child("t13_t14_stress_commands_start_amid_a_spawn_storm", 2 * MINUTE, || {
+        use std::os::unix::process::CommandExt;
+        static STOP: AtomicBool = AtomicBool::new(false);
+        let creators = [0, 1].map(|_| {
+            thread::spawn(|| {
+                while !STOP.load(SeqCst) {
+                    threadreg::spawn(|| ()).join().expect("no panic");
+                }
+            })
+        });
+        for round in 0..budget(60) {
+            let mut command = Command::new("/bin/echo");
+            command.arg(format!("round {round}"));
+            if round % 2 == 1 {
+                let only = || {
+                    let alone = threads().count() == 0 && try_freeze_creation().is_some();
+                    if alone { Ok(()) } else { Err(io::Error::other("ghosts")) }
+                };
+                // By fork: the child is this program for a while.
+                // SAFETY: atomics only.
+                unsafe { command.pre_exec(only) };
+            }
+            let output = command.output().expect("starts");
+            assert_eq!(output.stdout, format!("round {round}\n").into_bytes());
+        }
+        STOP.store(true, SeqCst);
+        for creator in creators {
+            creator.join().expect("no panic");
+        }
     });
 }

@@ -6,9 +6,6 @@ use super::{ProcError, TaskDir, TaskStat};
 use crate::name::Name;
 use crate::thread_ref::{ThreadRef, threads};
 
-/// How often the directory is read before the listing is given out as incomplete.
-const ROUNDS: usize = 64;
-
 /// One thread as the kernel sees it.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -93,20 +90,17 @@ pub fn os_threads() -> Result<OsThreads, ProcError> {
 }
 
 fn list(dir: &mut TaskDir) -> Result<OsThreads, ProcError> {
-    let mut buffer = [0; 8192];
-    let mut last: Vec<i32> = Vec::new();
-    let mut complete = false;
-    for _ in 0..ROUNDS {
-        let before = dir.count()?;
-        let mut tids = Vec::with_capacity(before);
-        dir.for_each_tid(&mut buffer, |tid| tids.push(tid))?;
-        tids.sort_unstable();
-        complete = tids.len() == before && tids == last && dir.count()? == before;
-        last = tids;
-        if complete {
-            break;
+    let mut tids = Vec::new();
+    let (shown, complete) = loop {
+        // Room for those that come meanwhile.
+        let room = dir.count()? * 2 + 16;
+        tids.resize(room, 0);
+        let listing = dir.list(&mut tids)?;
+        if listing.is_complete() || listing.count() <= room {
+            break (listing.tids().len(), listing.is_complete());
         }
-    }
+    };
+    tids.truncate(shown);
     let mut known: Vec<_> = threads().filter_map(|thread| Some((thread.tid()?, thread))).collect();
     known.sort_unstable_by_key(|&(tid, _)| tid);
     let registered = |tid| {
@@ -114,73 +108,93 @@ fn list(dir: &mut TaskDir) -> Result<OsThreads, ProcError> {
         known.get(place).map(|&(_, thread)| thread)
     };
     let threads =
-        last.into_iter().map(|tid| OsThread { tid, registered: registered(tid) }).collect();
+        tids.into_iter().map(|tid| OsThread { tid, registered: registered(tid) }).collect();
     Ok(OsThreads { threads, complete })
 }
 
 /// A table of all threads, for people: id, registered or foreign, name, state, what it sleeps in.
 ///
+/// Where `/proc` cannot be read it shows the registered threads, and says why no others. What cannot
+/// be read of a single thread is left blank.
+///
 /// # Signal safety
 ///
 /// Not async-signal-safe: allocates.
 ///
-/// # Errors
-///
-/// When `/proc` cannot be read. What cannot be read of a single thread is left blank.
-///
 /// # Examples
 ///
 /// ```
-/// print!("{}", threadreg::dump()?);
-/// # Ok::<(), threadreg::procfs::ProcError>(())
+/// print!("{}", threadreg::dump());
 /// ```
-pub fn dump() -> Result<impl fmt::Display, ProcError> {
+#[must_use]
+pub fn dump() -> impl fmt::Display {
+    read_all().unwrap_or_else(|error| Dump {
+        rows: threads()
+            .map(|thread| Row {
+                tid: thread.tid(),
+                registered: Some(thread),
+                stat: None,
+                wchan: Name::default(),
+            })
+            .collect(),
+        missing: Some(Missing::NoProc(error)),
+    })
+}
+
+fn read_all() -> Result<Dump, ProcError> {
     let mut dir = TaskDir::open()?;
     let list = list(&mut dir)?;
     let rows = list
         .iter()
-        .map(|thread| Row {
-            thread: *thread,
-            stat: dir.stat(thread.tid).ok(),
-            wchan: dir.wchan(thread.tid).unwrap_or_default(),
+        .map(|&OsThread { tid, registered }| Row {
+            tid: Some(tid),
+            registered,
+            stat: dir.stat(tid).ok(),
+            wchan: dir.wchan(tid).unwrap_or_default(),
         })
         .collect();
-    Ok(Dump { rows, complete: list.complete })
+    Ok(Dump { rows, missing: (!list.complete).then_some(Missing::Some) })
 }
 
 struct Row {
-    thread: OsThread,
+    tid: Option<i32>,
+    registered: Option<ThreadRef>,
     stat: Option<TaskStat>,
     wchan: Name,
 }
 
+enum Missing {
+    /// They come and go too fast.
+    Some,
+    /// All that are not registered.
+    NoProc(ProcError),
+}
+
 struct Dump {
     rows: Vec<Row>,
-    complete: bool,
+    missing: Option<Missing>,
 }
 
 impl fmt::Display for Dump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:>8} {:<10} {:<32} {:<5} wchan", "tid", "registered", "name", "state")?;
-        for Row { thread, stat, wchan } in &self.rows {
-            let registered = thread.registered.map_or("no", |_| "yes");
-            let name = thread
-                .registered
+        for Row { tid, registered, stat, wchan } in &self.rows {
+            let tid = tid.map_or("-".to_owned(), |tid| tid.to_string());
+            let name = registered
                 .map(|thread| thread.name())
                 .filter(|name| !name.as_str().is_empty())
                 .or(stat.map(|stat| stat.comm))
                 .unwrap_or_default();
+            let registered = registered.map_or("no", |_| "yes");
             let state = stat.map_or(' ', |stat| stat.state);
-            let line = format!(
-                "{:>8} {registered:<10} {name:<32} {state:<5} {}",
-                thread.tid,
-                wchan.as_str()
-            );
+            let line =
+                format!("{tid:>8} {registered:<10} {name:<32} {state:<5} {}", wchan.as_str());
             writeln!(f, "{}", line.trim_end())?;
         }
-        if !self.complete {
-            writeln!(f, "(threads come and go: some may be missing)")?;
+        match &self.missing {
+            None => Ok(()),
+            Some(Missing::Some) => writeln!(f, "(threads come and go: some may be missing)"),
+            Some(Missing::NoProc(error)) => writeln!(f, "(registered threads only: {error})"),
         }
-        Ok(())
     }
 }
