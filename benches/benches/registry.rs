@@ -14,7 +14,7 @@ thread_local! {
 }
 
 /// Median times of one call of each side, in nanoseconds, measured in turns.
-fn medians(rounds: usize, batch: u32, sides: [&mut dyn FnMut(); 2]) -> [f64; 2] {
+fn medians(rounds: usize, batch: u32, sides: &mut [&mut dyn FnMut(); 2]) -> [f64; 2] {
     let mut times = [const { Vec::new() }; 2];
     for round in 0..rounds * 2 {
         let side = round % 2;
@@ -96,19 +96,23 @@ fn compare() {
     criterion.final_summary();
 
     println!("\n{:<44} {:>15} {:>15}", "", "without", "threadreg");
-    report("spawn + join", medians(2000, 5, [&mut std_thread, &mut registered_thread]), 1);
+    report("spawn + join", medians(2000, 5, &mut [&mut std_thread, &mut registered_thread]), 1);
     let mut load = || {
         black_box(PLAIN.get());
     };
     let mut current = || {
         black_box(threadreg::current());
     };
-    report("a thread-local's load, current", medians(200, 100_000, [&mut load, &mut current]), 1);
+    report(
+        "a thread-local's load, current",
+        medians(200, 100_000, &mut [&mut load, &mut current]),
+        1,
+    );
     drop(me);
     let mut attach = || threadreg::attach().map(Attached::detach).expect("attaches");
     report(
         "a map under a lock, attach + detach",
-        medians(200, 200, [&mut by_hand, &mut attach]),
+        medians(200, 200, &mut [&mut by_hand, &mut attach]),
         1,
     );
 
@@ -124,7 +128,7 @@ fn compare() {
         let mut walk = || {
             black_box(threadreg::threads().count());
         };
-        let times = medians(50, batch, [&mut plain, &mut walk]);
+        let times = medians(50, batch, &mut [&mut plain, &mut walk]);
         report(&format!("a vector's entry, a record, of {count}"), times, count);
         let mut plain = || {
             black_box(read_dir());
@@ -132,7 +136,7 @@ fn compare() {
         let mut all = || {
             black_box(threadreg::os_threads().expect("/proc"));
         };
-        let times = medians(10, 3, [&mut plain, &mut all]);
+        let times = medians(10, 3, &mut [&mut plain, &mut all]);
         report(&format!("read_dir's entry, os_threads', of {count}"), times, count);
         end(threads);
     }

@@ -132,7 +132,7 @@ pub struct Straggler {
     pub name: Name,
     /// Where the mutator was.
     pub state: MutatorState,
-    /// How long it was waited for.
+    /// How long it was waited for, from when it was this stop's turn.
     pub waited: Duration,
 }
 

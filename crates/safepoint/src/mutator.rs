@@ -175,6 +175,11 @@ impl Mutator {
     /// [`StopError::Nested`] when the thread has this world stopped already, which takes a
     /// [`Stopped`] that was leaked.
     ///
+    /// # Panics
+    ///
+    /// With debug assertions, when the thread holds `threadreg::freeze_creation`'s guard: stop first,
+    /// freeze second.
+    ///
     /// # Examples
     ///
     /// ```
@@ -206,6 +211,11 @@ impl Mutator {
     /// [`StopError::Deadline`] and [`StopError::Busy`] when the deadline passes: everybody runs
     /// again. [`StopError::InCallback`] and [`StopError::Nested`] as for
     /// [`Mutator::stop_the_world`].
+    ///
+    /// # Panics
+    ///
+    /// With debug assertions, when the thread holds `threadreg::freeze_creation`'s guard: stop first,
+    /// freeze second.
     pub fn stop_with(&mut self, options: StopOptions) -> Result<Stopped<'_>, StopError> {
         if callback::is_running() {
             return Err(StopError::InCallback);

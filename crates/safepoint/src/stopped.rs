@@ -72,6 +72,11 @@ impl<'a> Stopped<'a> {
         if shared.is_held_by(tid) {
             return Err(StopError::Nested { tid });
         }
+        // A creator that waits for the guard may be a mutator, and would not come.
+        debug_assert!(
+            !threadreg::holds_freeze(),
+            "stop the world first, freeze creation second: this thread holds the guard"
+        );
         let mut clock = Clock::start(shared, &options);
         let protocol = &shared.protocol;
         // Safe from here on: whoever has the turn may stop this thread, which waits for it.

@@ -160,6 +160,11 @@ impl World {
     ///
     /// As for [`World::stop_from_outside_with`], without the deadline.
     ///
+    /// # Panics
+    ///
+    /// With debug assertions, when the thread holds `threadreg::freeze_creation`'s guard: stop first,
+    /// freeze second.
+    ///
     /// # Examples
     ///
     /// ```
@@ -189,6 +194,11 @@ impl World {
     ///
     /// When the thread has the world stopped already, runs a for-each closure, or is a running
     /// mutator of the world; when the deadline passes. The world runs then.
+    ///
+    /// # Panics
+    ///
+    /// With debug assertions, when the thread holds `threadreg::freeze_creation`'s guard: stop first,
+    /// freeze second.
     pub fn stop_from_outside_with(&self, options: StopOptions) -> Result<Stopped<'_>, StopError> {
         if callback::is_running() {
             return Err(StopError::InCallback);

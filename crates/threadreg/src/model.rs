@@ -341,3 +341,83 @@ fn a_failed_try_for_the_write_side_leaves_it_free() {
         trier.join().expect("no panic");
     });
 }
+
+/// A freeze that gives up leaves nothing behind, whatever creators and other freezers do meanwhile.
+#[test]
+fn a_freeze_that_gives_up_leaves_creation_free() {
+    loom::model(|| {
+        let lock = Arc::new(CreationLock::new());
+        assert!(lock.try_read());
+        let late = {
+            let lock = lock.clone();
+            thread::spawn(move || {
+                // No time at all.
+                if lock.write(|| Some(core::time::Duration::ZERO)) {
+                    lock.release_write();
+                }
+            })
+        };
+        let creator = {
+            let lock = lock.clone();
+            thread::spawn(move || {
+                while !lock.try_read() {
+                    lock.wait_readable();
+                }
+                lock.release_read();
+            })
+        };
+        lock.release_read();
+        late.join().expect("no panic");
+        creator.join().expect("no panic");
+        assert!(lock.try_write(), "neither side is held");
+        lock.release_write();
+    });
+}
+
+/// T6: a change that each thread is to get once, and that a new thread inherits from its creator.
+/// Who makes it waits for every start first: else a creator that was changed already could make a
+/// thread that has the change and gets it again.
+#[test]
+fn a_change_reaches_every_thread_once_through_clone() {
+    loom::model(|| {
+        let arena = Arc::new(Arena::new());
+        let lock = Arc::new(CreationLock::new());
+        // What the kernel keeps of each thread: the creator's and its child's.
+        let changes = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+        let creator_record = arena.claim().expect("room");
+        let creator_generation = creator_record.prepare(&named("c"));
+        creator_record.publish();
+        creator_record.start(1);
+
+        let creator = {
+            let (arena, lock, changes) = (arena.clone(), lock.clone(), changes.clone());
+            thread::spawn(move || {
+                while !lock.try_read() {
+                    lock.wait_readable();
+                }
+                let made = create(&lock, &arena, &named("n"), |record, _| {
+                    // `clone` copies the state of its caller.
+                    changes[1].store(changes[0].load(Ordering::SeqCst), Ordering::SeqCst);
+                    Ok::<_, ()>(thread::spawn(move || record.start(2)))
+                });
+                lock.release_read();
+                made.expect("room").join().expect("no panic");
+            })
+        };
+
+        assert!(lock.write(|| None));
+        for (record, generation) in arena.listed() {
+            assert!(record.wait_started(generation, || None));
+        }
+        for (record, generation) in arena.listed() {
+            let tid = record.tid(generation).expect("nobody leaves");
+            assert_ne!(tid, 0, "cannot be told to change");
+            changes[tid as usize - 1].fetch_add(1, Ordering::SeqCst);
+        }
+        lock.release_write();
+        creator.join().expect("no panic");
+        assert!(creator_record.is_listed(creator_generation));
+        let counts = [0, 1].map(|n: usize| changes[n].load(Ordering::SeqCst));
+        assert_eq!(counts, [1, 1]);
+    });
+}

@@ -1,15 +1,13 @@
-//! Slots, events, fork, and what `/proc` says.
+//! Slots, events and fork.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sigctx::sys::{self, SigSet};
-use testkit::{in_child, proc_shows_mask};
+use sigctx::sys;
+use testkit::in_child;
 use threadreg::procfs::TaskDir;
-use threadreg::{
-    Builder, Event, Slot, SlotId, ThreadRef, attach, current, freeze_creation, threads,
-};
+use threadreg::{Builder, Event, Slot, SlotId, attach, current, freeze_creation, threads};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -167,76 +165,5 @@ fn t14_stress_forks_amid_a_spawn_storm_find_a_usable_registry() {
                 frozen.is_some() && threads().count() == 1
             });
         }
-    });
-}
-
-/// Waits until the thread sleeps.
-fn asleep(dir: &TaskDir, thread: ThreadRef) -> i32 {
-    let begin = Instant::now();
-    loop {
-        if let Some(tid) = thread.tid()
-            && dir.stat(tid).is_ok_and(|stat| stat.state == 'S')
-        {
-            return tid;
-        }
-        assert!(begin.elapsed() < MINUTE);
-        thread::yield_now();
-    }
-}
-
-#[test]
-fn proc_tells_names_and_who_is_exiting() {
-    in_child("proc_tells_names_and_who_is_exiting", MINUTE, || {
-        let mut dir = TaskDir::open().expect("/proc");
-        let count = dir.count().expect("counts");
-        let worker = Builder::new().name("a) b (c").spawn(thread::park).expect("spawns");
-        let tid = asleep(&dir, worker.thread());
-        assert_eq!(dir.count(), Ok(count + 1));
-
-        let stat = dir.stat(tid).expect("read");
-        assert_eq!(stat.comm.as_str(), "a) b (c");
-        assert!(!stat.is_exiting() && !stat.is_kernel_worker() && stat.start_time > 0);
-        let status = dir.status(tid).expect("read");
-        assert_eq!(status.name.as_str(), "a) b (c");
-        // SAFETY: touches no memory.
-        assert_eq!(status.uid[1], unsafe { libc::geteuid() });
-
-        // A buffer for two entries at a time shows all of them.
-        let mut tids = Vec::new();
-        dir.for_each_tid(&mut [0; 64], |tid| tids.push(tid)).expect("lists");
-        tids.sort_unstable();
-        let all = threadreg::os_threads().expect("lists");
-        assert_eq!(tids, all.iter().map(|t| t.tid).collect::<Vec<_>>());
-
-        worker.unpark();
-        worker.join().expect("no panic");
-        let begin = Instant::now();
-        while dir.count() != Ok(count) {
-            assert!(begin.elapsed() < MINUTE);
-            thread::yield_now();
-        }
-        let error = dir.stat(tid).expect_err("gone");
-        assert!(error.is_gone(), "{error}");
-        assert_eq!(error.to_string(), format!("cannot read stat of thread {tid}: ENOENT (2)"));
-    });
-}
-
-#[test]
-fn proc_tells_masks_and_what_is_pending() {
-    in_child("proc_tells_masks_and_what_is_pending", MINUTE, || {
-        let signals = [libc::SIGUSR1, libc::SIGRTMAX()];
-        if !signals.into_iter().all(proc_shows_mask) {
-            return testkit::skip("/proc shows the signals of the emulator's host");
-        }
-        let dir = TaskDir::open().expect("/proc");
-        let blocked = SigSet::of(libc::SIGUSR1).with(libc::SIGRTMAX());
-        let worker = Builder::new().signal_mask(blocked).spawn(thread::park).expect("spawns");
-        let tid = asleep(&dir, worker.thread());
-        worker.thread().signal(libc::SIGUSR1).expect("sent");
-        let status = dir.status(tid).expect("read");
-        assert_eq!(status.blocked, blocked);
-        assert_eq!(status.pending, SigSet::of(libc::SIGUSR1));
-        worker.unpark();
-        worker.join().expect("no panic");
     });
 }

@@ -1,16 +1,16 @@
 //! A signal reaches the thread that it was sent to, or none: pins, exits, ids used again.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
+use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use sigctx::handler::{Delivery, Flow, Options, install};
-use sigctx::sys;
+use sigctx::sys::{self, MaskHow, SigSet};
 use testkit::{Rng, budget, in_child, patience};
-use threadreg::{SignalError, ThreadRef, current, threads};
+use threadreg::{Builder, Cookie, SignalError, ThreadRef, current, threads};
 
 const MINUTE: Duration = Duration::from_mins(1);
 /// `si_code` of what these tests queue; negative, and nobody else's.
@@ -205,5 +205,96 @@ fn t8_a_stale_reference_does_not_reach_the_next_owner_of_the_id() {
         }
         println!("{again} times an id came back (limit outside: {})", outside.trim());
         assert!(again > 0, "no id came back: nothing was tested");
+    });
+}
+
+#[test]
+fn a_cookie_tells_our_signals_from_others() {
+    static OURS: AtomicUsize = AtomicUsize::new(0);
+    static OTHERS: AtomicUsize = AtomicUsize::new(0);
+    static WITH_CODE: AtomicI32 = AtomicI32::new(0);
+    static SECRET: OnceLock<Cookie> = OnceLock::new();
+    fn look(delivery: &mut Delivery<'_>) -> Flow {
+        let ours = SECRET.get().is_some_and(|secret| secret.came_with(delivery));
+        let count = if ours { &OURS } else { &OTHERS };
+        count.fetch_add(1, SeqCst);
+        if ours {
+            WITH_CODE.store(delivery.code(), SeqCst);
+        }
+        Flow::Resume
+    }
+    in_child("a_cookie_tells_our_signals_from_others", MINUTE, || {
+        let secret = *SECRET.get_or_init(|| Cookie::random().expect("random numbers"));
+        assert_ne!(secret, Cookie::random().expect("random numbers"));
+        assert!(!format!("{secret:?}").contains(&secret.value().to_string()));
+        // SAFETY: the handler touches atomics only.
+        unsafe { install(libc::SIGURG, look, Options::new()) }.expect("installs");
+        let me = threadreg::attach().expect("attaches");
+        let me = me.thread();
+        let counts = || (OURS.load(SeqCst), OTHERS.load(SeqCst));
+        me.signal_with(libc::SIGURG, secret).expect("sent");
+        assert_eq!(counts(), (1, 0));
+        let (pid, tid) = (sys::getpid(), sys::gettid());
+        me.signal(libc::SIGURG).expect("sent");
+        me.signal_with(libc::SIGURG, Cookie::new(!secret.value())).expect("sent");
+        sys::kill(pid, libc::SIGURG).expect("sent");
+        // The right number in a signal of somebody else's.
+        sys::tgsigqueueinfo(pid, tid, libc::SIGURG, CODE, secret.value()).expect("sent");
+        assert_eq!(counts(), (1, 4));
+        // Another process that knows everything, and does not lie about itself.
+        // SAFETY: touches no memory.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let code = WITH_CODE.load(SeqCst);
+            let sent = sys::tgsigqueueinfo(pid, tid, libc::SIGURG, code, secret.value());
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(i32::from(sent.is_err())) };
+        }
+        let mut status = 0;
+        // SAFETY: writes one int.
+        while unsafe { libc::waitpid(child, &raw mut status, 0) } != child {}
+        assert_eq!(status, 0, "the child could not send");
+        until("it comes", || counts() == (1, 5));
+    });
+}
+
+#[test]
+fn a_full_queue_is_an_error_or_is_waited_for() {
+    in_child("a_full_queue_is_an_error_or_is_waited_for", MINUTE, || {
+        let signal = libc::SIGRTMIN() + 2;
+        // SAFETY: the handler does nothing.
+        unsafe { install(signal, |_| Flow::Resume, Options::new()) }.expect("installs");
+        let limit = libc::rlimit { rlim_cur: 3, rlim_max: 3 };
+        // SAFETY: reads one `rlimit`.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const limit) }, 0);
+        let (open, wait) = mpsc::channel::<()>();
+        let deaf = Builder::new().signal_mask(SigSet::of(signal)).spawn(move || {
+            wait.recv().unwrap_or_default();
+            sys::sigprocmask(MaskHow::Unblock, &SigSet::of(signal));
+        });
+        let deaf = deaf.expect("spawns");
+        let thread = deaf.thread();
+        until("it starts", || thread.tid().is_some());
+        let cookie = Cookie::new(1);
+        let mut sent = 0;
+        let error = loop {
+            match thread.signal_with(signal, cookie) {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+            assert!(sent <= 3, "more than the limit");
+        };
+        let tid = thread.tid().expect("alive");
+        assert_eq!(error, SignalError::QueueFull { tid, sig: signal });
+        let (begin, time) = (Instant::now(), Duration::from_millis(5));
+        assert_eq!(thread.signal_within(signal, cookie, time), Err(error));
+        assert!(begin.elapsed() >= time, "it was waited for");
+
+        let sender = thread::spawn(move || thread.signal_within(signal, cookie, MINUTE));
+        drop(open);
+        // There is room as soon as the thread hears, or it is gone first.
+        let result = sender.join().expect("no panic");
+        assert!(matches!(result, Ok(()) | Err(SignalError::Gone)), "{result:?}");
+        deaf.join().expect("no panic");
     });
 }

@@ -6,7 +6,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::{Flag, eventually, mutator, poll_until};
 use safepoint::{AttachError, Fences, MutatorState, Reason, StopError, StopOptions, World};
@@ -51,6 +51,22 @@ fn nobody_runs_in_a_stop_and_everybody_after_it() {
             });
         }
         assert_eq!(World::fully_fenced().fences(), Fences::Full);
+    });
+}
+
+/// Stop first, freeze second: a creator that waits for the guard may be a mutator.
+#[test]
+#[cfg(debug_assertions)]
+fn t5_no_stop_begins_under_a_freeze() {
+    in_child("stop::t5_no_stop_begins_under_a_freeze", SOON, || {
+        let world = World::new();
+        let frozen = threadreg::freeze_creation();
+        let stop = || drop(world.stop_from_outside("test"));
+        assert!(panic::catch_unwind(AssertUnwindSafe(stop)).is_err());
+        drop(frozen);
+        let stopped = world.stop_from_outside("test").unwrap();
+        drop(threadreg::freeze_creation());
+        stopped.resume();
     });
 }
 
@@ -128,14 +144,18 @@ fn a_deadline_names_the_late_thread_and_releases_the_others() {
             // Time enough for who polls.
             let deadline = patience(Duration::from_millis(100));
             let options = StopOptions::new("test").deadline(deadline);
+            let begin = Instant::now();
             let error = world.stop_from_outside_with(options).unwrap_err();
+            let whole = begin.elapsed();
+            assert!(whole >= deadline);
             let StopError::Deadline { stragglers, reason } = error else { panic!("{error}") };
             assert_eq!(reason.as_str(), "test");
             let [straggler] = &stragglers[..] else { panic!("{stragglers:?}") };
             assert_eq!(straggler.name.as_str(), "late");
             assert_ne!(straggler.tid, 0);
             assert_eq!(straggler.state, MutatorState::Running);
-            assert!(straggler.waited >= deadline);
+            // From when it was this stop's turn; the deadline counts from the call.
+            assert!(Duration::ZERO < straggler.waited && straggler.waited <= whole);
             let before = steps.load(Ordering::Relaxed);
             eventually(|| steps.load(Ordering::Relaxed) != before);
             wake.raise();

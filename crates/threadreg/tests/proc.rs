@@ -1,0 +1,185 @@
+//! What `/proc` says, and what is left without it.
+
+use std::ptr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sigctx::sys::SigSet;
+use testkit::{in_child, proc_shows_mask};
+use threadreg::procfs::TaskDir;
+use threadreg::{Builder, ThreadRef, os_threads, threads};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// Waits until the thread sleeps.
+fn asleep(dir: &TaskDir, thread: ThreadRef) -> i32 {
+    let begin = Instant::now();
+    loop {
+        if let Some(tid) = thread.tid()
+            && dir.stat(tid).is_ok_and(|stat| stat.state == 'S')
+        {
+            return tid;
+        }
+        assert!(begin.elapsed() < MINUTE);
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn proc_tells_names_and_who_is_exiting() {
+    in_child("proc_tells_names_and_who_is_exiting", MINUTE, || {
+        let mut dir = TaskDir::open().expect("/proc");
+        let count = dir.count().expect("counts");
+        let worker = Builder::new().name("a) b (c").spawn(thread::park).expect("spawns");
+        let tid = asleep(&dir, worker.thread());
+        assert_eq!(dir.count(), Ok(count + 1));
+
+        let stat = dir.stat(tid).expect("read");
+        assert_eq!(stat.comm.as_str(), "a) b (c");
+        assert!(!stat.is_exiting() && !stat.is_kernel_worker() && stat.start_time > 0);
+        let status = dir.status(tid).expect("read");
+        assert_eq!(status.name.as_str(), "a) b (c");
+        // SAFETY: touches no memory.
+        assert_eq!(status.uid[1], unsafe { libc::geteuid() });
+
+        // A buffer for two entries at a time shows all of them.
+        let mut tids = Vec::new();
+        dir.for_each_tid(&mut [0; 64], |tid| tids.push(tid)).expect("lists");
+        tids.sort_unstable();
+        let all = threadreg::os_threads().expect("lists");
+        assert_eq!(tids, all.iter().map(|t| t.tid).collect::<Vec<_>>());
+
+        worker.unpark();
+        worker.join().expect("no panic");
+        let begin = Instant::now();
+        while dir.count() != Ok(count) {
+            assert!(begin.elapsed() < MINUTE);
+            thread::yield_now();
+        }
+        let error = dir.stat(tid).expect_err("gone");
+        assert!(error.is_gone(), "{error}");
+        assert_eq!(error.to_string(), format!("cannot read stat of thread {tid}: ENOENT (2)"));
+    });
+}
+
+#[test]
+fn proc_tells_masks_and_what_is_pending() {
+    in_child("proc_tells_masks_and_what_is_pending", MINUTE, || {
+        let signals = [libc::SIGUSR1, libc::SIGRTMAX()];
+        if !signals.into_iter().all(proc_shows_mask) {
+            return testkit::skip("/proc shows the signals of the emulator's host");
+        }
+        let dir = TaskDir::open().expect("/proc");
+        let blocked = SigSet::of(libc::SIGUSR1).with(libc::SIGRTMAX());
+        let worker = Builder::new().signal_mask(blocked).spawn(thread::park).expect("spawns");
+        let tid = asleep(&dir, worker.thread());
+        worker.thread().signal(libc::SIGUSR1).expect("sent");
+        let status = dir.status(tid).expect("read");
+        assert_eq!(status.blocked, blocked);
+        assert_eq!(status.pending, SigSet::of(libc::SIGUSR1));
+        worker.unpark();
+        worker.join().expect("no panic");
+    });
+}
+
+#[test]
+fn a_listing_needs_no_more_than_the_buffer_it_is_given() {
+    in_child("a_listing_needs_no_more_than_the_buffer_it_is_given", MINUTE, || {
+        let mut dir = TaskDir::open().expect("/proc");
+        let before = dir.count().expect("counts");
+        let workers: Vec<_> = (0..40).map(|_| threadreg::spawn(thread::park)).collect();
+        let count = before + workers.len();
+        let mut tids = [0; 128];
+        let all = dir.list(&mut tids).expect("lists");
+        assert!(all.is_complete());
+        assert_eq!((all.tids().len(), all.count()), (count, count));
+        assert!(all.tids().is_sorted());
+        let mine = |worker: &threadreg::JoinHandle<()>| {
+            worker.thread().tid().is_none_or(|tid| all.tids().contains(&tid))
+        };
+        assert!(workers.iter().all(mine));
+
+        let mut few = [0; 7];
+        let some = dir.list(&mut few).expect("lists");
+        assert!(!some.is_complete());
+        assert_eq!((some.tids().len(), some.count()), (7, count), "how many there are is told");
+        for worker in workers {
+            worker.unpark();
+            worker.join().expect("no panic");
+        }
+    });
+}
+
+/// Gives the calling process a `/proc` of its own: `kind` with `options`. `false`: it may not.
+fn other_proc(kind: &std::ffi::CStr, options: &std::ffi::CStr) -> bool {
+    // SAFETY: the process has one thread that uses files, this one.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+        return false;
+    }
+    let (root, proc) = (c"/".as_ptr(), c"/proc".as_ptr());
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: C strings, or nothing where the kernel wants nothing.
+    let apart = unsafe { libc::mount(ptr::null(), root, ptr::null(), private, ptr::null()) };
+    // SAFETY: C strings.
+    let mounted =
+        unsafe { libc::mount(kind.as_ptr(), proc, kind.as_ptr(), 0, options.as_ptr().cast()) };
+    (apart, mounted) == (0, 0)
+}
+
+const NOT_ALLOWED: &str = "only the superuser can mount another /proc";
+
+#[test]
+fn without_proc_the_registered_threads_are_served() {
+    in_child("without_proc_the_registered_threads_are_served", MINUTE, || {
+        let me = threadreg::attach().expect("attaches");
+        let worker = Builder::new().name("worker").spawn(thread::park).expect("spawns");
+        let begin = Instant::now();
+        while worker.thread().tid().is_none() {
+            assert!(begin.elapsed() < MINUTE);
+            thread::yield_now();
+        }
+        if !other_proc(c"tmpfs", c"") {
+            return testkit::skip(NOT_ALLOWED);
+        }
+        let error = os_threads().map(drop).expect_err("no /proc");
+        assert_eq!(error.errno().raw(), libc::ENOENT, "{error}");
+        assert!(error.to_string().contains("/proc/self/task"), "{error}");
+        assert_eq!(threads().count(), 2);
+        assert_eq!(worker.thread().signal(0), Ok(()));
+        let table = threadreg::dump().to_string();
+        assert!(table.contains("worker") && table.contains("registered threads only"), "{table}");
+        let tid = me.thread().tid().expect("alive").to_string();
+        assert!(table.contains(&tid), "{table}");
+        // Creation does without it, too.
+        threadreg::spawn(|| ()).join().expect("no panic");
+        worker.unpark();
+        worker.join().expect("no panic");
+    });
+}
+
+#[test]
+fn a_process_sees_its_threads_under_hidepid() {
+    in_child("a_process_sees_its_threads_under_hidepid", MINUTE, || {
+        let worker = Builder::new().name("worker").spawn(thread::park).expect("spawns");
+        if !other_proc(c"proc", c"hidepid=2") {
+            return testkit::skip(NOT_ALLOWED);
+        }
+        // Nobody's, and not to be dumped: less than that a process cannot be.
+        // SAFETY: reads no group.
+        assert_eq!(unsafe { libc::setgroups(0, ptr::null()) }, 0);
+        // SAFETY: touches no memory.
+        assert_eq!(unsafe { libc::setresgid(65534, 65534, 65534) }, 0);
+        // SAFETY: touches no memory.
+        assert_eq!(unsafe { libc::setresuid(65534, 65534, 65534) }, 0);
+        assert!(std::fs::read_dir("/proc/1").is_err(), "the control: others are hidden");
+        let all = os_threads().expect("its own");
+        assert!(all.is_complete());
+        assert!(all.iter().any(|thread| thread.registered == Some(worker.thread())));
+        let dir = TaskDir::open().expect("its own");
+        let tid = asleep(&dir, worker.thread());
+        assert_eq!(dir.status(tid).expect("its own").name.as_str(), "worker");
+        assert!(threadreg::dump().to_string().contains("worker"));
+        worker.unpark();
+        worker.join().expect("no panic");
+    });
+}
