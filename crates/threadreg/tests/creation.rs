@@ -278,15 +278,19 @@ fn t3_a_clone_refused_for_now_is_tried_again() {
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit) }, 0);
         let begin = Instant::now();
         loop {
-            // It takes the room until somebody tries to make another.
+            static TRIED: AtomicBool = AtomicBool::new(false);
+            TRIED.store(false, SeqCst);
+            // It takes the room until it has seen another thread listed and unlisted again.
             let in_the_way = threadreg::spawn(|| {
-                let begin = Instant::now();
-                while threads().count() == 1 && begin.elapsed() < patience(MINUTE / 2) {}
+                let until = |count| while threads().count() != count && !TRIED.load(SeqCst) {};
+                until(2);
+                until(1);
             });
             until("it starts", || in_the_way.thread().tid().is_some());
             let made = Builder::new().spawn(|| ());
+            TRIED.store(true, SeqCst);
             in_the_way.join().expect("no panic");
-            // When the room is free is the scheduler's business.
+            // What it sees, and when the room is free, is the scheduler's business.
             if made.is_ok_and(|made| made.join().is_ok()) {
                 break;
             }
