@@ -168,6 +168,7 @@ impl CreationLock {
     }
 
     /// How many creators are between "listed" and "exists", or about to be.
+    #[cfg(not(loom))]
     pub(crate) fn creators(&self) -> u32 {
         // Relaxed: out of date at once, for people to read.
         self.state.load(Ordering::Relaxed) & !WRITER
