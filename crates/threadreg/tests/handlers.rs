@@ -177,3 +177,29 @@ fn s14_s15_s16_stress_handlers_on_threads_in_every_stage_of_life() {
         assert_eq!(WRONG.load(SeqCst), 0);
     });
 }
+
+/// glibc changes credentials by a signal to every thread and waits for all answers; musl, too.
+#[test]
+fn s16_stress_libcs_setuid_ends_amid_births_and_exits() {
+    in_child("s16_stress_libcs_setuid_ends_amid_births_and_exits", MINUTE, || {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        let creators = [0, 1].map(|_| {
+            thread::spawn(|| {
+                let mut made = 0;
+                while !STOP.load(SeqCst) {
+                    threadreg::spawn(|| drop(threadreg::attach())).join().expect("no panic");
+                    made += 1;
+                }
+                made
+            })
+        });
+        // SAFETY: cannot fail.
+        let own = unsafe { libc::geteuid() };
+        for _ in 0..budget(2000) {
+            // SAFETY: touches no memory, and changes nothing.
+            assert_eq!(unsafe { libc::seteuid(own) }, 0);
+        }
+        STOP.store(true, SeqCst);
+        println!("{:?} threads", creators.map(|creator| creator.join().expect("no panic")));
+    });
+}

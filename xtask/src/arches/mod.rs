@@ -287,7 +287,8 @@ fn build(
 ) -> Result<(Vec<Test>, u64), String> {
     ready.write_tools(machine, &machine::directory(workspace))?;
     let mut cargo = ready.cargo(workspace, "test");
-    cargo.args(["--lib", "--tests"]).args(packages.iter().flat_map(|name| ["-p", name]));
+    // Examples, too, with no test of their own: a test opens one.
+    cargo.args(packages.iter().flat_map(|name| ["-p", name]));
     if let Some(jobs) = options.jobs {
         cargo.arg(format!("-j{}", jobs.max(1)));
     }
