@@ -209,11 +209,8 @@ impl Attempt<'_> {
             Err(halt) => {
                 drop(begun);
                 let (missing, waited) = (notes.missing.iter().copied(), self.start.elapsed());
-                let who = match (halt, self.missing) {
-                    // Who has not come by now says nothing: some may have had no time to.
-                    (Halt::Late, Some(before)) => before.after(waited),
-                    _ => Unresponsive::new(missing, notes.missing_count, waited),
-                };
+                let now = Unresponsive::new(missing, notes.missing_count, waited);
+                let who = who_to_name(&halt, self.missing, now);
                 if self.until.is_none_or(|until| Instant::now() < until) {
                     ControlFlow::Continue(who)
                 } else {
@@ -221,6 +218,15 @@ impl Attempt<'_> {
                 }
             }
         }
+    }
+}
+
+/// Of those missing in the attempt before and those missing now, the ones that did not come.
+fn who_to_name(halt: &Halt, before: Option<Unresponsive>, now: Unresponsive) -> Unresponsive {
+    match (halt, before) {
+        // Who has not come by now says nothing: some may have had no time to.
+        (Halt::Late, Some(before)) => before.after(now.elapsed()),
+        _ => now,
     }
 }
 
@@ -248,6 +254,18 @@ fn execute(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_had_no_time_to_come_is_not_named() {
+        let missing = |count, milliseconds| {
+            Unresponsive::new(core::iter::empty(), count, Duration::from_millis(milliseconds))
+        };
+        // In the attempt that the deadline cut short nearly everybody is missing.
+        let (one, all) = (missing(1, 300), missing(50, 400));
+        assert_eq!(who_to_name(&Halt::Late, Some(one), all), missing(1, 400));
+        assert_eq!(who_to_name(&Halt::Stalled, Some(one), all), all);
+        assert_eq!(who_to_name(&Halt::Late, None, all), all, "nothing better is known");
+    }
 
     /// Else all threads would stay in their handlers for ever.
     #[test]

@@ -187,7 +187,8 @@ fn refusal(task: &Task) -> (Outcome, usize) {
             SuspendError::Late { why: Why::Refused { outcome, pc }, .. } => {
                 refused = Some((outcome, pc));
             }
-            SuspendError::Late { why: Why::NotHandled, .. } => {}
+            // A handler that runs blocks its own signal.
+            SuspendError::Late { why: Why::NotHandled | Why::Blocked, .. } => {}
             error => panic!("{error}"),
         }
         refused.is_some()

@@ -76,6 +76,6 @@ cfg_if::cfg_if! {
         pub use slot::{Slot, SlotId};
         pub use spawn::{Builder, JoinHandle, ScopedJoinHandle, spawn};
         pub use template::{CleanError, start_template};
-        pub use thread_ref::{Pinned, SignalError, ThreadRef, Threads, threads};
+        pub use thread_ref::{Gone, Pinned, SignalError, ThreadRef, Threads, threads};
     }
 }

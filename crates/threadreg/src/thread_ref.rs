@@ -59,8 +59,7 @@ impl ThreadRef {
         self.record.is_listed(self.generation)
     }
 
-    /// Keeps the thread from finishing its exit until the guard is dropped; `None` if it has begun
-    /// to.
+    /// Keeps the thread from finishing its exit until the guard is dropped.
     ///
     /// While the guard lives the thread's id is its own. The thread goes on running, and may even
     /// reach its exit, where it waits with its signals blocked: so whoever waits for an answer from
@@ -71,21 +70,27 @@ impl ThreadRef {
     ///
     /// Async-signal-safe. Two atomic operations, no waiting.
     ///
+    /// # Errors
+    ///
+    /// [`Gone`] when the thread has begun to exit.
+    ///
     /// # Examples
     ///
     /// ```
     /// let worker = threadreg::spawn(std::thread::park);
-    /// if let Some(pinned) = worker.thread().pin() {
+    /// {
+    ///     let pinned = worker.thread().pin()?;
     ///     println!("{:?} is the worker until the end of this block", pinned.tid());
     /// }
     /// # worker.unpark();
     /// # worker.join().unwrap();
+    /// # Ok::<(), threadreg::Gone>(())
     /// ```
-    #[must_use]
-    pub fn pin(&self) -> Option<Pinned> {
+    pub fn pin(&self) -> Result<Pinned, Gone> {
         let forks = registry::forks();
         // Made only if the pin holds: dropping it takes a pin back.
-        self.record.pin(self.generation).then(|| Pinned { thread: *self, forks })
+        let pinned = self.record.pin(self.generation).then(|| Pinned { thread: *self, forks });
+        pinned.ok_or(Gone { thread: *self })
     }
 
     /// Sends the thread a signal. It reaches this thread or none.
@@ -107,7 +112,7 @@ impl ThreadRef {
     ///
     /// `tgkill(2)`.
     pub fn signal(&self, sig: i32) -> Result<(), SignalError> {
-        self.pin().ok_or(SignalError::Gone)?.signal(sig)
+        self.pin()?.signal(sig)
     }
 
     /// Sends the thread a signal that carries `cookie`, by which its handler knows it for this
@@ -125,7 +130,7 @@ impl ThreadRef {
     ///
     /// `rt_tgsigqueueinfo(2)`.
     pub fn signal_with(&self, sig: i32, cookie: Cookie) -> Result<(), SignalError> {
-        self.pin().ok_or(SignalError::Gone)?.signal_with(sig, cookie)
+        self.pin()?.signal_with(sig, cookie)
     }
 
     /// Like [`signal_with`](Self::signal_with), but tries again while the queue of signals is full:
@@ -298,6 +303,30 @@ impl Drop for Pinned {
         if self.forks == registry::forks() {
             self.thread.record.unpin();
         }
+    }
+}
+
+/// The thread has begun to exit, or is gone; from [`ThreadRef::pin`].
+///
+/// Its id may be another thread's by now, and its name with it, so neither is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// What referred to it.
+    pub thread: ThreadRef,
+}
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (index, generation) = (self.thread.index(), self.thread.generation());
+        write!(f, "the thread is gone (record {index}, generation {generation})")
+    }
+}
+
+impl core::error::Error for Gone {}
+
+impl From<Gone> for SignalError {
+    fn from(_: Gone) -> Self {
+        Self::Gone
     }
 }
 

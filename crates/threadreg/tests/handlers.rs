@@ -66,7 +66,7 @@ extern "C" fn look(_: i32) {
         REGISTERED.fetch_add(1, SeqCst);
         wrong(me.tid() != Some(tid));
         wrong(!me.is_alive());
-        wrong(me.pin().is_none_or(|pinned| pinned.tid() != Some(tid)));
+        wrong(me.pin().map_or(true, |pinned| pinned.tid() != Some(tid)));
         wrong(me.signal(0).is_err());
         wrong(!threads().any(|thread| thread == me));
         if let Some(count) = SLOT.get(me) {
@@ -76,7 +76,7 @@ extern "C" fn look(_: i32) {
         let _ = me.call_stack().bounds();
     } else {
         FOREIGN.fetch_add(1, SeqCst);
-        wrong(threads().any(|thread| thread.pin().is_some_and(|p| p.tid() == Some(tid))));
+        wrong(threads().any(|thread| thread.pin().is_ok_and(|p| p.tid() == Some(tid))));
     }
     // Not on std's 8 KiB, of which the kernel's frame takes half.
     if current().is_some() && tid % 16 == 0 {

@@ -56,7 +56,7 @@ fn t8_stress_no_signal_goes_astray() {
                     let mut each = HashMap::<usize, usize>::new();
                     while !STOP.load(SeqCst) {
                         for thread in threads() {
-                            let Some(pinned) = thread.pin() else {
+                            let Ok(pinned) = thread.pin() else {
                                 gone += 1;
                                 continue;
                             };
@@ -111,7 +111,8 @@ fn t8_an_exit_waits_for_the_pin() {
         let over = threadreg::spawn(|| ());
         let gone = over.thread();
         over.join().expect("no panic");
-        assert!(gone.pin().is_none());
+        let error = gone.pin().expect_err("it has ended");
+        assert_eq!((error.thread, SignalError::from(error)), (gone, SignalError::Gone));
         let (go, wait) = mpsc::channel::<()>();
         let worker = threadreg::spawn(move || wait.recv().unwrap_or_default());
         let thread = worker.thread();
@@ -121,7 +122,7 @@ fn t8_an_exit_waits_for_the_pin() {
         let tid = pinned.tid().expect("started");
         drop(go);
         until("it leaves the list", || !thread.is_alive());
-        assert!(thread.pin().is_none(), "no new pin on a thread that leaves");
+        assert!(thread.pin().is_err(), "no new pin on a thread that leaves");
         drop(second);
         let dir = threadreg::procfs::TaskDir::open().expect("/proc");
         until("it sleeps in its exit", || dir.stat(tid).expect("exists").state == 'S');
