@@ -73,7 +73,7 @@ pub enum Why {
     NotRunning,
     /// The handler is not [installed](crate::install), so that only a poll could stop it.
     NotInstalled,
-    /// The thread blocks SIGURG.
+    /// The thread blocks SIGURG, or its handler is just running.
     SignalBlocked,
     /// The signal could not be sent.
     NotSent(threadreg::SignalError),

@@ -185,21 +185,23 @@ impl<'a> Attempt<'a> {
             Why::NotSent(*error)
         } else if !crate::signal::is_installed() {
             Why::NotInstalled
+        } else if let Some((outcome, pc)) = self.refusal(thread) {
+            Why::Refused { outcome, pc }
         } else if is_signal_blocked(thread) {
             Why::SignalBlocked
         } else {
-            let state = ThreadState::get(thread);
-            let handled = state.map(|state| state.pending.generation());
-            match state.map(ThreadState::outcome) {
-                Some((outcome, pc))
-                    if handled != self.generation && outcome != Outcome::Unknown =>
-                {
-                    Why::Refused { outcome, pc }
-                }
-                _ => Why::NotHandled,
-            }
+            Why::NotHandled
         };
         SuspendError::Late { tid: thread.tid(), name: thread.name(), waited, why }
+    }
+
+    /// What the handler found last, if it has run since it was sent for. To be asked before the
+    /// thread's mask is looked at: a handler that runs blocks its own signal.
+    fn refusal(&self, thread: threadreg::ThreadRef) -> Option<(Outcome, usize)> {
+        let state = ThreadState::get(thread)?;
+        let (outcome, pc) = state.outcome();
+        let handled = Some(state.pending.generation()) != self.generation;
+        (handled && outcome != Outcome::Unknown).then_some((outcome, pc))
     }
 }
 

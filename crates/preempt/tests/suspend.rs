@@ -188,7 +188,7 @@ fn refusal(task: &Task) -> (Outcome, usize) {
                 refused = Some((outcome, pc));
             }
             // A handler that runs blocks its own signal.
-            SuspendError::Late { why: Why::NotHandled | Why::Blocked, .. } => {}
+            SuspendError::Late { why: Why::NotHandled | Why::SignalBlocked, .. } => {}
             error => panic!("{error}"),
         }
         refused.is_some()

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Flag, mutator, poll_until};
+use crate::common::{Flag, eventually, mutator, poll_until};
 use safepoint::{StopError, World};
 use testkit::in_child;
 
