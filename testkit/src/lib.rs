@@ -141,6 +141,13 @@ pub fn emulator() -> Option<String> {
     env::var(RUNNER).ok().filter(|words| !words.trim().is_empty())
 }
 
+/// A user id for the calling process alone: limits that the kernel counts by user then count no
+/// other process, not even the same test on another architecture.
+#[must_use]
+pub fn lonely_user() -> u32 {
+    1_000_000_000 + std::process::id()
+}
+
 /// Says that the test cannot run here, and why; the test returns after it.
 ///
 /// The line is read by `cargo xtask test-all-arches`, which counts the test as skipped and lists

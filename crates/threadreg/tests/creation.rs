@@ -197,8 +197,9 @@ fn t3_a_thread_limit_is_an_error_of_spawn() {
         // SAFETY: reads one `rlimit`.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit) }, 0);
         // The superuser is not limited. Nothing else of this process needs its rights.
+        let user = testkit::lonely_user();
         // SAFETY: touches no memory.
-        if unsafe { libc::setresuid(65534, 65534, 65534) } != 0 {
+        if unsafe { libc::setresuid(user, user, user) } != 0 {
             println!("not the superuser: limited as it is");
         }
         let error = Builder::new().spawn(|| ()).expect_err("limited");
@@ -265,11 +266,10 @@ fn t13_exec_under_a_freeze_never_meets_a_clone_under_way() {
 
 #[test]
 fn t3_a_clone_refused_for_now_is_tried_again() {
-    /// Nobody else's, so that the limit counts this process alone.
-    const LONELY: libc::uid_t = 61_234;
     in_child("t3_a_clone_refused_for_now_is_tried_again", MINUTE, || {
+        let user = testkit::lonely_user();
         // SAFETY: touches no memory.
-        if unsafe { libc::setresuid(LONELY, LONELY, LONELY) } != 0 {
+        if unsafe { libc::setresuid(user, user, user) } != 0 {
             return testkit::skip("only the superuser can take a user that has no other process");
         }
         let room = threadreg::os_threads().expect("/proc").as_slice().len() as libc::rlim_t + 1;

@@ -265,6 +265,11 @@ fn a_full_queue_is_an_error_or_is_waited_for() {
         let signal = libc::SIGRTMIN() + 2;
         // SAFETY: the handler does nothing.
         unsafe { install(signal, |_| Flow::Resume, Options::new()) }.expect("installs");
+        let user = testkit::lonely_user();
+        // SAFETY: touches no memory.
+        if unsafe { libc::setresuid(user, user, user) } != 0 {
+            return testkit::skip("only the superuser can take a user that has no other process");
+        }
         let limit = libc::rlimit { rlim_cur: 3, rlim_max: 3 };
         // SAFETY: reads one `rlimit`.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const limit) }, 0);
