@@ -326,13 +326,11 @@ impl Ready {
             ("INSTA_WORKSPACE_ROOT".to_owned(), workspace.root.to_string_lossy().into_owned()),
             ("INSTA_UPDATE".to_owned(), "no".to_owned()),
             ("SIGCTX_CC".to_owned(), self.linker.clone().unwrap_or_else(|| "cc".to_owned())),
+            ("STRESS".to_owned(), stress.unwrap_or(self.arch.stress).to_string()),
+            ("TESTKIT_PATIENCE".to_owned(), PATIENCE.to_string()),
         ];
-        if let Some(stress) = stress.or(self.arch.stress) {
-            env.push(("STRESS".to_owned(), stress.to_string()));
-        }
         if !self.runner.is_empty() {
             env.push(("TESTKIT_RUNNER".to_owned(), self.runner.join(" ")));
-            env.push(("TESTKIT_PATIENCE".to_owned(), PATIENCE.to_string()));
             if let Some(prefix) = &self.prefix {
                 env.push(("QEMU_LD_PREFIX".to_owned(), prefix.to_string_lossy().into_owned()));
             }
@@ -346,7 +344,7 @@ impl Ready {
     }
 }
 
-/// How many times longer the tests' watchdogs wait where programs are emulated beside a build.
+/// How many times longer the tests' watchdogs wait beside other architectures' builds and emulators.
 const PATIENCE: u32 = 4;
 
 /// Where all architectures but the machine's own are built: in one directory, so that what runs
@@ -454,7 +452,8 @@ mod tests {
         assert_eq!(env("SIGCTX_CC"), Some("aarch64-linux-gnu-gcc"));
         assert_eq!(env("STRESS"), Some("1"));
         let amd64 = launch("amd64", None);
-        assert!(amd64.env.iter().all(|(n, _)| n != "STRESS" && n != "TESTKIT_RUNNER"));
+        assert!(amd64.env.iter().all(|(n, _)| n != "TESTKIT_RUNNER"));
+        assert!(amd64.env.contains(&("TESTKIT_PATIENCE".to_owned(), PATIENCE.to_string())));
         assert!(launch("amd64", Some(7)).env.contains(&("STRESS".to_owned(), "7".to_owned())));
     }
 
