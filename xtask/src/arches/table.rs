@@ -156,7 +156,8 @@ mod tests {
         }
         let module = std::fs::read_to_string(dir.join("mod.rs")).unwrap();
         let used = module.lines().filter_map(|l| l.trim().strip_prefix("pub(crate) use "));
-        for file in used.filter_map(|l| l.strip_suffix("::*;")) {
+        // What the files share is no architecture's.
+        for file in used.filter_map(|l| l.strip_suffix("::*;")).filter(|&file| file != "common") {
             assert!(ARCHES.iter().any(|a| a.file == file), "no row is for {file}.rs");
         }
     }
