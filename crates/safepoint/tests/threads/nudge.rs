@@ -58,13 +58,18 @@ fn a_mutator_that_never_polls_is_nudged_until_it_stops() {
                     mailbox.deliver();
                 }
             });
-            for _ in 0..20 {
+            let mut waited = 0;
+            while waited < 20 {
                 // It has left the stop before.
                 let before = steps.load(Ordering::Relaxed);
                 eventually(|| steps.load(Ordering::Relaxed) != before);
                 let options = StopOptions::new("test").nudge_after(Duration::from_micros(50));
                 let stopped = world.stop_from_outside_with(options).unwrap();
-                assert_eq!(stopped.stats().last.expect("it ran").name.as_str(), "deaf");
+                // Not waited for: a nudge of the stop before came when this one asked.
+                if let Some(last) = stopped.stats().last {
+                    assert_eq!(last.name.as_str(), "deaf");
+                    waited += 1;
+                }
             }
             assert!(mailbox.asked.load(Ordering::Relaxed) >= 40, "a lost nudge is sent again");
             let mut own = world.attach().unwrap();
