@@ -238,7 +238,10 @@ fn a_cookie_tells_our_signals_from_others() {
         let (pid, tid) = (sys::getpid(), sys::gettid());
         me.signal(libc::SIGURG).expect("sent");
         me.signal_with(libc::SIGURG, Cookie::new(!secret.value())).expect("sent");
+        assert_eq!(counts(), (1, 2));
+        // To the process: any thread may take it.
         sys::kill(pid, libc::SIGURG).expect("sent");
+        until("it comes", || counts() == (1, 3));
         // The right number in a signal of somebody else's.
         sys::tgsigqueueinfo(pid, tid, libc::SIGURG, CODE, secret.value()).expect("sent");
         assert_eq!(counts(), (1, 4));
