@@ -272,6 +272,7 @@ fn spawned_processes_come_and_go_beside() {
 
 #[test]
 fn foreign_and_forged_signals_do_nothing() {
+    static ROUNDS: AtomicUsize = AtomicUsize::new(0);
     in_child("foreign_and_forged_signals_do_nothing", LIMIT, || {
         park(3);
         name(c"before").apply().unwrap();
@@ -286,12 +287,16 @@ fn foreign_and_forged_signals_do_nothing() {
                 }
             });
             assert_eq!(status, 0);
+            ROUNDS.fetch_add(1, Ordering::Relaxed);
         });
-        for _ in 0..testkit::budget(300) {
+        let mut applied = 0;
+        // Until a storm has passed, too: when that is, is the scheduler's business.
+        while applied < testkit::budget(300) || ROUNDS.load(Ordering::Relaxed) == 0 {
             name(c"storm").apply().unwrap();
+            applied += 1;
         }
         STOP.store(true, Ordering::Relaxed);
-        assert!(storm.join().unwrap() > 0);
+        storm.join().unwrap();
         assert_all("Name", "storm");
         // With no operation under way.
         sys::kill(parent, SIGNAL).unwrap();

@@ -120,11 +120,15 @@ fn t4_without_a_template_there_is_no_clean_thread() {
         assert!(matches!(error, CleanError::Refused(_)), "{error}");
         Builder::new().spawn_clean(|| ()).expect("spawns").join().expect("no panic");
 
+        // An emulator makes its own threads for the guest's, and one of its locks may be held in
+        // the child of a fork (QEMU 10.0): there, no thread is made in it.
+        let may_spawn = testkit::emulator().is_none();
         // SAFETY: the child makes threads, which a fork's child may where libc allows it.
         let child = unsafe { libc::fork() };
         if child == 0 {
             let none = matches!(Builder::new().spawn_clean(|| ()), Err(CleanError::NoTemplate));
-            let own = start_template().is_ok() && Builder::new().spawn_clean(|| ()).is_ok();
+            let own =
+                !may_spawn || start_template().is_ok() && Builder::new().spawn_clean(|| ()).is_ok();
             // SAFETY: ends the process.
             unsafe { libc::_exit(i32::from(!(none && own))) };
         }
