@@ -130,12 +130,19 @@ fn libc_broadcasts_go_on_beside_ours() {
 
 #[test]
 fn a_forked_child_calls_with_one_thread_and_with_more() {
+    static ROUNDS: AtomicUsize = AtomicUsize::new(0);
     in_child("a_forked_child_calls_with_one_thread_and_with_more", LIMIT, || {
         park(2);
         // Operations all the time, so that children are copied from the middle of them.
         let caller = until_stop(|| {
             name(c"parent").apply().unwrap();
+            ROUNDS.fetch_add(1, Ordering::Relaxed);
         });
+        // std's lock of a thread that just begins is not to be copied: the child's threads would
+        // wait for it.
+        while ROUNDS.load(Ordering::Relaxed) == 0 {
+            thread::yield_now();
+        }
         for _ in 0..testkit::budget(100) {
             let status = forked(|| {
                 name(c"child").apply().unwrap();
