@@ -4,8 +4,8 @@
 //! The signal is raised by an undefined instruction: at a system call nothing is injected.
 
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-use std::time::Instant;
 
+use benches::medians;
 use criterion::Criterion;
 use sigctx::altstack::AltStack;
 use sigctx::handler::{self, Delivery, Flow, Options};
@@ -36,24 +36,6 @@ fn raise(inject: bool) {
     unsafe { sigctx::probe::raise_undefined() };
 }
 
-/// The median of the time of one signal, in nanoseconds, for both, measured in turns.
-fn medians() -> [f64; 2] {
-    const BATCH: u32 = 500;
-    let mut times = [const { Vec::new() }; 2];
-    for round in 0..1000 {
-        let kind = round % 2;
-        let start = Instant::now();
-        for _ in 0..BATCH {
-            raise(kind == 1);
-        }
-        times[kind].push(start.elapsed().as_secs_f64() * 1e9 / f64::from(BATCH));
-    }
-    times.map(|mut times| {
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    })
-}
-
 fn main() {
     let _alternate = AltStack::install().expect("alternate stack");
     let here = 0u8;
@@ -73,7 +55,7 @@ fn main() {
     criterion.final_summary();
 
     let calls = CALLS.load(Ordering::Relaxed);
-    let [empty, injected] = medians();
+    let [empty, injected] = medians(500, 500, &mut [&mut || raise(false), &mut || raise(true)]);
     assert!(CALLS.load(Ordering::Relaxed) - calls == 500 * 500, "not every call was injected");
     println!("empty handler {empty:.0} ns, injected call {injected:.0} ns");
     println!("ratio {:.3}, difference {:+.0} ns", injected / empty, injected - empty);

@@ -4,30 +4,13 @@
 use std::cell::Cell;
 use std::hint::black_box;
 use std::thread;
-use std::time::Instant;
 
+use benches::medians;
 use criterion::Criterion;
 use threadreg::{Attached, JoinHandle};
 
 thread_local! {
     static PLAIN: Cell<usize> = const { Cell::new(1) };
-}
-
-/// Median times of one call of each side, in nanoseconds, measured in turns.
-fn medians(rounds: usize, batch: u32, sides: &mut [&mut dyn FnMut(); 2]) -> [f64; 2] {
-    let mut times = [const { Vec::new() }; 2];
-    for round in 0..rounds * 2 {
-        let side = round % 2;
-        let begin = Instant::now();
-        for _ in 0..batch {
-            sides[side]();
-        }
-        times[side].push(begin.elapsed().as_secs_f64() * 1e9 / f64::from(batch));
-    }
-    times.map(|mut times| {
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    })
 }
 
 /// Prints the times of one of `parts`.

@@ -141,6 +141,43 @@ pub fn emulator() -> Option<String> {
     env::var(RUNNER).ok().filter(|words| !words.trim().is_empty())
 }
 
+/// Waits for what other threads are about to do.
+///
+/// # Panics
+///
+/// When it has not come after 20 seconds, with [`patience`].
+pub fn until(what: &str, mut come: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !come() {
+        assert!(begin.elapsed() < patience(Duration::from_secs(20)), "never: {what}");
+        thread::yield_now();
+    }
+}
+
+/// Runs `body` in a child of `fork` and returns the child's wait status: 0 unless `body` panics.
+///
+/// # Panics
+///
+/// When there can be no child.
+pub fn forked(body: impl FnOnce()) -> i32 {
+    // SAFETY: the child runs `body` and ends; libc readies malloc for it.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "no child: {}", std::io::Error::last_os_error());
+    if child == 0 {
+        let good = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_ok();
+        // SAFETY: ends the child without its parent's exit handlers.
+        unsafe { libc::_exit(i32::from(!good)) };
+    }
+    let mut status = 0;
+    // A handler without SA_RESTART may cut the wait short.
+    // SAFETY: writes one int.
+    while unsafe { libc::waitpid(child, &raw mut status, 0) } != child {
+        let error = std::io::Error::last_os_error();
+        assert_eq!(error.raw_os_error(), Some(libc::EINTR), "{error}");
+    }
+    status
+}
+
 /// A user id for the calling process alone: limits that the kernel counts by user then count no
 /// other process, not even the same test on another architecture.
 #[must_use]

@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use allthreads::sigctx::sys::{self, KernelAction, SaFlags, SigSet, gettid};
 use allthreads::{AllThreads, Barrier, Batch};
 use common::*;
-use testkit::in_child;
+use testkit::{forked, in_child};
 
 const LIMIT: Duration = Duration::from_mins(1);
 
 static STOP: AtomicBool = AtomicBool::new(false);
+/// Rounds of all that `until_stop` runs.
+static ROUNDS: AtomicUsize = AtomicUsize::new(0);
 
 fn until_stop(mut body: impl FnMut() + Send + 'static) -> thread::JoinHandle<u64> {
     thread::spawn(move || {
@@ -24,6 +26,7 @@ fn until_stop(mut body: impl FnMut() + Send + 'static) -> thread::JoinHandle<u64
         while !STOP.load(Ordering::Relaxed) {
             body();
             rounds += 1;
+            ROUNDS.fetch_add(1, Ordering::Relaxed);
         }
         rounds
     })
@@ -130,19 +133,15 @@ fn libc_broadcasts_go_on_beside_ours() {
 
 #[test]
 fn a_forked_child_calls_with_one_thread_and_with_more() {
-    static ROUNDS: AtomicUsize = AtomicUsize::new(0);
     in_child("a_forked_child_calls_with_one_thread_and_with_more", LIMIT, || {
         park(2);
         // Operations all the time, so that children are copied from the middle of them.
         let caller = until_stop(|| {
             name(c"parent").apply().unwrap();
-            ROUNDS.fetch_add(1, Ordering::Relaxed);
         });
         // std's lock of a thread that just begins is not to be copied: the child's threads would
         // wait for it.
-        while ROUNDS.load(Ordering::Relaxed) == 0 {
-            thread::yield_now();
-        }
+        testkit::until("the caller calls", || ROUNDS.load(Ordering::Relaxed) != 0);
         for _ in 0..testkit::budget(100) {
             let status = forked(|| {
                 name(c"child").apply().unwrap();
@@ -279,7 +278,6 @@ fn spawned_processes_come_and_go_beside() {
 
 #[test]
 fn foreign_and_forged_signals_do_nothing() {
-    static ROUNDS: AtomicUsize = AtomicUsize::new(0);
     in_child("foreign_and_forged_signals_do_nothing", LIMIT, || {
         park(3);
         name(c"before").apply().unwrap();
@@ -294,7 +292,6 @@ fn foreign_and_forged_signals_do_nothing() {
                 }
             });
             assert_eq!(status, 0);
-            ROUNDS.fetch_add(1, Ordering::Relaxed);
         });
         let mut applied = 0;
         // Until a storm has passed, too: when that is, is the scheduler's business.

@@ -15,7 +15,7 @@ use allthreads::{
     AllThreads, Applied, Barrier, Batch, Error, OnDivergence, privileges, privileges::KeepCaps,
 };
 use common::*;
-use testkit::{child, in_child};
+use testkit::{child, forked, in_child};
 
 const LIMIT: Duration = Duration::from_secs(30);
 

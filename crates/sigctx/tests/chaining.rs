@@ -241,8 +241,8 @@ fn a_previous_default_that_stops_stops_and_the_handler_stays() {
 fn stress_stops_on_two_threads_leave_the_handler_installed() {
     let name = "stress_stops_on_two_threads_leave_the_handler_installed";
     if testkit::emulator().is_some() {
-        // Seen once in dozens of runs: a thread was sent to address 0, the default action, it seems, that the
-        // other had just put in.
+        // Seen once in dozens of runs: a thread was sent to address 0, the default action, it seems,
+        // that the other had just put in.
         return testkit::skip("an action that another thread changes is read in two steps");
     }
     testkit::in_child(name, DEADLINE, || {

@@ -93,7 +93,7 @@ extern "C" fn after_fork() {
 mod tests {
     use std::time::Duration;
 
-    use testkit::in_child;
+    use testkit::{forked, in_child};
 
     use super::*;
 
@@ -108,22 +108,14 @@ mod tests {
             let me = crate::attach().expect("not attached yet");
             let other = crate::spawn(std::thread::park);
             let frozen = crate::freeze_creation();
-            // SAFETY: the child makes no use of what its parent's threads may have locked.
-            let child = unsafe { libc::fork() };
-            if child == 0 {
-                let me_again = current() == Some(me.thread())
-                    && me.thread().tid() == Some(sys::gettid())
-                    && crate::threads().count() == 1
-                    && !other.thread().is_alive();
-                let works = me_again && crate::try_freeze_creation().is_some();
-                // SAFETY: ends the child without running anything of its parent's.
-                unsafe { libc::_exit(i32::from(!works)) };
-            }
+            let status = forked(|| {
+                assert_eq!(current(), Some(me.thread()));
+                assert_eq!(me.thread().tid(), Some(sys::gettid()));
+                assert!(crate::threads().count() == 1 && !other.thread().is_alive());
+                assert!(crate::try_freeze_creation().is_some());
+            });
             drop(frozen);
-            let mut status = -1;
-            // SAFETY: `status` is room for the result.
-            let ended = unsafe { libc::waitpid(child, &raw mut status, 0) };
-            assert_eq!((ended, status), (child, 0));
+            assert_eq!(status, 0, "in the child of fork");
             other.unpark();
             other.join().expect("no panic");
         });

@@ -6,21 +6,13 @@ use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sigctx::sys;
-use testkit::{in_child, patience};
+use testkit::{in_child, until};
 use threadreg::{AttachError, attach, current, os_threads, threads};
 
 const MINUTE: Duration = Duration::from_mins(1);
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !done() {
-        assert!(begin.elapsed() < patience(Duration::from_secs(20)), "never: {what}");
-        thread::yield_now();
-    }
-}
 
 #[test]
 fn a_thread_is_attached_once() {

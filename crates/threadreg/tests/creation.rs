@@ -11,22 +11,13 @@ use std::time::{Duration, Instant};
 
 use sigctx::handler::{Delivery, Flow, Options, install};
 use sigctx::sys::{self, MaskHow, SigSet};
-use testkit::{budget, in_child, patience};
+use testkit::{budget, in_child, patience, until};
 use threadreg::procfs::TaskDir;
 use threadreg::{
     Builder, freeze_creation, freeze_creation_within, never_block, threads, try_freeze_creation,
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
-
-/// Waits for what other threads are about to do; a test that waits in vain fails here.
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !done() {
-        assert!(begin.elapsed() < patience(Duration::from_secs(20)), "never: {what}");
-        thread::yield_now();
-    }
-}
 
 /// The ids of all threads of the process whose name in the kernel begins with `prefix`.
 fn named(prefix: &str) -> BTreeSet<i32> {

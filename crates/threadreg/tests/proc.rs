@@ -2,10 +2,10 @@
 
 use std::ptr;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sigctx::sys::SigSet;
-use testkit::{in_child, proc_shows_mask};
+use testkit::{in_child, proc_shows_mask, until};
 use threadreg::procfs::TaskDir;
 use threadreg::{Builder, ThreadRef, os_threads, threads};
 
@@ -13,16 +13,9 @@ const MINUTE: Duration = Duration::from_mins(1);
 
 /// Waits until the thread sleeps.
 fn asleep(dir: &TaskDir, thread: ThreadRef) -> i32 {
-    let begin = Instant::now();
-    loop {
-        if let Some(tid) = thread.tid()
-            && dir.stat(tid).is_ok_and(|stat| stat.state == 'S')
-        {
-            return tid;
-        }
-        assert!(begin.elapsed() < MINUTE);
-        thread::yield_now();
-    }
+    let state = |tid| dir.stat(tid).map(|stat| stat.state);
+    until("it sleeps", || thread.tid().is_some_and(|tid| state(tid) == Ok('S')));
+    thread.tid().expect("it sleeps")
 }
 
 #[test]
@@ -51,11 +44,7 @@ fn proc_tells_names_and_who_is_exiting() {
 
         worker.unpark();
         worker.join().expect("no panic");
-        let begin = Instant::now();
-        while dir.count() != Ok(count) {
-            assert!(begin.elapsed() < MINUTE);
-            thread::yield_now();
-        }
+        until("the kernel forgets it", || dir.count() == Ok(count));
         let error = dir.stat(tid).expect_err("gone");
         assert!(error.is_gone(), "{error}");
         assert_eq!(error.to_string(), format!("cannot read stat of thread {tid}: ENOENT (2)"));
@@ -133,11 +122,7 @@ fn without_proc_the_registered_threads_are_served() {
     in_child("without_proc_the_registered_threads_are_served", MINUTE, || {
         let me = threadreg::attach().expect("attaches");
         let worker = Builder::new().name("worker").spawn(thread::park).expect("spawns");
-        let begin = Instant::now();
-        while worker.thread().tid().is_none() {
-            assert!(begin.elapsed() < MINUTE);
-            thread::yield_now();
-        }
+        until("it starts", || worker.thread().tid().is_some());
         if !other_proc(c"tmpfs", c"") {
             return testkit::skip(NOT_ALLOWED);
         }

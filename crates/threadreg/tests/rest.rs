@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sigctx::sys;
-use testkit::in_child;
+use testkit::{forked, in_child, until};
 use threadreg::procfs::TaskDir;
 use threadreg::{Builder, Event, Slot, SlotId, attach, current, freeze_creation, threads};
 
@@ -77,19 +77,9 @@ fn events_are_bounded_ordered_and_never_wait() {
     });
 }
 
-/// Forks, runs `child` there, and fails if it does.
+/// Runs `child` in a child of `fork`, and fails if it does.
 fn in_fork(child: impl FnOnce() -> bool) {
-    // SAFETY: the child uses what this test proves to be usable there, and leaves by `_exit`.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        let good = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(false);
-        // SAFETY: ends the process.
-        unsafe { libc::_exit(i32::from(!good)) };
-    }
-    let mut status = 0;
-    // SAFETY: writes one int.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    assert_eq!(status, 0, "in the child of fork");
+    assert_eq!(forked(|| assert!(child())), 0, "in the child of fork");
 }
 
 #[test]
@@ -99,11 +89,7 @@ fn t14_the_child_of_a_fork_has_one_thread() {
         let mine = me.thread();
         let worker = threadreg::spawn(thread::park);
         let other = worker.thread();
-        let begin = Instant::now();
-        while other.tid().is_none() {
-            assert!(begin.elapsed() < MINUTE);
-            thread::yield_now();
-        }
+        until("it starts", || other.tid().is_some());
         let pinned = other.pin().expect("alive");
         let frozen = freeze_creation();
         let events = threadreg::subscribe(8);

@@ -9,20 +9,12 @@ use std::{env, fs};
 
 use sigctx::handler::{Delivery, Flow, Options, install};
 use sigctx::sys::{self, MaskHow, SigSet};
-use testkit::{Rng, budget, in_child, patience};
+use testkit::{Rng, budget, forked, in_child, until};
 use threadreg::{Builder, Cookie, SignalError, ThreadRef, current, threads};
 
 const MINUTE: Duration = Duration::from_mins(1);
 /// `si_code` of what these tests queue; negative, and nobody else's.
 const CODE: i32 = -77;
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !done() {
-        assert!(begin.elapsed() < patience(Duration::from_secs(20)), "never: {what}");
-        thread::yield_now();
-    }
-}
 
 /// A word that tells one thread from another, also from an earlier owner of the same record.
 fn mark(thread: ThreadRef) -> usize {
@@ -246,17 +238,11 @@ fn a_cookie_tells_our_signals_from_others() {
         sys::tgsigqueueinfo(pid, tid, libc::SIGURG, CODE, secret.value()).expect("sent");
         assert_eq!(counts(), (1, 4));
         // Another process that knows everything, and does not lie about itself.
-        // SAFETY: touches no memory.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
+        let status = forked(|| {
             let code = WITH_CODE.load(SeqCst);
             let sent = sys::tgsigqueueinfo(pid, tid, libc::SIGURG, code, secret.value());
-            // SAFETY: ends the process.
-            unsafe { libc::_exit(i32::from(sent.is_err())) };
-        }
-        let mut status = 0;
-        // SAFETY: writes one int.
-        while unsafe { libc::waitpid(child, &raw mut status, 0) } != child {}
+            sent.expect("sent to its parent");
+        });
         assert_eq!(status, 0, "the child could not send");
         until("it comes", || counts() == (1, 5));
     });

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use sigctx::sys::{self, MaskHow, SigSet};
-use testkit::{budget, in_child};
+use testkit::{budget, forked, in_child};
 use threadreg::procfs::TaskDir;
 use threadreg::{Builder, CleanError, freeze_creation, start_template, threads};
 
@@ -123,18 +123,14 @@ fn t4_without_a_template_there_is_no_clean_thread() {
         // An emulator makes its own threads for the guest's, and one of its locks may be held in
         // the child of a fork (QEMU 10.0): there, no thread is made in it.
         let may_spawn = testkit::emulator().is_none();
-        // SAFETY: the child makes threads, which a fork's child may where libc allows it.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            let none = matches!(Builder::new().spawn_clean(|| ()), Err(CleanError::NoTemplate));
-            let own =
-                !may_spawn || start_template().is_ok() && Builder::new().spawn_clean(|| ()).is_ok();
-            // SAFETY: ends the process.
-            unsafe { libc::_exit(i32::from(!(none && own))) };
-        }
-        let mut status = 0;
-        // SAFETY: writes one int.
-        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        let status = forked(|| {
+            let error = Builder::new().spawn_clean(|| ()).expect_err("not the child's");
+            assert!(matches!(error, CleanError::NoTemplate), "{error}");
+            if may_spawn {
+                start_template().expect("its own");
+                Builder::new().spawn_clean(|| ()).expect("spawns");
+            }
+        });
         assert_eq!(status, 0, "in the child of fork");
     });
 }

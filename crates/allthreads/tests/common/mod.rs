@@ -132,23 +132,6 @@ pub(crate) fn is_root() -> bool {
     root
 }
 
-/// A child of `fork` that runs `body`; returns its wait status.
-pub(crate) fn forked(body: impl FnOnce()) -> i32 {
-    // SAFETY: the child runs `body` and ends; libc readies malloc for it.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0);
-    if pid == 0 {
-        let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_ok();
-        // SAFETY: ends the child without its parent's exit handlers.
-        unsafe { libc::_exit(i32::from(!ok)) }
-    }
-    let mut status = 0;
-    // SAFETY: waits for the child made above.
-    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
-    assert_eq!(waited, pid);
-    status
-}
-
 /// A thread by bare `clone`, unknown to libc, without thread-local storage of its own, or with
 /// none at all (a null thread pointer). It sleeps for ever.
 pub(crate) fn raw_clone(extra_flags: i32) -> Tid {
