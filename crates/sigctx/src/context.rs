@@ -280,11 +280,16 @@ impl SigCtx<'_> {
     /// address.
     ///
     /// Exactly Go's `pushCall`: only the program counter, the stack pointer and, where there is
-    /// one, the link register change, and one slot below the stack pointer, which gets `resume`,
+    /// one, the link register change, and a slot below the stack pointer, which gets `resume`,
     /// or the link register's old value. The stack is *not*
     /// aligned, the red zone is *not* skipped: lower the stack pointer by the red zone first, and
     /// give it back in `target`, when the interrupted code may have one. For those who bring their
     /// own trampoline; [`Delivery::inject`](crate::handler::Delivery::inject) needs none.
+    ///
+    /// The slot is the word below the stack pointer; on aarch64 the three words below it, of which
+    /// the stack pointer skips two: the link register's old value, and under that the frame
+    /// pointer's; on ppc64 four words, with the old values of `lr`, `r2` and `r12`: there `r12`
+    /// becomes the address of the code, and in ELF V1 `r2` that code's.
     ///
     /// # Signal safety
     ///
@@ -295,9 +300,13 @@ impl SigCtx<'_> {
     /// 1. The slot below the stack pointer is mapped stack that nobody uses, and the handler does
     ///    not run on this stack.
     /// 2. `target` saves and restores everything that it touches, flags and vectors included, and
-    ///    can be run at this point of the interrupted code.
+    ///    can be run at this point of the interrupted code. What it cannot do without is one register
+    ///    for the jump to `resume`, which the interrupted code must not use (in Go x27 on aarch64,
+    ///    t6 on riscv64, s7 on loongarch64, r10 on s390x).
     /// 3. The thread has no shadow stack.
     /// 4. On arm, the interrupted code is not in an IT block.
+    /// 5. On ppc64, `target` saves nothing in its caller's frame, as compiled functions do with `lr`
+    ///    and `cr`: the slot is there, with what it has to restore.
     ///
     /// # References
     ///

@@ -678,6 +678,9 @@ pub enum MoveError {
         /// Of this thread, in bytes.
         thread: usize,
     },
+    /// The frame's vectors may not fit this thread: it must not use them (RISC-V's
+    /// `PR_RISCV_V_SET_CONTROL`), or the process has asked for AMX, with which threads differ.
+    VectorState,
     /// The kernel did not say what this thread's alternate stack is.
     AltStack(Errno),
 }
@@ -689,6 +692,7 @@ impl fmt::Display for MoveError {
             Self::VectorLength { frame, thread } => {
                 write!(f, "the frame has vectors of {frame} bytes, this thread of {thread}")
             }
+            Self::VectorState => f.write_str("this thread may not have the frame's vectors"),
             Self::AltStack(errno) => write!(f, "alternate stack of this thread: {errno}"),
         }
     }

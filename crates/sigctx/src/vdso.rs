@@ -24,13 +24,17 @@ pub(crate) fn find() {
     // SAFETY: the kernel maps an ELF image there, for the life of the process.
     let header = unsafe { &*(base as *const Ehdr) };
     let table = base + header.e_phoff as usize;
+    // What the image's addresses are off by: it need not have been linked for address 0.
+    let mut bias = None;
     let mut end = base;
     for i in 0..usize::from(header.e_phnum) {
         let at = (table + i * usize::from(header.e_phentsize)) as *const Phdr;
         // SAFETY: the header says how many entries there are and how long each is.
         let entry = unsafe { &*at };
         if entry.p_type == libc::PT_LOAD {
-            end = end.max(base + entry.p_vaddr as usize + entry.p_memsz as usize);
+            let (at, offset) = (entry.p_vaddr as usize, entry.p_offset as usize);
+            let bias = *bias.get_or_insert(base.wrapping_add(offset).wrapping_sub(at));
+            end = end.max(at.wrapping_add(bias).wrapping_add(entry.p_memsz as usize));
         }
     }
     END.store(end, Ordering::Relaxed);

@@ -84,7 +84,16 @@ fn start_timer() {
     next_signal(0);
 }
 
+/// Whether floating-point operations round to the nearest, which compiled code counts on. The loop
+/// that is interrupted has other modes.
+fn rounds_to_nearest() -> bool {
+    let (one, tiny) = std::hint::black_box((1.0f64, 1e-30f64));
+    let unchanged = |sum: f64| sum.abs().to_bits() == one.to_bits();
+    [one + tiny, one - tiny, tiny - one].into_iter().all(unchanged)
+}
+
 fn call(frame: &mut Frame<'_>, data: usize) {
+    assert!(rounds_to_nearest(), "the callback has the interrupted code's modes");
     assert!(Patterned::code().contains(&frame.context().pc()));
     sigctx::probe::clobber_all();
     INJECTED.fetch_add(1, SeqCst);

@@ -499,17 +499,41 @@ pub(crate) fn check_frame(uc: &Ucontext, _lo: usize, hi: usize) -> Result<(), Ba
 #[inline(always)]
 pub(crate) fn relocate(_copy: &mut Ucontext, _delta: usize) {}
 
-/// Makes a frame resume on the calling thread: the thread pointer is an ordinary register.
+/// Makes a frame resume on the calling thread.
+///
+/// The thread pointer is an ordinary register. And a thread that has never used the vectors gets new
+/// ones at its first use, in the place of what the sigreturn restored (`arch/loongarch/kernel/traps.c`:
+/// `init_restore_lsx`, `init_restore_lasx`): so that first use is made here.
 #[inline(always)]
 pub(crate) fn patch_thread(copy: &mut Ucontext) {
     let tp: u64;
     // SAFETY: reads a register.
     unsafe { asm!("move {}, $tp", out(reg) tp, options(nomem, nostack, preserves_flags)) };
     copy.mcontext.tp = tp;
+    if has_record(copy, LASX_MAGIC) {
+        // SAFETY: the CPU has these vectors, since there is a record of them; changes none.
+        unsafe { asm!("xvor.v $xr0, $xr0, $xr0", options(nomem, nostack)) };
+    } else if has_record(copy, LSX_MAGIC) {
+        // SAFETY: as above.
+        unsafe { asm!("vor.v $vr0, $vr0, $vr0", options(nomem, nostack)) };
+    }
+}
+
+/// Whether a copied frame has this record.
+fn has_record(copy: &Ucontext, magic: u32) -> bool {
+    let mut at = &raw const *copy as usize + size_of::<Ucontext>();
+    loop {
+        // SAFETY: `check_frame` has seen that the records lead from one to the next up to the last.
+        let header = unsafe { (at as *const RecordHeader).read() };
+        if header.magic == 0 || header.magic == magic {
+            return header.magic == magic;
+        }
+        at += header.size as usize;
+    }
 }
 
 /// Looks whether a frame can resume on the calling thread, which may not be its own. Here every
-/// frame can: there are no shadow stacks, and vectors have one length.
+/// frame can: there are no shadow stacks, vectors have one length, and every thread may use them.
 #[expect(clippy::unnecessary_wraps, reason = "other architectures refuse")]
 pub(crate) fn check_move(_frame: &Ucontext) -> Result<(), MoveError> {
     Ok(())
@@ -602,6 +626,7 @@ global_asm!(
     "sigctx_injected_call_0_1:",
     "move $sp, $a0",            // leaves the alternate stack for good
     "addi.d $fp, $a0, {record} + 16", // what frame-pointer walkers go on with: the record is below
+    "movgr2fcsr $fcsr0, $zero", // the default, which Rust code counts on; the kernel left it alone
     "pcaddu18i $ra, %call36({run})",
     "jirl $ra, $ra, 0",         // returns the address of the stack's `active` word
     // An unwinder looks for the return address's rules: this must not be the last instruction.
@@ -701,9 +726,11 @@ mod tests {
         let (lo, hi) = bounds(&frame);
         assert_eq!(frame.header.size, 544);
         assert_eq!(check_frame(&frame.uc, lo, hi), Ok(()));
+        assert!(has_record(&frame.uc, LSX_MAGIC) && !has_record(&frame.uc, LASX_MAGIC));
         // No floating point; and a record that is not known.
         frame.header.magic = 0x1234_5678;
         assert_eq!(check_frame(&frame.uc, lo, hi), Ok(()));
+        assert!(!has_record(&frame.uc, LSX_MAGIC));
         frame.header = RecordHeader { magic: 0, size: 0, padding: 0 };
         assert_eq!(check_frame(&frame.uc, lo, hi), Ok(()));
     }

@@ -226,6 +226,8 @@ layout! {
 
 /// `USED_EXTCONTEXT` in `used_math`: records follow.
 const RECORDS: u32 = 1 << 3;
+/// `MSA_EXTCONTEXT_MAGIC`.
+const MSA_RECORD: u32 = 0x784d_5341;
 /// `END_EXTCONTEXT_MAGIC`, the last of them, which is this word alone.
 const END_OF_RECORDS: u32 = 0x7845_4e44;
 
@@ -554,12 +556,40 @@ pub(crate) fn check_frame(uc: &Ucontext, _lo: usize, hi: usize) -> Result<(), Ba
 #[inline(always)]
 pub(crate) fn relocate(_copy: &mut Ucontext, _delta: usize) {}
 
-/// Makes a frame resume on the calling thread. The thread pointer is in no frame here: code asks
-/// the kernel's register for it (`rdhwr`).
+/// Makes a frame resume on the calling thread.
+///
+/// The thread pointer is in no frame here: code asks the kernel's register for it (`rdhwr`). But a
+/// thread that has never used the MSA vectors gets new ones at its first use, in the place of what
+/// the sigreturn restored (`arch/mips/kernel/traps.c`: `enable_restore_fp_context`): so that first
+/// use is made here.
 #[inline(always)]
-pub(crate) fn patch_thread(_copy: &mut Ucontext) {}
+pub(crate) fn patch_thread(copy: &mut Ucontext) {
+    if has_vectors(copy) {
+        // `move.v $w0, $w0`, for assemblers that are not told of MSA.
+        // SAFETY: the CPU has MSA, since there is a record of its vectors; changes none.
+        unsafe { asm!(".word 0x78be0019", options(nomem, nostack)) };
+    }
+}
 
-/// Looks whether a frame can resume on the calling thread: always, threads differ in nothing.
+/// Whether a copied frame has the record of the MSA vectors.
+fn has_vectors(copy: &Ucontext) -> bool {
+    if copy.mcontext.used_math & RECORDS == 0 {
+        return false;
+    }
+    let mut at = &raw const *copy as usize + size_of::<Ucontext>();
+    loop {
+        // SAFETY: `check_frame` has seen that the records lead from one to the next up to the last.
+        let magic = unsafe { (at as *const u32).read() };
+        if magic == END_OF_RECORDS || magic == MSA_RECORD {
+            return magic == MSA_RECORD;
+        }
+        // SAFETY: as above; all but the last are at least this long.
+        at += unsafe { (at as *const ExtContext).read() }.size as usize;
+    }
+}
+
+/// Looks whether a frame can resume on the calling thread: always, every thread may use all there
+/// is.
 #[expect(clippy::unnecessary_wraps, reason = "other architectures refuse")]
 pub(crate) fn check_move(_frame: &Ucontext) -> Result<(), MoveError> {
     Ok(())
@@ -690,6 +720,12 @@ global_asm!(
     ".type sigctx_injected_call_0_1, @function",
     "sigctx_injected_call_0_1:",
     "move $29, $2",             // leaves the alternate stack for good
+    // The default, which Rust code counts on; the kernel left it alone. What NaNs look like (NAN2008,
+    // ABS2008) stays.
+    "cfc1 $8, $31",
+    "lui $9, 0xc",
+    "and $8, $8, $9",
+    "ctc1 $8, $31",
     "jalr $25",                 // returns the address of the stack's `active` word
     "move $4, $2",
     "3:",
@@ -809,8 +845,12 @@ mod tests {
         let first = &raw const memory.records as usize;
         let bad = |at| Err(BadFrame::ExtendedState { at });
         assert_eq!(check(&memory, 8), bad(first), "no size");
-        memory.records = [0x784d_5341, 16, 0, 0, END_OF_RECORDS, 0, 0, 0];
+        memory.records = [MSA_RECORD, 16, 0, 0, END_OF_RECORDS, 0, 0, 0];
         assert_eq!(check(&memory, 5), Ok(()));
+        assert!(has_vectors(&memory.uc));
+        memory.records[0] = 0x1234_5678;
+        assert!(!has_vectors(&memory.uc), "a record that is not known");
+        memory.records[0] = MSA_RECORD;
         assert_eq!(check(&memory, 4), bad(first + 16), "no end");
         assert_eq!(check(&memory, 3), bad(first), "cut off");
         assert_eq!(check(&memory, 0), bad(first), "nothing there");

@@ -546,29 +546,68 @@ pub(crate) fn relocate(copy: &mut Ucontext, delta: usize) {
     }
 }
 
-/// Makes a frame resume on the calling thread: the thread pointer is an ordinary register.
+/// Where the copied frame's record of the vectors has the pointer to them, if it has one.
+#[inline(always)]
+fn copied_vector_pointer(copy: &Ucontext) -> Option<*mut usize> {
+    // `check_frame` has seen the records of the original, and so their end.
+    vector_pointer(copy, usize::MAX).ok().flatten()
+}
+
+/// Makes a frame resume on the calling thread.
+///
+/// The thread pointer is an ordinary register. And the kernel takes no vectors for a thread that has
+/// never used any (`arch/riscv/kernel/signal.c`: `restore_sigcontext`).
 #[inline(always)]
 pub(crate) fn patch_thread(copy: &mut Ucontext) {
     let tp: u64;
     // SAFETY: reads a register.
     unsafe { asm!("mv {}, tp", out(reg) tp, options(nomem, nostack, preserves_flags)) };
     copy.mcontext.tp = tp;
+    if copied_vector_pointer(copy).is_some() {
+        vector_length();
+    }
+}
+
+/// The length of a vector register in bytes, where there are vectors. To ask is to use them.
+fn vector_length() -> usize {
+    let length: usize;
+    // SAFETY: reads vlenb, which exists with vectors.
+    unsafe { asm!("csrr {}, 0xc22", out(reg) length, options(nomem, nostack)) };
+    length
 }
 
 /// Looks whether a frame can resume on the calling thread, which may not be its own.
 ///
 /// With a shadow stack (Zicfiss) it cannot: the token for the frame is on the first thread's.
-/// Vectors have one length on all harts, or the kernel does not use them.
-pub(crate) fn check_move(_frame: &Ucontext) -> Result<(), MoveError> {
+/// Vectors have one length on all harts, or the kernel does not use them; but a thread can be one
+/// that may not use them.
+pub(crate) fn check_move(frame: &Ucontext) -> Result<(), MoveError> {
     /// `PR_GET_SHADOW_STACK_STATUS` of `linux/prctl.h`.
     const STATUS: usize = 74;
     /// `PR_SHADOW_STACK_ENABLE`.
     const ENABLED: u64 = 1;
+    /// `PR_RISCV_V_GET_CONTROL`.
+    const VECTORS: usize = 70;
+    /// `PR_RISCV_V_VSTATE_CTRL_CUR_MASK`.
+    const NOW: usize = 3;
+    /// `PR_RISCV_V_VSTATE_CTRL_OFF`.
+    const OFF: usize = 1;
+
     let mut status = 0u64;
     let args = [STATUS, &raw mut status as usize, 0, 0, 0, 0];
     // SAFETY: the kernel writes one word there, or refuses where it has no shadow stacks.
     let asked = unsafe { sys::syscall(libc::SYS_prctl, args) };
-    if asked.is_ok() && status & ENABLED != 0 { Err(MoveError::ShadowStack) } else { Ok(()) }
+    if asked.is_ok() && status & ENABLED != 0 {
+        return Err(MoveError::ShadowStack);
+    }
+    if copied_vector_pointer(frame).is_some() {
+        // SAFETY: touches no memory.
+        let control = unsafe { sys::syscall(libc::SYS_prctl, [VECTORS, 0, 0, 0, 0, 0]) };
+        if control.is_ok_and(|control| control & NOW == OFF) {
+            return Err(MoveError::VectorState);
+        }
+    }
+    Ok(())
 }
 
 /// Length of the longest system call instruction.
@@ -651,6 +690,7 @@ global_asm!(
     "sigctx_injected_call_0_1:",
     "mv sp, a0",                // leaves the alternate stack for good
     "addi s0, a0, {record} + 16", // what frame-pointer walkers go on with: the record is below it
+    "csrw fcsr, zero",          // the default, which Rust code counts on; the kernel left it alone
     "call {run}",               // returns the address of the stack's `active` word
     // An unwinder looks for the return address's rules: this must not be the last instruction.
     "3:",
@@ -768,6 +808,9 @@ mod tests {
         frame.state.datap -= delta;
         relocate(&mut frame.uc, delta);
         assert_eq!(frame.state.datap, &raw const frame.vectors as usize);
+        assert!(copied_vector_pointer(&frame.uc).is_some());
+        frame.header.magic = 0;
+        assert!(copied_vector_pointer(&frame.uc).is_none());
     }
 
     #[test]
@@ -1011,14 +1054,6 @@ mod probe {
         } else {
             Level::LongVector
         }
-    }
-
-    /// The length of a vector register in bytes, where there are vectors.
-    fn vector_length() -> usize {
-        let length: usize;
-        // SAFETY: reads vlenb, which exists with vectors.
-        unsafe { asm!("csrr {}, 0xc22", out(reg) length, options(nomem, nostack)) };
-        length
     }
 
     /// Reads a line of objdump's.

@@ -737,6 +737,8 @@ global_asm!(
     "lay %r15, -160(%r2)",      // leaves the alternate stack for good
     "la %r1, {record}(%r2)",
     "stg %r1, 0(%r15)",         // back chain: what walkers go on with
+    "lghi %r0, 0",
+    "sfpc %r0",                 // the default, which Rust code counts on; the kernel left it alone
     "brasl %r14, {run}",        // returns the address of the stack's `active` word
     // An unwinder looks for the return address's rules: this must not be the last instruction.
     "3:",

@@ -502,15 +502,31 @@ pub(crate) fn patch_thread(_copy: &mut Ucontext) {}
 
 /// Looks whether a frame can resume on the calling thread, which may not be its own.
 ///
-/// With a shadow stack it cannot: the token for the frame is on the first thread's.
+/// With a shadow stack it cannot: the token for the frame is on the first thread's. Nor in a process
+/// that has asked for AMX: the state of a thread that has used it is longer, and of a frame of
+/// another length the kernel restores the legacy part alone and says nothing
+/// (`arch/x86/kernel/fpu/signal.c`: `check_xstate_in_sigframe`).
 pub(crate) fn check_move(_frame: &Ucontext) -> Result<(), MoveError> {
     /// `ARCH_SHSTK_STATUS` of `asm/prctl.h`.
-    const STATUS: usize = 0x5005;
-    let mut features = 0u64;
-    let args = [STATUS, &raw mut features as usize, 0, 0, 0, 0];
-    // SAFETY: the kernel writes one word there, or refuses where it has no shadow stacks.
-    let asked = unsafe { sys::syscall(libc::SYS_arch_prctl, args) };
-    if asked.is_ok() && features & 1 != 0 { Err(MoveError::ShadowStack) } else { Ok(()) }
+    const SHADOW_STACK: usize = 0x5005;
+    /// `ARCH_GET_XCOMP_PERM`.
+    const PERMITTED: usize = 0x1022;
+    /// `XFEATURE_XTILE_DATA`, the one component that threads get when they first use it.
+    const TILES: u64 = 1 << 18;
+
+    let ask = |question| {
+        let mut features = 0u64;
+        let args = [question, &raw mut features as usize, 0, 0, 0, 0];
+        // SAFETY: the kernel writes one word there, or refuses a question that it does not know.
+        unsafe { sys::syscall(libc::SYS_arch_prctl, args) }.map_or(0, |_| features)
+    };
+    if ask(SHADOW_STACK) & 1 != 0 {
+        return Err(MoveError::ShadowStack);
+    }
+    if ask(PERMITTED) & TILES != 0 {
+        return Err(MoveError::VectorState);
+    }
+    Ok(())
 }
 
 /// Length of the longest system call instruction.
