@@ -142,6 +142,12 @@ impl Arena {
         live.fetch_and(!(1 << (index % BITS)), Ordering::Release);
     }
 
+    /// Walks all records that there are, claimed or not.
+    #[cfg(not(loom))]
+    pub(crate) fn all(&self) -> impl Iterator<Item = &'static Record> {
+        (0..CHUNKS).map_while(|number| self.chunk(number)).flat_map(|chunk| &chunk.records)
+    }
+
     /// Walks all records that are claimed, whatever their phase.
     pub(crate) fn claimed(&self) -> Claimed<'_> {
         Claimed { arena: self, chunk: None, next_word: 0, bits: 0 }

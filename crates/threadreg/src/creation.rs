@@ -7,8 +7,9 @@
 //!     record claimed, named                       here every listed thread exists,
 //!     record published (STARTING, tid 0)          none is between "listed" and "exists",
 //!     clone ──────────▶ thread: LIVE, tid         and no creator can begin
-//!     (failed: record closed and freed)         write side given back
+//!     (failed: record unlisted)                 write side given back
 //!   read side given back, signals restored
+//!   (failed: no pin left, record freed)
 //! ```
 //!
 //! | word | writers | readers | ordering | invariant |
@@ -25,8 +26,8 @@
 //!   exist is listed, and while the lock is frozen a thread that is listed exists or has left.
 //!
 //! *Exit:* takes no lock; threads leave while creation is frozen. *Fork:* the child starts with a
-//! free lock (`reset`). *EAGAIN from clone:* the record is unlinked before the read side is given
-//! back. *Masked signals:* a creator blocks signals while it holds the read side, and only then: a
+//! free lock (`reset`). *EAGAIN from clone:* the record is unlisted before the read side is given
+//! back, and pins are waited for afterwards: who holds one may be waiting for the lock. *Masked signals:* a creator blocks signals while it holds the read side, and only then: a
 //! creator that waits for a freezer can be signalled. *Nesting:* no thread takes a side while it
 //! holds one; a creator cannot be interrupted by a handler that freezes, since its signals are
 //! blocked, and a handler that does run may only try.
@@ -187,8 +188,9 @@ impl CreationLock {
 pub(crate) enum NotCreated<E> {
     /// The arena has no room.
     Full,
-    /// `clone` said no.
-    Clone(E),
+    /// `clone` said no. The record is to be given to [`abandon`], when the read side has been given
+    /// back.
+    Clone(E, &'static Record),
 }
 
 /// Makes a thread: lists it, then lets `clone` bring it into being (C4).
@@ -206,10 +208,15 @@ pub(crate) fn create<T, E>(
     let generation = record.prepare(name);
     record.publish();
     clone(record, generation).map_err(|error| {
-        record.close();
-        leave(arena, record);
-        NotCreated::Clone(error)
+        record.unlist();
+        NotCreated::Clone(error, record)
     })
+}
+
+/// Gives back the record of a thread that could not be made, when no pin is left.
+pub(crate) fn abandon(arena: &Arena, record: &Record) {
+    record.wait_unpinned();
+    leave(arena, record);
 }
 
 /// Gives a closed record back to the arena.

@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::name::Name;
+use crate::registry;
 use crate::thread_ref::ThreadRef;
 
 /// A registered thread came or went.
@@ -67,6 +68,7 @@ static HEAD: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn subscribe(capacity: usize) -> Subscription {
+    registry::init();
     // A channel without room would hand events only to a listener that happens to wait.
     let (sender, receiver) = bounded(capacity.max(1));
     let (dropped, next) = (AtomicUsize::new(0), AtomicPtr::new(ptr::null_mut()));

@@ -60,6 +60,7 @@ static FREEZER: AtomicI32 = AtomicI32::new(0);
 /// Go's `allocmLock` and `execLock`, `runtime/proc.go`.
 pub fn freeze_creation() -> CreationFrozen {
     assert_not_frozen_here();
+    registry::init();
     CREATION.write(|| None);
     CreationFrozen::new()
 }
@@ -97,6 +98,7 @@ pub fn freeze_creation() -> CreationFrozen {
 /// ```
 pub fn freeze_creation_within(limit: Duration) -> Result<CreationFrozen, NotFrozen> {
     assert_not_frozen_here();
+    registry::init();
     let begin = Instant::now();
     if CREATION.write(|| Some(limit.saturating_sub(begin.elapsed()))) {
         Ok(CreationFrozen::new())
@@ -109,7 +111,9 @@ pub fn freeze_creation_within(limit: Duration) -> Result<CreationFrozen, NotFroz
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe, and so is dropping the guard: no waiting, no allocation.
+/// Async-signal-safe, and so is dropping the guard: no waiting, no allocation. For the same reason it
+/// does not see to forks: in a process that has not spawned, attached or frozen by another function
+/// of this crate, no other thread may fork while the guard lives.
 #[must_use]
 pub fn try_freeze_creation() -> Option<CreationFrozen> {
     CREATION.try_write().then(CreationFrozen::new)

@@ -4,8 +4,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use sigctx::sys::{self, MaskHow, SigSet};
 
-/// More than any kernel has (MIPS: 128).
-const WORDS: usize = 4;
+/// Room for the bits 0 to 128, the highest number that any kernel has (MIPS).
+const WORDS: usize = 5;
 static NEVER_BLOCKED: [AtomicU32; WORDS] = [const { AtomicU32::new(0) }; WORDS];
 
 /// Makes every thread that is spawned from now on begin with `sig` unblocked, whatever its creator
@@ -32,7 +32,8 @@ pub fn never_block(sig: i32) {
 }
 
 /// The mask for a new thread: what its creator says, less the signals that must get through.
-pub(crate) fn for_new_thread(mut recorded: SigSet) -> SigSet {
+pub(crate) fn for_new_thread(recorded: SigSet) -> SigSet {
+    let mut recorded = without_libc_own(recorded);
     for (word, bits) in NEVER_BLOCKED.iter().enumerate() {
         let mut bits = bits.load(Ordering::Relaxed);
         while bits != 0 {
@@ -45,14 +46,15 @@ pub(crate) fn for_new_thread(mut recorded: SigSet) -> SigSet {
 
 /// Blocks every signal that may be blocked; returns the mask that was there.
 ///
-/// libc's own signals (32 up to the first real-time signal it gives away) stay open: libc waits for
-/// threads to answer them, and one that is deaf in its exit would make `setuid` wait for ever.
+/// libc's own signals stay open.
 pub(crate) fn block_all() -> SigSet {
-    let mut all = SigSet::full();
-    for sig in 32..libc::SIGRTMIN() {
-        all = all.without(sig);
-    }
-    sys::sigprocmask(MaskHow::Block, &all)
+    sys::sigprocmask(MaskHow::Block, &without_libc_own(SigSet::full()))
+}
+
+/// Less the signals that libc keeps for itself, 32 up to the first real-time signal that it gives
+/// away: it waits for threads to answer them, and one that is deaf makes `setuid` wait for ever.
+fn without_libc_own(set: SigSet) -> SigSet {
+    (32..libc::SIGRTMIN()).fold(set, SigSet::without)
 }
 
 /// Sets the mask.

@@ -9,7 +9,7 @@ use sigctx::sys::{self, Errno, SigSet};
 
 use crate::events::{self, Event};
 use crate::record::Record;
-use crate::registry::{self, ARENA};
+use crate::registry::ARENA;
 use crate::thread_ref::ThreadRef;
 use crate::{creation, lookup, mask};
 
@@ -18,7 +18,6 @@ use crate::{creation, lookup, mask};
 pub(crate) struct Membership {
     thread: ThreadRef,
     alternate: Option<AltStack>,
-    forks: u32,
 }
 
 impl Membership {
@@ -39,7 +38,7 @@ impl Membership {
         let tid = sys::gettid();
         record.start(tid);
         events::emit(|| Event::Started { thread, tid, name: thread.name() });
-        Self { thread, alternate, forks: registry::forks() }
+        Self { thread, alternate }
     }
 
     pub(crate) fn thread(&self) -> ThreadRef {
@@ -60,7 +59,7 @@ impl Membership {
             std::process::abort();
         }
         // In the child of a fork the record of any thread but the survivor is no longer its own.
-        let own = self.forks == registry::forks() || registry::current() == Some(self.thread);
+        let own = self.thread.is_alive();
         if own {
             let (name, tid) = (self.thread.name(), record.pinned_tid().unwrap_or_default());
             let thread = self.thread;

@@ -5,7 +5,7 @@ use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 
 use crate::arena::Arena;
-use crate::creation::{CreationLock, NotCreated, create, leave};
+use crate::creation::{CreationLock, NotCreated, abandon, create, leave};
 use crate::name::Name;
 use crate::record::{Phase, Record};
 
@@ -277,12 +277,42 @@ fn a_failed_clone_is_unlisted() {
         let lock = CreationLock::new();
         assert!(lock.try_read());
         let made = create(&lock, &arena, &named("x"), |_, _| Err::<(), _>("no"));
-        assert!(matches!(made, Err(NotCreated::Clone("no"))));
+        let Err(NotCreated::Clone("no", record)) = made else { panic!("no record to abandon") };
         lock.release_read();
+        abandon(&arena, record);
         assert_eq!(arena.claimed().count(), 0);
         walker.join().expect("no panic");
         let record = arena.claim().expect("room");
         assert_eq!(record.state().1, Phase::Free);
+    });
+}
+
+/// Who has pinned a thread may wait for the lock: a creator waits for pins without it.
+#[test]
+fn a_failed_clone_holds_nobody_up() {
+    loom::model(|| {
+        let arena = Arc::new(Arena::new());
+        let lock = Arc::new(CreationLock::new());
+        let freezer = {
+            let (arena, lock) = (arena.clone(), lock.clone());
+            thread::spawn(move || {
+                let listed = arena.listed().next();
+                let pinned = listed.filter(|(record, generation)| record.pin(*generation));
+                assert!(lock.write(|| None));
+                lock.release_write();
+                if let Some((record, _)) = pinned {
+                    record.unpin();
+                }
+            })
+        };
+        while !lock.try_read() {
+            lock.wait_readable();
+        }
+        let made = create(&lock, &arena, &named("x"), |_, _| Err::<(), _>(()));
+        lock.release_read();
+        let Err(NotCreated::Clone((), record)) = made else { panic!("no record to abandon") };
+        abandon(&arena, record);
+        freezer.join().expect("no panic");
     });
 }
 

@@ -63,7 +63,8 @@ impl TaskDir {
     ///
     /// # Errors
     ///
-    /// When there is no `/proc`, or no file descriptor left.
+    /// When there is no `/proc`, or no file descriptor left; when `/proc` is that of a pid namespace
+    /// around this process's own, which has other ids for the same threads.
     ///
     /// # Examples
     ///
@@ -77,8 +78,11 @@ impl TaskDir {
     /// # Ok::<(), threadreg::procfs::ProcError>(())
     /// ```
     pub fn open() -> Result<Self, ProcError> {
-        let dir = Fd::open(libc::AT_FDCWD, c"/proc/self/task", libc::O_DIRECTORY)
-            .map_err(|errno| ProcError { what: What::TaskDir, tid: None, errno })?;
+        let error = |errno| ProcError { what: What::TaskDir, tid: None, errno };
+        let dir = Fd::open(libc::AT_FDCWD, c"/proc/self/task", libc::O_DIRECTORY).map_err(error)?;
+        if has_other_ids(&dir).map_err(error)? {
+            return Err(ProcError { what: What::Namespace, tid: None, errno: Errno::ESRCH });
+        }
         Ok(Self { dir, pid: sys::getpid() })
     }
 
@@ -253,8 +257,13 @@ impl TaskDir {
     pub fn wchan(&self, tid: i32) -> Result<Name, ProcError> {
         let error = |errno| ProcError { what: What::Wchan, tid: Some(tid), errno };
         let mut buffer = [MaybeUninit::uninit(); 64];
-        let text = self.read(tid, b"wchan", &mut buffer).map_err(error)?;
-        Ok(if text == b"0" { Name::default() } else { Name::from_bytes(text) })
+        match self.read(tid, b"wchan", &mut buffer) {
+            Ok(b"0") => Ok(Name::default()),
+            Ok(text) => Ok(Name::from_bytes(text)),
+            // A kernel without a table of its functions has no such file for any thread.
+            Err(Errno::ENOENT) => self.stat(tid).map(|_| Name::default()),
+            Err(errno) => Err(error(errno)),
+        }
     }
 
     fn read<'b>(
@@ -271,6 +280,20 @@ impl TaskDir {
     fn check(&self) -> Result<(), Errno> {
         if self.pid == sys::getpid() { Ok(()) } else { Err(Errno::new(libc::ESTALE)) }
     }
+}
+
+/// Whether this `/proc` is that of an outer pid namespace: then it knows the process by several ids,
+/// of which the first is its own (`fs/proc/array.c`: `task_state`).
+fn has_other_ids(task_dir: &Fd) -> Result<bool, Errno> {
+    let file = Fd::open(task_dir.raw(), c"../status", 0)?;
+    let mut lines = Lines::new(&file);
+    while let Some(line) = lines.next()? {
+        if let Some(ids) = line.strip_prefix(b"NSpid:") {
+            return Ok(Fields::new(ids).count() > 1);
+        }
+    }
+    // No namespaces in this kernel.
+    Ok(false)
 }
 
 /// The threads of the process; from [`TaskDir::list`].
@@ -440,6 +463,7 @@ pub struct ProcError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     TaskDir,
+    Namespace,
     Count,
     List,
     Stat,
@@ -448,7 +472,7 @@ enum What {
 }
 
 impl ProcError {
-    /// What the kernel said.
+    /// What the kernel said; `ESRCH` for a `/proc` in which no process has this one's id.
     ///
     /// # Signal safety
     ///
@@ -473,6 +497,7 @@ impl fmt::Display for ProcError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.what {
             What::TaskDir => "cannot open /proc/self/task",
+            What::Namespace => "/proc is that of another pid namespace, with other ids",
             What::Count => "cannot count threads",
             What::List => "cannot list threads",
             What::Stat => "cannot read stat",

@@ -36,8 +36,10 @@
 //! A pin that comes too late, or with the generation of an earlier thread, counts itself and takes
 //! itself back. It can delay a closer for that moment, and wakes it like any other unpin.
 //!
-//! *Exit:* `close`, then `free`. *Failed clone:* the same, by the creator. *Fork:* the child frees
-//! all but the survivor (`reset`); it is the only thread, so plain stores do. *Masked signals,
+//! *Exit:* `close`, then `free`. *Failed clone:* the same, by the creator, which waits for pins only
+//! when it has given the creation lock back. *Fork:* the child frees all but the survivor (`reset`);
+//! it is the only thread, so plain stores do. Free records too: the gate of one may have been copied
+//! with the count of a pin that came too late. *Masked signals,
 //! nesting:* nothing here sends or waits for signals; every function may run in a handler on top of
 //! any other, except `close`, which waits for pins and must not run on top of a frame that holds
 //! one.
@@ -248,9 +250,14 @@ impl Record {
         }
     }
 
-    /// The thread (or the creator whose clone failed): leaves the list and waits until no pin is
-    /// left.
+    /// The thread: leaves the list and waits until no pin is left.
     pub(crate) fn close(&self) {
+        self.unlist();
+        self.wait_unpinned();
+    }
+
+    /// The thread, or the creator whose clone failed: leaves the list. From now on no pin holds.
+    pub(crate) fn unlist(&self) {
         let (generation, _) = self.state();
         // A swap for the sake of the waiter's mark, as in `start`. Release is for walkers that
         // conclude from EXITING that the thread's last registered act is done.
@@ -260,11 +267,19 @@ impl Record {
             Phase::Awaited => wake_all(&self.state),
             other => unreachable!("a thread left a record that is {other:?}"),
         }
-        // I3. Acquire, here and below: pairs with `unpin`.
-        let mut now = self.gate.0.fetch_or(CLOSED, Ordering::Acquire) | CLOSED;
-        while now != CLOSED {
+        // I3. Relaxed: `wait_unpinned` has the acquire.
+        self.gate.0.fetch_or(CLOSED, Ordering::Relaxed);
+    }
+
+    /// Who unlisted it: waits until no pin is left (I4).
+    pub(crate) fn wait_unpinned(&self) {
+        loop {
+            // Acquire: pairs with `unpin`.
+            let now = self.gate.0.load(Ordering::Acquire);
+            if now == CLOSED {
+                return;
+            }
             wait(&self.gate.0, now, None);
-            now = self.gate.0.load(Ordering::Acquire);
         }
     }
 

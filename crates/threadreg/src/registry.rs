@@ -78,7 +78,7 @@ extern "C" fn after_fork() {
     template::reset();
     FORKS.fetch_add(1, Ordering::Relaxed);
     let survivor = lookup::record();
-    for record in ARENA.claimed() {
+    for record in ARENA.all() {
         if ptr::eq(record, survivor) {
             record.survive(sys::gettid());
         } else if record.reset() {

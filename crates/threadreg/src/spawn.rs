@@ -8,7 +8,7 @@ use std::time::Duration;
 use sigctx::altstack::AltStack;
 use sigctx::sys::SigSet;
 
-use crate::creation::{NotCreated, create};
+use crate::creation::{NotCreated, abandon, create};
 use crate::membership::Membership;
 use crate::name::Name;
 use crate::registry::{self, ARENA, CREATION};
@@ -85,7 +85,8 @@ impl Builder {
 
     /// Sets the signal mask that the thread begins with, in place of its creator's.
     ///
-    /// Signals given to [`never_block`](crate::never_block) are taken out of it.
+    /// Signals given to [`never_block`](crate::never_block) are taken out of it, and those that libc
+    /// keeps for itself (32 up to `SIGRTMIN`): it waits for every thread to answer them.
     ///
     /// # Signal safety
     ///
@@ -110,7 +111,8 @@ impl Builder {
     /// # Blocking
     ///
     /// Waits while creation is frozen ([`freeze_creation`](crate::freeze_creation)), with signals
-    /// as the caller had them; and up to 0.2 s while the system has no room for a thread (`EAGAIN`).
+    /// as the caller had them; and up to 0.2 s while the system has no room for a thread (`EAGAIN`),
+    /// or as long as somebody pins the thread that could not be made.
     ///
     /// # Errors
     ///
@@ -258,7 +260,10 @@ impl Builder {
             drop(side);
             made.map_err(|error| match error {
                 NotCreated::Full => io::Error::new(io::ErrorKind::QuotaExceeded, "registry full"),
-                NotCreated::Clone(error) => error,
+                NotCreated::Clone(error, record) => {
+                    abandon(&ARENA, record);
+                    error
+                }
             })
         })
     }
@@ -317,7 +322,6 @@ impl Drop for Leave {
 /// The creation lock's read side, with signals blocked as long as it is held.
 struct ReadSide {
     mask: SigSet,
-    forks: u32,
 }
 
 impl ReadSide {
@@ -327,7 +331,7 @@ impl ReadSide {
             // waits for the holder.
             let mask = mask::block_all();
             if CREATION.try_read() {
-                return Self { mask, forks: registry::forks() };
+                return Self { mask };
             }
             // Open while waiting: the freezer may want to signal this very thread.
             mask::restore(&mask);
@@ -338,9 +342,7 @@ impl ReadSide {
 
 impl Drop for ReadSide {
     fn drop(&mut self) {
-        if self.forks == registry::forks() {
-            CREATION.release_read();
-        }
+        CREATION.release_read();
         mask::restore(&self.mask);
     }
 }

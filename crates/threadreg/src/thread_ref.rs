@@ -68,7 +68,8 @@ impl ThreadRef {
     ///
     /// # Signal safety
     ///
-    /// Async-signal-safe. Two atomic operations, no waiting.
+    /// Async-signal-safe. Two atomic operations, no waiting; a pin that comes too late may wake the
+    /// thread that exits.
     ///
     /// # Errors
     ///
@@ -95,8 +96,8 @@ impl ThreadRef {
 
     /// Sends the thread a signal. It reaches this thread or none.
     ///
-    /// The one exception is an attached thread that ended by the raw `exit` system call, past its
-    /// thread-local destructors: nobody told the registry, and its id may be another thread's.
+    /// The one exception is a thread that ended by the raw `exit` system call, past its destructors:
+    /// nobody told the registry, and its id may be another thread's.
     ///
     /// # Signal safety
     ///
@@ -162,15 +163,18 @@ impl ThreadRef {
                 Err(SignalError::QueueFull { .. }) if begin.elapsed() < limit => {}
                 result => return result,
             }
+            let left = limit.saturating_sub(begin.elapsed());
             // Nobody wakes it.
-            let _ = sys::futex_wait(&AtomicU32::new(0), 0, Some(pause));
+            let _ = sys::futex_wait(&AtomicU32::new(0), 0, Some(pause.min(left)));
             pause = (pause * 2).min(Duration::from_millis(1));
         }
     }
 
     /// The stack that the thread runs on when it runs no task: where a call may be injected.
     ///
-    /// Its bounds are empty before the thread starts and after it is gone.
+    /// It is the record's: its bounds are empty before the thread starts and after it is gone, and
+    /// those of the next thread that the record is used for. An injection on the wrong one is refused
+    /// ([`InjectError::NotOnThisStack`](sigctx::inject::InjectError::NotOnThisStack)).
     ///
     /// # Signal safety
     ///
@@ -247,13 +251,17 @@ impl Pinned {
         self.thread
     }
 
-    /// The kernel's id of the thread, and of no other while this lives; `None` before it started.
+    /// The kernel's id of the thread, and of no other while this lives; `None` before it started, and
+    /// in the child of a `fork`.
     ///
     /// # Signal safety
     ///
     /// Async-signal-safe.
     #[must_use]
     pub fn tid(&self) -> Option<i32> {
+        if self.forks != registry::forks() {
+            return None;
+        }
         self.thread.record.pinned_tid()
     }
 

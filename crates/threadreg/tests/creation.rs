@@ -221,6 +221,26 @@ fn t15_a_new_thread_hears_what_its_creator_blocked() {
 }
 
 #[test]
+fn s16_no_mask_makes_a_thread_deaf_to_libc() {
+    in_child("s16_no_mask_makes_a_thread_deaf_to_libc", MINUTE, || {
+        let worker = Builder::new().signal_mask(SigSet::full()).spawn(|| {
+            let mask = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
+            thread::park();
+            mask
+        });
+        let worker = worker.expect("spawns");
+        // SAFETY: cannot fail.
+        let own = unsafe { libc::geteuid() };
+        // SAFETY: touches no memory, and changes nothing.
+        assert_eq!(unsafe { libc::seteuid(own) }, 0, "and it returns");
+        worker.unpark();
+        let mask = worker.join().expect("no panic");
+        assert!((32..libc::SIGRTMIN()).all(|sig| !mask.contains(sig)), "deaf: {mask:?}");
+        assert!(mask.contains(libc::SIGTERM) && mask.contains(libc::SIGRTMAX()), "{mask:?}");
+    });
+}
+
+#[test]
 fn a_panic_reaches_join_and_unlists_the_thread() {
     in_child("a_panic_reaches_join_and_unlists_the_thread", MINUTE, || {
         let worker = threadreg::spawn(|| panic!("on purpose"));

@@ -4,8 +4,8 @@ use std::ptr;
 use std::thread;
 use std::time::Duration;
 
-use sigctx::sys::SigSet;
-use testkit::{in_child, proc_shows_mask, until};
+use sigctx::sys::{self, SigSet};
+use testkit::{forked, in_child, proc_shows_mask, until};
 use threadreg::procfs::TaskDir;
 use threadreg::{Builder, ThreadRef, os_threads, threads};
 
@@ -139,6 +139,52 @@ fn without_proc_the_registered_threads_are_served() {
         threadreg::spawn(|| ()).join().expect("no panic");
         worker.unpark();
         worker.join().expect("no panic");
+    });
+}
+
+#[test]
+fn a_proc_of_an_outer_pid_namespace_is_refused() {
+    in_child("a_proc_of_an_outer_pid_namespace_is_refused", MINUTE, || {
+        // SAFETY: for children of this process.
+        if unsafe { libc::unshare(libc::CLONE_NEWPID) } != 0 {
+            return testkit::skip("only the superuser can make a pid namespace");
+        }
+        assert!(TaskDir::open().is_ok(), "the process itself stays where it was");
+        let status = forked(|| {
+            assert_eq!(sys::getpid(), 1);
+            let error = TaskDir::open().map(drop).expect_err("its threads have other ids there");
+            assert!(error.to_string().contains("another pid namespace"), "{error}");
+            let table = threadreg::dump().to_string();
+            assert!(table.contains("registered threads only"), "{table}");
+        });
+        assert_eq!(status, 0, "in the namespace");
+    });
+}
+
+/// What no kernel writes, or not every one.
+#[test]
+fn an_odd_proc_is_survived() {
+    in_child("an_odd_proc_is_survived", MINUTE, || {
+        if !other_proc(c"tmpfs", c"") {
+            return testkit::skip(NOT_ALLOWED);
+        }
+        let tid = sys::gettid();
+        let files = [(format!("task/{tid}/stat"), "7 (x) S 1"), ("status".to_owned(), "Name:\tx")];
+        for name in [tid.to_string().as_str(), "2147483648", "18446744073709551617", "x"] {
+            std::fs::create_dir_all(format!("/proc/self/task/{name}")).expect("made");
+        }
+        for (name, text) in files {
+            std::fs::write(format!("/proc/self/{name}"), text).expect("written");
+        }
+        let mut dir = TaskDir::open().expect("opens");
+        let mut tids = [0; 8];
+        let all = dir.list(&mut tids).expect("lists");
+        assert_eq!((all.tids(), all.count(), all.is_complete()), (&[tid][..], 4, false));
+        assert_eq!(dir.stat(tid).expect_err("too short").errno().raw(), libc::EIO);
+        assert!(dir.wchan(tid + 1).expect_err("no such thread").is_gone());
+        let fields = "7 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21";
+        std::fs::write(format!("/proc/self/task/{tid}/stat"), fields).expect("written");
+        assert_eq!(dir.wchan(tid).expect("it is there").as_str(), "", "the kernel has no wchan");
     });
 }
 

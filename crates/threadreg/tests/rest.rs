@@ -107,10 +107,10 @@ fn t14_the_child_of_a_fork_has_one_thread() {
             drop(frozen);
             assert!(threadreg::try_freeze_creation().is_none(), "still the new guard's");
             drop(new);
-            let next = threadreg::spawn(|| current().expect("registered"));
-            let listed = next.join().expect("no panic");
-            drop(pinned);
+            let next = threadreg::spawn(move || (current().expect("registered"), pinned.tid()));
+            let (listed, pinned) = next.join().expect("no panic");
             assert_eq!(listed.index(), other.index(), "the ghost's record is free");
+            assert_eq!(pinned, None, "the id is the next thread's");
             assert!(events.receiver().is_empty(), "no subscriptions");
             true
         });
@@ -131,6 +131,55 @@ fn t14_the_child_of_a_fork_has_one_thread() {
         });
         worker.unpark();
         worker.join().expect("no panic");
+    });
+}
+
+/// A fork may copy what another thread does to a record that is free.
+#[test]
+fn t14_stress_a_pin_that_comes_too_late_stays_with_the_parent() {
+    in_child("t14_stress_a_pin_that_comes_too_late_stays_with_the_parent", MINUTE, || {
+        let worker = threadreg::spawn(|| ());
+        let stale = worker.thread();
+        worker.join().expect("no panic");
+        thread::spawn(move || {
+            while stale.pin().is_err() {}
+            unreachable!("the thread is gone");
+        });
+        for _ in 0..testkit::budget(200) {
+            in_fork(|| {
+                let me = attach().expect("attaches");
+                assert_eq!(me.thread().index(), stale.index(), "the record is free");
+                // Would wait for a pin that nobody holds.
+                drop(me);
+                threads().count() == 0
+            });
+        }
+    });
+}
+
+/// Nothing was spawned or attached before that would have told libc.
+#[test]
+fn t14_a_freeze_sees_to_forks() {
+    in_child("t14_a_freeze_sees_to_forks", MINUTE, || {
+        let (frozen, is_frozen) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            let _frozen = freeze_creation();
+            frozen.send(()).expect("awaited");
+            thread::park();
+        });
+        is_frozen.recv().expect("sent");
+        in_fork(|| threadreg::try_freeze_creation().is_some());
+    });
+}
+
+#[test]
+fn t14_a_subscription_sees_to_forks() {
+    in_child("t14_a_subscription_sees_to_forks", MINUTE, || {
+        let events = threadreg::subscribe(1);
+        in_fork(|| {
+            drop(attach().expect("attaches"));
+            events.receiver().is_empty()
+        });
     });
 }
 

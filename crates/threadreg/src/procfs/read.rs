@@ -145,8 +145,8 @@ pub(super) fn for_each_number(mut entries: &[u8], visit: &mut impl FnMut(i32)) {
         let length = usize::from(u16::from_ne_bytes([low, high]));
         let Some((entry, rest)) = entries.split_at_checked(length.max(19)) else { return };
         let name = entry.get(19..).and_then(|n| n.split(|&b| b == 0).next()).unwrap_or_default();
-        if let Some(tid) = number(name) {
-            visit(tid as i32);
+        if let Some(tid) = number(name).and_then(|tid| i32::try_from(tid).ok()) {
+            visit(tid);
         }
         entries = rest;
     }
@@ -173,14 +173,14 @@ impl<'t> Iterator for Fields<'t> {
     }
 }
 
-/// A decimal number.
+/// A decimal number that fits.
 pub(super) fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }
     text.iter().try_fold(0_u64, |number, digit| {
         let digit = digit.wrapping_sub(b'0');
-        (digit < 10).then(|| number.wrapping_mul(10).wrapping_add(u64::from(digit)))
+        number.checked_mul(10)?.checked_add(u64::from(digit)).filter(|_| digit < 10)
     })
 }
 
