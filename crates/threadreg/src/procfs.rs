@@ -515,8 +515,24 @@ impl core::error::Error for ProcError {}
 
 #[cfg(test)]
 mod tests {
-    use super::{TaskStat, TaskStatus};
+    use super::{Fd, TaskStat, TaskStatus, has_other_ids};
     use sigctx::sys::SigSet;
+
+    #[test]
+    fn the_ids_of_an_outer_namespace_are_seen() {
+        let place = std::env::temp_dir().join(format!("threadreg-ids-{}", std::process::id()));
+        std::fs::create_dir_all(place.join("task")).expect("made");
+        let path = place.join("task").to_str().expect("utf-8").to_owned();
+        let path = std::ffi::CString::new(path).expect("no zero");
+        let task = Fd::open(libc::AT_FDCWD, &path, libc::O_DIRECTORY).expect("opens");
+        for (status, other) in
+            [("Tgid:\t7\nNSpid:\t7\n", false), ("Tgid:\t7\nNSpid:\t7\t1\n", true), ("", false)]
+        {
+            std::fs::write(place.join("status"), status).expect("written");
+            assert_eq!(has_other_ids(&task), Ok(other), "{status}");
+        }
+        std::fs::remove_dir_all(place).expect("removed");
+    }
 
     #[test]
     fn stat_survives_a_name_with_parentheses_and_spaces() {
