@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The tree that this program was built from.
+/// The tree that this program was started in.
 #[derive(Debug)]
 pub(crate) struct Workspace {
     pub(crate) root: PathBuf,
@@ -17,7 +17,10 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     pub(crate) fn find() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is in the root");
+        // As `cargo run` says: two checkouts that share a target directory share this program, too.
+        let manifest = env::var_os("CARGO_MANIFEST_DIR");
+        let manifest = manifest.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let root = Path::new(&manifest).parent().expect("xtask is in the root");
         let target = env::var_os("CARGO_TARGET_DIR").map_or_else(
             || root.join("target"),
             // cargo takes it relative to where it was called, and so must the calls made here.

@@ -870,7 +870,7 @@ mod probe {
     use core::mem::offset_of;
     use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-    use super::Reg;
+    use super::{Reg, vector_length};
     use crate::probe::Instruction;
 
     /// The general registers with their numbers: all but the stack pointer, which points at the
