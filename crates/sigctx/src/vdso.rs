@@ -22,9 +22,21 @@ pub(crate) fn find() {
         return;
     }
     // SAFETY: the kernel maps an ELF image there, for the life of the process.
+    let image = unsafe { extent(base) };
+    END.store(image.end, Ordering::Relaxed);
+    START.store(image.start, Ordering::Relaxed);
+}
+
+/// The addresses that an ELF image takes.
+///
+/// # Safety
+///
+/// It is mapped at `base`.
+unsafe fn extent(base: usize) -> Range<usize> {
+    // SAFETY: the caller's obligation.
     let header = unsafe { &*(base as *const Ehdr) };
     let table = base + header.e_phoff as usize;
-    // What the image's addresses are off by: it need not have been linked for address 0.
+    // What its addresses are off by: it need not have been linked for address 0.
     let mut bias = None;
     let mut end = base;
     for i in 0..usize::from(header.e_phnum) {
@@ -37,12 +49,41 @@ pub(crate) fn find() {
             end = end.max(at.wrapping_add(bias).wrapping_add(entry.p_memsz as usize));
         }
     }
-    END.store(end, Ordering::Relaxed);
-    START.store(base, Ordering::Relaxed);
+    base..end
 }
 
 /// The addresses of the vDSO; empty when there is none.
 #[inline(always)]
 pub(crate) fn range() -> Range<usize> {
     START.load(Ordering::Relaxed)..END.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Old kernels of x86-64 and ppc64 have one.
+    #[test]
+    fn an_image_linked_for_another_address_is_where_it_was_mapped() {
+        #[repr(C)]
+        struct Image {
+            header: Ehdr,
+            entries: [Phdr; 2],
+        }
+        // SAFETY: all are integers, for which zeroes are values.
+        let mut image: Image = unsafe { core::mem::zeroed() };
+        image.header.e_phoff = core::mem::offset_of!(Image, entries) as _;
+        image.header.e_phentsize = size_of::<Phdr>() as u16;
+        image.header.e_phnum = 2;
+        for (i, entry) in image.entries.iter_mut().enumerate() {
+            entry.p_type = libc::PT_LOAD;
+            // Near the top of the address space; the second one is a page further.
+            entry.p_vaddr = (usize::MAX - 0xf_ffff + 0x1000 * i) as _;
+            entry.p_offset = (0x1000 * i) as _;
+            entry.p_memsz = 0x800;
+        }
+        let base = &raw const image as usize;
+        // SAFETY: its headers are all that is looked at.
+        assert_eq!(unsafe { extent(base) }, base..base + 0x1800);
+    }
 }
