@@ -222,7 +222,7 @@ fn t15_a_new_thread_hears_what_its_creator_blocked() {
 
 #[test]
 fn s16_no_mask_makes_a_thread_deaf_to_libc() {
-    in_child("s16_no_mask_makes_a_thread_deaf_to_libc", MINUTE, || {
+    in_child("s16_no_mask_makes_a_thread_deaf_to_libc", Duration::from_secs(20), || {
         let worker = Builder::new().signal_mask(SigSet::full()).spawn(|| {
             let mask = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
             thread::park();
