@@ -20,7 +20,7 @@
 //!
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
-//! | `poll` | requesters set bits, owner clears | owner | set: release; clear: acq-rel, then the sources are looked at again | a bit may be set in vain, never missing |
+//! | `poll` | requesters and owner set bits, owner clears | owner | set: release; clear: acq-rel, then the sources are looked at again | a bit may be set in vain, never missing |
 //! | `state` | owner | requesters | release / acquire, and a fence before the owner's next look at `poll` | I2 |
 //! | `stop_owed`, `each_owed` | requester 0→g; owner or requester g→0 by exchange; requester g→claimed→0 | both | acq-rel | I3, I4 |
 //! | `remaining` (one a round) | requester, answerers | requester | acq-rel | I5 |
@@ -31,7 +31,9 @@
 //! - **I2** *State first, then the flag.* The owner publishes its state, fences, looks at `poll`;
 //!   the requester publishes `poll`, fences, looks at `state`. One of them sees the other. With the
 //!   light fence on the owner's side the requester's is the heavy one; slow paths fence in full.
-//! - **I3** Who takes a generation out of an `owed` word answers it, once, and nobody else does.
+//! - **I3** Who takes a generation out of an `owed` word answers it, once, and nobody else does. An
+//!   owner that takes one before the requester has set the bit sets it itself, and so does not run
+//!   past what it has answered.
 //! - **I4** While `each_owed` is claimed the owner cannot leave its safe region; only a slot that
 //!   was seen `Safe` after the heavy fence is claimed.
 //! - **I5** The stop and the for-each have a [`Round`] each. No share of a finished round is out.

@@ -178,9 +178,15 @@ impl World {
 
     /// Counts the visit in the mutator's own memory; reads the heap, which no stopper may be at.
     fn for_each(&self, own: Mutator) {
+        self.for_each_with(own, || ());
+    }
+
+    /// As [`World::for_each`], with `inside` called in each closure.
+    fn for_each_with(&self, own: Mutator, inside: impl Fn() + Sync) {
         let visit = |slot: Mutator| {
             // SAFETY: checked by loom.
             self.heap.with(|heap| unsafe { *heap });
+            inside();
             // SAFETY: checked by loom.
             self.own[slot.index() as usize].with_mut(|own| unsafe { *own += 1 });
         };
@@ -426,6 +432,48 @@ fn for_each_beside_a_stop_against_a_runner() {
         requester.join().unwrap();
         world.protocol.leave(slot);
         assert_eq!(world.visits(slot), 1, "ran once for the target");
+    });
+}
+
+/// An owner that waits for a claim to be resolved answers a stop whose bit is not set yet, and must
+/// not run again all the same.
+#[test]
+fn stop_against_one_who_leaves_under_a_claim() {
+    let mut model = loom::model::Builder::new();
+    // Three threads: one preemption less than usual. The yields let the others in for nothing.
+    model.preemption_bound = model.preemption_bound.map(|n| n.min(2));
+    model.check(|| {
+        let world = World::new();
+        let (slot, own) = (world.attach(), world.attach());
+        world.protocol.enter(slot);
+        let stopper = spawn(&world, World::stop_outside);
+        let leaver = spawn(&world, move |world| {
+            world.protocol.leave(slot);
+            world.work(slot);
+            thread::yield_now();
+            world.protocol.enter(slot);
+        });
+        world.for_each_with(own, thread::yield_now);
+        world.protocol.enter(own);
+        assert_eq!(stopper.join().unwrap(), 2, "each counted once");
+        leaver.join().unwrap();
+    });
+}
+
+/// As above, for one who detaches and owes a closure: that does not run in the stop.
+#[test]
+fn stop_against_one_who_detaches_and_owes_a_closure() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = model.preemption_bound.map(|n| n.min(2));
+    model.check(|| {
+        let world = World::new();
+        let (slot, own) = (world.attach(), world.attach());
+        let stopper = spawn(&world, World::stop_outside);
+        let leaver = spawn(&world, move |world| world.detach(slot));
+        world.for_each_with(own, thread::yield_now);
+        world.protocol.enter(own);
+        stopper.join().unwrap();
+        leaver.join().unwrap();
     });
 }
 

@@ -163,6 +163,10 @@ impl<E: Edge> Protocol<E> {
     fn answer_stop(&self, slot: &Slot<E::Identity>) {
         let owed = slot.asked.stop_owed.load(Ordering::Relaxed);
         if owed != 0 && Self::take_stop(slot, owed) {
+            // The requester may not have come to set the bit yet, and counts this slot as stopped
+            // from the answer on: without the bit the owner would run again. Relaxed: the owner's
+            // own next look finds it, and the debt's acquire has shown it the odd word.
+            slot.asked.poll.fetch_or(STOP, Ordering::Relaxed);
             let last = self.stop.answer(Generation(owed), Some(slot.index()));
             if last {
                 self.edge.wake_all(&self.stop.remaining);

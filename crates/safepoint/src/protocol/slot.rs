@@ -76,7 +76,8 @@ impl<T> Deref for OwnLines<T> {
 /// Written by requesters.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    /// What the owner's poll looks at. Requesters set bits, only the owner clears them.
+    /// What the owner's poll looks at. Requesters set bits, and the owner what it finds before they
+    /// do; only the owner clears them.
     pub(crate) poll: AtomicU32,
     /// Generation of the stop that this slot owes an answer to; 0: none.
     pub(crate) stop_owed: AtomicU32,
