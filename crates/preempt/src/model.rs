@@ -139,6 +139,24 @@ fn no_signal_comes_to_a_thread_that_has_settled() {
     });
 }
 
+/// One requester finds the thread blocked and takes its mark back; another asks when the thread is
+/// back and has polled, and finds the mark. One of the two must send.
+#[test]
+fn a_mark_that_is_taken_back_loses_no_request() {
+    loom::model(|| {
+        let target = Thread::new(2);
+        let requesters = two_ask(&target);
+        target.reachable.store(1, SeqCst);
+        // The poll of one who comes back; the only one.
+        target.served.fetch_add(target.request.swap(0, SeqCst), SeqCst);
+        for requester in requesters {
+            requester.join().unwrap();
+        }
+        target.deliver();
+        assert_eq!(target.served.load(SeqCst), 2);
+    });
+}
+
 /// The task's code, reduced to two steps that a holder must never see apart.
 fn run_code(word: &TaskWord, steps: &AtomicU32) {
     steps.fetch_add(1, SeqCst);

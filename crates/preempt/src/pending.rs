@@ -14,7 +14,7 @@
 //!
 //! | word | writers | readers | invariant |
 //! |---|---|---|---|
-//! | `pending` | requester 0 → owner, handler → 0, failed sender → 0 | requester | nonzero: a signal will be handled |
+//! | `pending` | requester 0 → owner, handler → 0, who sent nothing → 0 | requester | nonzero: a signal will be handled |
 //! | `generation` | handler, +1 | requester, futex | changed: the handler ran since |
 //!
 //! `pending` holds the owner's id instead of 1: when a thread ends with a signal still on its way
@@ -22,7 +22,9 @@
 //!
 //! A thread that is about to block says so first, and then waits for the signal that is on its way,
 //! if one is; a requester that has won `pending` looks once more whether the thread still wants
-//! signals. So none comes to a thread that has settled.
+//! signals. So none comes to a thread that has settled. If it wants none the requester takes its mark
+//! back, and looks again: another may have found the mark, and sent nothing, when the thread had come
+//! back already.
 //!
 //! Both sides store, then load what the other stored (request and `pending`): a sequentially
 //! consistent fence lies between the two on each side, one the other's partner.
@@ -63,32 +65,47 @@ impl Pending {
     /// Requester, after its request is stored: calls `send` unless a signal is on its way to
     /// `owner` already, or `wanted` says that it wants none now. A failed `send` leaves none
     /// pending.
+    ///
+    /// While a mark stands that is going to be taken back, other requesters take it for a signal on
+    /// its way. So who takes one back answers for them, and looks at `wanted` again.
     pub(crate) fn request<E>(
         &self,
         owner: u32,
-        wanted: impl FnOnce() -> bool,
+        wanted: impl Fn() -> bool,
         send: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
         debug_assert_ne!(owner, 0);
         // Partner: the fence in `handle`.
         fence(SeqCst);
-        loop {
-            let seen = self.pending.load(Acquire);
-            if seen == owner {
-                return Ok(());
+        while self.mark(owner) {
+            // Partner: the fence in `settle`. Either we see what the owner said before, or it sees
+            // `pending` and waits.
+            fence(SeqCst);
+            if wanted() {
+                return send().inspect_err(|_| self.take_back(owner));
             }
-            if self.pending.compare_exchange(seen, owner, AcqRel, Relaxed).is_ok() {
+            self.take_back(owner);
+            // Partner: the first fence of a requester that found our mark. It did so before it was
+            // taken back, so we see what it asked, and that the owner wanted signals by then.
+            fence(SeqCst);
+            if !wanted() {
                 break;
             }
         }
-        // Partner: the fence in `settle`. Either we see what the owner said before, or it sees
-        // `pending` and waits.
-        fence(SeqCst);
-        if !wanted() {
-            self.take_back(owner);
-            return Ok(());
+        Ok(())
+    }
+
+    /// Marks a signal as on its way to `owner`; false if one is.
+    fn mark(&self, owner: u32) -> bool {
+        loop {
+            let seen = self.pending.load(Acquire);
+            if seen == owner {
+                return false;
+            }
+            if self.pending.compare_exchange(seen, owner, AcqRel, Relaxed).is_ok() {
+                return true;
+            }
         }
-        send().inspect_err(|_| self.take_back(owner))
     }
 
     /// No signal is on its way after all. The mark of a later owner of the record stays.

@@ -62,10 +62,7 @@ impl ThreadState {
 
     /// Sends `thread` the signal, unless one is on its way, `wanted` says that it wants none, or
     /// there is no handler for it yet: then it is left to polls.
-    pub(crate) fn signal(
-        thread: ThreadRef,
-        wanted: impl FnOnce() -> bool,
-    ) -> Result<(), SignalError> {
+    pub(crate) fn signal(thread: ThreadRef, wanted: impl Fn() -> bool) -> Result<(), SignalError> {
         let Some(state) = Self::get(thread) else { return Ok(()) };
         if !is_installed() {
             return Ok(());
