@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use sigctx::sys::{self, Membarrier};
 use threadreg::ThreadRef;
 
+use crate::die::die;
 use crate::protocol::{Chunk, Edge};
 use crate::world::Shared;
 
@@ -97,8 +98,7 @@ impl Edge for Linux {
             && let Err(error) = sys::membarrier(Membarrier::PRIVATE_EXPEDITED)
         {
             // Mutators rely on it already; a stop without it may see running threads as safe.
-            eprintln!("safepoint: membarrier, which worked at the start, is refused: {error}");
-            std::process::abort();
+            die(format_args!("membarrier, which worked at the start, is refused: {error}"));
         }
     }
 

@@ -27,6 +27,7 @@ cfg_if::cfg_if! {
 cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
         mod callback;
+        mod die;
         mod edge;
         mod error;
         mod mutator;

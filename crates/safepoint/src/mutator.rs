@@ -11,6 +11,7 @@ use sigctx::sys;
 use threadreg::{Attached, ThreadRef};
 
 use crate::callback;
+use crate::die::die;
 use crate::edge::Identity;
 use crate::error::{AttachError, StopError};
 use crate::options::{Reason, StopOptions};
@@ -341,8 +342,7 @@ impl<'a> SafeRegion<'a> {
     fn refuse_own_stop(&self) {
         if self.shared.is_held_by(self.tid) {
             let tid = self.tid;
-            eprintln!("safepoint: thread {tid} leaves its safe region and has the world stopped");
-            std::process::abort();
+            die(format_args!("thread {tid} leaves its safe region and has the world stopped"));
         }
     }
 }

@@ -41,10 +41,7 @@ impl Drop for MustNotUnwind {
     fn drop(&mut self) {
         // Under loom a model that fails unwinds through here, and is to be reported.
         #[cfg(not(loom))]
-        {
-            eprintln!("safepoint: a panic left a for-each that others may still take part in");
-            std::process::abort();
-        }
+        crate::die::die(format_args!("a panic left a for-each that others may still take part in"));
     }
 }
 
