@@ -1,6 +1,8 @@
 //! Linux under the protocol: membarrier, futex, and how long spinning is worth it.
 
-use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering, compiler_fence, fence};
+use core::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering, compiler_fence, fence,
+};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -58,6 +60,9 @@ impl Linux {
 pub(crate) struct Identity {
     /// 0: nobody's.
     pub(crate) tid: AtomicI32,
+    /// Whether a for-each closure runs for the slot. Relaxed: the owner asks while it runs, so the
+    /// visitor is the owner itself, or was one whose claim the owner has seen resolved.
+    pub(crate) visited: AtomicBool,
     /// The owner holds the world for as long as `tid` is not 0.
     pub(crate) world: AtomicPtr<Shared>,
     /// Locked by the owner when it comes and goes and by requesters for a copy; nobody can be

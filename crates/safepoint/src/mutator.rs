@@ -259,7 +259,7 @@ impl Mutator {
         let visited = core::sync::atomic::AtomicUsize::new(0);
         let panics: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
         let visit = |slot: &'static Slot<Identity>| {
-            let inside = callback::Running::new();
+            let inside = callback::Running::new(&slot.told.identity);
             let result = panic::catch_unwind(AssertUnwindSafe(|| visit(&Processor::new(slot))));
             drop(inside);
             // Relaxed: the round's count orders it before the requester's look.
@@ -287,6 +287,11 @@ impl Mutator {
     ///
     /// Does not wait for the end of a stop, unless a for-each waits for this mutator's closure:
     /// that is run first.
+    ///
+    /// # Aborts
+    ///
+    /// When a for-each closure that runs for this mutator does it. Only a nudged mutator can be
+    /// within reach of its own closure, in a thread-local.
     pub fn detach(self) {
         drop(self);
     }
@@ -316,6 +321,11 @@ impl Drop for Mutator {
     fn drop(&mut self) {
         debug_assert_eq!(self.slot.state(), MutatorState::Running, "a safe region borrows this");
         let identity = &self.slot.told.identity;
+        // The closure was called by this slot's poll, which goes on with the slot and the world when
+        // it returns. A poll that a nudge makes borrows nothing, so the compiler does not see to this.
+        if identity.visited.load(Ordering::Relaxed) {
+            die(format_args!("thread {} detaches in a closure that runs for it", self.tid));
+        }
         self.shared.protocol.detach(self.slot, || {
             identity.tid.store(0, Ordering::Relaxed);
             identity.set_thread(None);

@@ -109,7 +109,8 @@ unsafe fn nudged(data: usize) {
     let slot: &'static Slot<Identity> = unsafe { &*slot };
     let identity = &slot.told.identity;
     // The slot may have another owner by now, or none. If it is this thread's it stays so during
-    // this call, and the owner's mutator holds the world.
+    // this call, and the owner's mutator holds the world: what is called from here are closures for
+    // this slot, in which the mutator cannot be dropped (it aborts).
     let own = identity.tid.load(core::sync::atomic::Ordering::Relaxed) == sigctx::sys::gettid();
     if own && slot.state() == MutatorState::Running && slot.is_asked() && !callback::is_running() {
         let world = identity.world.load(core::sync::atomic::Ordering::Relaxed);

@@ -1,14 +1,16 @@
 //! Late mutators are nudged, and a nudge does no harm.
 
+use std::cell::RefCell;
+use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{Flag, eventually, mutator};
-use safepoint::{StopOptions, World};
+use safepoint::{Mutator, StopOptions, World};
 use sigctx::sys;
-use testkit::{in_child, patience};
+use testkit::{child, in_child, patience};
 use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
 
 /// Hands the calls to whoever asks for them, as a handler would: each thread its own.
@@ -112,6 +114,38 @@ fn a_late_nudge_does_nothing() {
         }
         mutator.poll();
     });
+}
+
+/// The nudged call would go on with a slot and a world that are not its own any more.
+#[test]
+fn a_mutator_that_is_dropped_in_its_own_closure_aborts() {
+    thread_local! {
+        static MINE: RefCell<Option<Mutator>> = const { RefCell::new(None) };
+    }
+    let name = "nudge::a_mutator_that_is_dropped_in_its_own_closure_aborts";
+    let ended = child(name, Duration::from_secs(20), || {
+        let world = World::new();
+        let mailbox = Arc::new(Mailbox::default());
+        world.set_nudge(mailbox.clone());
+        let (attached, done) = (Flag::default(), Flag::default());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                MINE.set(Some(world.attach().unwrap()));
+                attached.raise();
+                while !done.is_up() {
+                    mailbox.deliver();
+                }
+            });
+            attached.wait();
+            let mut own = world.attach().unwrap();
+            own.for_each_processor(|_| drop(MINE.take()));
+            done.raise();
+        });
+        println!("went on");
+    });
+    let Some(ended) = ended else { return };
+    assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{}", ended.output);
+    assert!(ended.output.contains("detaches in a closure"), "{}", ended.output);
 }
 
 /// Counts how often it is asked, and does nothing about it.
