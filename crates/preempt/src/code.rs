@@ -144,6 +144,7 @@ impl Drop for CodeRange {
 
 /// Replaces the snapshot by an edited copy and frees the old one when no handler can hold it.
 fn edit<E>(change: impl FnOnce(&mut Snapshot) -> Result<(), E>) -> Result<(), E> {
+    crate::fork::watch();
     let _one_writer = WRITER.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let old = TABLE.load(SeqCst);
     // SAFETY: `old` is null or a snapshot that only a writer frees, and we are the only writer.

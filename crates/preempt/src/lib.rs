@@ -7,11 +7,12 @@
 //! | `word` | protocol: who runs, wants and holds a task; pure, under loom |
 //! | `pending` | protocol: the signal on its way, acknowledged first; pure, under loom |
 //! | `signal` | the handler and the injected call |
-//! | `task`, `suspend` | tasks, and stopping them |
+//! | `task`, `place`, `suspend` | tasks, where they run, and stopping them |
 //! | `code` | which code may be interrupted |
 //! | `disable` | sections that must not be |
 //! | `nudge` | the door for `safepoint` |
 //! | `thread` | what the handler finds of a thread |
+//! | `fork` | what a child of a fork takes back |
 
 // Under loom only the two protocols are built: the rest makes system calls.
 #![cfg_attr(loom, allow(dead_code, reason = "used by the models of the protocols alone"))]
@@ -34,7 +35,9 @@ cfg_if::cfg_if! {
         mod code;
         mod disable;
         mod error;
+        mod fork;
         mod nudge;
+        mod place;
         mod signal;
         mod suspend;
         mod task;

@@ -2,6 +2,7 @@
 
 use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
 
+use crate::fork;
 use crate::thread::ThreadState;
 
 /// Reaches threads in registered code by SIGURG: what a stop-the-world needs for loops that never
@@ -33,6 +34,7 @@ pub struct Nudger;
 
 impl Nudge for Nudger {
     fn nudge(&self, thread: ThreadRef, call: NudgeCall) -> Result<(), NudgeError> {
+        fork::watch();
         ThreadState::of(thread).ask(thread, call);
         // Not only to a task that runs: a parked one makes calls, too.
         ThreadState::signal(thread, || true).map_err(NudgeError::from)

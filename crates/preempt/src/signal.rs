@@ -9,6 +9,7 @@ use threadreg::ThreadRef;
 
 use crate::code::is_registered_code;
 use crate::error::InstallError;
+use crate::fork;
 use crate::task::{self, TaskCore};
 use crate::thread::{self, Outcome, ThreadState};
 use crate::word::Mode;
@@ -42,9 +43,7 @@ pub fn install() -> Result<(), InstallError> {
     let installed = INSTALLED.get_or_init(|| {
         // A thread that inherited a mask with the signal in it could not be interrupted.
         threadreg::never_block(SIGNAL);
-        // SAFETY: the handler only stores to atomics. It can fail for want of memory; then a child
-        // of a fork is as deaf as its parent left it.
-        let _ = unsafe { libc::pthread_atfork(None, None, Some(after_fork_in_child)) };
+        fork::watch();
         // SAFETY: `on_signal` fulfils what a handler must: it does not allocate, lock, panic or
         // touch anything but atomics, constant thread-locals and the delivery.
         unsafe { sigctx::handler::install(SIGNAL, on_signal, Options::default()) }
@@ -141,18 +140,6 @@ pub(crate) fn make_calls(me: ThreadRef) {
 /// Whether the handler is installed. A signal sent before would be ignored, and its mark would stay.
 pub(crate) fn is_installed() -> bool {
     INSTALLED.get().is_some_and(Result::is_ok)
-}
-
-/// In the child of a fork there is one thread: nobody who asked it for anything is left, no signal
-/// that was on its way comes, and no other thread reads the registry of code.
-extern "C" fn after_fork_in_child() {
-    crate::code::after_fork();
-    if let Some(state) = threadreg::current().and_then(ThreadState::get) {
-        state.after_fork();
-    }
-    if let Some(task) = task::current() {
-        task.word.after_fork();
-    }
 }
 
 /// A safe point for code that is not registered: does what is asked of the calling thread.

@@ -5,7 +5,7 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use sigctx::Registers;
 use sigctx::inject::{CallStack, Frame};
@@ -13,6 +13,8 @@ use sigctx::sys::{self, MaskHow, SigSet};
 use threadreg::ThreadRef;
 
 use crate::error::EnterError;
+use crate::fork;
+use crate::place::Place;
 use crate::thread::{self, Inside, ThreadState, owner_mark};
 use crate::word::{Mode, TaskWord};
 
@@ -52,7 +54,7 @@ pub(crate) struct TaskCore {
     pub(crate) id: u32,
     pub(crate) word: TaskWord,
     /// Where the task runs; written by the owner before it enters Running.
-    thread: Mutex<Option<ThreadRef>>,
+    pub(crate) place: Place,
     hook: Option<Box<Hook>>,
     /// Written by the owner before it parks, read by the holder of the parked task.
     pub(crate) interrupted: UnsafeCell<Option<Registers>>,
@@ -116,10 +118,12 @@ impl Task {
 
     fn build(hook: Option<Box<Hook>>) -> Self {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+        // A task can be held, and its owner fork, without the handler for the signal.
+        fork::watch();
         Self(Arc::new(TaskCore {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             word: TaskWord::new(),
-            thread: Mutex::new(None),
+            place: Place::nowhere(),
             hook,
             interrupted: UnsafeCell::new(None),
             errand: UnsafeCell::new(None),
@@ -175,7 +179,7 @@ impl Task {
         if !self.0.word.start() {
             return Err(EnterError::Running);
         }
-        self.0.set_thread(Some(me));
+        self.0.place.set(Some(me));
         let (task, stack) = (NonNull::from(&*self.0), NonNull::from(stack));
         thread::set_inside(Some(Inside { task, stack }));
         let _entered = Entered(&self.0);
@@ -253,7 +257,7 @@ struct Entered<'a>(&'a TaskCore);
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         thread::set_inside(None);
-        self.0.set_thread(None);
+        self.0.place.set(None);
         self.0.word.finish();
     }
 }
@@ -276,11 +280,13 @@ pub(crate) fn current<'a>() -> Option<&'a TaskCore> {
 
 impl TaskCore {
     pub(crate) fn thread(&self) -> Option<ThreadRef> {
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+        self.place.thread()
     }
 
-    fn set_thread(&self, thread: Option<ThreadRef>) {
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = thread;
+    /// In the child of a fork, on the thread that runs the task.
+    pub(crate) fn after_fork(&self) {
+        self.word.after_fork();
+        self.place.after_fork();
     }
 
     /// Sends the signal, unless one is on its way.

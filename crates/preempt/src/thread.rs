@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, compiler_f
 use sigctx::inject::{CallStack, InjectError};
 use threadreg::{NudgeCall, SignalError, Slot, SlotId, ThreadRef};
 
+use crate::fork::process;
 use crate::pending::Pending;
 use crate::signal::{SIGNAL, is_installed};
 use crate::task::TaskCore;
@@ -160,7 +161,8 @@ impl Outcome {
 ///
 /// `state`: EMPTY → (putter) BUSY → FULL → (putter or owner) BUSY → … The fields belong to whoever
 /// made the word BUSY. A putter never waits for the owner, and the owner, whose handler must not
-/// wait, leaves a BUSY box alone: its putter sends a signal when it is done.
+/// wait, leaves a BUSY box alone: its putter sends a signal when it is done. BUSY says in which process
+/// somebody has the fields: a child of a fork may copy the word from a thread that it does not have.
 #[derive(Debug)]
 struct CallBox {
     state: AtomicU32,
@@ -170,8 +172,12 @@ struct CallBox {
 }
 
 const EMPTY: u32 = 0;
-const BUSY: u32 = 1;
 const FULL: u32 = 2;
+
+/// BUSY, in this process.
+fn busy() -> u32 {
+    process() << 2 | 1
+}
 
 impl CallBox {
     const fn new() -> Self {
@@ -185,7 +191,7 @@ impl CallBox {
 
     fn put(&self, owner: u32, call: NudgeCall) {
         let mut seen = self.state.load(Ordering::Relaxed);
-        while seen == BUSY || !self.claim(seen) {
+        while seen == busy() || !self.claim(seen) {
             // Another putter, or the owner outside its handler, has three words to copy.
             std::thread::yield_now();
             seen = self.state.load(Ordering::Relaxed);
@@ -222,7 +228,7 @@ impl CallBox {
 
     fn claim(&self, seen: u32) -> bool {
         // AcqRel: after the fields of the last claimer, before our own.
-        self.state.compare_exchange(seen, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        self.state.compare_exchange(seen, busy(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -255,4 +261,36 @@ pub(crate) fn set_inside(inside: Option<Inside>) {
 /// Whether the thread holds a guard. Async-signal-safe.
 pub(crate) fn is_disabled() -> bool {
     DISABLED.with(|count| count.get() != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use testkit::{forked, in_child};
+    use threadreg::NudgeCall;
+
+    use super::{CallBox, EMPTY};
+    use crate::fork;
+
+    unsafe fn nothing(_data: usize) {}
+
+    /// The record that the box lies on is handed out again in the child.
+    #[test]
+    fn a_box_that_a_fork_copies_busy_is_free_in_the_child() {
+        let name = "thread::tests::a_box_that_a_fork_copies_busy_is_free_in_the_child";
+        in_child(name, Duration::from_secs(20), || {
+            fork::watch();
+            let call_box = CallBox::new();
+            // A putter on another thread, as far as the child can tell.
+            assert!(call_box.claim(EMPTY));
+            let status = forked(|| {
+                // SAFETY: does nothing, anywhere.
+                let call = unsafe { NudgeCall::new(nothing, 0) };
+                call_box.put(1, call);
+                assert!(call_box.take(1).is_some());
+            });
+            assert_eq!(status, 0, "in the child of fork");
+        });
+    }
 }

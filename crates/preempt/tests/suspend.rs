@@ -465,6 +465,47 @@ fn a_child_of_a_fork_waits_for_nobody() {
     });
 }
 
+/// Nobody installs the handler here: a blocked task is held without it.
+#[test]
+fn a_task_that_forks_while_it_is_held_goes_on_in_the_child() {
+    let name = "a_task_that_forks_while_it_is_held_goes_on_in_the_child";
+    testkit::in_child(name, Duration::from_secs(30), || {
+        let _me = threadreg::attach().expect("attach");
+        let task = Task::new();
+        let forked = Arc::new(AtomicBool::new(false));
+        let child = task.enter(|| {
+            let (holds, held) = std::sync::mpsc::channel();
+            let mut holder = None;
+            let child = task.blocking(|| {
+                let (theirs, over) = (task.clone(), forked.clone());
+                holder = Some(thread::spawn(move || {
+                    let stopped = suspend(&theirs, SOON).expect("blocked");
+                    holds.send(()).expect("the test waits");
+                    until("the fork", || over.load(SeqCst));
+                    stopped.resume();
+                }));
+                held.recv().expect("held");
+                // SAFETY: the child makes only calls that are in order there, and leaves by `_exit`.
+                let child = unsafe { libc::fork() };
+                // In the child nobody is left who would see it.
+                forked.store(true, SeqCst);
+                child
+            });
+            if child == Ok(0) {
+                // SAFETY: ends the child here.
+                unsafe { libc::_exit(0) };
+            }
+            holder.expect("started").join().expect("no panic");
+            child
+        });
+        let child = child.expect("entered").expect("blocked");
+        let mut status = 0;
+        // SAFETY: a child of this process, and a valid place for its status.
+        let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!((waited, status), (child, 0));
+    });
+}
+
 #[test]
 fn a_panic_on_the_suspended_task_comes_back() {
     let _code = set_up();

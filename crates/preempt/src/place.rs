@@ -1,0 +1,158 @@
+//! Where a task runs: a thread, behind a lock that a fork does not leave locked.
+//!
+//! The owner of the task writes it and suspenders copy it, two words each time. A fork at such a
+//! moment copies the lock taken, by a thread that the child does not have. So the lock says which
+//! process took it, and is free for every other.
+//!
+//! ```text
+//!  lock = 0 free, or | process, 30 bits | WAITED | LOCKED |
+//! ```
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use threadreg::ThreadRef;
+
+use crate::fork::process;
+use crate::sync::{wait, wake_all};
+
+const FREE: u32 = 0;
+const LOCKED: u32 = 1;
+const WAITED: u32 = 2;
+
+#[derive(Debug)]
+pub(crate) struct Place {
+    lock: AtomicU32,
+    thread: UnsafeCell<Option<ThreadRef>>,
+}
+
+// SAFETY: `thread` is touched in `with` alone, by who has the lock.
+unsafe impl Sync for Place {}
+
+impl Place {
+    pub(crate) const fn nowhere() -> Self {
+        Self { lock: AtomicU32::new(FREE), thread: UnsafeCell::new(None) }
+    }
+
+    pub(crate) fn thread(&self) -> Option<ThreadRef> {
+        self.with(|thread| *thread)
+    }
+
+    pub(crate) fn set(&self, thread: Option<ThreadRef>) {
+        self.with(|place| *place = thread);
+    }
+
+    /// In the child of a fork, on the thread that runs the task. That wrote nothing meanwhile, so who
+    /// had the lock only read.
+    pub(crate) fn after_fork(&self) {
+        self.lock.store(FREE, Ordering::Relaxed);
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&mut Option<ThreadRef>) -> R) -> R {
+        let locked = process() << 2 | LOCKED;
+        let mut mine = locked;
+        loop {
+            let seen = self.lock.load(Ordering::Relaxed);
+            let is_taken = seen | WAITED == locked | WAITED;
+            if !is_taken {
+                // Acquire, with the release below.
+                let took =
+                    self.lock.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed);
+                if took.is_ok() {
+                    if seen != FREE {
+                        // Copied half written, perhaps. The task that ran there does not run here:
+                        // what does was seen to by `after_fork`.
+                        // SAFETY: this thread has the lock, and who had it is not in this process.
+                        unsafe { *self.thread.get() = None };
+                    }
+                    break;
+                }
+            } else if seen & WAITED != 0 || self.mark_waited(seen) {
+                wait(&self.lock, locked | WAITED, None);
+                // Others may wait still.
+                mine = locked | WAITED;
+            }
+        }
+        // SAFETY: this thread has the lock.
+        let result = work(unsafe { &mut *self.thread.get() });
+        if self.lock.swap(FREE, Ordering::Release) & WAITED != 0 {
+            wake_all(&self.lock);
+        }
+        result
+    }
+
+    /// Relaxed: takes nothing.
+    fn mark_waited(&self, seen: u32) -> bool {
+        let waited = seen | WAITED;
+        self.lock.compare_exchange(seen, waited, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use testkit::{forked, in_child};
+
+    use crate::Task;
+
+    #[test]
+    fn a_place_that_a_fork_copies_locked_is_free_in_the_child() {
+        let name = "place::tests::a_place_that_a_fork_copies_locked_is_free_in_the_child";
+        in_child(name, Duration::from_secs(20), || {
+            let me = threadreg::attach().expect("not attached yet");
+            let here = Some(me.thread());
+            let (mine, other) = (Task::new(), Task::new());
+            let status = mine.enter(|| {
+                let (locked, is_locked) = mpsc::channel();
+                let (unlock, to_unlock) = mpsc::channel::<()>();
+                let holder = {
+                    let (mine, other) = (mine.clone(), other.clone());
+                    thread::spawn(move || {
+                        mine.0.place.with(|_| {
+                            other.0.place.with(|_| {
+                                locked.send(()).expect("the test waits");
+                                to_unlock.recv().expect("the test tells");
+                            });
+                        });
+                    })
+                };
+                is_locked.recv().expect("the holder tells");
+                let status = forked(|| {
+                    assert_eq!(mine.0.place.thread(), here, "the task runs here");
+                    mine.0.place.set(None);
+                    other.enter(|| ()).expect_err("inside another task");
+                    other.0.place.set(here);
+                    assert_eq!(other.0.place.thread(), here);
+                });
+                unlock.send(()).expect("the holder waits");
+                holder.join().expect("no panic");
+                status
+            });
+            assert_eq!(status, Ok(0), "in the child of fork");
+            assert_eq!(mine.0.place.thread(), None);
+        });
+    }
+
+    /// Those who wait are woken.
+    #[test]
+    fn stress_a_place_is_one_threads_at_a_time() {
+        let place = super::Place::nowhere();
+        let inside = std::sync::atomic::AtomicU32::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..testkit::budget(10_000) {
+                        place.with(|_| {
+                            use std::sync::atomic::Ordering::Relaxed;
+                            assert_eq!(inside.fetch_add(1, Relaxed), 0, "two have the lock");
+                            inside.fetch_sub(1, Relaxed);
+                        });
+                    }
+                });
+            }
+        });
+    }
+}
