@@ -3,7 +3,7 @@
 use core::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering, compiler_fence, fence,
 };
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use sigctx::sys::{self, Membarrier};
 use threadreg::ThreadRef;
 
 use crate::die::die;
-use crate::protocol::{Chunk, Edge};
+use crate::protocol::{Chunk, Edge, Spare};
 use crate::world::Shared;
 
 /// A requester spins for this long before it sleeps, if there is a processor to spin on: a poll
@@ -28,15 +28,25 @@ pub enum Fences {
 }
 
 impl Fences {
-    /// The best that the system has; asked once.
+    /// The best that the system has; asked until it is known.
     pub(crate) fn probe() -> Self {
-        static PROBED: OnceLock<Fences> = OnceLock::new();
-        *PROBED.get_or_init(|| {
-            // ENOSYS (no such call) and EPERM (refused by a filter) both mean no.
-            let usable = sys::membarrier(Membarrier::REGISTER_PRIVATE_EXPEDITED)
-                .and_then(|_| sys::membarrier(Membarrier::PRIVATE_EXPEDITED));
-            if usable.is_ok() { Fences::Asymmetric } else { Fences::Full }
-        })
+        const ASYMMETRIC: u32 = 1;
+        const FULL: u32 = 2;
+        // Not a `OnceLock`: a fork could copy it while it asks, and the child would wait for a thread
+        // that it does not have. Relaxed: the answer is all that is handed over.
+        static PROBED: AtomicU32 = AtomicU32::new(0);
+        match PROBED.load(Ordering::Relaxed) {
+            ASYMMETRIC => return Self::Asymmetric,
+            FULL => return Self::Full,
+            _ => {}
+        }
+        // ENOSYS (no such call) and EPERM (refused by a filter) both mean no.
+        let usable = sys::membarrier(Membarrier::REGISTER_PRIVATE_EXPEDITED)
+            .and_then(|_| sys::membarrier(Membarrier::PRIVATE_EXPEDITED));
+        let (found, fences) =
+            if usable.is_ok() { (ASYMMETRIC, Self::Asymmetric) } else { (FULL, Self::Full) };
+        PROBED.store(found, Ordering::Relaxed);
+        fences
     }
 }
 
@@ -82,7 +92,7 @@ impl Identity {
 
 /// Chunks of worlds that are gone. They are kept, not freed: a nudge that comes late is given a
 /// slot's address, and has to find a slot there.
-static SPARE: Mutex<Vec<&'static Chunk<Identity>>> = Mutex::new(Vec::new());
+static SPARE: Spare<Identity> = Spare::new();
 
 impl Edge for Linux {
     type Identity = Identity;
@@ -141,11 +151,55 @@ impl Edge for Linux {
     }
 
     fn fresh() -> &'static Chunk<Identity> {
-        let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        spare.unwrap_or_else(|| Box::leak(Box::new(Chunk::new())))
+        SPARE.take().unwrap_or_else(|| Box::leak(Box::new(Chunk::new())))
     }
 
     fn recycle(chunk: &'static Chunk<Identity>) {
-        SPARE.lock().unwrap_or_else(PoisonError::into_inner).push(chunk);
+        SPARE.put(chunk);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    use testkit::{budget, forked, in_child};
+
+    use super::Linux;
+    use crate::World;
+    use crate::protocol::Edge;
+
+    /// Whatever the parent's other threads do to the spare chunks when it forks.
+    #[test]
+    fn stress_a_child_of_a_fork_makes_worlds_of_its_own() {
+        let name = "edge::tests::stress_a_child_of_a_fork_makes_worlds_of_its_own";
+        in_child(name, Duration::from_secs(30), || {
+            let done = AtomicBool::new(false);
+            thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        while !done.load(Ordering::Relaxed) {
+                            Linux::recycle(Linux::fresh());
+                        }
+                    });
+                }
+                for _ in 0..budget(300) {
+                    let status = forked(|| {
+                        let world = World::new();
+                        let mut mutator = world.attach().expect("a world of its own");
+                        mutator.stop_the_world("in the child").expect("nobody else").resume();
+                        // The mutator is seen safe, so the heavy fence has to work, too.
+                        mutator.blocking(|| {
+                            let stopped = world.stop_from_outside("in the child").expect("safe");
+                            assert_eq!(stopped.stats().mutators, 1);
+                        });
+                    });
+                    assert_eq!(status, 0, "in the child of fork");
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+        });
     }
 }

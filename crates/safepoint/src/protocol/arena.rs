@@ -30,6 +30,66 @@ impl<I: Default> Chunk<I> {
     }
 }
 
+/// Chunks that nobody uses, linked by their `next`.
+///
+/// Without a lock: a fork could copy that taken, and its child has to be able to make worlds. The
+/// list is taken out whole, so that no chunk that went and came back deceives an exchange; who finds
+/// none meanwhile makes one. What a fork finds taken out is lost to the child.
+#[derive(Debug)]
+pub(crate) struct Spare<I: 'static> {
+    first: AtomicPtr<Chunk<I>>,
+}
+
+impl<I> Spare<I> {
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Self {
+        Self { first: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn new() -> Self {
+        Self { first: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    pub(crate) fn take(&self) -> Option<&'static Chunk<I>> {
+        // Acquire, with `put_list`'s release: the next owner's writes come after the last one's.
+        let taken = NonNull::new(self.first.swap(ptr::null_mut(), Ordering::Acquire))?;
+        // SAFETY: chunks are never freed, and only `put` makes one spare.
+        let taken = unsafe { taken.as_ref() };
+        let rest = chunk_at(&taken.next);
+        taken.next.store(ptr::null_mut(), Ordering::Relaxed);
+        if let Some(rest) = rest {
+            self.put_list(rest);
+        }
+        Some(taken)
+    }
+
+    /// `chunk` has no next.
+    pub(crate) fn put(&self, chunk: &'static Chunk<I>) {
+        self.put_list(chunk);
+    }
+
+    fn put_list(&self, chunks: &'static Chunk<I>) {
+        let first = ptr::from_ref(chunks).cast_mut();
+        let mut head = ptr::null_mut();
+        let mut last = chunks;
+        // Release, see `take`. An older list below stays published: the exchange goes on with its
+        // release sequence.
+        while let Err(now) =
+            self.first.compare_exchange(head, first, Ordering::Release, Ordering::Relaxed)
+        {
+            // Somebody has put others there: they come after ours.
+            if head.is_null() {
+                while let Some(next) = chunk_at(&last.next) {
+                    last = next;
+                }
+            }
+            last.next.store(now, Ordering::Relaxed);
+            head = now;
+        }
+    }
+}
+
 /// All slots of a world.
 #[derive(Debug)]
 pub(crate) struct Arena<E: Edge> {

@@ -64,6 +64,8 @@ use core::time::Duration;
 
 use self::arena::Arena;
 pub(crate) use self::arena::Chunk;
+#[cfg(not(loom))]
+pub(crate) use self::arena::Spare;
 use self::each::Call;
 use self::round::Round;
 #[cfg(not(loom))]

@@ -1,5 +1,6 @@
 //! Models of the protocol: the real code above, every interleaving, loom's memory model.
 
+use core::ptr;
 use core::time::Duration;
 
 use loom::cell::UnsafeCell;
@@ -474,6 +475,51 @@ fn stop_against_one_who_detaches_and_owes_a_closure() {
         world.protocol.enter(own);
         stopper.join().unwrap();
         leaver.join().unwrap();
+    });
+}
+
+/// A spare chunk is given to one at a time, with all that the last one did to it, and none gets lost.
+#[test]
+fn a_spare_chunk_is_taken_once() {
+    /// The chunks' contents, as far as loom is concerned.
+    struct Contents([(usize, UnsafeCell<u32>); 2]);
+    // SAFETY: that accesses to the cells are ordered is what the model checks.
+    unsafe impl Sync for Contents {}
+    // SAFETY: as above.
+    unsafe impl Send for Contents {}
+
+    fn use_one(spare: &arena::Spare<()>, contents: &Contents) {
+        let Some(chunk) = spare.take() else { return };
+        let (_, cell) = contents
+            .0
+            .iter()
+            .find(|(address, _)| *address == ptr::from_ref(chunk).addr())
+            .expect("one of the two");
+        // SAFETY: checked by loom.
+        cell.with_mut(|count| unsafe { *count += 1 });
+        spare.put(chunk);
+    }
+
+    loom::model(|| {
+        let spare = Arc::new(arena::Spare::new());
+        let contents = Arc::new(Contents([(); 2].map(|()| {
+            let chunk = Model::fresh();
+            spare.put(chunk);
+            (ptr::from_ref(chunk).addr(), UnsafeCell::new(0))
+        })));
+        let other = {
+            let (spare, contents) = (spare.clone(), contents.clone());
+            thread::spawn(move || {
+                use_one(&spare, &contents);
+                use_one(&spare, &contents);
+            })
+        };
+        use_one(&spare, &contents);
+        other.join().unwrap();
+        for _ in 0..2 {
+            Model::recycle(spare.take().expect("both are there again"));
+        }
+        assert!(spare.take().is_none(), "more than there were");
     });
 }
 
