@@ -292,6 +292,12 @@ impl<'a> Census<'a> {
         })
     }
 
+    /// From now on threads can arrive.
+    pub(crate) fn begin(&mut self) {
+        let now = Instant::now();
+        (self.last_arrival, self.last_look) = (now, now);
+    }
+
     /// The threads that are left out for the caller: those that exist, each once.
     pub(crate) fn excluded(&self) -> impl Iterator<Item = Tid> {
         let bystanders = self.notes.bystanders.iter();

@@ -54,7 +54,9 @@ pub enum Error {
     },
     /// Other operations were under way until the deadline passed. Nothing is applied.
     Busy {
-        /// The thread that had its turn when it was last looked at; 0 between two.
+        /// The thread that had its turn when it was last looked at; 0 when the last operation was
+        /// over, but some thread that it had held was still on its way out: not scheduled, or
+        /// stopped by a debugger.
         holder: Tid,
         /// How long this one waited for its turn.
         waited: Duration,
@@ -119,6 +121,11 @@ impl fmt::Display for Error {
             Self::BadId { call } => {
                 write!(f, "call {call} has an id of {}, which means \"unchanged\"", u32::MAX)
             }
+            Self::Busy { holder: 0, waited } => write!(
+                f,
+                "no turn in {waited:?}; threads are still in the operation before; nothing was \
+                 applied"
+            ),
             Self::Busy { holder, waited } => {
                 write!(f, "no turn in {waited:?}; thread {holder} has it; nothing was applied")
             }

@@ -35,7 +35,7 @@
 //! - **I4** An arrival that reaches `wake_at` wakes the owner: either the arrival reads the gate
 //!   after the owner's read-modify-write and so sees `wake_at`, or the owner sees the arrival.
 //! - **I5** `left` is the last word that a held thread touches. The words are reset only when
-//!   `left == leavers`.
+//!   `left == leavers`; an owner that cannot wait for that leaves them as they are.
 //!
 //! *Exit*: a held thread cannot exit; a thread that exits instead of joining is never counted.
 //! *Fork*: the words belong to one process; `block` gives a forked child its own. *Lost or refused
@@ -60,7 +60,7 @@ const LEAVE: u32 = 3;
 
 /// Sleeping and waking on a word.
 pub(crate) trait Futex {
-    /// How long the owner is ready to wait for arrivals.
+    /// How long the owner is ready to wait.
     type Timeout;
     /// Sleeps while `word` holds `expected`; may return early.
     fn wait(&self, word: &AtomicU32, expected: u32);
@@ -196,8 +196,27 @@ impl Hold {
 
     /// Waits until everybody has left the last operation, then opens the gate. `prepare` runs
     /// between the two: nobody else reads what it writes.
-    pub(crate) fn begin(&self, futex: &impl Futex, prepare: impl FnOnce()) {
-        wait_until(futex, &self.left, self.leavers.load(Ordering::Relaxed));
+    ///
+    /// `time_left` says how long that may take, `None` when it has taken too long: somebody who was
+    /// let go may not be scheduled, or may be stopped by a debugger. `false` is returned then, and
+    /// nothing has been touched: a later `begin` waits for the same threads.
+    #[must_use]
+    pub(crate) fn begin<F: Futex>(
+        &self,
+        futex: &F,
+        mut time_left: impl FnMut() -> Option<F::Timeout>,
+        prepare: impl FnOnce(),
+    ) -> bool {
+        let leavers = self.leavers.load(Ordering::Relaxed);
+        loop {
+            // Acquire: pairs with the release of `left` in `stay`; nobody reads any word after it.
+            let left = self.left.load(Ordering::Acquire);
+            if left == leavers {
+                break;
+            }
+            let Some(time) = time_left() else { return false };
+            futex.wait_for(&self.left, left, time);
+        }
         prepare();
         self.left.store(0, Ordering::Relaxed);
         self.leavers.store(0, Ordering::Relaxed);
@@ -211,6 +230,7 @@ impl Hold {
         // A plain store: only the owner writes an idle gate. Release: publishes the resets above
         // to whoever joins.
         self.gate.store(seq | GATHER, Ordering::Release);
+        true
     }
 
     /// How many have joined.
@@ -268,7 +288,16 @@ impl Hold {
         // Release: publishes the calls and their expected results (I3).
         self.command.store(command, Ordering::Release);
         futex.wake_all(&self.command);
-        wait_until(futex, &self.done, self.held.load(Ordering::Relaxed));
+        // Without a bound: who is held may have made the calls, and cannot be left behind.
+        let held = self.held.load(Ordering::Relaxed);
+        loop {
+            // Acquire: pairs with the release of `done` in `stay`, so that results are seen.
+            let done = self.done.load(Ordering::Acquire);
+            if done == held {
+                return;
+            }
+            futex.wait(&self.done, done);
+        }
     }
 
     /// Ends a closed operation: everybody who is still held goes.
@@ -295,17 +324,5 @@ impl Hold {
     /// True between `close` and `finish`.
     pub(crate) fn is_executing(&self) -> bool {
         self.gate.load(Ordering::Relaxed) & PHASE == EXEC
-    }
-}
-
-/// Sleeps until a counter has reached `target`; who brings it there wakes.
-fn wait_until(futex: &impl Futex, counter: &AtomicU32, target: u32) {
-    loop {
-        // Acquire: pairs with the counters' release, so that what was done before is seen.
-        let now = counter.load(Ordering::Acquire);
-        if now == target {
-            return;
-        }
-        futex.wait(counter, now);
     }
 }

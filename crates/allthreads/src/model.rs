@@ -75,6 +75,11 @@ impl Shared {
         Arc::new(Self { hold: Hold::new(), futex: Sleepers::new(), call: UnsafeCell::new(0) })
     }
 
+    /// Begins, and waits for as long as it takes.
+    fn begin(&self, prepare: impl FnOnce()) {
+        assert!(self.hold.begin(&self.futex, || Some(()), prepare));
+    }
+
     fn set_call(&self, to: u32) {
         // SAFETY: loom checks that nobody reads at the same time; that is the model's point.
         self.call.with_mut(|call| unsafe { *call = to });
@@ -103,7 +108,7 @@ fn hold_all(shared: &Shared, count: u32) {
 fn execute_once_and_leave(release: Release) {
     explore(2, move || {
         let shared = Shared::new();
-        shared.hold.begin(&shared.futex, || shared.set_call(0));
+        shared.begin(|| shared.set_call(0));
         let threads = [(); 2].map(|()| {
             let shared = Arc::clone(&shared);
             thread::spawn(move || shared.deliver())
@@ -113,7 +118,7 @@ fn execute_once_and_leave(release: Release) {
         shared.hold.execute(&shared.futex, release);
         shared.hold.finish(&shared.futex);
         // The next operation may write only when both have left.
-        shared.hold.begin(&shared.futex, || shared.set_call(8));
+        shared.begin(|| shared.set_call(8));
         shared.hold.roll_back(&shared.futex);
         for thread in threads {
             assert_eq!(thread.join().unwrap(), Some(7));
@@ -139,14 +144,14 @@ fn held_threads_execute_once_and_leave_each() {
 fn a_late_joiner_and_a_roll_back_cannot_both_win() {
     explore(2, || {
         let shared = Shared::new();
-        shared.hold.begin(&shared.futex, || shared.set_call(1));
+        shared.begin(|| shared.set_call(1));
         let threads = [(); 2].map(|()| {
             let shared = Arc::clone(&shared);
             thread::spawn(move || shared.deliver())
         });
         shared.hold.roll_back(&shared.futex);
         // Waits for those that joined: `set_call` must not race with them.
-        shared.hold.begin(&shared.futex, || shared.set_call(2));
+        shared.begin(|| shared.set_call(2));
         let mut held = shared.hold.arrivals();
         if shared.hold.close(held) {
             shared.hold.execute(&shared.futex, Release::Together);
@@ -160,20 +165,57 @@ fn a_late_joiner_and_a_roll_back_cannot_both_win() {
     });
 }
 
+/// A thread that was let go stays in its handler, as under a debugger, and goes on only when an
+/// operation has given up waiting for it. That operation touches nothing; the next one waits.
+#[test]
+fn who_does_not_leave_is_not_waited_for_past_the_deadline() {
+    explore(2, || {
+        let shared = Shared::new();
+        let gave_up = Arc::new((Mutex::new(false), Condvar::new()));
+        shared.begin(|| shared.set_call(1));
+        let thread = {
+            let (shared, gave_up) = (Arc::clone(&shared), Arc::clone(&gave_up));
+            thread::spawn(move || {
+                let number = shared.hold.join(|| false).unwrap();
+                shared.hold.arrived(&shared.futex, number);
+                let mut over = gave_up.0.lock().unwrap();
+                while !*over {
+                    over = gave_up.1.wait(over).unwrap();
+                }
+                drop(over);
+                // An operation that gives up leaves what is in use alone.
+                // SAFETY: loom checks that nobody writes at the same time.
+                assert_eq!(shared.call.with(|call| unsafe { *call }), 1);
+                shared.hold.stay(&shared.futex, || panic!("rolled back"));
+            })
+        };
+        while shared.hold.arrivals() == 0 {
+            shared.hold.await_arrivals(&shared.futex, 1, ());
+        }
+        shared.hold.roll_back(&shared.futex);
+        assert!(!shared.hold.begin(&shared.futex, || None, || shared.set_call(2)));
+        *gave_up.0.lock().unwrap() = true;
+        gave_up.1.notify_all();
+        shared.begin(|| shared.set_call(3));
+        shared.hold.roll_back(&shared.futex);
+        thread.join().unwrap();
+    });
+}
+
 /// A signal of an operation that was rolled back is delivered during the next one: its thread is
 /// then held by that one, and executes that one's call.
 #[test]
 fn a_stale_signal_joins_the_next_operation_or_none() {
     explore(3, || {
         let shared = Shared::new();
-        shared.hold.begin(&shared.futex, || shared.set_call(1));
+        shared.begin(|| shared.set_call(1));
         let other = {
             let shared = Arc::clone(&shared);
             // The stale signal, and the one that the second operation sends.
             thread::spawn(move || [shared.deliver(), shared.deliver()])
         };
         shared.hold.roll_back(&shared.futex);
-        shared.hold.begin(&shared.futex, || shared.set_call(2));
+        shared.begin(|| shared.set_call(2));
         let held = shared.hold.arrivals();
         if held == 1 && shared.hold.close(held) {
             shared.hold.execute(&shared.futex, Release::Together);
@@ -298,7 +340,7 @@ fn exactly_once_through_clone() {
             })
         };
         let shared = &machine.shared;
-        shared.hold.begin(&shared.futex, || shared.set_call(1));
+        shared.begin(|| shared.set_call(1));
         let mut census = Census { machine: &machine, signalled: [false; 3] };
         let held = gather(&shared.hold, &mut census).unwrap();
         machine.tasks.lock().unwrap().value[OWNER] += 1;

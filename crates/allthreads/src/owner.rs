@@ -125,9 +125,15 @@ type Next = ControlFlow<Result<Outcome, Error>, Unresponsive>;
 struct Begun<'a>(&'a Hold);
 
 impl<'a> Begun<'a> {
-    fn new(hold: &'a Hold, prepare: impl FnOnce()) -> Self {
-        hold.begin(&Kernel, prepare);
-        Self(hold)
+    /// `None` when threads of the operation before have not left it by `until`.
+    fn new(hold: &'a Hold, until: Option<Instant>, prepare: impl FnOnce()) -> Option<Self> {
+        let time_left = || {
+            // There is no deadline: as long as the kernel can wait at a time.
+            let Some(until) = until else { return Some(Duration::MAX) };
+            until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+        };
+        // Not after a refusal: the end of what has not begun would be the end of the one before.
+        hold.begin(&Kernel, time_left, prepare).then(|| Self(hold))
     }
 }
 
@@ -150,13 +156,7 @@ impl Attempt<'_> {
         let mut locked = match BLOCK.lock.acquire(me, self.until, nested) {
             Ok(locked) => locked,
             Err(Refused::Nested) => return ControlFlow::Break(Err(Error::Nested)),
-            Err(Refused::Late { holder }) => {
-                let waited = self.start.elapsed();
-                return ControlFlow::Break(Err(match self.missing {
-                    Some(who) => Error::Unresponsive(who.after(waited)),
-                    None => Error::Busy { holder, waited },
-                }));
-            }
+            Err(Refused::Late { holder }) => return self.no_turn(holder),
         };
         sigprocmask(MaskHow::Set, &SigSet::full());
         if signal::install(signal).is_err() {
@@ -175,6 +175,15 @@ impl Attempt<'_> {
         end
     }
 
+    /// The deadline passed before this attempt could begin.
+    fn no_turn(&self, holder: Tid) -> Next {
+        let waited = self.start.elapsed();
+        ControlFlow::Break(Err(match self.missing {
+            Some(who) => Error::Unresponsive(who.after(waited)),
+            None => Error::Busy { holder, waited },
+        }))
+    }
+
     fn gathered(&mut self, locked: &mut Locked<'_>, retries: u32) -> Next {
         let request = self.request;
         let notes = BLOCK.notes(locked);
@@ -184,11 +193,14 @@ impl Attempt<'_> {
             Ok(census) => census,
             Err(error) => return ControlFlow::Break(Err(error)),
         };
-        let begun = Begun::new(&BLOCK.hold, || {
+        let begun = Begun::new(&BLOCK.hold, self.until, || {
             BLOCK.table.clear();
             BLOCK.excluded.set(census.excluded());
             BLOCK.calls.load(request.calls);
         });
+        let Some(begun) = begun else { return self.no_turn(0) };
+        // The wait is no lack of arrivals.
+        census.begin();
         let gathered = gather(&BLOCK.hold, &mut census);
         let notes = census.notes();
         match gathered {
@@ -267,13 +279,33 @@ mod tests {
         assert_eq!(who_to_name(&Halt::Late, None, all), all, "nothing better is known");
     }
 
+    /// It had joined, was let go, and has not left its handler: nothing is begun by the deadline, and
+    /// the next operation waits for it again.
+    #[test]
+    fn who_has_not_left_is_waited_for_until_the_deadline() {
+        let hold = Hold::new();
+        let patience = Duration::from_millis(30);
+        let begun = Begun::new(&hold, None, || ()).unwrap();
+        assert_eq!(hold.join(|| false), Some(1));
+        drop(begun);
+        for _ in 0..2 {
+            let start = Instant::now();
+            let begun = Begun::new(&hold, Some(start + patience), || panic!("somebody is inside"));
+            assert!(begun.is_none());
+            assert!(start.elapsed() >= patience);
+        }
+        hold.stay(&Kernel, || panic!("let go"));
+        // It has left: that is enough also when the deadline has passed.
+        assert!(Begun::new(&hold, Some(Instant::now()), || ()).is_some());
+    }
+
     /// Else all threads would stay in their handlers for ever.
     #[test]
     fn a_panic_lets_everybody_go() {
         for close in [false, true] {
             let hold = Hold::new();
             let unwound = std::panic::catch_unwind(|| {
-                let _begun = Begun::new(&hold, || ());
+                let _begun = Begun::new(&hold, None, || ()).unwrap();
                 assert!(!close || hold.close(0));
                 std::panic::resume_unwind(Box::new(()));
             });

@@ -5,6 +5,7 @@ mod common;
 
 use std::ffi::c_void;
 use std::fs;
+use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::mpsc;
@@ -306,6 +307,114 @@ fn who_waits_for_its_turn_in_vain_is_told_so() {
         // The bit that says that somebody waits is left behind, and does no harm.
         privileges::no_new_privs().unwrap();
         other.join().unwrap();
+    });
+}
+
+/// Traces a thread of the parent and stops it inside the handler: says `s` when it is, and reads
+/// whether to try `a`gain or to let it go. Says `n` when nobody may trace it.
+fn debugger(parent: i32, tid: Tid, mut said: fs::File, mut told: fs::File) {
+    let ptrace = |request, data: libc::c_long| {
+        let none = std::ptr::null_mut::<c_void>();
+        // SAFETY: none of the requests used touches memory of this process.
+        unsafe { libc::ptrace(request, tid, none, data) }
+    };
+    let mut go = || {
+        let mut word = [0];
+        told.read_exact(&mut word).is_ok_and(|()| word == *b"a")
+    };
+    if ptrace(libc::PTRACE_SEIZE, 0) != 0 {
+        return said.write_all(b"n").unwrap();
+    }
+    said.write_all(b"t").unwrap();
+    ptrace(libc::PTRACE_INTERRUPT, 0);
+    loop {
+        let mut status = 0;
+        // SAFETY: writes one int.
+        let stopped = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL) };
+        assert!(stopped == tid && libc::WIFSTOPPED(status), "{stopped} {status:#x}");
+        if status >> 16 == 0 {
+            // Stopped by a signal, which it is to get.
+            ptrace(libc::PTRACE_CONT, libc::WSTOPSIG(status).into());
+            continue;
+        }
+        let status = fs::read_to_string(format!("/proc/{parent}/task/{tid}/status")).unwrap();
+        let blocked = status.lines().find_map(|l| l.strip_prefix("SigBlk:\t")).unwrap();
+        // Only the handler has everything blocked.
+        if u64::from_str_radix(blocked, 16).unwrap() & 1 << (libc::SIGTERM - 1) != 0 {
+            said.write_all(b"s").unwrap();
+            if !go() {
+                ptrace(libc::PTRACE_DETACH, 0);
+                return;
+            }
+        }
+        ptrace(libc::PTRACE_CONT, 0);
+        sleep(1);
+        ptrace(libc::PTRACE_INTERRUPT, 0);
+    }
+}
+
+/// A debugger stops a thread that was held by an attempt which is over: nothing was applied, so
+/// nobody need wait for it for longer than a deadline.
+#[test]
+fn a_thread_stopped_on_its_way_out_is_waited_for_until_the_deadline() {
+    static STOPPED: AtomicBool = AtomicBool::new(false);
+    in_child("a_thread_stopped_on_its_way_out_is_waited_for_until_the_deadline", LIMIT, || {
+        park(1);
+        let me = gettid();
+        let stopped = *tids().iter().rfind(|&&tid| tid != me).unwrap();
+        // Makes every attempt one that is rolled back.
+        let deaf = deaf(SigSet::of(SIGNAL), None);
+        let ((mut heard, said), (told, mut tell)) = (pipe(), pipe());
+        // SAFETY: no pointers. It fails where every process may trace those of its user anyway.
+        unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
+        let parent = sys::getpid();
+        // SAFETY: the child ends here; libc readies malloc for it.
+        if unsafe { libc::fork() } == 0 {
+            // Else the end of the parent would not be the end of what it says.
+            drop((heard, tell));
+            let trace = || debugger(parent, stopped, said, told);
+            let good = std::panic::catch_unwind(std::panic::AssertUnwindSafe(trace)).is_ok();
+            // SAFETY: ends the child alone.
+            unsafe { libc::_exit(i32::from(!good)) };
+        }
+        drop((said, told));
+        let mut hear = || {
+            let mut word = [0];
+            heard.read_exact(&mut word).expect("the debugger speaks");
+            word[0]
+        };
+        if hear() == b'n' {
+            return testkit::skip("no right to trace");
+        }
+        let limit = Duration::from_millis(100);
+        let all = AllThreads::new().deadline(limit);
+        loop {
+            STOPPED.store(false, Ordering::SeqCst);
+            let attempts = thread::spawn(move || {
+                while !STOPPED.load(Ordering::SeqCst) {
+                    all.batch(&Batch::new().no_new_privs()).unwrap_err();
+                }
+            });
+            assert_eq!(hear(), b's');
+            STOPPED.store(true, Ordering::SeqCst);
+            attempts.join().unwrap();
+            let start = Instant::now();
+            let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
+            println!("{error}");
+            assert!(start.elapsed() < testkit::patience(10 * limit), "{:?}", start.elapsed());
+            assert_eq!(error.applied(), Applied::Calls(0));
+            if let Error::Busy { holder: 0, waited } = error {
+                assert!(waited >= limit, "{waited:?}");
+                break;
+            }
+            // Stopped before it joined, or when it had left.
+            tell.write_all(b"a").unwrap();
+        }
+        assert_all("NoNewPrivs", "0");
+        drop(tell);
+        let excluded = [deaf];
+        AllThreads::new().exclude(&excluded).batch(&Batch::new().no_new_privs()).unwrap();
+        assert_eq!(status(stopped, "NoNewPrivs").as_deref(), Some("1"));
     });
 }
 
