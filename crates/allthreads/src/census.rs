@@ -3,7 +3,7 @@
 //!
 //! Nothing here allocates: while threads are held one of them may own the allocator's lock.
 
-use core::sync::atomic::{AtomicI32, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use core::time::Duration;
 use std::time::Instant;
 
@@ -59,9 +59,33 @@ impl Excluded {
     }
 }
 
-/// Threads that every operation of the process leaves out. Each word is an id of its own, so the
-/// relaxed accesses need no partner; who calls [`exclude_always`] orders it before an operation.
-static ALWAYS: [AtomicI32; MAX_EXCLUDED] = [const { AtomicI32::new(0) }; MAX_EXCLUDED];
+/// A thread that every operation of the process leaves out.
+struct Always {
+    /// 0: none.
+    tid: AtomicI32,
+    /// The low half of the time of its start: it tells the thread from the next owner of its id.
+    /// Half is enough: it comes round after 497 days, to the tick.
+    start_time: AtomicU32,
+}
+
+static ALWAYS: [Always; MAX_EXCLUDED] =
+    [const { Always { tid: AtomicI32::new(0), start_time: AtomicU32::new(0) } }; MAX_EXCLUDED];
+
+impl Always {
+    /// Calls side by side, or beside an operation, are their callers' to order. What comes of it
+    /// otherwise is a thread that is not left out, since an id and another's time fit nobody.
+    fn set(&self, tid: Tid, start_time: u32) {
+        self.start_time.store(start_time, Ordering::Relaxed);
+        // Release: pairs with `get`; who sees the id sees its time.
+        self.tid.store(tid, Ordering::Release);
+    }
+
+    fn get(&self) -> Option<(Tid, u32)> {
+        // Acquire: pairs with `set`.
+        let tid = self.tid.load(Ordering::Acquire);
+        (tid != 0).then(|| (tid, self.start_time.load(Ordering::Relaxed)))
+    }
+}
 
 /// Leaves out these threads in every operation from now on, in the place of those named before:
 /// [`AllThreads::exclude`](crate::AllThreads::exclude) for the whole process, and so for operations
@@ -69,8 +93,10 @@ static ALWAYS: [AtomicI32; MAX_EXCLUDED] = [const { AtomicI32::new(0) }; MAX_EXC
 ///
 /// For whoever knows of threads that can never answer a signal, such as those that a user-mode
 /// emulator keeps in the process, all signals blocked. Their ids are those of the tasks in
-/// `/proc/self/task` before `main` has made a thread. A child of `fork` has the list, but the threads
-/// have other ids there: ids that no thread has are ignored, so name the child's own.
+/// `/proc/self/task` before `main` has made a thread. What is remembered is the thread that has the
+/// id now: when it has ended and another one gets its id, that one takes part. Ids that no thread
+/// has are ignored. A child of `fork` leaves nobody out until it names its own.
+/// [`Outcome::excluded`](crate::Outcome::excluded) says how many an operation left out.
 ///
 /// # Signal safety
 ///
@@ -79,12 +105,22 @@ static ALWAYS: [AtomicI32; MAX_EXCLUDED] = [const { AtomicI32::new(0) }; MAX_EXC
 /// # Errors
 ///
 /// [`Error::TooManyThreads`] for more than [`MAX_EXCLUDED`], [`Error::BadThread`] for an id that is
-/// not positive. Nothing is changed then.
+/// not positive, [`Error::NoProc`] when it cannot be learnt which threads have the ids. Nothing is
+/// changed then.
 pub fn exclude_always(tids: &[Tid]) -> Result<(), Error> {
     check_excluded(tids)?;
-    let tids = tids.iter().copied().chain(core::iter::repeat(0));
-    for (slot, tid) in ALWAYS.iter().zip(tids) {
-        slot.store(tid, Ordering::Relaxed);
+    let mut threads = [(0, 0); MAX_EXCLUDED];
+    // Who leaves out nobody needs no `/proc`.
+    if !tids.is_empty() {
+        let dir = TaskDir::open().map_err(Error::NoProc)?;
+        for (thread, &tid) in threads.iter_mut().zip(tids) {
+            if let Some(stat) = unless_gone(dir.stat(tid)).map_err(Error::NoProc)? {
+                *thread = (tid, stat.start_time as u32);
+            }
+        }
+    }
+    for (slot, (tid, start_time)) in ALWAYS.iter().zip(threads) {
+        slot.set(tid, start_time);
     }
     Ok(())
 }
@@ -266,9 +302,14 @@ impl<'a> Census<'a> {
     ) -> Result<Self, Error> {
         notes.bystanders.retain(|b| b.kind != Kind::Excluded);
         // The caller takes part whatever it asks for.
-        let always = ALWAYS.iter().map(|slot| slot.load(Ordering::Relaxed)).filter(|&tid| tid != 0);
-        for tid in excluded.iter().copied().chain(always).filter(|&tid| tid != me) {
+        let now = excluded.iter().map(|&tid| (tid, None));
+        let always = ALWAYS.iter().filter_map(Always::get).map(|(tid, start)| (tid, Some(start)));
+        for (tid, start) in now.chain(always).filter(|&(tid, _)| tid != me) {
             let Some(stat) = unless_gone(dir.stat(tid)).map_err(Error::NoProc)? else { continue };
+            // The next owner of the id: nobody vouched for it.
+            if start.is_some_and(|start| start != stat.start_time as u32) {
+                continue;
+            }
             let kind = Kind::Excluded;
             if !notes.bystanders.add(Bystander { tid, start_time: stat.start_time, kind }) {
                 return Err(Error::TooManyThreads);
@@ -524,5 +565,30 @@ mod tests {
         assert!(bystander.is(&stat));
         bystander.start_time += 1;
         assert!(!bystander.is(&stat));
+    }
+
+    #[test]
+    fn the_next_owner_of_an_id_that_is_always_excluded_takes_part() {
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let (go, goes) = std::sync::mpsc::channel::<()>();
+            scope.spawn(move || {
+                tell.send(sys::gettid()).unwrap();
+                let _ended = goes.recv();
+            });
+            let tid = told.recv().unwrap();
+            let excluded = || {
+                let (mut dir, mut notes) = (TaskDir::open().unwrap(), Box::new(Notes::new()));
+                let ids = (sys::getpid(), sys::gettid(), signal::DEFAULT);
+                let census = Census::new(&mut dir, &mut notes, ids, &[], None).unwrap();
+                census.excluded().collect::<Vec<_>>()
+            };
+            exclude_always(&[tid, Tid::MAX]).unwrap();
+            assert_eq!(excluded(), [tid]);
+            // As if this thread had begun later than the one that was named.
+            ALWAYS[0].start_time.fetch_sub(1, Ordering::Relaxed);
+            assert_eq!(excluded(), []);
+            drop(go);
+        });
     }
 }

@@ -20,6 +20,9 @@ pub struct Outcome {
     /// Threads of the kernel in this process, which have no user code and keep what they were made
     /// with: for example those of an `io_uring`.
     pub kernel_workers: usize,
+    /// Threads that keep what they had because the caller, or
+    /// [`exclude_always`](crate::exclude_always), vouches for them.
+    pub excluded: usize,
     /// How long the operation took, retries included.
     pub elapsed: Duration,
 }
@@ -31,7 +34,7 @@ impl Outcome {
         }
         let elapsed = start.elapsed();
         let values = rehearsal.values;
-        Ok(Self { values, calls, threads: 1, retries: 0, kernel_workers: 0, elapsed })
+        Ok(Self { values, calls, threads: 1, retries: 0, kernel_workers: 0, excluded: 0, elapsed })
     }
 
     /// The results of the calls, in order.
@@ -62,6 +65,7 @@ impl fmt::Debug for Outcome {
             .field("threads", &self.threads)
             .field("retries", &self.retries)
             .field("kernel_workers", &self.kernel_workers)
+            .field("excluded", &self.excluded)
             .field("elapsed", &self.elapsed)
             .finish_non_exhaustive()
     }

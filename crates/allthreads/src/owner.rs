@@ -213,6 +213,7 @@ impl Attempt<'_> {
                     outcome.threads = held as usize + 1;
                     outcome.retries = retries;
                     outcome.kernel_workers = notes.bystanders_of(Kind::Worker);
+                    outcome.excluded = notes.bystanders_of(Kind::Excluded);
                     Ok(outcome)
                 });
                 ControlFlow::Break(end)

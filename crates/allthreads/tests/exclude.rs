@@ -4,9 +4,13 @@
 
 mod common;
 
+use std::fs;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use allthreads::sigctx::sys::{SigSet, Tid, gettid};
+use allthreads::threadreg::procfs::TaskDir;
 use allthreads::{AllThreads, Applied, Error};
 use common::*;
 use testkit::in_child;
@@ -21,6 +25,7 @@ fn leaves_out(excluded: &[Tid], tid: Tid) {
         let mut retries = 1;
         while retries > 0 {
             let outcome = AllThreads::new().exclude(excluded).batch(&name(to)).unwrap();
+            assert_eq!(outcome.excluded, testkit::early_tasks().len() + 1, "{excluded:?}");
             assert_eq!(outcome.threads, tids().len() - 1, "{excluded:?}");
             retries = outcome.retries;
         }
@@ -100,5 +105,58 @@ fn a_thread_that_is_always_excluded_is_left_out_of_every_operation() {
         let many = allthreads::exclude_always(&many).unwrap_err();
         assert!(matches!(many, Error::TooManyThreads), "{many:?}");
         leaves_out(&[], tid);
+    });
+}
+
+/// Who is vouched for is a thread, not an id: whoever gets the id next takes part.
+#[test]
+fn the_next_owner_of_an_excluded_id_takes_part() {
+    in_child("the_next_owner_of_an_excluded_id_takes_part", LIMIT, || {
+        let status = in_namespace(|| {
+            park(3);
+            let tasks = TaskDir::open().unwrap();
+            let emulator = testkit::early_tasks();
+            // A thread that ends when it is told to.
+            let start = || {
+                let ((tell, told), (end, ends)) = (mpsc::channel(), mpsc::channel::<()>());
+                let thread = thread::spawn(move || {
+                    tell.send(gettid()).unwrap();
+                    let _ended = ends.recv();
+                });
+                let tid: Tid = told.recv().unwrap();
+                (tid, tasks.stat(tid).unwrap().start_time, end, thread)
+            };
+            let end = |tid, end, thread: thread::JoinHandle<()>| {
+                drop(end);
+                thread.join().unwrap();
+                // The id is free a moment later than that.
+                testkit::until("it ends", || tasks.stat(tid).is_err());
+            };
+            let (tid, start_time, ender, thread) = start();
+            let mut always = emulator.clone();
+            always.push(tid);
+            allthreads::exclude_always(&always).unwrap();
+            let outcome = name(c"without").apply().unwrap();
+            assert_eq!(outcome.excluded, always.len());
+            assert_eq!(outcome.threads, tids().len() - 1);
+            assert_ne!(status(tid, "Name").as_deref(), Some("without"));
+            end(tid, ender, thread);
+            // Until one has the id, and began in another tick of the clock.
+            let _last = loop {
+                let next = (tid - 1).to_string();
+                if let Err(error) = fs::write("/proc/sys/kernel/ns_last_pid", next) {
+                    return testkit::skip(format!("the next id cannot be chosen: {error}"));
+                }
+                let next = start();
+                if next.0 == tid && next.1 != start_time {
+                    break next;
+                }
+                end(next.0, next.2, next.3);
+            };
+            let outcome = name(c"with").apply().unwrap();
+            assert_eq!((outcome.excluded, outcome.threads), (emulator.len(), tids().len()));
+            assert_all("Name", "with");
+        });
+        assert!(status.is_none_or(|status| status == 0), "{status:?}");
     });
 }

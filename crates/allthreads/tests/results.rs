@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::ffi::{CStr, c_void};
+use std::ffi::c_void;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use allthreads::safepoint::World;
-use allthreads::sigctx::sys::{self, gettid};
+use allthreads::sigctx::sys::gettid;
 use allthreads::{
     AllThreads, Applied, Barrier, Batch, Error, OnDivergence, privileges, privileges::KeepCaps,
 };
@@ -96,22 +96,7 @@ fn results_that_differ_end_the_process_when_asked_to() {
 #[test]
 fn results_that_differ_end_the_first_process_of_a_namespace_too() {
     in_child("results_that_differ_end_the_first_process_of_a_namespace_too", LIMIT, || {
-        // SAFETY: takes flags only.
-        if unsafe { libc::unshare(libc::CLONE_NEWPID | libc::CLONE_NEWNS) } != 0 {
-            let error = std::io::Error::last_os_error();
-            return testkit::skip(format!("no new pid namespace: {error}"));
-        }
-        let status = forked(|| {
-            let mount = |what: &CStr, to: &CStr, flags| {
-                let none = std::ptr::null();
-                // SAFETY: the strings end in zero.
-                unsafe { libc::mount(what.as_ptr(), to.as_ptr(), what.as_ptr(), flags, none) }
-            };
-            // The namespace's own `/proc`, seen by it alone.
-            assert_eq!(mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE), 0);
-            assert_eq!(mount(c"proc", c"/proc", 0), 0);
-            assert_eq!(sys::getpid(), 1);
-            exclude_emulator_again();
+        let status = in_namespace(|| {
             let (_reader, writer) = pipe();
             // SAFETY: both descriptors are open.
             assert_eq!(unsafe { libc::dup2(writer.as_raw_fd(), 2) }, 2);
@@ -126,6 +111,7 @@ fn results_that_differ_end_the_first_process_of_a_namespace_too() {
             // SAFETY: takes nothing.
             let _survived = unsafe { all.syscall(libc::SYS_gettid, [0; 6]) };
         });
+        let Some(status) = status else { return };
         assert!(libc::WIFEXITED(status), "{status:#x}");
         assert_eq!(libc::WEXITSTATUS(status), 128 + libc::SIGKILL);
     });

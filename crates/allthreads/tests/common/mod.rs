@@ -1,7 +1,7 @@
 //! What the tests share: threads of several kinds, and what the kernel says about each.
 #![expect(dead_code, reason = "each test binary uses a part")]
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::fs;
 use std::io::Read;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -28,13 +28,42 @@ extern "C" fn leave_out_the_emulator() {
 }
 
 /// Again in a process whose `/proc` is another one now, where all have other ids.
-pub(crate) fn exclude_emulator_again() {
+fn exclude_emulator_again() {
     testkit::note_early_tasks();
     exclude_emulator();
 }
 
 extern "C" fn exclude_emulator() {
-    allthreads::exclude_always(&testkit::early_tasks()).expect("ids of threads");
+    match allthreads::exclude_always(&testkit::early_tasks()) {
+        // In a new pid namespace, whose `/proc` is still the outer one: see `in_namespace`.
+        Ok(()) | Err(Error::NoProc(_)) => {}
+        Err(error) => panic!("ids of threads: {error}"),
+    }
+}
+
+/// Runs `body` as the first process of a pid namespace, with the namespace's own `/proc`; returns
+/// its status. Says so when there can be none.
+pub(crate) fn in_namespace(body: impl FnOnce()) -> Option<i32> {
+    // SAFETY: takes flags only.
+    if unsafe { libc::unshare(libc::CLONE_NEWPID) } != 0 {
+        testkit::skip(format!("no new pid namespace: {}", std::io::Error::last_os_error()));
+        return None;
+    }
+    Some(testkit::forked(|| {
+        let mount = |what: &CStr, to: &CStr, flags| {
+            let none = std::ptr::null();
+            // SAFETY: the strings end in zero.
+            unsafe { libc::mount(what.as_ptr(), to.as_ptr(), what.as_ptr(), flags, none) }
+        };
+        // What is mounted is seen by this process alone.
+        // SAFETY: takes flags only.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0);
+        assert_eq!(mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE), 0);
+        assert_eq!(mount(c"proc", c"/proc", 0), 0);
+        assert_eq!(sys::getpid(), 1);
+        exclude_emulator_again();
+        body();
+    }))
 }
 
 /// The ids of all threads that the program has.
@@ -106,7 +135,7 @@ pub(crate) fn mask(how: MaskHow, set: SigSet) {
 }
 
 /// A batch of one that gives every thread a name; the kernel hands it on to new threads.
-pub(crate) fn name(name: &'static std::ffi::CStr) -> Batch<'static> {
+pub(crate) fn name(name: &'static CStr) -> Batch<'static> {
     let args = [libc::PR_SET_NAME as usize, name.as_ptr() as usize, 0, 0, 0, 0];
     // SAFETY: the name is static, and to read it is sound everywhere.
     unsafe { Batch::new().call(libc::SYS_prctl, args) }
