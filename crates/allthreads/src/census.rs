@@ -440,8 +440,10 @@ impl Os for Census<'_> {
     }
 
     fn summon(&mut self, _hold: &Hold) -> Result<(), Halt> {
-        let Notes { buffer, bystanders, missing, .. } = &mut *self.notes;
+        let Notes { buffer, bystanders, missing, missing_count } = &mut *self.notes;
         let mut failed = None;
+        // More were missing than are remembered: it may be any.
+        let anybody = *missing_count > missing.len;
         let reader = if missing.len > 0 { Some(TaskDir::open()?) } else { None };
         let queued = |tid| {
             let Some(reader) = &reader else { return Ok(false) };
@@ -462,7 +464,7 @@ impl Os for Census<'_> {
             }
             // One of an earlier attempt is as good as a new one, and a thread that has the signal
             // blocked for long must not fill the queue.
-            if missing.iter().any(|m| m.tid() == tid) {
+            if anybody || missing.iter().any(|m| m.tid() == tid) {
                 match queued(tid) {
                     Ok(true) => {
                         entry.set_sent();

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::sync::{Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -78,38 +78,62 @@ fn a_masked_thread_is_named_and_nothing_is_applied() {
     });
 }
 
+/// How many signals each of `count` threads that have the signal blocked is sent by two operations.
+fn queued_for(count: usize) -> Vec<usize> {
+    let is_over: &_ = Box::leak(Box::new(Barrier::new(count + 1)));
+    let (ready, is_ready) = mpsc::channel();
+    let threads: Vec<_> = (0..count)
+        .map(|_| {
+            let ready = ready.clone();
+            let body = move || {
+                mask(MaskHow::Block, SigSet::of(SIGNAL));
+                ready.send(()).unwrap();
+                is_over.wait();
+                let set = SigSet::of(SIGNAL);
+                let now = [0u64; 2];
+                let now = &raw const now as usize;
+                let args = [&raw const set as usize, 0, now, size_of::<SigSet>(), 0, 0];
+                let mut queued = 0;
+                // SAFETY: the set and the time live during the call.
+                while unsafe { sys::syscall(libc::SYS_rt_sigtimedwait, args) }.is_ok() {
+                    queued += 1;
+                }
+                queued
+            };
+            thread::Builder::new().stack_size(128 << 10).spawn(body).unwrap()
+        })
+        .collect();
+    for _ in 0..count {
+        is_ready.recv().unwrap();
+    }
+    let all = AllThreads::new().deadline(Duration::from_millis(300));
+    for _ in 0..2 {
+        let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
+        println!("{error}");
+        assert!(matches!(error, Error::Unresponsive(who) if who.count() >= count));
+    }
+    is_over.wait();
+    threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+}
+
 #[test]
 fn a_masked_thread_is_sent_one_signal_however_often_it_is_tried() {
-    let test = "a_masked_thread_is_sent_one_signal_however_often_it_is_tried";
-    in_child(test, LIMIT, || {
+    in_child("a_masked_thread_is_sent_one_signal_however_often_it_is_tried", LIMIT, || {
         // What is pending is not sent again.
-        if !proc_shows(&[SIGNAL]) {
-            return;
+        if proc_shows(&[SIGNAL]) {
+            assert_eq!(queued_for(1), [1]);
         }
-        let (ready, is_ready) = mpsc::channel();
-        let (go, goes) = mpsc::channel::<()>();
-        let thread = thread::spawn(move || {
-            mask(MaskHow::Block, SigSet::of(SIGNAL));
-            ready.send(()).unwrap();
-            goes.recv().unwrap();
-            let set = SigSet::of(SIGNAL);
-            let now = [0u64; 2];
-            let now = &raw const now as usize;
-            let args = [&raw const set as usize, 0, now, size_of::<SigSet>(), 0, 0];
-            let mut queued = 0;
-            // SAFETY: the set and the time live during the call.
-            while unsafe { sys::syscall(libc::SYS_rt_sigtimedwait, args) }.is_ok() {
-                queued += 1;
-            }
-            queued
-        });
-        is_ready.recv().unwrap();
-        let all = AllThreads::new().deadline(Duration::from_millis(300));
-        for _ in 0..2 {
-            all.batch(&Batch::new().no_new_privs()).unwrap_err();
+    });
+}
+
+/// The queue is the user's: all processes share its limit.
+#[test]
+fn many_masked_threads_are_sent_one_signal_each() {
+    in_child("many_masked_threads_are_sent_one_signal_each", LIMIT, || {
+        // More than an operation remembers by id.
+        if proc_shows(&[SIGNAL]) {
+            assert_eq!(queued_for(100), [1; 100]);
         }
-        go.send(()).unwrap();
-        assert_eq!(thread.join().unwrap(), 1);
     });
 }
 
