@@ -1,10 +1,11 @@
 //! The one block of memory that the owner and all handlers share, and which process it belongs to.
 //!
 //! After `fork` the child has a copy of it, perhaps made in the middle of an operation; a child of
-//! `vfork` has the block itself, which is its parent's. Both find a foreign process id in it. A
-//! process of one thread does not use the block at all, which is what both are at first. When the
-//! forked child has made threads and calls, it takes its copy over: `process` goes from the old id
-//! to `TAKING | own` by compare-and-swap and, after the reset, to the own one.
+//! `vfork` has the block itself, which is its parent's. Neither finds itself in `process` (see
+//! there). A process of one thread does not use the block at all, which is what both are at first.
+//! When the forked child has made threads and calls, it takes its copy over: the word of `process`
+//! goes from what it finds, 0 or its parent's id, to `TAKING | own` by compare-and-swap and, after
+//! the reset, to the own one.
 //!
 //! Not supported: a process that shares memory with another (`clone(CLONE_VM)` without
 //! `CLONE_THREAD`) and has threads of its own.
@@ -18,6 +19,7 @@ use crate::calls::Calls;
 use crate::census::{Excluded, Notes};
 use crate::hold::Hold;
 use crate::lock::{Lock, Locked};
+use crate::process::Process;
 use crate::signal::Previous;
 use crate::table::Table;
 
@@ -26,7 +28,7 @@ const TAKING: u32 = 1 << 31;
 /// See the module.
 pub(crate) struct Block {
     /// The process whose threads the words count.
-    pub(crate) process: AtomicU32,
+    pub(crate) process: Process,
     pub(crate) lock: Lock,
     pub(crate) hold: Hold,
     pub(crate) table: Table,
@@ -46,7 +48,7 @@ pub(crate) static BLOCK: Block = Block::new();
 impl Block {
     const fn new() -> Self {
         Self {
-            process: AtomicU32::new(0),
+            process: Process::new(),
             lock: Lock::new(),
             hold: Hold::new(),
             table: Table::new(),
@@ -62,17 +64,17 @@ impl Block {
     /// caller has all signals but the operation's masked.
     pub(crate) fn take_over(&self, pid: i32) {
         let own = pid as u32;
+        let process = self.process.word();
         loop {
             // Acquire: pairs with the release below, so that the reset is seen.
-            let found = self.process.load(Ordering::Acquire);
+            let found = process.load(Ordering::Acquire);
             if found == own {
                 return;
             }
             if found == own | TAKING {
                 // Another thread is at it, with all signals but its operation's masked: it will not be long.
-                let _ = futex_wait(&self.process, found, None);
-            } else if self
-                .process
+                let _ = futex_wait(process, found, None);
+            } else if process
                 .compare_exchange(found, own | TAKING, Ordering::Acquire, Ordering::Relaxed)
                 .is_ok()
             {
@@ -81,8 +83,8 @@ impl Block {
                 self.broadcast.store(0, Ordering::Relaxed);
                 // SAFETY: who took over is alone until `process` says so: nobody has the lock.
                 unsafe { &mut *self.notes.get() }.reset();
-                self.process.store(own, Ordering::Release);
-                futex_wake(&self.process, u32::MAX);
+                process.store(own, Ordering::Release);
+                futex_wake(process, u32::MAX);
                 return;
             }
         }

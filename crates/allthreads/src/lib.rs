@@ -27,6 +27,7 @@ cfg_if::cfg_if! {
         mod outcome;
         mod owner;
         pub mod privileges;
+        mod process;
         mod signal;
         mod table;
 

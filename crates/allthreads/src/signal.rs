@@ -125,9 +125,12 @@ unsafe extern "C" fn allthreads_on_signal(
 ) {
     // SAFETY: the kernel's frame is this handler's until it returns.
     let info = unsafe { &mut *info };
-    // An instance of `kill`, sent when the queue was full, cannot carry the code.
+    // An instance of `kill`, sent when the queue was full, cannot carry the code. Ours do not go to
+    // a child, which may have been copied while they were under way.
     let ours = info.si_code == CODE
-        || (info.si_code == libc::SI_USER && BLOCK.broadcast.load(Ordering::Relaxed) != 0);
+        || (info.si_code == libc::SI_USER
+            && BLOCK.broadcast.load(Ordering::Relaxed) != 0
+            && BLOCK.process.is(sys::getpid()));
     if ours {
         hold();
     } else {
@@ -139,7 +142,7 @@ unsafe extern "C" fn allthreads_on_signal(
 fn hold() {
     // A child of vfork runs in its parent's memory, and a forked child in a copy of it: neither
     // is one of the threads that the block counts.
-    if BLOCK.process.load(Ordering::Acquire) != sys::getpid() as u32 {
+    if !BLOCK.process.is(sys::getpid()) {
         return;
     }
     let tid = sys::gettid();

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering}
 use std::thread;
 use std::time::{Duration, Instant};
 
-use allthreads::sigctx::sys::{self, KernelAction, SaFlags, SigSet, gettid};
-use allthreads::{AllThreads, Barrier, Batch};
+use allthreads::sigctx::sys::{self, KernelAction, MaskHow, SaFlags, SigSet, gettid};
+use allthreads::{AllThreads, Barrier, Batch, Signal};
 use common::*;
 use testkit::{forked, in_child};
 
@@ -160,6 +160,83 @@ fn a_forked_child_calls_with_one_thread_and_with_more() {
         }
         STOP.store(true, Ordering::Relaxed);
         assert!(caller.join().unwrap() > 0);
+    });
+}
+
+/// The first process of a pid namespace has a child, made while all threads are held, that is the
+/// first one of a namespace below: the ids are the same, the processes are not.
+#[test]
+fn a_child_that_has_its_parents_id_is_another_process() {
+    static CHILD: AtomicI32 = AtomicI32::new(-1);
+    unsafe extern "C" fn fork_on_owner(_: *mut c_void) {
+        if gettid() != 1 {
+            return;
+        }
+        let status = in_namespace(|| {
+            // The owner has all blocked.
+            mask(MaskHow::Set, SigSet::empty());
+            park(2);
+            let outcome = name(c"child").apply().unwrap();
+            assert_eq!(outcome.threads, 3);
+            assert_all("Name", "child");
+        });
+        CHILD.store(status.unwrap(), Ordering::Relaxed);
+    }
+    in_child("a_child_that_has_its_parents_id_is_another_process", LIMIT, || {
+        if testkit::emulator().is_some() {
+            return testkit::skip("an emulator may not wipe what it is asked to");
+        }
+        let status = in_namespace(|| {
+            park(2);
+            // SAFETY: system calls on one thread; the others are held outside of any lock.
+            let outcome = unsafe { allthreads::call(fork_on_owner, std::ptr::null_mut()) };
+            assert_eq!(outcome.unwrap().threads, 3);
+            assert_eq!(CHILD.load(Ordering::Relaxed), 0);
+        });
+        assert!(status.is_none_or(|status| status == 0), "{status:?}");
+    });
+}
+
+/// With a full queue, instances of `kill` may be the operation's own. Not in a child that was made
+/// meanwhile, where no operation is: they are for the handler that was there before.
+#[test]
+fn a_child_made_in_the_middle_of_an_operation_gets_its_own_signals() {
+    static GOT: AtomicUsize = AtomicUsize::new(0);
+    static OWNER: AtomicI32 = AtomicI32::new(0);
+    static CHILD: AtomicI32 = AtomicI32::new(-1);
+    extern "C" fn theirs(_: i32) {
+        GOT.fetch_add(1, Ordering::Relaxed);
+    }
+    unsafe extern "C" fn fork_on_owner(_: *mut c_void) {
+        if gettid() != OWNER.load(Ordering::Relaxed) {
+            return;
+        }
+        let status = forked(|| {
+            mask(MaskHow::Set, SigSet::empty());
+            for round in 1..=2 {
+                sys::kill(sys::getpid(), libc::SIGRTMIN() + 6).unwrap();
+                assert_eq!(GOT.load(Ordering::Relaxed), round);
+            }
+        });
+        CHILD.store(status, Ordering::Relaxed);
+    }
+    in_child("a_child_made_in_the_middle_of_an_operation_gets_its_own_signals", LIMIT, || {
+        let signal = libc::SIGRTMIN() + 6;
+        park(3);
+        let action = KernelAction {
+            handler: theirs as *const () as usize,
+            flags: SaFlags::empty(),
+            mask: SigSet::empty(),
+        };
+        // SAFETY: the handler is async-signal-safe.
+        unsafe { sys::rt_sigaction(signal, Some(&action)) }.unwrap();
+        OWNER.store(gettid(), Ordering::Relaxed);
+        limit_queue(0);
+        let all = AllThreads::new().signal(Signal::Number(signal));
+        // SAFETY: system calls on one thread; the others are held outside of any lock.
+        unsafe { all.call(fork_on_owner, std::ptr::null_mut()) }.unwrap();
+        assert_eq!(CHILD.load(Ordering::Relaxed), 0);
+        assert_eq!(GOT.load(Ordering::Relaxed), 0, "the parent's own were taken for foreign ones");
     });
 }
 
