@@ -364,7 +364,7 @@ fn debugger(parent: i32, tid: Tid, mut said: fs::File, mut told: fs::File) {
         let status = fs::read_to_string(format!("/proc/{parent}/task/{tid}/status")).unwrap();
         let blocked = status.lines().find_map(|l| l.strip_prefix("SigBlk:\t")).unwrap();
         // Only the handler has everything blocked.
-        if u64::from_str_radix(blocked, 16).unwrap() & 1 << (libc::SIGTERM - 1) != 0 {
+        if u128::from_str_radix(blocked, 16).unwrap() & 1 << (libc::SIGTERM - 1) != 0 {
             said.write_all(b"s").unwrap();
             if !go() {
                 ptrace(libc::PTRACE_DETACH, 0);
