@@ -1,6 +1,7 @@
 //! Who there is, who has been signalled, who is missing and why: the edge of `gather` that reads
 //! `/proc/self/task` and sends signals.
 //!
+//! This file is long because what is excluded, what is missing and why is one view of one listing.
 //! Nothing here allocates: while threads are held one of them may own the allocator's lock.
 
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -567,6 +568,21 @@ mod tests {
         assert!(bystander.is(&stat));
         bystander.start_time += 1;
         assert!(!bystander.is(&stat));
+    }
+
+    #[test]
+    fn a_thread_of_which_nothing_can_be_read_is_not_gone() {
+        let child = || {
+            let (dir, me) = (TaskDir::open().unwrap(), sys::gettid());
+            assert!(matches!(unless_gone(dir.stat(Tid::MAX)), Ok(None)));
+            assert!(matches!(unless_gone(dir.stat(me)), Ok(Some(_))));
+            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: reads the limit.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none) }, 0);
+            let error = unless_gone(dir.stat(me)).unwrap_err();
+            assert_eq!(error.errno(), Errno::EMFILE);
+        };
+        assert_eq!(testkit::forked(child), 0);
     }
 
     #[test]

@@ -459,7 +459,7 @@ fn a_lack_of_descriptors_is_named() {
         deaf(SigSet::of(SIGNAL), None);
         let next = fs::File::open("/dev/null").unwrap().as_raw_fd() as libc::rlim_t;
         let all = AllThreads::new().deadline(Duration::from_millis(300));
-        // For the list, and for its reader; not for what is said of a thread.
+        // For the list, and to look whose it is; not for another one beside it, to read from.
         let limit = libc::rlimit { rlim_cur: next + 2, rlim_max: next + 2 };
         // SAFETY: reads the limit.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
