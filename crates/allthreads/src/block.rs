@@ -16,7 +16,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use sigctx::sys::{futex_wait, futex_wake};
 
 use crate::calls::Calls;
-use crate::census::{Excluded, Notes};
+use crate::census::Notes;
+use crate::excluded::Excluded;
 use crate::hold::Hold;
 use crate::lock::{Lock, Locked};
 use crate::process::Process;

@@ -8,8 +8,8 @@ use sigctx::sys::{SigSet, Tid};
 
 use crate::batch::Batch;
 use crate::calls::{Call, MAX_CALLS};
-use crate::census::check_excluded;
 use crate::error::Error;
+use crate::excluded::check_excluded;
 use crate::hold::Release;
 use crate::outcome::Outcome;
 use crate::owner::{self, Request};

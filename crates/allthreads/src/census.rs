@@ -1,10 +1,9 @@
 //! Who there is, who has been signalled, who is missing and why: the edge of `gather` that reads
 //! `/proc/self/task` and sends signals.
 //!
-//! This file is long because what is excluded, what is missing and why is one view of one listing.
 //! Nothing here allocates: while threads are held one of them may own the allocator's lock.
 
-use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::time::Instant;
 
@@ -13,12 +12,10 @@ use threadreg::procfs::{ProcError, TaskDir, TaskStat};
 
 use crate::block::BLOCK;
 use crate::error::{Error, Straggler, Why};
+use crate::excluded;
 use crate::gather::Os;
 use crate::hold::Hold;
 use crate::signal::{self, Kernel};
-
-/// The most threads that a caller may exclude.
-pub const MAX_EXCLUDED: usize = 16;
 
 /// The most threads that take no part.
 const BYSTANDERS: usize = 128;
@@ -31,111 +28,6 @@ const GIVE_UP: Duration = Duration::from_millis(20);
 /// The first and the longest wait between two looks at the count.
 const NAP: Duration = Duration::from_micros(100);
 const LONGEST_NAP: Duration = Duration::from_millis(4);
-
-/// Threads that the caller vouches for, where the handler finds them: those of the operation and
-/// those of every operation. Written before the gate opens, read after.
-pub(crate) struct Excluded([AtomicI32; 2 * MAX_EXCLUDED]);
-
-impl Excluded {
-    pub(crate) const fn new() -> Self {
-        Self([const { AtomicI32::new(0) }; 2 * MAX_EXCLUDED])
-    }
-
-    pub(crate) fn set(&self, tids: impl Iterator<Item = Tid>) {
-        let tids = tids.chain(core::iter::repeat(0));
-        for (slot, tid) in self.0.iter().zip(tids) {
-            slot.store(tid, Ordering::Relaxed);
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn contains(&self, tid: Tid) -> bool {
-        // Not `any`: a plain loop over plain loads, for the handler.
-        for slot in &self.0 {
-            if slot.load(Ordering::Relaxed) == tid {
-                return true;
-            }
-        }
-        false
-    }
-}
-
-/// A thread that every operation of the process leaves out.
-struct Always {
-    /// 0: none.
-    tid: AtomicI32,
-    /// The low half of the time of its start: it tells the thread from the next owner of its id.
-    /// Half is enough: it comes round after 497 days, to the tick.
-    start_time: AtomicU32,
-}
-
-static ALWAYS: [Always; MAX_EXCLUDED] =
-    [const { Always { tid: AtomicI32::new(0), start_time: AtomicU32::new(0) } }; MAX_EXCLUDED];
-
-impl Always {
-    /// Calls side by side, or beside an operation, are their callers' to order. What comes of it
-    /// otherwise is a thread that is not left out, since an id and another's time fit nobody.
-    fn set(&self, tid: Tid, start_time: u32) {
-        self.start_time.store(start_time, Ordering::Relaxed);
-        // Release: pairs with `get`; who sees the id sees its time.
-        self.tid.store(tid, Ordering::Release);
-    }
-
-    fn get(&self) -> Option<(Tid, u32)> {
-        // Acquire: pairs with `set`.
-        let tid = self.tid.load(Ordering::Acquire);
-        (tid != 0).then(|| (tid, self.start_time.load(Ordering::Relaxed)))
-    }
-}
-
-/// Leaves out these threads in every operation from now on, in the place of those named before:
-/// [`AllThreads::exclude`](crate::AllThreads::exclude) for the whole process, and so for operations
-/// that some library makes.
-///
-/// For whoever knows of threads that can never answer a signal, such as those that a user-mode
-/// emulator keeps in the process, all signals blocked. Their ids are those of the tasks in
-/// `/proc/self/task` before `main` has made a thread. What is remembered is the thread that has the
-/// id now: when it has ended and another one gets its id, that one takes part. Ids that no thread
-/// has are ignored. A child of `fork` leaves nobody out until it names its own.
-/// [`Outcome::excluded`](crate::Outcome::excluded) says how many an operation left out.
-///
-/// # Signal safety
-///
-/// Async-signal-safe.
-///
-/// # Errors
-///
-/// [`Error::TooManyThreads`] for more than [`MAX_EXCLUDED`], [`Error::BadThread`] for an id that is
-/// not positive, [`Error::NoProc`] when it cannot be learnt which threads have the ids. Nothing is
-/// changed then.
-pub fn exclude_always(tids: &[Tid]) -> Result<(), Error> {
-    check_excluded(tids)?;
-    let mut threads = [(0, 0); MAX_EXCLUDED];
-    // Who leaves out nobody needs no `/proc`.
-    if !tids.is_empty() {
-        let dir = TaskDir::open().map_err(Error::NoProc)?;
-        for (thread, &tid) in threads.iter_mut().zip(tids) {
-            if let Some(stat) = unless_gone(dir.stat(tid)).map_err(Error::NoProc)? {
-                *thread = (tid, stat.start_time as u32);
-            }
-        }
-    }
-    for (slot, (tid, start_time)) in ALWAYS.iter().zip(threads) {
-        slot.set(tid, start_time);
-    }
-    Ok(())
-}
-
-/// Whether a list of excluded threads can be one.
-pub(crate) fn check_excluded(tids: &[Tid]) -> Result<(), Error> {
-    if tids.len() > MAX_EXCLUDED {
-        return Err(Error::TooManyThreads);
-    }
-    match tids.iter().find(|&&tid| tid <= 0) {
-        Some(&tid) => Err(Error::BadThread { tid }),
-        None => Ok(()),
-    }
-}
 
 /// Why a thread takes no part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -304,7 +196,7 @@ impl<'a> Census<'a> {
         notes.bystanders.retain(|b| b.kind != Kind::Excluded);
         // The caller takes part whatever it asks for.
         let now = excluded.iter().map(|&tid| (tid, None));
-        let always = ALWAYS.iter().filter_map(Always::get).map(|(tid, start)| (tid, Some(start)));
+        let always = excluded::always().map(|(tid, start)| (tid, Some(start)));
         for (tid, start) in now.chain(always).filter(|&(tid, _)| tid != me) {
             let Some(stat) = unless_gone(dir.stat(tid)).map_err(Error::NoProc)? else { continue };
             // The next owner of the id: nobody vouched for it.
@@ -402,7 +294,7 @@ impl<'a> Census<'a> {
 }
 
 /// `None` when there is no such thread; that something cannot be read says nothing about threads.
-fn unless_gone<T>(read: Result<T, ProcError>) -> Result<Option<T>, ProcError> {
+pub(crate) fn unless_gone<T>(read: Result<T, ProcError>) -> Result<Option<T>, ProcError> {
     match read {
         Ok(read) => Ok(Some(read)),
         Err(error) if error.is_gone() => Ok(None),
@@ -595,17 +487,17 @@ mod tests {
                 let _ended = goes.recv();
             });
             let tid = told.recv().unwrap();
-            let excluded = || {
+            let left_out = || {
                 let (mut dir, mut notes) = (TaskDir::open().unwrap(), Box::new(Notes::new()));
                 let ids = (sys::getpid(), sys::gettid(), signal::DEFAULT);
                 let census = Census::new(&mut dir, &mut notes, ids, &[], None).unwrap();
                 census.excluded().collect::<Vec<_>>()
             };
-            exclude_always(&[tid, Tid::MAX]).unwrap();
-            assert_eq!(excluded(), [tid]);
+            excluded::exclude_always(&[tid, Tid::MAX]).unwrap();
+            assert_eq!(left_out(), [tid]);
             // As if this thread had begun later than the one that was named.
-            ALWAYS[0].start_time.fetch_sub(1, Ordering::Relaxed);
-            assert_eq!(excluded(), []);
+            excluded::pretend_it_began_earlier();
+            assert_eq!(left_out(), []);
             drop(go);
         });
     }

@@ -23,6 +23,7 @@ cfg_if::cfg_if! {
         mod census;
         mod end;
         mod error;
+        mod excluded;
         mod lock;
         mod outcome;
         mod owner;
@@ -34,8 +35,8 @@ cfg_if::cfg_if! {
         pub use batch::Batch;
         pub use builder::{AllThreads, Barrier, OnDivergence, Signal};
         pub use calls::MAX_CALLS;
-        pub use census::{MAX_EXCLUDED, exclude_always};
         pub use error::{Applied, Different, Diverged, Error, Straggler, Unresponsive, Why};
+        pub use excluded::{MAX_EXCLUDED, exclude_always};
         pub use facade::{call, syscall};
         pub use outcome::Outcome;
         pub use {preempt, safepoint, sigctx, threadreg};
