@@ -32,8 +32,8 @@ pub(crate) struct Binary {
 pub(crate) struct Test {
     binary: Binary,
     pub(crate) name: String,
-    /// Whether `#[ignore]` keeps it from being run.
-    pub(crate) ignored: bool,
+    /// Whether `#[ignore]` keeps it from being run: most are started by other tests.
+    ignored: bool,
 }
 
 impl Test {
@@ -112,6 +112,9 @@ pub(crate) fn tests(binary: &Binary, launch: &Launch) -> Result<Vec<Test>, Strin
 
 /// Runs one test to its end.
 pub(crate) fn run_test(test: &Test, launch: &Launch) -> (Verdict, Duration) {
+    if test.ignored {
+        return (Verdict::Skipped("marked `#[ignore]`".to_owned()), Duration::ZERO);
+    }
     // The output of a test that passed is shown too: it may say that it was skipped.
     let command = command(&test.binary, launch, &[&test.name, "--exact", "--show-output"]);
     match run::run(command, TEST_LIMIT, |_| {}) {
@@ -135,7 +138,7 @@ fn judge(ended: &Ended) -> Verdict {
 
 /// What `testkit::skip` printed, in the test or in its child. There, the harness's
 /// `test name ... ` may be before it.
-fn skip_reason(output: &str) -> Option<&str> {
+pub(crate) fn skip_reason(output: &str) -> Option<&str> {
     let of_line = |line: &'_ str| -> Option<usize> {
         if line.starts_with("skipped: ") {
             return Some("skipped: ".len());

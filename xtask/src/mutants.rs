@@ -3,7 +3,8 @@
 //!
 //! A kill counts only when the test passes on the unpatched copy, the patched copy builds, and the
 //! test was started. Everything else is a failure of its own: a patch that does not apply, a build
-//! that fails, a filter without a test, a test that ran into the time limit.
+//! that fails, a filter without a test, a test that ran into the time limit. But where the test
+//! cannot be run the mutant is skipped with it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +16,7 @@ use comfy_table::{Cell, Color};
 
 use crate::Selection;
 use crate::counts;
+use crate::harness::skip_reason;
 use crate::patch::{self, Harness, Header, Killer};
 use crate::report::{self, Progress, Step, seconds};
 use crate::run::{self, Ended};
@@ -69,6 +71,7 @@ fn judge_all(
         let time = seconds(start.elapsed());
         let (verdict, colour) = match &result {
             Ok(()) => ("killed", Color::Green),
+            Err(failure @ Failure::Skipped(_)) => (failure.verdict(), Color::Yellow),
             Err(failure) => (failure.verdict(), Color::Red),
         };
         progress.say(&format!("{title}: {verdict} in {time}"));
@@ -79,6 +82,11 @@ fn judge_all(
             report::painted(Cell::new(verdict), colour),
             Cell::new(time),
         ]);
+        if let Err(Failure::Skipped(reason)) = &result {
+            progress.say(&format!("  {reason}"));
+            step.counts.skipped += 1;
+            continue;
+        }
         step.add(result.map_err(|failure| {
             let verdict = failure.verdict();
             format!("{}: {verdict}: {}", mutant.name, failure.explain(mutant))
@@ -117,6 +125,8 @@ fn find(workspace: &Workspace, selection: &Selection) -> (Vec<Mutant>, Step) {
 /// Why a mutant does not count as killed.
 #[derive(Debug, Clone)]
 enum Failure {
+    /// The test, or a part of it, cannot be run here, and why; the rest passes with the bug in.
+    Skipped(String),
     Survived,
     /// The test is wrong before the patch.
     Unpatched(String),
@@ -130,6 +140,7 @@ enum Failure {
 impl Failure {
     fn verdict(&self) -> &'static str {
         match self {
+            Self::Skipped(_) => "skipped",
             Self::Survived => "SURVIVED",
             Self::Unpatched(_) => "FAILS UNPATCHED",
             Self::DoesNotApply(_) => "DOES NOT APPLY",
@@ -143,6 +154,7 @@ impl Failure {
     fn explain(&self, mutant: &Mutant) -> String {
         let killer = &mutant.header.killer;
         match self {
+            Self::Skipped(reason) => reason.clone(),
             Self::Survived => format!("`{killer}` passes with the bug in"),
             Self::Unpatched(why) => {
                 format!("`{killer}` does not pass without the patch: {}", tail(why))
@@ -187,12 +199,12 @@ impl Bench<'_> {
         self.sync()?;
         self.apply(mutant)?;
         let ended = self.test(mutant)?;
-        if counts::libtest(&ended.output).started == 0 {
-            return Err(Failure::NoTest);
-        }
         match ended.status {
             None => Err(Failure::Late(ended.output)),
-            Some(status) if status.success() => Err(Failure::Survived),
+            Some(status) if status.success() => Err(match skip_reason(&ended.output) {
+                Some(reason) => Failure::Skipped(reason.to_owned()),
+                None => Failure::Survived,
+            }),
             Some(_) => Ok(()),
         }
     }
@@ -205,9 +217,7 @@ impl Bench<'_> {
 
     fn passes_unpatched(&self, mutant: &Mutant) -> Result<(), Failure> {
         let ended = self.test(mutant)?;
-        if counts::libtest(&ended.output).started == 0 {
-            Err(Failure::NoTest)
-        } else if ended.success() {
+        if ended.success() {
             Ok(())
         } else {
             Err(Failure::Unpatched(format!("{}\n{}", ended.how(), ended.output)))
@@ -227,14 +237,16 @@ impl Bench<'_> {
 
     /// Builds the killer in the copy and runs it.
     fn test(&self, mutant: &Mutant) -> Result<Ended, Failure> {
-        let Killer { harness, args } = &mutant.header.killer;
-        let args = args.iter().map(String::as_str).collect::<Vec<_>>();
-        let build = self.cargo(mutant, *harness, &mutant.header.killer.args_with("--no-run"));
+        let killer = &mutant.header.killer;
+        let build = self.cargo(mutant, killer.harness, &killer.args_with("--no-run"));
         let done = run::run(build, BUILD_LIMIT, |_| {}).map_err(Failure::Harness)?;
         if !done.success() {
             return Err(Failure::DoesNotBuild(format!("{}\n{}", done.how(), done.output)));
         }
-        run::run(self.cargo(mutant, *harness, &args), TEST_LIMIT, |_| {}).map_err(Failure::Harness)
+        let test = self.cargo(mutant, killer.harness, &killer.args_that_show());
+        let ended = run::run(test, TEST_LIMIT, |_| {}).map_err(Failure::Harness)?;
+        let started = counts::libtest(&ended.output).started;
+        if started == 0 { Err(Failure::NoTest) } else { Ok(ended) }
     }
 
     fn cargo(&self, mutant: &Mutant, harness: Harness, args: &[&str]) -> Command {

@@ -48,6 +48,16 @@ impl Killer {
         args.insert(end, extra);
         args
     }
+
+    /// The arguments, and that what tests print is shown: they may say that they skip.
+    pub(crate) fn args_that_show(&self) -> Vec<&str> {
+        let mut args: Vec<_> = self.args.iter().map(String::as_str).collect();
+        if !args.contains(&"--") {
+            args.push("--");
+        }
+        args.push("--show-output");
+        args
+    }
 }
 
 /// Reads the header of a patch.

@@ -128,7 +128,9 @@ impl Report {
             }
         }
         if nothing_ran {
-            println!("\nno test was run: nothing has the name that was asked for");
+            println!(
+                "\nno test was run: nothing has the name that was asked for, or all were left out"
+            );
         }
         if self.kind == Kind::Tests {
             println!("\n{sum}");

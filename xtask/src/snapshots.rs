@@ -91,6 +91,9 @@ fn run(workspace: &Workspace, options: &Options) -> Result<bool, String> {
         &Progress::new(),
     )?;
     println!("{}", tested.table);
+    if !tested.any {
+        return Err("no snapshot was looked at: every architecture was left out".to_owned());
+    }
     let pending = pending(root, options)?;
     for path in &pending {
         println!("\n{}", show(root, path)?);

@@ -67,7 +67,8 @@ pub(crate) fn step(workspace: &Workspace, options: &Options, progress: &Progress
         let Some(toolchain) = toolchain::choose(&compilers, target) else {
             step.failures.push(format!(
                 "{target}: no compiler has a standard library for it, nor its sources; get them \
-                 with `rustup component add rust-src`"
+                 with `{}`",
+                crate::arches::how_to_get_sources()
             ));
             continue;
         };
@@ -140,7 +141,8 @@ fn check(
         }
     })?;
     let results: Vec<_> = crates.iter().map(|name| messages.result(name)).collect();
-    if !ended.success() && !results.contains(&Checked::Failed) {
+    // Then cargo failed before, or beside, the crates: what it said is the reason.
+    if !ended.success() && messages.errors == 0 {
         let said: Vec<_> = ended.output.lines().filter(|l| !l.starts_with('{')).collect();
         let said = crate::harness::last_lines(&said.join("\n"));
         return Err(format!("cargo check: {}\n{said}", ended.how()));
@@ -153,6 +155,7 @@ fn check(
 struct Messages {
     done: Vec<String>,
     warnings: BTreeMap<String, usize>,
+    errors: usize,
 }
 
 impl Messages {
@@ -171,6 +174,7 @@ impl Messages {
                 if inner["level"] == "warning" && in_code {
                     *self.warnings.entry(name.to_owned()).or_default() += 1;
                 }
+                self.errors += usize::from(inner["level"] == "error");
                 inner["rendered"].as_str().map(str::trim_end)
             }
             _ => None,

@@ -5,6 +5,7 @@
 //! in one would see each other.
 
 use std::collections::VecDeque;
+use std::fs;
 use std::io::{self, IsTerminal as _};
 use std::process::Command;
 use std::sync::Mutex;
@@ -72,6 +73,13 @@ fn nextest(workspace: &Workspace, selection: &Selection, progress: &Progress) ->
     let mut command = workspace.cargo(&["nextest", "run", "--no-tests=pass", "--color", colour]);
     command.args(selection.package_args()).args(&selection.filter);
     settings(&mut command, selection);
+    // nextest shows nothing of tests that pass, and cannot tell who skips.
+    let skipped = workspace.target.join("skipped");
+    let emptied = fs::create_dir_all(&workspace.target).and_then(|()| fs::write(&skipped, ""));
+    if let Err(error) = emptied {
+        return Step::failed(format!("{}: {error}", skipped.display()));
+    }
+    command.env("TESTKIT_SKIPPED", &skipped);
     let ended = match run::run(command, ALL_LIMIT, |line| progress.say(line)) {
         Ok(ended) => ended,
         Err(why) => return Step::failed(why),
@@ -86,6 +94,12 @@ fn nextest(workspace: &Workspace, selection: &Selection, progress: &Progress) ->
     if selection.filter.is_some() {
         // nextest counts here what the filter left out.
         step.counts.skipped = 0;
+    }
+    let skipped = fs::read_to_string(skipped).unwrap_or_default();
+    for reason in skipped.lines() {
+        progress.say(reason);
+        step.counts.skipped += 1;
+        step.counts.passed = step.counts.passed.saturating_sub(1);
     }
     if !ended.success() {
         step.failures.push(format!("nextest: {}", ended.how()));
@@ -104,14 +118,12 @@ fn builtin(
     let binaries = harness::build(cargo, progress)?;
     let mut launch = Launch::default();
     launch.env.extend(environment(selection));
-    let mut step = Step::default();
+    let step = Step::default();
     let (mut tests, mut alone) = (VecDeque::new(), VecDeque::new());
     for binary in binaries {
         let all = harness::tests(&binary, &launch)?;
         for test in all.into_iter().filter(|test| selection.takes(&test.name)) {
-            if test.ignored {
-                step.counts.skipped += 1;
-            } else if test.is_stress() {
+            if test.is_stress() {
                 alone.push_back(test);
             } else {
                 tests.push_back(test);

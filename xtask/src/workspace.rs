@@ -72,6 +72,12 @@ impl Workspace {
         names
     }
 
+    /// Whether a package has a library: programs have no doc tests, for one.
+    pub(crate) fn has_library(&self, package: &str) -> bool {
+        let places = [self.root.join("crates"), self.root.clone()];
+        places.iter().any(|place| place.join(package).join("src/lib.rs").is_file())
+    }
+
     /// The crates that have models.
     pub(crate) fn loom_crates(&self) -> Vec<String> {
         self.crates_that_mention("loom")

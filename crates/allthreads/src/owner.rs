@@ -163,8 +163,10 @@ impl Attempt<'_> {
             return ControlFlow::Break(Err(Error::BadSignal { signal }));
         }
         // It only spares rounds against a thread that makes others. Not a second time: who waits
-        // for it may be the one that does not come.
-        let frozen = if retries == 0 { threadreg::try_freeze_creation() } else { None };
+        // for it may be the one that does not come. Nor where nobody makes threads by that crate, and
+        // a held thread's fork would copy the lock for good.
+        let freeze = retries == 0 && threadreg::is_in_use();
+        let frozen = if freeze { threadreg::try_freeze_creation() } else { None };
         let end = self.gathered(&mut locked, retries);
         drop(frozen);
         if BLOCK.broadcast.load(Ordering::Relaxed) != 0 {

@@ -43,8 +43,8 @@ impl Process {
         word.is_some_and(|word| word.load(Ordering::Acquire) == pid as u32)
     }
 
-    /// The word; its place is made if there is none yet. Changes no memory of libc's, so that a
-    /// handler may do it.
+    /// The word; its place is made if there is none yet. Changes no memory of libc's but errno, so that
+    /// a handler may do it.
     pub(crate) fn word(&self) -> &AtomicU32 {
         let mut place = self.place.load(Ordering::Acquire);
         if place.is_null() {

@@ -136,23 +136,43 @@ mod tests {
         });
     }
 
-    /// Those who wait are woken.
+    #[test]
+    fn who_waits_for_a_place_is_woken() {
+        let name = "place::tests::who_waits_for_a_place_is_woken";
+        in_child(name, Duration::from_secs(20), || {
+            let place = super::Place::nowhere();
+            thread::scope(|scope| {
+                place.with(|_| {
+                    for _ in 0..2 {
+                        scope.spawn(|| place.with(|_| ()));
+                    }
+                    testkit::until("one waits", || {
+                        place.lock.load(super::Ordering::Relaxed) & super::WAITED != 0
+                    });
+                });
+            });
+        });
+    }
+
     #[test]
     fn stress_a_place_is_one_threads_at_a_time() {
-        let place = super::Place::nowhere();
-        let inside = std::sync::atomic::AtomicU32::new(0);
-        thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..testkit::budget(10_000) {
-                        place.with(|_| {
-                            use std::sync::atomic::Ordering::Relaxed;
-                            assert_eq!(inside.fetch_add(1, Relaxed), 0, "two have the lock");
-                            inside.fetch_sub(1, Relaxed);
-                        });
-                    }
-                });
-            }
+        let name = "place::tests::stress_a_place_is_one_threads_at_a_time";
+        in_child(name, Duration::from_mins(1), || {
+            let place = super::Place::nowhere();
+            let inside = super::AtomicU32::new(0);
+            let enter = || {
+                for _ in 0..testkit::budget(10_000) {
+                    place.with(|_| {
+                        assert_eq!(inside.fetch_add(1, super::Ordering::Relaxed), 0, "two");
+                        inside.fetch_sub(1, super::Ordering::Relaxed);
+                    });
+                }
+            };
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(enter);
+                }
+            });
         });
     }
 }

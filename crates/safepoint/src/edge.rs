@@ -94,6 +94,10 @@ impl Identity {
 /// slot's address, and has to find a slot there.
 static SPARE: Spare<Identity> = Spare::new();
 
+fn process() -> u32 {
+    sys::getpid().cast_unsigned()
+}
+
 impl Edge for Linux {
     type Identity = Identity;
 
@@ -151,11 +155,11 @@ impl Edge for Linux {
     }
 
     fn fresh() -> &'static Chunk<Identity> {
-        SPARE.take().unwrap_or_else(|| Box::leak(Box::new(Chunk::new())))
+        SPARE.take(process()).unwrap_or_else(|| Box::leak(Box::new(Chunk::new())))
     }
 
     fn recycle(chunk: &'static Chunk<Identity>) {
-        SPARE.put(chunk);
+        SPARE.put(process(), chunk);
     }
 }
 

@@ -294,6 +294,8 @@ pub(crate) struct Call {
     pub(crate) record: FrameRecord,
     /// [`altstack::changes`] when the frame was copied.
     changes: usize,
+    /// Where the copy ends.
+    end: usize,
 }
 
 impl Call {
@@ -424,6 +426,7 @@ pub(crate) unsafe fn prepare(
             errno: 0,
             record,
             changes,
+            end: frame + length,
         });
     }
     Ok(Injection { call, active })
@@ -606,7 +609,7 @@ impl<'f> Frame<'f> {
     /// a register or on the stack belongs to the first (addresses of thread-local variables, for
     /// one).
     pub unsafe fn move_here(&mut self) -> Result<(), MoveError> {
-        move_here(self.ctx.ucontext_mut())
+        move_here(self.ctx.ucontext_mut(), self.call.end)
     }
 
     /// Takes the frame out of the callback, to be resumed later, on whichever thread.
@@ -656,7 +659,7 @@ impl Parked {
         let call = unsafe { &*self.call };
         // SAFETY: as before, for the context.
         let uc = unsafe { &mut *call.ucontext() };
-        if let Err(error) = move_here(uc) {
+        if let Err(error) = move_here(uc, call.end) {
             return Err((self, error));
         }
         set_errno(call.errno);
@@ -707,10 +710,11 @@ fn keep_alt_stack(uc: &mut Ucontext) -> Result<(), Errno> {
     Ok(())
 }
 
-fn move_here(uc: &mut Ucontext) -> Result<(), MoveError> {
-    arch::check_move(uc)?;
+/// `end` is where the copied frame ends.
+fn move_here(uc: &mut Ucontext, end: usize) -> Result<(), MoveError> {
+    arch::check_move(uc, end)?;
     keep_alt_stack(uc).map_err(MoveError::AltStack)?;
-    arch::patch_thread(uc);
+    arch::patch_thread(uc, end);
     Ok(())
 }
 

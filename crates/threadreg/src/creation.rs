@@ -27,7 +27,8 @@
 //!
 //! *Exit:* takes no lock; threads leave while creation is frozen. *Fork:* the child starts with a
 //! free lock (`reset`). *EAGAIN from clone:* the record is unlisted before the read side is given
-//! back, and pins are waited for afterwards: who holds one may be waiting for the lock. *Masked signals:* a creator blocks signals while it holds the read side, and only then: a
+//! back, and pins are waited for afterwards: who holds one may be waiting for the lock. *Masked
+//! signals:* a creator blocks signals while it holds the read side, and only then: a
 //! creator that waits for a freezer can be signalled. *Nesting:* no thread takes a side while it
 //! holds one; a creator cannot be interrupted by a handler that freezes, since its signals are
 //! blocked, and a handler that does run may only try.
@@ -213,10 +214,13 @@ pub(crate) fn create<T, E>(
     })
 }
 
-/// Gives back the record of a thread that could not be made, when no pin is left.
-pub(crate) fn abandon(arena: &Arena, record: &Record) {
+/// Gives back the record of a thread that could not be made, when no pin is left, if it `is_ours`
+/// still: a handler may have forked meanwhile, and the child has given it back.
+pub(crate) fn abandon(arena: &Arena, record: &Record, is_ours: impl FnOnce() -> bool) {
     record.wait_unpinned();
-    leave(arena, record);
+    if is_ours() {
+        leave(arena, record);
+    }
 }
 
 /// Gives a closed record back to the arena.

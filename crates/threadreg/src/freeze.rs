@@ -112,8 +112,8 @@ pub fn freeze_creation_within(limit: Duration) -> Result<CreationFrozen, NotFroz
 /// # Signal safety
 ///
 /// Async-signal-safe, and so is dropping the guard: no waiting, no allocation. For the same reason it
-/// does not see to forks: in a process that has not spawned, attached or frozen by another function
-/// of this crate, no other thread may fork while the guard lives.
+/// does not see to forks: unless the crate [`is_in_use`](crate::is_in_use), no other thread may fork
+/// while the guard lives.
 #[must_use]
 pub fn try_freeze_creation() -> Option<CreationFrozen> {
     CREATION.try_write().then(CreationFrozen::new)

@@ -279,7 +279,7 @@ fn a_failed_clone_is_unlisted() {
         let made = create(&lock, &arena, &named("x"), |_, _| Err::<(), _>("no"));
         let Err(NotCreated::Clone("no", record)) = made else { panic!("no record to abandon") };
         lock.release_read();
-        abandon(&arena, record);
+        abandon(&arena, record, || true);
         assert_eq!(arena.claimed().count(), 0);
         walker.join().expect("no panic");
         let record = arena.claim().expect("room");
@@ -311,7 +311,7 @@ fn a_failed_clone_holds_nobody_up() {
         let made = create(&lock, &arena, &named("x"), |_, _| Err::<(), _>(()));
         lock.release_read();
         let Err(NotCreated::Clone((), record)) = made else { panic!("no record to abandon") };
-        abandon(&arena, record);
+        abandon(&arena, record, || true);
         freezer.join().expect("no panic");
     });
 }

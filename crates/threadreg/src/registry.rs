@@ -48,13 +48,36 @@ pub(crate) fn forks() -> u32 {
     FORKS.load(Ordering::Relaxed)
 }
 
+/// Whether the children of a fork are put in order.
+static REGISTERED: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process, or an ancestor that it was forked from, has spawned or attached a thread,
+/// frozen creation (not by [`try_freeze_creation`](crate::try_freeze_creation)) or subscribed to
+/// events. Before that no thread is registered, and a fork is not noticed.
+///
+/// # Signal safety
+///
+/// Async-signal-safe.
+///
+/// # Examples
+///
+/// ```
+/// assert!(!threadreg::is_in_use());
+/// let _me = threadreg::attach()?;
+/// assert!(threadreg::is_in_use());
+/// # Ok::<(), threadreg::AttachError>(())
+/// ```
+#[must_use]
+pub fn is_in_use() -> bool {
+    // Acquire: pairs with the store in `init`; the handler was registered before.
+    REGISTERED.load(Ordering::Acquire)
+}
+
 /// Has the child of a fork put in order. To be called before anything is registered.
 pub(crate) fn init() {
     // Not a `Once`: a fork could copy it while it runs, and the child would wait for a thread that
     // it does not have. Threads that come here at the same time each register the handler.
-    static REGISTERED: AtomicBool = AtomicBool::new(false);
-    // Acquire: pairs with the store below; the handler was registered before.
-    if !REGISTERED.load(Ordering::Acquire) {
+    if !is_in_use() {
         lookup::init();
         register();
         REGISTERED.store(true, Ordering::Release);

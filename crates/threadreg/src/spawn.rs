@@ -250,6 +250,7 @@ impl Builder {
             if let Some(size) = stack_size {
                 builder = builder.stack_size(size);
             }
+            let forks = registry::forks();
             let side = ReadSide::take();
             let mask = mask::for_new_thread(mask.unwrap_or(side.mask));
             let made = create(&CREATION, &ARENA, &label, |record, generation| {
@@ -261,7 +262,7 @@ impl Builder {
             made.map_err(|error| match error {
                 NotCreated::Full => io::Error::new(io::ErrorKind::QuotaExceeded, "registry full"),
                 NotCreated::Clone(error, record) => {
-                    abandon(&ARENA, record);
+                    abandon(&ARENA, record, || forks == registry::forks());
                     error
                 }
             })

@@ -18,6 +18,15 @@ const RUSTUP_LIMIT: Duration = Duration::from_mins(3);
 /// A compiler with the sources of its standard library, in Debian.
 const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
+/// How to get the sources of the standard library.
+pub(crate) fn how_to_get_sources() -> String {
+    if has("rustup") {
+        "rustup component add rust-src".to_owned()
+    } else {
+        format!("apt-get install {}", COMPILER.join(" "))
+    }
+}
+
 /// Installs as much as it can. Fails with what it could not, and the commands for it.
 pub(crate) fn install(missing: &[Missing], progress: &Progress) -> Result<(), String> {
     let root = said(&["id", "-u"]).is_some_and(|id| id.trim() == "0");
@@ -83,7 +92,14 @@ fn apt_install(
         return Ok(());
     }
     call(&["apt-get", "update"], LIMIT, progress)?;
-    call(&words, LIMIT, progress).map(drop)
+    if call(&words, LIMIT, progress).is_ok() {
+        return Ok(());
+    }
+    // One that the release does not have keeps apt from all the others.
+    let (install, _) = words.split_at(words.len() - packages.len());
+    let one = |package: &&str| call(&[install, &[*package]].concat(), LIMIT, progress).err();
+    let failures: Vec<_> = packages.iter().filter_map(one).collect();
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }
 
 /// Installs the emulators: from the machine's release, or from its backports when they are old.

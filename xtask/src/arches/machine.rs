@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::install;
 use super::table::{ARCHES, Arch, OLDEST_QEMU, Qemu, Run, Tools};
 use super::toolchain::{self, Compiler, Std, Toolchain};
 use crate::harness::Launch;
@@ -204,8 +205,8 @@ impl Missing {
                     .to_owned()
             }
             Self::Qemu { version: None, .. } => "apt-get install qemu-user".to_owned(),
-            Self::Zig => "python3 -m pip install ziglang".to_owned(),
-            Self::Sources { .. } => "rustup component add rust-src".to_owned(),
+            Self::Zig => "python3 -m pip install --break-system-packages ziglang".to_owned(),
+            Self::Sources { .. } => install::how_to_get_sources(),
             Self::Machine { .. } => return None,
         })
     }

@@ -20,6 +20,7 @@ use std::time::Instant;
 use clap::Args;
 use comfy_table::Cell;
 
+pub(crate) use self::install::how_to_get_sources;
 use self::machine::{Machine, Missing, Ready};
 use self::pool::Pool;
 use self::summary::{End, Row};
@@ -153,6 +154,8 @@ pub(crate) struct Snapshots {
     pub(crate) failures: Vec<String>,
     /// Whether no architecture was left out.
     pub(crate) complete: bool,
+    /// Whether there was a test that could have failed.
+    pub(crate) any: bool,
 }
 
 /// Runs the snapshot tests; what differs is left beside the snapshots. insta writes into
@@ -179,7 +182,8 @@ pub(crate) fn snapshots(
     let rows = rows(workspace, &options, progress)?;
     let failures = rows.iter().flat_map(Row::failed_names).collect();
     let complete = rows.iter().all(|row| matches!(row.end, End::Ran { .. }));
-    Ok(Snapshots { table: summary::table_of(&rows), failures, complete })
+    let any = rows.iter().any(|row| row.counts().passed + row.counts().failed > 0);
+    Ok(Snapshots { table: summary::table_of(&rows), failures, complete, any })
 }
 
 /// Lets the workers end.
@@ -206,7 +210,6 @@ enum State {
     /// Its tests have been handed over.
     Tests {
         number: usize,
-        ignored: u64,
         ended: Instant,
     },
 }
@@ -216,10 +219,10 @@ impl Built {
         let end = match self.state {
             State::LeftOut(why) => End::LeftOut(why),
             State::Failed(why) => End::Failed(why),
-            State::Tests { number, ignored, ended } => {
+            State::Tests { number, ended } => {
                 let (outcomes, last) = outcomes[number].take().expect("a row is asked for once");
                 let (build, all) = (ended - self.start, last - self.start);
-                End::Ran { build, all, ignored, outcomes }
+                End::Ran { build, all, outcomes }
             }
         };
         let Arch { name, target, .. } = *self.arch;
@@ -258,7 +261,7 @@ fn one<'p>(
                     line.say(&format!("{}: {first}", arch.name));
                     State::Failed(why)
                 }
-                Ok((tests, ignored)) => {
+                Ok(tests) => {
                     let ended = Instant::now();
                     let time = seconds(ended - start);
                     line.say(&format!(
@@ -268,7 +271,7 @@ fn one<'p>(
                     ));
                     let launch = launch(workspace, options, &ready);
                     let number = pool.add(arch.name, tests, launch, line);
-                    State::Tests { number, ignored, ended }
+                    State::Tests { number, ended }
                 }
             }
         }
@@ -276,7 +279,7 @@ fn one<'p>(
     Built { arch, std, runner, start, state }
 }
 
-/// The tests that are to run, and how many more are ignored.
+/// The tests that are to run.
 fn build(
     workspace: &Workspace,
     options: &Options,
@@ -284,7 +287,7 @@ fn build(
     machine: &Machine,
     ready: &Ready,
     progress: &Progress,
-) -> Result<(Vec<Test>, u64), String> {
+) -> Result<Vec<Test>, String> {
     ready.write_tools(machine, &machine::directory(workspace))?;
     let mut cargo = ready.cargo(workspace, "test");
     // Examples, too, with no test of their own: a test opens one.
@@ -301,10 +304,7 @@ fn build(
     if let Some(text) = &options.filter {
         tests.retain(|test| test.name.contains(text));
     }
-    let all = tests.len();
-    tests.retain(|test| !test.ignored);
-    let ignored = (all - tests.len()) as u64;
-    Ok((tests, ignored))
+    Ok(tests)
 }
 
 fn launch(workspace: &Workspace, options: &Options, ready: &Ready) -> harness::Launch {
@@ -313,7 +313,7 @@ fn launch(workspace: &Workspace, options: &Options, ready: &Ready) -> harness::L
     launch
 }
 
-/// The packages that are tested: all but xtask, which is the machine's own tool.
+/// The packages that are tested: the crates and what their tests share.
 fn packages(workspace: &Workspace, asked: &[String]) -> Result<Vec<String>, String> {
     let mut all = workspace.crates();
     all.push("testkit".to_owned());

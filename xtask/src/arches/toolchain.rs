@@ -58,6 +58,9 @@ pub(crate) fn compilers(workspace: &Workspace) -> Vec<Compiler> {
     for (origin, rustc) in [(Origin::Default, Some(default)), (Origin::System, of_system)] {
         let Some(rustc) = rustc else { continue };
         let Some((sysroot, version)) = ask(workspace, origin, &rustc) else { continue };
+        if number(&version) < number(env!("CARGO_PKG_RUST_VERSION")) {
+            continue; // It could not build the crates.
+        }
         // The default one may be the system's.
         if !sysroots.contains(&sysroot) {
             let rustlib = sysroot.join("lib/rustlib");
@@ -84,6 +87,12 @@ fn ask(workspace: &Workspace, origin: Origin, rustc: &OsString) -> Option<(PathB
     // `rustc 1.96.0 (…)`
     let version = answer(&["--version"])?.split(' ').nth(1)?.trim_end().to_owned();
     Some((sysroot, version))
+}
+
+/// The first two parts of a version: `1.96.0-nightly` is 1.96.
+fn number(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
 }
 
 fn targets(rustlib: &Path) -> Vec<String> {

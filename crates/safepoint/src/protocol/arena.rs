@@ -32,62 +32,67 @@ impl<I: Default> Chunk<I> {
 
 /// Chunks that nobody uses, linked by their `next`.
 ///
-/// Without a lock: a fork could copy that taken, and its child has to be able to make worlds. The
-/// list is taken out whole, so that no chunk that went and came back deceives an exchange; who finds
-/// none meanwhile makes one. What a fork finds taken out is lost to the child.
+/// The lock says which process took it: a fork may copy it taken, by a thread that its child does not
+/// have, and the child has to be able to make worlds. The list is whole after every single store, so
+/// the child goes on with it; a chunk that was on its way is lost to it.
 #[derive(Debug)]
 pub(crate) struct Spare<I: 'static> {
+    /// 0: nobody's.
+    lock: AtomicU32,
     first: AtomicPtr<Chunk<I>>,
 }
 
 impl<I> Spare<I> {
     #[cfg(not(loom))]
     pub(crate) const fn new() -> Self {
-        Self { first: AtomicPtr::new(ptr::null_mut()) }
+        Self { lock: AtomicU32::new(0), first: AtomicPtr::new(ptr::null_mut()) }
     }
 
     #[cfg(loom)]
     pub(crate) fn new() -> Self {
-        Self { first: AtomicPtr::new(ptr::null_mut()) }
+        Self { lock: AtomicU32::new(0), first: AtomicPtr::new(ptr::null_mut()) }
     }
 
-    pub(crate) fn take(&self) -> Option<&'static Chunk<I>> {
-        // Acquire, with `put_list`'s release: the next owner's writes come after the last one's.
-        let taken = NonNull::new(self.first.swap(ptr::null_mut(), Ordering::Acquire))?;
-        // SAFETY: chunks are never freed, and only `put` makes one spare.
-        let taken = unsafe { taken.as_ref() };
-        let rest = chunk_at(&taken.next);
-        taken.next.store(ptr::null_mut(), Ordering::Relaxed);
-        if let Some(rest) = rest {
-            self.put_list(rest);
-        }
-        Some(taken)
+    /// `process` is the caller's, and not 0.
+    pub(crate) fn take(&self, process: u32) -> Option<&'static Chunk<I>> {
+        self.locked(process, || {
+            let taken = chunk_at(&self.first)?;
+            self.first.store(taken.next.load(Ordering::Relaxed), Ordering::Relaxed);
+            taken.next.store(ptr::null_mut(), Ordering::Relaxed);
+            Some(taken)
+        })
     }
 
-    /// `chunk` has no next.
-    pub(crate) fn put(&self, chunk: &'static Chunk<I>) {
-        self.put_list(chunk);
+    /// `chunk` has no next; `process` as for [`Spare::take`].
+    pub(crate) fn put(&self, process: u32, chunk: &'static Chunk<I>) {
+        self.locked(process, || {
+            chunk.next.store(self.first.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.first.store(ptr::from_ref(chunk).cast_mut(), Ordering::Relaxed);
+        });
     }
 
-    fn put_list(&self, chunks: &'static Chunk<I>) {
-        let first = ptr::from_ref(chunks).cast_mut();
-        let mut head = ptr::null_mut();
-        let mut last = chunks;
-        // Release, see `take`. An older list below stays published: the exchange goes on with its
-        // release sequence.
-        while let Err(now) =
-            self.first.compare_exchange(head, first, Ordering::Release, Ordering::Relaxed)
-        {
-            // Somebody has put others there: they come after ours.
-            if head.is_null() {
-                while let Some(next) = chunk_at(&last.next) {
-                    last = next;
-                }
+    fn locked<R>(&self, process: u32, work: impl FnOnce() -> R) -> R {
+        loop {
+            let seen = self.lock.load(Ordering::Relaxed);
+            // Acquire, with the release below: the next owner's writes come after the last one's.
+            let (took, failed) = (Ordering::Acquire, Ordering::Relaxed);
+            if seen != process && self.lock.compare_exchange(seen, process, took, failed).is_ok() {
+                break;
             }
-            last.next.store(now, Ordering::Relaxed);
-            head = now;
+            pause();
         }
+        let result = work();
+        self.lock.store(0, Ordering::Release);
+        result
     }
+}
+
+/// Lets others run, also those of a lower priority. The lock is held for three stores.
+fn pause() {
+    #[cfg(not(loom))]
+    std::thread::sleep(core::time::Duration::from_micros(50));
+    #[cfg(loom)]
+    loom::thread::yield_now();
 }
 
 /// All slots of a world.

@@ -489,7 +489,7 @@ fn a_spare_chunk_is_taken_once() {
     unsafe impl Send for Contents {}
 
     fn use_one(spare: &arena::Spare<()>, contents: &Contents) {
-        let Some(chunk) = spare.take() else { return };
+        let Some(chunk) = spare.take(1) else { return };
         let (_, cell) = contents
             .0
             .iter()
@@ -497,14 +497,14 @@ fn a_spare_chunk_is_taken_once() {
             .expect("one of the two");
         // SAFETY: checked by loom.
         cell.with_mut(|count| unsafe { *count += 1 });
-        spare.put(chunk);
+        spare.put(1, chunk);
     }
 
     loom::model(|| {
         let spare = Arc::new(arena::Spare::new());
         let contents = Arc::new(Contents([(); 2].map(|()| {
             let chunk = Model::fresh();
-            spare.put(chunk);
+            spare.put(1, chunk);
             (ptr::from_ref(chunk).addr(), UnsafeCell::new(0))
         })));
         let other = {
@@ -517,9 +517,9 @@ fn a_spare_chunk_is_taken_once() {
         use_one(&spare, &contents);
         other.join().unwrap();
         for _ in 0..2 {
-            Model::recycle(spare.take().expect("both are there again"));
+            Model::recycle(spare.take(1).expect("both are there again"));
         }
-        assert!(spare.take().is_none(), "more than there were");
+        assert!(spare.take(1).is_none(), "more than there were");
     });
 }
 

@@ -743,13 +743,13 @@ pub(crate) fn relocate(copy: &mut Ucontext, delta: usize) {
 /// Makes a frame resume on the calling thread. The thread pointer (`tpidr_el0`) is in no frame
 /// here. SME's `tpidr2_el0` is, and moves along: it points to the interrupted code's own stack.
 #[inline(always)]
-pub(crate) fn patch_thread(_copy: &mut Ucontext) {}
+pub(crate) fn patch_thread(_copy: &mut Ucontext, _end: usize) {}
 
 /// Looks whether a frame can resume on the calling thread, which may not be its own.
 ///
 /// With a guarded control stack it cannot: the token for the frame is on the first thread's. And
 /// the kernel refuses vectors of another length than the thread has, live or not.
-pub(crate) fn check_move(frame: &Ucontext) -> Result<(), MoveError> {
+pub(crate) fn check_move(frame: &Ucontext, _end: usize) -> Result<(), MoveError> {
     /// `PR_GET_SHADOW_STACK_STATUS`.
     const STATUS: usize = 74;
     /// `PR_SVE_GET_VL`.

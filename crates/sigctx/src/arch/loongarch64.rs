@@ -505,7 +505,7 @@ pub(crate) fn relocate(_copy: &mut Ucontext, _delta: usize) {}
 /// ones at its first use, in the place of what the sigreturn restored (`arch/loongarch/kernel/traps.c`:
 /// `init_restore_lsx`, `init_restore_lasx`): so that first use is made here.
 #[inline(always)]
-pub(crate) fn patch_thread(copy: &mut Ucontext) {
+pub(crate) fn patch_thread(copy: &mut Ucontext, _end: usize) {
     let tp: u64;
     // SAFETY: reads a register.
     unsafe { asm!("move {}, $tp", out(reg) tp, options(nomem, nostack, preserves_flags)) };
@@ -535,7 +535,7 @@ fn has_record(copy: &Ucontext, magic: u32) -> bool {
 /// Looks whether a frame can resume on the calling thread, which may not be its own. Here every
 /// frame can: there are no shadow stacks, vectors have one length, and every thread may use them.
 #[expect(clippy::unnecessary_wraps, reason = "other architectures refuse")]
-pub(crate) fn check_move(_frame: &Ucontext) -> Result<(), MoveError> {
+pub(crate) fn check_move(_frame: &Ucontext, _end: usize) -> Result<(), MoveError> {
     Ok(())
 }
 

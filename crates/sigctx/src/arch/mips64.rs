@@ -563,7 +563,7 @@ pub(crate) fn relocate(_copy: &mut Ucontext, _delta: usize) {}
 /// the sigreturn restored (`arch/mips/kernel/traps.c`: `enable_restore_fp_context`): so that first
 /// use is made here.
 #[inline(always)]
-pub(crate) fn patch_thread(copy: &mut Ucontext) {
+pub(crate) fn patch_thread(copy: &mut Ucontext, _end: usize) {
     if has_vectors(copy) {
         // `move.v $w0, $w0`, for assemblers that are not told of MSA.
         // SAFETY: the CPU has MSA, since there is a record of its vectors; changes none.
@@ -591,7 +591,7 @@ fn has_vectors(copy: &Ucontext) -> bool {
 /// Looks whether a frame can resume on the calling thread: always, every thread may use all there
 /// is.
 #[expect(clippy::unnecessary_wraps, reason = "other architectures refuse")]
-pub(crate) fn check_move(_frame: &Ucontext) -> Result<(), MoveError> {
+pub(crate) fn check_move(_frame: &Ucontext, _end: usize) -> Result<(), MoveError> {
     Ok(())
 }
 

@@ -661,7 +661,7 @@ pub(crate) fn relocate(copy: &mut Ucontext, delta: usize) {
 
 /// Makes a frame resume on the calling thread: r13 is the thread pointer.
 #[inline(always)]
-pub(crate) fn patch_thread(copy: &mut Ucontext) {
+pub(crate) fn patch_thread(copy: &mut Ucontext, _end: usize) {
     let thread: u64;
     // SAFETY: reads a register.
     unsafe { asm!("mr {}, %r13", out(reg) thread, options(nomem, nostack, preserves_flags)) };
@@ -671,7 +671,7 @@ pub(crate) fn patch_thread(copy: &mut Ucontext) {
 /// Looks whether a frame can resume on the calling thread: always. There are no shadow stacks, and
 /// vectors have one length.
 #[expect(clippy::unnecessary_wraps, reason = "other architectures refuse")]
-pub(crate) fn check_move(_frame: &Ucontext) -> Result<(), MoveError> {
+pub(crate) fn check_move(_frame: &Ucontext, _end: usize) -> Result<(), MoveError> {
     Ok(())
 }
 

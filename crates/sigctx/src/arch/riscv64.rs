@@ -546,11 +546,10 @@ pub(crate) fn relocate(copy: &mut Ucontext, delta: usize) {
     }
 }
 
-/// Where the copied frame's record of the vectors has the pointer to them, if it has one.
+/// Whether a copied frame, which ends at `end`, has a record of the vectors.
 #[inline(always)]
-fn copied_vector_pointer(copy: &Ucontext) -> Option<*mut usize> {
-    // `check_frame` has seen the records of the original, and so their end.
-    vector_pointer(copy, usize::MAX).ok().flatten()
+fn has_vectors(copy: &Ucontext, end: usize) -> bool {
+    vector_pointer(copy, end).is_ok_and(|pointer| pointer.is_some())
 }
 
 /// Makes a frame resume on the calling thread.
@@ -558,12 +557,12 @@ fn copied_vector_pointer(copy: &Ucontext) -> Option<*mut usize> {
 /// The thread pointer is an ordinary register. And the kernel takes no vectors for a thread that has
 /// never used any (`arch/riscv/kernel/signal.c`: `restore_sigcontext`).
 #[inline(always)]
-pub(crate) fn patch_thread(copy: &mut Ucontext) {
+pub(crate) fn patch_thread(copy: &mut Ucontext, end: usize) {
     let tp: u64;
     // SAFETY: reads a register.
     unsafe { asm!("mv {}, tp", out(reg) tp, options(nomem, nostack, preserves_flags)) };
     copy.mcontext.tp = tp;
-    if copied_vector_pointer(copy).is_some() {
+    if has_vectors(copy, end) {
         vector_length();
     }
 }
@@ -581,7 +580,7 @@ fn vector_length() -> usize {
 /// With a shadow stack (Zicfiss) it cannot: the token for the frame is on the first thread's.
 /// Vectors have one length on all harts, or the kernel does not use them; but a thread can be one
 /// that may not use them.
-pub(crate) fn check_move(frame: &Ucontext) -> Result<(), MoveError> {
+pub(crate) fn check_move(frame: &Ucontext, end: usize) -> Result<(), MoveError> {
     /// `PR_GET_SHADOW_STACK_STATUS` of `linux/prctl.h`.
     const STATUS: usize = 74;
     /// `PR_SHADOW_STACK_ENABLE`.
@@ -600,7 +599,7 @@ pub(crate) fn check_move(frame: &Ucontext) -> Result<(), MoveError> {
     if asked.is_ok() && status & ENABLED != 0 {
         return Err(MoveError::ShadowStack);
     }
-    if copied_vector_pointer(frame).is_some() {
+    if has_vectors(frame, end) {
         // SAFETY: touches no memory.
         let control = unsafe { sys::syscall(libc::SYS_prctl, [VECTORS, 0, 0, 0, 0, 0]) };
         if control.is_ok_and(|control| control & NOW == OFF) {
@@ -808,9 +807,11 @@ mod tests {
         frame.state.datap -= delta;
         relocate(&mut frame.uc, delta);
         assert_eq!(frame.state.datap, &raw const frame.vectors as usize);
-        assert!(copied_vector_pointer(&frame.uc).is_some());
+        assert!(has_vectors(&frame.uc, hi));
+        // An emulator's frame, which is shorter; and one without vectors.
+        assert!(!has_vectors(&frame.uc, lo + RECORDS));
         frame.header.magic = 0;
-        assert!(copied_vector_pointer(&frame.uc).is_none());
+        assert!(!has_vectors(&frame.uc, hi));
     }
 
     #[test]

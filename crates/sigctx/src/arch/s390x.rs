@@ -573,7 +573,7 @@ pub(crate) fn relocate(_copy: &mut Ucontext, _delta: usize) {}
 /// The thread pointer is in the access registers. Runtime instrumentation belongs to the thread
 /// that began it: the kernel kills another one that comes with its bit.
 #[inline(always)]
-pub(crate) fn patch_thread(copy: &mut Ucontext) {
+pub(crate) fn patch_thread(copy: &mut Ucontext, _end: usize) {
     let (high, low): (u32, u32);
     // SAFETY: reads two registers.
     unsafe {
@@ -592,7 +592,7 @@ pub(crate) fn patch_thread(copy: &mut Ucontext) {
 
 /// Looks whether a frame can resume on the calling thread, which may not be its own: it always can.
 #[expect(clippy::unnecessary_wraps, reason = "elsewhere it cannot always")]
-pub(crate) fn check_move(_frame: &Ucontext) -> Result<(), MoveError> {
+pub(crate) fn check_move(_frame: &Ucontext, _end: usize) -> Result<(), MoveError> {
     Ok(())
 }
 

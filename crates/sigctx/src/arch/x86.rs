@@ -503,11 +503,11 @@ pub(crate) fn relocate(copy: &mut Ucontext, delta: usize) {
 
 /// The thread pointer is in no frame.
 #[inline(always)]
-pub(crate) fn patch_thread(_copy: &mut Ucontext) {}
+pub(crate) fn patch_thread(_copy: &mut Ucontext, _end: usize) {}
 
 /// All threads are alike.
 #[expect(clippy::unnecessary_wraps, reason = "other architectures refuse")]
-pub(crate) fn check_move(_frame: &Ucontext) -> Result<(), MoveError> {
+pub(crate) fn check_move(_frame: &Ucontext, _end: usize) -> Result<(), MoveError> {
     Ok(())
 }
 

@@ -498,7 +498,7 @@ pub(crate) fn relocate(copy: &mut Ucontext, delta: usize) {
 
 /// Makes a frame resume on the calling thread. The thread pointer (fs base) is in no frame here.
 #[inline(always)]
-pub(crate) fn patch_thread(_copy: &mut Ucontext) {}
+pub(crate) fn patch_thread(_copy: &mut Ucontext, _end: usize) {}
 
 /// Looks whether a frame can resume on the calling thread, which may not be its own.
 ///
@@ -506,7 +506,7 @@ pub(crate) fn patch_thread(_copy: &mut Ucontext) {}
 /// that has asked for AMX: the state of a thread that has used it is longer, and of a frame of
 /// another length the kernel restores the legacy part alone and says nothing
 /// (`arch/x86/kernel/fpu/signal.c`: `check_xstate_in_sigframe`).
-pub(crate) fn check_move(_frame: &Ucontext) -> Result<(), MoveError> {
+pub(crate) fn check_move(_frame: &Ucontext, _end: usize) -> Result<(), MoveError> {
     /// `ARCH_SHSTK_STATUS` of `asm/prctl.h`.
     const SHADOW_STACK: usize = 0x5005;
     /// `ARCH_GET_XCOMP_PERM`.
