@@ -138,11 +138,23 @@ pub fn under_signals(victim: impl FnOnce() + Send, enough: impl FnMut() -> bool)
     thread::scope(|s| {
         s.spawn(|| {
             let _alt = AltStack::install().expect("alternate stack");
+            let _watch = Watch;
             victim();
         });
         let _done = Raise(&DONE);
         send_one_at_a_time(&TID, libc::SIGURG, usize::MAX, &mut rng, enough)
     })
+}
+
+/// Tells who sends signals that the victim has panicked, and will handle none.
+struct Watch;
+
+static PANICKED: AtomicBool = AtomicBool::new(false);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        PANICKED.store(thread::panicking(), SeqCst);
+    }
 }
 
 /// Waits for a condition, and fails the test if it does not come.
@@ -175,6 +187,7 @@ pub fn send_one_at_a_time(
         sent += 1;
         let start = Instant::now();
         while HANDLED.load(SeqCst) == before {
+            assert!(!PANICKED.load(SeqCst), "the victim panicked");
             assert!(start.elapsed() < DEADLINE, "signal {sent} was not handled; {}", counts());
             if start.elapsed() > Duration::from_micros(20) {
                 // The victim may need this CPU.
