@@ -939,6 +939,12 @@ global_asm!(
     "addi %r4, %r3, {record}",
     "std %r4, -112(%r3)",         // the back chain, first: it must lead on at every instruction
     "addi %r1, %r3, -112",        // leaves the alternate stack for good
+    // The default floating-point modes, which Rust code counts on. The kernel has set them, an
+    // emulator may not have.
+    "li %r0, 0",
+    "std %r0, 48(%r1)",           // the callee's home for a parameter: free so far
+    "lfd %f0, 48(%r1)",
+    "mtfsf 255, %f0",
     "bl {run}",                 // returns the address of the stack's `active` word
     // An unwinder looks for the return address's rules: this must not be the last instruction.
     "nop",
