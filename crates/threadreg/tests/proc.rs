@@ -192,6 +192,7 @@ fn an_odd_proc_is_survived() {
 fn a_process_sees_its_threads_under_hidepid() {
     in_child("a_process_sees_its_threads_under_hidepid", MINUTE, || {
         let worker = Builder::new().name("worker").spawn(thread::park).expect("spawns");
+        until("it starts", || worker.thread().tid().is_some());
         if !other_proc(c"proc", c"hidepid=2") {
             return testkit::skip(NOT_ALLOWED);
         }
