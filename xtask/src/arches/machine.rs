@@ -411,11 +411,11 @@ mod tests {
                 "apt-get install gcc-powerpc64le-linux-gnu",
                 "apt-get install libc6-dev-ppc64el-cross",
                 "apt-get install qemu-user",
-                "rustup component add rust-src",
+                install::how_to_get_sources().as_str(),
             ]
         );
         let loong64 = commands(&empty, "loong64");
-        assert_eq!(loong64[0], "python3 -m pip install ziglang");
+        assert_eq!(loong64[0], "python3 -m pip install --break-system-packages ziglang");
         let missing = empty.ready(row("amd64"), Path::new("/t")).unwrap_err();
         assert_eq!(missing[0].what(), "the machine is not an amd64");
         assert_eq!(missing[0].command(), None);
