@@ -1079,16 +1079,16 @@ mod tests {
     fn a_frame_with_vectors_of_another_length_does_not_move() {
         // No vector is 17 bytes long.
         for uc in [Extended::new(17).uc, *context(&[(ZA, 16, &[17])])] {
-            let moved = check_move(&uc);
+            let moved = check_move(&uc, 0);
             assert!(matches!(moved, Err(MoveError::VectorLength { frame: 17, .. })), "{moved:?}");
         }
-        assert_eq!(check_move(&context(&[(FPSIMD, 528, &[])])), Ok(()));
+        assert_eq!(check_move(&context(&[(FPSIMD, 528, &[])]), 0), Ok(()));
     }
 
     #[test]
     fn a_frame_with_a_guarded_control_stack_does_not_move() {
-        assert_eq!(check_move(&context(&[(GCS, 32, &[0, 1])])), Err(MoveError::ShadowStack));
-        assert_eq!(check_move(&context(&[(GCS, 32, &[0, 0])])), Ok(()));
+        assert_eq!(check_move(&context(&[(GCS, 32, &[0, 1])]), 0), Err(MoveError::ShadowStack));
+        assert_eq!(check_move(&context(&[(GCS, 32, &[0, 0])]), 0), Ok(()));
     }
 }
 

@@ -896,7 +896,7 @@ mod tests {
         // SAFETY: plain integers, for which zeroes are values.
         let mut uc: Ucontext = unsafe { core::mem::zeroed() };
         uc.mcontext.psw_mask = !0;
-        patch_thread(&mut uc);
+        patch_thread(&mut uc, 0);
         let thread = u64::from(uc.mcontext.a0) << 32 | u64::from(uc.mcontext.a1);
         // SAFETY: asks libc, which has the thread's descriptor there.
         assert_eq!(thread, unsafe { libc::pthread_self() } as u64);
