@@ -94,7 +94,8 @@ impl Cast {
         let loop_code = unsafe { preempt::register_code(Patterned::code()) }?;
 
         let world = World::new();
-        world.set_nudge(Arc::new(preempt::Nudger));
+        // SAFETY: the mutators keep no references into a heap; there is none.
+        unsafe { world.set_nudge(Arc::new(preempt::Nudger)) };
         let shared = Arc::new(Shared::default());
         let (reader, writer) = std::io::pipe()?;
         let clobber = shared.clone();

@@ -39,7 +39,8 @@ impl Loops {
         // SAFETY: the section holds `spin_without_polls` alone, which only counts.
         let code = unsafe { preempt::register_code(preempt::preemptible_section!()) };
         let world = World::new();
-        world.set_nudge(Arc::new(preempt::Nudger));
+        // SAFETY: the mutators keep no references into a heap; there is none.
+        unsafe { world.set_nudge(Arc::new(preempt::Nudger)) };
         let (stop, count) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let task = Task::new();
         let thread = {

@@ -1,9 +1,13 @@
 //! How a late mutator is reached that never polls.
 
+use std::time::{Duration, Instant};
+
+use sigctx::sys::{self, MaskHow, SigSet};
 use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
 
 use crate::fork;
-use crate::thread::ThreadState;
+use crate::signal::{SIGNAL, is_installed};
+use crate::thread::{ThreadState, owner_mark};
 
 /// Reaches threads in registered code by SIGURG: what a stop-the-world needs for loops that never
 /// poll. Give it to `safepoint::World::set_nudge`.
@@ -25,7 +29,7 @@ use crate::thread::ThreadState;
 /// }
 /// // SAFETY: sound with this argument anywhere, at any time; does not unwind.
 /// let call = unsafe { threadreg::NudgeCall::new(hello, 42) };
-/// preempt::Nudger.nudge(me, call)?;
+/// preempt::Nudger.nudge(me, call, &|| true)?;
 /// preempt::poll();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -33,10 +37,29 @@ use crate::thread::ThreadState;
 pub struct Nudger;
 
 impl Nudge for Nudger {
-    fn nudge(&self, thread: ThreadRef, call: NudgeCall) -> Result<(), NudgeError> {
+    fn nudge(
+        &self,
+        thread: ThreadRef,
+        call: NudgeCall,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<(), NudgeError> {
         fork::watch();
         ThreadState::of(thread).ask(thread, call);
+        if !is_installed() {
+            return Err(NudgeError::NotInstalled);
+        }
         // Not only to a task that runs: a parked one makes calls, too.
-        ThreadState::signal(thread, || true).map_err(NudgeError::from)
+        ThreadState::signal(thread, wanted).map_err(NudgeError::from)
+    }
+
+    fn settle(&self, timeout: Duration) -> bool {
+        let Some(me) = threadreg::current() else { return true };
+        let Some(state) = ThreadState::get(me) else { return true };
+        let start = Instant::now();
+        state.pending.settle(owner_mark(me), || {
+            std::thread::yield_now();
+            let blocked = sys::sigprocmask(MaskHow::Block, &SigSet::empty()).contains(SIGNAL);
+            !blocked && start.elapsed() < timeout
+        })
     }
 }

@@ -120,10 +120,17 @@ impl Pending {
     }
 
     /// Owner, after it has said that it wants no signals: calls `pause` until none is on its way,
-    /// or `pause` gives up.
-    pub(crate) fn settle(&self, owner: u32, mut pause: impl FnMut() -> bool) {
+    /// or `pause` gives up. Whether none is.
+    pub(crate) fn settle(&self, owner: u32, mut pause: impl FnMut() -> bool) -> bool {
         // Partner: the second fence in `request`.
         fence(SeqCst);
-        while self.pending.load(Acquire) == owner && pause() {}
+        loop {
+            if self.pending.load(Acquire) != owner {
+                return true;
+            }
+            if !pause() {
+                return false;
+            }
+        }
     }
 }

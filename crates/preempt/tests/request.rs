@@ -75,12 +75,12 @@ fn a_nudge_makes_its_call_on_a_thread_that_never_polls() {
     let _code = set_up();
     let spinner = Spinner::start("spinner", Task::new());
     let call = call(42);
-    preempt::Nudger.nudge(spinner.thread.thread(), call).expect("sent");
+    preempt::Nudger.nudge(spinner.thread.thread(), call, &|| true).expect("sent");
     until("the call is made", || CALLS.load(SeqCst) == 1);
     assert_eq!(CALLED_WITH.load(SeqCst), 42);
     let gone = spinner.thread.thread();
     spinner.end();
-    assert!(preempt::Nudger.nudge(gone, call).is_err(), "sent to a thread that is gone");
+    assert!(preempt::Nudger.nudge(gone, call, &|| true).is_err(), "sent to a thread that is gone");
 }
 
 /// What a thread was asked and never did is not done by the next thread in its record.
@@ -90,7 +90,7 @@ fn a_call_for_a_thread_that_is_gone_is_not_made_by_its_successor() {
     let asked = threadreg::spawn(|| {
         let me = threadreg::current().expect("registered");
         // Asked of oneself, and left undone.
-        preempt::Nudger.nudge(me, call(7)).expect("sent");
+        preempt::Nudger.nudge(me, call(7), &|| true).expect("sent");
         me.index()
     });
     let asked = asked.join().expect("no panic");

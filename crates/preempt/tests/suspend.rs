@@ -420,7 +420,7 @@ fn a_parked_task_makes_the_calls_that_its_thread_is_asked_to_make() {
     // SAFETY: the function only stores a number.
     let call = unsafe { threadreg::NudgeCall::new(called, 0) };
     let thread = spinner.thread.thread();
-    threadreg::Nudge::nudge(&preempt::Nudger, thread, call).expect("sent");
+    threadreg::Nudge::nudge(&preempt::Nudger, thread, call, &|| true).expect("sent");
     until("the call is made", || CALLED_ON.load(SeqCst) != 0);
     let tid = thread.tid().expect("runs").unsigned_abs();
     assert_eq!(CALLED_ON.load(SeqCst), tid, "on another thread");

@@ -87,7 +87,8 @@ impl Pace<Linux> for Clock<'_> {
         let ask = || {
             if let Some(nudge) = &*self.world.nudge.load() {
                 // Best effort: asked again at the next nap, and whoever exits answers on its way.
-                let _ = nudge.nudge(thread, call);
+                let wanted = || slot.state() == MutatorState::Running;
+                let _ = nudge.nudge(thread, call, &wanted);
             }
         };
         // Unwinding would leave a request behind that nobody waits for. The hook has reported the

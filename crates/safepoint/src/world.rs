@@ -142,7 +142,42 @@ impl World {
     /// # Signal safety
     ///
     /// Not async-signal-safe: allocates.
-    pub fn set_nudge(&self, nudge: Arc<dyn Nudge>) {
+    ///
+    /// # Safety
+    ///
+    /// With it, a thread that is a mutator of this world comes to a safe point of the world also where
+    /// it does not say so to its [`Mutator`]: it is stopped, or runs for-each closures,
+    ///
+    /// - at each instruction that the nudge may interrupt: for `preempt::Nudger`, of registered code;
+    /// - in each call into the nudge's crate that polls or waits: for `preempt`, `poll`, the drop of
+    ///   the last `Disabled`, `Task::enter`, `Task::blocking`, `suspend`, and what is done with a
+    ///   `Suspended`.
+    ///
+    /// A borrow of the mutator does not keep these away. The caller promises that at none of them
+    /// code on a mutator's thread relies on not being stopped: that it keeps no reference there to
+    /// what a stop, or a for-each closure, may move or change, whatever the reference borrows from.
+    ///
+    /// # Examples
+    ///
+    /// ```compile_fail,E0133
+    /// # struct Nobody;
+    /// # impl threadreg::Nudge for Nobody {
+    /// #     fn nudge(
+    /// #         &self,
+    /// #         _: threadreg::ThreadRef,
+    /// #         _: threadreg::NudgeCall,
+    /// #         _: &dyn Fn() -> bool,
+    /// #     ) -> Result<(), threadreg::NudgeError> {
+    /// #         Ok(())
+    /// #     }
+    /// #     fn settle(&self, _: std::time::Duration) -> bool {
+    /// #         true
+    /// #     }
+    /// # }
+    /// let world = safepoint::World::new();
+    /// world.set_nudge(std::sync::Arc::new(Nobody));
+    /// ```
+    pub unsafe fn set_nudge(&self, nudge: Arc<dyn Nudge>) {
         self.shared.nudge.store(Some(Arc::new(nudge)));
     }
 

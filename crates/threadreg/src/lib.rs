@@ -10,7 +10,7 @@
 //! | `registry`, `lookup` | the process's instance of these, the calling thread, fork |
 //! | `membership`, `spawn`, `attach`, `mask` | what a thread does to begin and to end |
 //! | `template` | the thread that makes clean threads |
-//! | `freeze`, `thread_ref`, `cookie`, `slot`, `nudge`, `events`, `name` | the public face |
+//! | `freeze`, `thread_ref`, `cookie`, `slot`, `nudge`, [`rest`], `events`, `name` | the public face |
 //! | [`procfs`] | what the kernel's files say |
 
 // Under loom only the protocol cores are built: the rest makes system calls and real threads.
@@ -57,6 +57,7 @@ cfg_if::cfg_if! {
         mod nudge;
         pub mod procfs;
         mod registry;
+        pub mod rest;
         mod slot;
         mod spawn;
         mod template;

@@ -2,6 +2,7 @@
 //! there.
 
 use core::fmt;
+use core::time::Duration;
 
 use sigctx::sys::Errno;
 
@@ -15,7 +16,14 @@ pub trait Nudge: Send + Sync {
     /// Asks that `thread` make `call` at its next asynchronous safe point.
     ///
     /// Does not wait for it. The call may come late, when whoever asked needs it no more; it is
-    /// never made on another thread, and never inside a signal handler.
+    /// never made on another thread, and never inside a signal handler. The call has the room of an
+    /// injected one, and what is left of the stack beyond
+    /// ([`CALLBACK_ROOM`](sigctx::inject::CALLBACK_ROOM)).
+    ///
+    /// An implementation that interrupts the thread first marks the nudge as on its way, makes a
+    /// sequentially consistent fence, and asks `wanted`. If that is false it interrupts nothing and
+    /// takes the mark back. So a thread that says that it wants no nudge, and then
+    /// [`settle`](Nudge::settle)s, is interrupted by none that it could still mean.
     ///
     /// # Signal safety
     ///
@@ -23,8 +31,31 @@ pub trait Nudge: Send + Sync {
     ///
     /// # Errors
     ///
-    /// When the thread could not be asked; the call will then not be made for this request.
-    fn nudge(&self, thread: ThreadRef, call: NudgeCall) -> Result<(), NudgeError>;
+    /// When the thread could not be interrupted. The call may still be made at a poll of the
+    /// implementation's own.
+    fn nudge(
+        &self,
+        thread: ThreadRef,
+        call: NudgeCall,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<(), NudgeError>;
+
+    /// Called by a thread that may have been nudged, when it has published what makes its requesters'
+    /// `wanted` false: waits until no nudge is on its way to it. True when none is; false after
+    /// `timeout`, or when the thread has closed itself to nudges (it blocks the signal), so that what
+    /// is on its way may interrupt it later.
+    ///
+    /// Begins with a sequentially consistent fence, the partner of the one in
+    /// [`nudge`](Nudge::nudge).
+    ///
+    /// # Signal safety
+    ///
+    /// Not required to be async-signal-safe.
+    ///
+    /// # Blocking
+    ///
+    /// At most about `timeout`.
+    fn settle(&self, timeout: Duration) -> bool;
 }
 
 /// The call that a nudged thread makes: `function(data)`, outside any handler, on its own stack.
@@ -95,8 +126,8 @@ pub enum NudgeError {
     Gone,
     /// The thread has not run yet.
     NotStarted,
-    /// The thread was never prepared to be nudged.
-    Unprepared,
+    /// What interrupts threads is not installed, so that only polls make the call.
+    NotInstalled,
     /// The signal found no room in the queue; try again later.
     QueueFull,
     /// The kernel refused for another reason.
@@ -119,7 +150,7 @@ impl fmt::Display for NudgeError {
         match self {
             Self::Gone => f.write_str("the thread is gone"),
             Self::NotStarted => f.write_str("the thread has not started yet"),
-            Self::Unprepared => f.write_str("the thread is not prepared to be interrupted"),
+            Self::NotInstalled => f.write_str("no handler is installed to interrupt threads"),
             Self::QueueFull => f.write_str("no room to queue the signal"),
             Self::Kernel(errno) => write!(f, "cannot signal the thread: {errno}"),
         }

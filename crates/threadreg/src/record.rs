@@ -18,6 +18,8 @@
 //! | `gate` | anybody who pins; who closes and who publishes | all | pin acquire, unpin release, close acquire | I3, I4 |
 //! | `name` | creator, while FREE | all | relaxed between two looks at `state` (a sequence lock) | I5 |
 //! | `slots` | anybody, once | all | release / acquire | never null again |
+//! | `suspended_by` | who suspends the thread's task | all | relaxed: for diagnosis | 0 while FREE |
+//! | `places` | the thread; whoever frees | the thread, in handlers too | relaxed, compiler fences | null while FREE |
 //!
 //! - **I1** `state` holds generation and phase in one word; one generation is one thread.
 //! - **I2** `tid` is 0 or the kernel's id of the thread of this generation; it is 0 again before
@@ -102,7 +104,12 @@ pub(crate) struct Record {
     tid: AtomicU32,
     index: u32,
     name: [AtomicU32; WORDS],
+    /// Who has the thread's task suspended: a thread's id, or 0. For diagnosis.
+    pub(crate) suspended_by: AtomicU32,
     pub(crate) stack: CallStack,
+    /// The first of the thread's places to stand still; see [`crate::rest`]. Touched by the thread
+    /// itself only, and when it is gone.
+    pub(crate) places: AtomicPtr<()>,
     pub(crate) slots: [AtomicPtr<()>; SLOTS],
     gate: Gate,
 }
@@ -123,6 +130,8 @@ impl Record {
             tid: AtomicU32::new(0),
             index,
             name: core::array::from_fn(|_| AtomicU32::new(0)),
+            suspended_by: AtomicU32::new(0),
+            places: AtomicPtr::new(core::ptr::null_mut()),
             stack: CallStack::unset(),
             slots: core::array::from_fn(|_| AtomicPtr::new(core::ptr::null_mut())),
             gate: Gate(AtomicU32::new(CLOSED)),
@@ -294,8 +303,15 @@ impl Record {
         // this 0 also sees EXITING, and does not take the thread for one that has yet to start.
         // Pairs with `tid`.
         self.tid.store(0, Ordering::Release);
+        self.forget_guests();
         self.state.store(word(generation + 1, Phase::Free), Ordering::Release);
         true
+    }
+
+    /// What upper crates left on the record is not the next thread's. Relaxed: before the state.
+    fn forget_guests(&self) {
+        self.suspended_by.store(0, Ordering::Relaxed);
+        self.places.store(core::ptr::null_mut(), Ordering::Relaxed);
     }
 
     /// After fork, in the child, where nobody else runs: forgets the thread, which was not copied.
@@ -304,6 +320,7 @@ impl Record {
         let (generation, phase) = self.state();
         self.gate.0.store(CLOSED, Ordering::Relaxed);
         self.tid.store(0, Ordering::Relaxed);
+        self.forget_guests();
         if phase == Phase::Free {
             return true;
         }
@@ -316,6 +333,8 @@ impl Record {
     #[cfg(not(loom))]
     pub(crate) fn survive(&self, tid: i32) {
         self.tid.store(tid as u32, Ordering::Release);
+        // Its places are its own still; who had its task was another thread.
+        self.suspended_by.store(0, Ordering::Relaxed);
         // A thread that forks while it exits is not one we know how to meet: its gate stays closed.
         self.gate.0.fetch_and(CLOSED, Ordering::Relaxed);
     }

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::ptr;
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use sigctx::inject::CallStack;
@@ -192,6 +192,33 @@ impl ThreadRef {
     #[must_use]
     pub fn index(&self) -> usize {
         self.record.index()
+    }
+
+    /// Who has the thread's task suspended, by what the suspender said: the id of a thread. For
+    /// errors that name who is in the way; it may be old by the time it is looked at.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn suspended_by(&self) -> Option<i32> {
+        let by = self.record.suspended_by.load(Ordering::Relaxed) as i32;
+        (by != 0 && self.is_alive()).then_some(by)
+    }
+
+    /// Says who has the thread's task suspended; `None` when nobody has any more. For a crate that
+    /// suspends tasks.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub fn set_suspended_by(&self, suspender: Option<i32>) {
+        // The record of one that is gone may be another thread's. It may also become so right now;
+        // that is undone when the record is freed, and nothing but an error's text depends on it.
+        if self.is_alive() {
+            let by = suspender.unwrap_or(0).cast_unsigned();
+            self.record.suspended_by.store(by, Ordering::Relaxed);
+        }
     }
 
     /// How many owners the record had before this thread.

@@ -21,12 +21,22 @@ struct Mailbox {
 }
 
 impl Nudge for Mailbox {
-    fn nudge(&self, thread: ThreadRef, call: NudgeCall) -> Result<(), NudgeError> {
+    fn nudge(
+        &self,
+        thread: ThreadRef,
+        call: NudgeCall,
+        _wanted: &dyn Fn() -> bool,
+    ) -> Result<(), NudgeError> {
         // Every other one gets lost.
         if self.asked.fetch_add(1, Ordering::Relaxed) % 2 == 1 {
             self.calls.lock().unwrap().push((thread, call));
         }
         Ok(())
+    }
+
+    /// Interrupts nobody.
+    fn settle(&self, _timeout: Duration) -> bool {
+        true
     }
 }
 
@@ -51,7 +61,8 @@ fn a_mutator_that_never_polls_is_nudged_until_it_stops() {
     in_child(name, Duration::from_secs(20), || {
         let world = World::new();
         let mailbox = Arc::new(Mailbox::default());
-        world.set_nudge(mailbox.clone());
+        // SAFETY: the mutator makes the calls that it hands out where it borrows nothing of the world.
+        unsafe { world.set_nudge(mailbox.clone()) };
         let (done, steps) = (Flag::default(), AtomicU32::new(0));
         thread::scope(|scope| {
             mutator(scope, &world, "deaf", |_| {
@@ -88,7 +99,8 @@ fn a_late_nudge_does_nothing() {
     in_child("nudge::a_late_nudge_does_nothing", Duration::from_secs(20), || {
         let world = World::new();
         let mailbox = Arc::new(Mailbox::default());
-        world.set_nudge(mailbox.clone());
+        // SAFETY: the mutator makes the calls that it hands out where it borrows nothing of the world.
+        unsafe { world.set_nudge(mailbox.clone()) };
         thread::scope(|scope| {
             mutator(scope, &world, "late", |m| {
                 // The stop must have begun by then.
@@ -126,7 +138,8 @@ fn a_mutator_that_is_dropped_in_its_own_closure_aborts() {
     let ended = child(name, Duration::from_secs(20), || {
         let world = World::new();
         let mailbox = Arc::new(Mailbox::default());
-        world.set_nudge(mailbox.clone());
+        // SAFETY: the mutator makes the calls that it hands out where it borrows nothing of the world.
+        unsafe { world.set_nudge(mailbox.clone()) };
         let (attached, done) = (Flag::default(), Flag::default());
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -153,9 +166,18 @@ fn a_mutator_that_is_dropped_in_its_own_closure_aborts() {
 struct Counter(AtomicU32);
 
 impl Nudge for Counter {
-    fn nudge(&self, _thread: ThreadRef, _call: NudgeCall) -> Result<(), NudgeError> {
+    fn nudge(
+        &self,
+        _thread: ThreadRef,
+        _call: NudgeCall,
+        _wanted: &dyn Fn() -> bool,
+    ) -> Result<(), NudgeError> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn settle(&self, _timeout: Duration) -> bool {
+        true
     }
 }
 
@@ -171,7 +193,8 @@ fn a_requester_that_is_interrupted_all_the_time_nudges_as_often() {
         let old = unsafe { libc::signal(libc::SIGPROF, ignore as *const () as usize) };
         assert_ne!(old, libc::SIG_ERR);
         let (world, counter) = (World::new(), Arc::new(Counter::default()));
-        world.set_nudge(counter.clone());
+        // SAFETY: the mutator makes the calls that it hands out where it borrows nothing of the world.
+        unsafe { world.set_nudge(counter.clone()) };
         let (done, me) = (Flag::default(), sys::gettid());
         let long = patience(Duration::from_secs(1));
         thread::scope(|scope| {
@@ -208,9 +231,18 @@ fn a_requester_that_is_interrupted_all_the_time_nudges_as_often() {
 struct Panics(AtomicU32);
 
 impl Nudge for Panics {
-    fn nudge(&self, _thread: ThreadRef, _call: NudgeCall) -> Result<(), NudgeError> {
+    fn nudge(
+        &self,
+        _thread: ThreadRef,
+        _call: NudgeCall,
+        _wanted: &dyn Fn() -> bool,
+    ) -> Result<(), NudgeError> {
         self.0.fetch_add(1, Ordering::Relaxed);
         panic!("out of the nudge");
+    }
+
+    fn settle(&self, _timeout: Duration) -> bool {
+        true
     }
 }
 
@@ -220,7 +252,8 @@ fn a_nudge_that_panics_ends_neither_a_stop_nor_a_for_each() {
     let name = "nudge::a_nudge_that_panics_ends_neither_a_stop_nor_a_for_each";
     in_child(name, Duration::from_secs(20), || {
         let (world, nudge) = (World::new(), Arc::new(Panics(AtomicU32::new(0))));
-        world.set_nudge(nudge.clone());
+        // SAFETY: the mutator makes the calls that it hands out where it borrows nothing of the world.
+        unsafe { world.set_nudge(nudge.clone()) };
         let (done, closures) = (Flag::default(), AtomicU32::new(0));
         thread::scope(|scope| {
             mutator(scope, &world, "dawdler", |m| {
