@@ -187,7 +187,7 @@ pub enum InjectError {
         /// The program counter.
         pc: usize,
     },
-    /// A system call is about to begin, to be restarted, or has just returned.
+    /// A system call is about to begin or to be restarted.
     AtSyscall {
         /// The program counter.
         pc: usize,
@@ -432,45 +432,24 @@ pub(crate) unsafe fn prepare(
     Ok(Injection { call, active })
 }
 
-/// Whether a system call instruction, `length` bytes long, is at `pc` or ends there.
+/// Whether a system call instruction, `length` bytes long, is at `pc`.
 ///
-/// After a system call the interrupted code has its result in a register, which is fine; but with
-/// `SA_RESTART` the kernel goes back to the instruction, and a callback's own interrupted calls
-/// would change what is restarted.
+/// With `SA_RESTART` the kernel goes back to the instruction of an interrupted call before it writes
+/// the frame, and a callback's own interrupted calls would change what is restarted.
+///
+/// After a call that is not restarted its result is in the frame like everything else. So nothing is
+/// asked about the bytes before `pc`, which may be the end of something else: of an immediate, where
+/// instructions have several lengths, or of an instruction that the code jumped over.
 ///
 /// # Safety
 ///
 /// `pc` is the address of an instruction.
 #[inline]
 unsafe fn at_syscall(pc: usize, length: usize) -> bool {
-    /// The smallest page there is: within one, what is beside code can be read.
-    const PAGE: usize = 4096;
-
     // SAFETY: the first byte of an instruction.
     let first = unsafe { (pc as *const u8).read_volatile() };
     // SAFETY: an instruction that begins so is at least as long.
-    if arch::begins_syscall(first) && arch::is_syscall(unsafe { read_code(pc, length) }) {
-        return true;
-    }
-    let before = pc.wrapping_sub(length);
-    if before / PAGE == pc / PAGE {
-        // SAFETY: the same page as the instruction's first byte.
-        return arch::is_syscall(unsafe { read_code(before, length) });
-    }
-    // The page before may not be there. The kernel looks without a fault.
-    let mut code = Code::default();
-    let local = libc::iovec { iov_base: code.as_mut_ptr().cast(), iov_len: length };
-    let remote = libc::iovec { iov_base: before as *mut _, iov_len: length };
-    let (local, remote) = (&raw const local as usize, &raw const remote as usize);
-    let args = [sys::getpid() as usize, local, 1, remote, 1, 0];
-    // SAFETY: the kernel writes at most `length` bytes to `code`.
-    match unsafe { sys::syscall(libc::SYS_process_vm_readv, args) } {
-        Ok(read) if read == length => arch::is_syscall(code),
-        // Not readable, at least in part: no instruction that was just executed is there.
-        Ok(_) | Err(Errno::EFAULT) => false,
-        // The call is not allowed here: refusing is the safe answer.
-        Err(_) => true,
-    }
+    arch::begins_syscall(first) && arch::is_syscall(unsafe { read_code(pc, length) })
 }
 
 /// Room for the longest system call instruction; one that is shorter is followed by zeroes.
@@ -723,63 +702,19 @@ mod tests {
     use super::*;
     use std::string::ToString;
 
-    /// Two pages; `code` is put before and after the boundary between them.
-    struct Pages(usize);
-
-    const PAGE: usize = 4096;
-
-    impl Pages {
-        fn new(before: &[u8], after: &[u8]) -> Self {
-            let protection = libc::PROT_READ | libc::PROT_WRITE;
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            // SAFETY: a new mapping.
-            let map =
-                unsafe { libc::mmap(core::ptr::null_mut(), 2 * PAGE, protection, flags, -1, 0) };
-            assert_ne!(map, libc::MAP_FAILED);
-            let boundary = map as usize + PAGE;
-            // SAFETY: in the first page.
-            let low = unsafe {
-                core::slice::from_raw_parts_mut((boundary - before.len()) as *mut u8, before.len())
-            };
-            low.copy_from_slice(before);
-            // SAFETY: in the second page.
-            let high = unsafe { core::slice::from_raw_parts_mut(boundary as *mut u8, after.len()) };
-            high.copy_from_slice(after);
-            Self(boundary)
-        }
-
-        fn forget_first(&self) {
-            // SAFETY: the first page of the own mapping.
-            let unmapped = unsafe { libc::munmap((self.0 - PAGE) as *mut _, PAGE) };
-            assert_eq!(unmapped, 0);
-        }
-    }
-
+    /// The code before the program counter may be the end of anything, or a system call that the
+    /// interrupted code has jumped away from: a loop there could never be interrupted.
     #[test]
-    fn a_system_call_before_a_page_boundary_is_seen() {
-        let pages = Pages::new(&arch::SYSCALL_CODE, &[0; 8]);
+    fn a_system_call_is_one_at_the_program_counter() {
+        let mut code = [0; 3 * arch::SYSCALL_LEN];
+        code[arch::SYSCALL_LEN..2 * arch::SYSCALL_LEN].copy_from_slice(&arch::SYSCALL_CODE);
+        let at = |offset: usize| code.as_ptr() as usize + offset;
         // SAFETY: readable.
-        assert!(unsafe { at_syscall(pages.0, arch::SYSCALL_LEN) });
+        assert!(!unsafe { at_syscall(at(0), arch::SYSCALL_LEN) });
         // SAFETY: readable.
-        assert!(unsafe { at_syscall(pages.0 - arch::SYSCALL_LEN, arch::SYSCALL_LEN) });
+        assert!(unsafe { at_syscall(at(arch::SYSCALL_LEN), arch::SYSCALL_LEN) });
         // SAFETY: readable.
-        assert!(!unsafe { at_syscall(pages.0 + arch::SYSCALL_LEN, arch::SYSCALL_LEN) });
-    }
-
-    #[test]
-    fn an_unmapped_page_before_the_program_counter_does_no_harm() {
-        let pages = Pages::new(&arch::SYSCALL_CODE, &[0; 8]);
-        pages.forget_first();
-        // SAFETY: no pointers are followed.
-        let asked = unsafe { sys::syscall(libc::SYS_process_vm_readv, [0; 6]) };
-        if asked == Err(Errno::ENOSYS) {
-            testkit::skip("nobody tells what can be read (no process_vm_readv): always refused");
-            // SAFETY: readable; what is before it is not.
-            assert!(unsafe { at_syscall(pages.0, arch::SYSCALL_LEN) });
-            return;
-        }
-        // SAFETY: readable; what is before it is not.
-        assert!(!unsafe { at_syscall(pages.0, arch::SYSCALL_LEN) });
+        assert!(!unsafe { at_syscall(at(2 * arch::SYSCALL_LEN), arch::SYSCALL_LEN) });
     }
 
     #[test]

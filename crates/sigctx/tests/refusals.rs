@@ -244,7 +244,8 @@ fn stress_system_call_instructions_are_refused() {
                 assert_eq!(sys::gettid(), tid, "a system call came back with another result");
             }
         };
-        let enough = testkit::budget(10_000) as usize;
+        // Few signals find the program counter at the one instruction; most find it after.
+        let enough = testkit::budget(100) as usize;
         under_signals(victim, || get(&AT_SYSCALL) >= enough);
         println!("{}", counts());
     });
