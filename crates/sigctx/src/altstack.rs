@@ -4,6 +4,7 @@
 //! injects a call needs an alternate stack: on the interrupted stack the copy of the frame would
 //! overwrite the frame.
 
+use core::ffi::c_int;
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::{self, size_of};
@@ -115,23 +116,29 @@ impl AltStack {
     /// With signals blocked.
     fn put_back(&self) {
         CHANGES.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: it was the thread's alternate stack before this one.
-        match unsafe { set(&self.previous) } {
-            Ok(now) if now.sp == self.stack.sp => give_back(self.map, self.length),
-            // Somebody installed another stack over this one, and may put this one back: the memory
-            // is left to them.
-            // SAFETY: it was installed the moment before.
-            Ok(now) => drop(unsafe { set(&now) }),
-            // The thread runs on it.
-            Err(_) => {}
+        // A look first: the one from before is installed only where it is known to be there still. A
+        // handler could come on it: not all signals are blocked.
+        let Ok(now) = current() else { return };
+        if now.flags & libc::SS_DISABLE != 0 {
+            // Whoever disabled it is done with alternate stacks on this thread, and with the one from
+            // before: `std` does so, and unmaps its own, before thread-locals are destroyed.
+            give_back(self.map, self.length);
+        } else if now.sp == self.stack.sp {
+            // It fails when the thread runs on it.
+            // SAFETY: it was the thread's alternate stack before this one.
+            if unsafe { set(&self.previous) }.is_ok() {
+                give_back(self.map, self.length);
+            }
         }
+        // Else somebody installed another stack over this one, and may put this one back: the memory
+        // is left to them.
     }
 }
 
 impl Drop for AltStack {
     fn drop(&mut self) {
         // A call that a handler injected in between could put back the stack that goes.
-        let mask = sys::sigprocmask(MaskHow::Block, &SigSet::full());
+        let mask = sys::sigprocmask(MaskHow::Block, &SigSet::deferrable());
         self.put_back();
         sys::sigprocmask(MaskHow::Set, &mask);
     }
@@ -276,6 +283,20 @@ pub(crate) fn current() -> Result<SignalStack, Errno> {
     // "In use" is an answer of the kernel's, not a wish.
     now.flags &= !libc::SS_ONSTACK;
     Ok(now)
+}
+
+/// Installs an alternate stack again that the kernel disarmed for its handler (`SS_AUTODISARM`), now that
+/// the handler has left it. Nothing is done with any other.
+#[inline(always)]
+pub(crate) fn rearm(stack: SignalStack) {
+    /// `SS_AUTODISARM` of `linux/signal.h`.
+    const AUTODISARM: c_int = 1 << 31;
+
+    if stack.flags & AUTODISARM != 0 {
+        // The kernel took the same before. Handlers that come without it run on the thread's own stack.
+        // SAFETY: the thread's alternate stack, by the frame, which no handler uses now.
+        let _ = unsafe { set(&stack) };
+    }
 }
 
 /// Replaces the calling thread's alternate stack and returns the one from before.

@@ -2,53 +2,58 @@
 //!
 //! One assembly entry is the kernel's handler for every signal installed here. It calls
 //! `dispatch`, which offers the signal to the registered handlers, newest first, and at the end to
-//! the action that the kernel had at the first install:
+//! the actions that the kernel had when ours was put in, latest first:
 //!
 //! ```text
-//!  kernel -> entry -> newest handler --Chain--> older handler --Chain--> action from before
-//!                        |                          |
-//!                        +--Resume--> return        +--Inject--> pivot (see `inject`)
+//!  kernel -> entry -> newest handler --Chain--> older handler --Chain--> actions from before
+//!                        |                          |                     |  without SA_ONSTACK:
+//!                        +--Resume--> return        +--Inject--> pivot <--+  after all of these
 //! ```
 //!
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
 //! | `Slot::head`, `Registration::next` | `install`, `uninstall`, under the lock | `dispatch` | release / acquire | I1, I2 |
-//! | `Slot::base` | the same, and `dispatch` for `SA_RESETHAND` | `dispatch` | release / acquire | I3 |
+//! | `Slot::newest`, `Slot::latest` | `install`, `restore`, under the lock | `dispatch` | release / acquire | I1, I3 |
+//! | `Previous::action` | handlers: `SA_RESETHAND`, an action that resets itself | `dispatch` | release / acquire | I4 |
 //!
-//! - **I1** A registration is never freed or changed but for `next`: a handler may hold one for
-//!   ever.
+//! - **I1** A registration and a `Previous` are never freed or changed but for the words in the table:
+//!   a handler may hold one for as long as the process lives.
 //! - **I2** `head` is published before the kernel is told, so that the entry never finds nothing.
-//! - **I3** `base` is set before the kernel is told, and stays: a late handler of an uninstalled
-//!   signal still finds whom to give it to. It changes when the kernel's action was reset to the
-//!   default or to "ignore" by somebody else and a handler is installed again.
+//! - **I3** An action from before is in the list before the kernel is told, and stays: a late handler
+//!   of an uninstalled signal still finds whom to give it to. The list begins anew when a first
+//!   handler is installed, and when the default or "ignore" was set in the place of ours.
+//! - **I4** `action` is a static, or was leaked by `install`.
 //!
+//! **Circles**: others may be installed over us that chain to us, and we over them. Each signal's way
+//! is kept in its [passage](crate::chain), so that each handler has it once. **Unloading**: the library
+//! with the entry, and that with the handler, are kept loaded ([`module`](crate::module)).
 //! **Exit**: nothing to do. **fork**: the child has the same handlers; a fork while another thread
 //! installs leaves the lock taken in the child, where it must not install. **Nesting**: while a
 //! handler runs its own signal is blocked, and no other, so that at most one frame of each signal
 //! is on the alternate stack. With `SA_NODEFER` a sender that is faster than the kernel's delivery
 //! piles up frames until the stack overflows, before the handler has executed one instruction.
-//! An injected call runs with the interrupted mask: see [`inject`].
-//!
-//! This file is long because what it installs, what a handler gets and how it is taken out are one
-//! story.
+//! An injected call runs with the interrupted mask: see [`inject`](crate::inject).
 //!
 //! References: `sigaction(2)`, Go `runtime/signal_unix.go` (`sigfwdgo`).
 
-use core::ffi::{c_int, c_void};
+mod delivery;
+mod previous;
+
 use core::fmt;
-use core::ops::{Deref, DerefMut};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use alloc::boxed::Box;
 
 use crate::arch;
-use crate::context::SigCtx;
-use crate::inject::{self, CallStack, InjectError, InjectedFn, Injection};
-use crate::sys::{
-    self, Errno, KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigInfo, SigSet, rt_sigaction,
-};
+use crate::inject::Injection;
+use crate::module::{self, CodeAddress};
+use crate::sys::{self, Errno, KernelAction, SIG_DFL, SIG_IGN, SaFlags, SigSet, rt_sigaction};
 use crate::vdso;
+
+pub use delivery::Delivery;
+pub(crate) use delivery::dispatch;
+use previous::Previous;
 
 /// A signal handler. It must keep to what is async-signal-safe.
 pub type Handler = fn(&mut Delivery<'_>) -> Flow;
@@ -119,15 +124,20 @@ struct Registration {
 /// What is known of one signal.
 struct Slot {
     head: AtomicPtr<Registration>,
-    base: AtomicPtr<KernelAction>,
+    /// The action that was found last: what ours stands in the place of now.
+    latest: AtomicPtr<Previous>,
+    /// All that were found, the newest find first.
+    newest: AtomicPtr<Previous>,
 }
 
 /// Indexed by signal number.
 static SLOTS: [Slot; arch::NSIG + 1] = [const {
-    Slot { head: AtomicPtr::new(ptr::null_mut()), base: AtomicPtr::new(ptr::null_mut()) }
+    Slot {
+        head: AtomicPtr::new(ptr::null_mut()),
+        latest: AtomicPtr::new(ptr::null_mut()),
+        newest: AtomicPtr::new(ptr::null_mut()),
+    }
 }; arch::NSIG + 1];
-
-static DEFAULT: KernelAction = KernelAction::DEFAULT;
 
 /// The action that the kernel is given in place of `base`.
 fn action(signal: i32, base: &KernelAction) -> KernelAction {
@@ -169,13 +179,12 @@ pub enum InstallError {
         /// What the kernel said.
         errno: Errno,
     },
-    /// Somebody put a handler over one of ours. A new one on top of it would go round in a circle
-    /// when that handler chains.
-    Covered {
+    /// The library with the handler cannot be kept loaded: see [`module::keep_loaded`].
+    NotKept {
         /// The signal.
         signal: i32,
-        /// The address of the handler that covers ours.
-        by: usize,
+        /// Which code is in that library.
+        why: module::KeepError,
     },
 }
 
@@ -183,9 +192,7 @@ impl fmt::Display for InstallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused { signal, errno } => write!(f, "no handler for signal {signal}: {errno}"),
-            Self::Covered { signal, by } => {
-                write!(f, "handler {by:#x} was put over ours of signal {signal}")
-            }
+            Self::NotKept { signal, why } => write!(f, "no handler for signal {signal}: {why}"),
         }
     }
 }
@@ -210,7 +217,7 @@ impl UninstallError {
         self.installed
     }
 
-    /// The address of the handler that was put over ours.
+    /// The address of the handler that was put over ours; [`CodeAddress`] names it.
     ///
     /// # Signal safety
     ///
@@ -223,12 +230,52 @@ impl UninstallError {
 
 impl fmt::Display for UninstallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (signal, by) = (self.installed.signal, self.by);
-        write!(f, "handler {by:#x} was put over ours of signal {signal}")
+        let (signal, by) = (self.installed.signal, CodeAddress::new(self.by));
+        write!(f, "handler {by} was put over ours of signal {signal}")
     }
 }
 
 impl core::error::Error for UninstallError {}
+
+/// What a signal finds first, seen from a handler that was installed here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Standing {
+    /// The kernel calls this crate's entry.
+    First,
+    /// The kernel calls another handler, which was installed over ours. Ours gets the signal if that
+    /// one chains, and injects calls only if that one is of another copy of this crate.
+    Covered {
+        /// Its address.
+        by: CodeAddress,
+    },
+    /// The default action or "ignore" was set in the place of ours, which gets no signal any more.
+    Replaced {
+        /// The handler word: [`SIG_DFL`] or [`SIG_IGN`].
+        action: usize,
+    },
+}
+
+impl Standing {
+    fn of(action: &KernelAction) -> Self {
+        match action.handler {
+            handler if handler == arch::entry() => Self::First,
+            action @ (SIG_DFL | SIG_IGN) => Self::Replaced { action },
+            handler => Self::Covered { by: CodeAddress::new(handler) },
+        }
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::First => f.write_str("ours is the first handler"),
+            Self::Covered { by } => write!(f, "handler {by} was put over ours"),
+            Self::Replaced { action: SIG_IGN } => f.write_str("the signal was set to be ignored"),
+            Self::Replaced { .. } => f.write_str("the default action was set over ours"),
+        }
+    }
+}
 
 /// Held while actions change.
 struct Installing;
@@ -246,6 +293,12 @@ impl Installing {
             }
         }
         Self
+    }
+
+    /// For a handler, which cannot wait: the holder may be what it interrupted.
+    fn try_begin() -> Option<Self> {
+        // Acquire as in `begin`.
+        LOCK.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok().then_some(Self)
     }
 }
 
@@ -272,14 +325,19 @@ fn covers(handler: usize) -> bool {
 ///
 /// The kernel's action becomes this crate's entry with `SA_SIGINFO`, `SA_ONSTACK` and `SA_RESTART`,
 /// and an empty mask: in the handler only the signal itself is blocked. The action from before is
-/// kept and chained to, but system calls that the signal interrupts are restarted even if that
+/// kept and chained to (see [`Delivery::chain`]), but system calls that the signal interrupts are restarted even if that
 /// action had no `SA_RESTART`: without it every system call of the process could fail because of a
 /// signal that is not its owner's. What it said about children (`SA_NOCLDSTOP`, `SA_NOCLDWAIT`, and
 /// no zombies when `SIGCHLD` was ignored) holds on. Works for the signals 32 and 33 too, which libc
 /// keeps for itself.
 ///
-/// Each call keeps a few words for ever, also after the uninstall: a handler on another thread may
-/// still look at them. Install once, not in a loop.
+/// A handler that somebody else installed over ours is an action from before like any other: ours
+/// goes on top, and theirs gets the signal next. It may chain to ours, which has had the signal then
+/// and hands it further back.
+///
+/// Each call keeps a few words for good, also after the uninstall: a handler on another thread may
+/// still look at them. Install once, not in a loop. The library that has the handler, and the one that
+/// has this crate, stay loaded until the process ends, whatever `dlclose` is told.
 ///
 /// # Signal safety
 ///
@@ -288,9 +346,8 @@ fn covers(handler: usize) -> bool {
 /// # Errors
 ///
 /// [`InstallError::Refused`] for a number that is no signal, `SIGKILL` and `SIGSTOP`;
-/// [`InstallError::Covered`] when somebody installed a handler over ours. (The default action or
-/// "ignore" over ours is an action from before like any other; handlers that are still registered
-/// get the signal again then.)
+/// [`InstallError::NotKept`] when the library with the handler cannot be kept loaded. Nothing is
+/// installed then.
 ///
 /// # Safety
 ///
@@ -312,40 +369,44 @@ pub unsafe fn install(
 ) -> Result<Installed, InstallError> {
     let refused = |errno| InstallError::Refused { signal, errno };
     let slot = slot(signal).ok_or(refused(Errno::EINVAL))?;
+    for code in [arch::entry() as *const (), handler as *const ()] {
+        module::keep_loaded(code).map_err(|why| InstallError::NotKept { signal, why })?;
+    }
     vdso::find();
     let _installing = Installing::begin();
     // SAFETY: only reads.
-    let mut before = unsafe { rt_sigaction(signal, None) }.map_err(refused)?;
+    let before = unsafe { rt_sigaction(signal, None) }.map_err(refused)?;
     let head = slot.head.load(Ordering::Acquire);
-    let first = before.handler != arch::entry();
-    if covers(before.handler) && !head.is_null() {
-        return Err(InstallError::Covered { signal, by: before.handler });
-    }
-    let set_base = |base| slot.base.store(Box::leak(Box::new(base)), Ordering::Release);
-    if first {
-        set_base(before); // I3
-    }
     let next = AtomicPtr::new(head);
+    if before.handler != arch::entry() {
+        slot.found(signal, before, head.is_null()); // I3
+    }
     let registration = Box::into_raw(Box::new(Registration { handler, options, next }));
     slot.head.store(registration, Ordering::Release); // I2
-    if first {
-        loop {
-            // SAFETY: the entry handles every signal, and the caller answers for `handler`.
-            match unsafe { rt_sigaction(signal, Some(&action(signal, &before))) } {
-                // Somebody else changed the action since it was read: that is the one to chain to.
-                Ok(old) if old != before && old.handler != arch::entry() => {
-                    set_base(old);
-                    before = old;
-                }
-                Ok(_) => break,
-                Err(errno) => {
-                    slot.head.store(head, Ordering::Release);
-                    return Err(refused(errno));
-                }
-            }
-        }
+    if let Err(errno) = slot.put_on_top(signal, before) {
+        slot.head.store(head, Ordering::Release);
+        return Err(refused(errno));
     }
     Ok(Installed { signal, registration })
+}
+
+impl Slot {
+    /// Makes the entry the kernel's action, in the place of `before`, which is in the list. Called
+    /// under the lock.
+    fn put_on_top(&self, signal: i32, mut before: KernelAction) -> Result<(), Errno> {
+        while before.handler != arch::entry() {
+            // SAFETY: the entry handles every signal, and there are handlers whose installers answer
+            // for them.
+            let old = unsafe { rt_sigaction(signal, Some(&action(signal, &before))) }?;
+            if old == before || old.handler == arch::entry() {
+                break;
+            }
+            // Somebody else changed the action since it was read: that is the one to chain to.
+            self.found(signal, old, false);
+            before = old;
+        }
+        Ok(())
+    }
 }
 
 impl Installed {
@@ -359,17 +420,59 @@ impl Installed {
         self.signal
     }
 
-    /// The action that the kernel had before the first of our handlers.
+    /// The action that ours stands in the place of: the one from before, or, when somebody else
+    /// installed over ours and ours was put on top again, theirs.
     ///
     /// # Signal safety
     ///
     /// Async-signal-safe.
     #[must_use]
     pub fn previous(&self) -> KernelAction {
-        slot(self.signal).map_or(KernelAction::DEFAULT, |slot| *slot.base())
+        slot(self.signal).map_or(KernelAction::DEFAULT, |slot| *slot.latest())
     }
 
-    /// Takes the handler out; with the last one the kernel gets the previous action back.
+    /// What a signal finds first: this crate's entry, or what somebody put over it since.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe: one system call.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        // SAFETY: only reads. It was read before, so the kernel does not refuse.
+        let now = unsafe { rt_sigaction(self.signal, None) };
+        now.as_ref().map_or(Standing::First, Standing::of)
+    }
+
+    /// Puts ours on top again, over whatever somebody put over it since, which gets the signal next.
+    /// Returns what there was.
+    ///
+    /// For one whose signals must come first: a handler that covers ours without chaining keeps every
+    /// signal to itself, and no call can be injected under a handler that is not of this crate. Call
+    /// this when [`Installed::standing`] says so, not in a loop: two that each want to be first would
+    /// take turns for as long as they run.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: allocates and locks.
+    ///
+    /// # Errors
+    ///
+    /// [`InstallError::Refused`]: what the kernel says. It has taken the same before.
+    pub fn restore(&self) -> Result<Standing, InstallError> {
+        let signal = self.signal;
+        let refused = |errno| InstallError::Refused { signal, errno };
+        let slot = slot(signal).ok_or(refused(Errno::EINVAL))?;
+        let _installing = Installing::begin();
+        // SAFETY: only reads.
+        let before = unsafe { rt_sigaction(signal, None) }.map_err(refused)?;
+        if before.handler != arch::entry() {
+            slot.found(signal, before, false);
+            slot.put_on_top(signal, before).map_err(refused)?;
+        }
+        Ok(Standing::of(&before))
+    }
+
+    /// Takes the handler out; with the last one the kernel gets [`Installed::previous`] back.
     ///
     /// A handler that has begun on another thread may still be running afterwards.
     ///
@@ -397,7 +500,7 @@ impl Installed {
         // What was set in our place stays.
         if last && now.handler == arch::entry() {
             // SAFETY: gives back what was there.
-            let old = unsafe { rt_sigaction(self.signal, Some(slot.base())) };
+            let old = unsafe { rt_sigaction(self.signal, Some(slot.latest())) };
             if let Ok(old) = old
                 && old.handler != arch::entry()
             {
@@ -422,245 +525,6 @@ impl Installed {
             link = &at.next;
         }
         Ok(())
-    }
-}
-
-impl Slot {
-    fn base(&self) -> &'static KernelAction {
-        let base = self.base.load(Ordering::Acquire);
-        // SAFETY: null, or leaked by `install`, or the static default.
-        unsafe { base.as_ref() }.unwrap_or(&DEFAULT)
-    }
-}
-
-/// A signal, in the handler that got it. Dereferences to the interrupted context.
-pub struct Delivery<'h> {
-    ctx: SigCtx<'h>,
-    signal: i32,
-    entry_sp: usize,
-    slot: &'static Slot,
-    /// Who comes next; null when only the action from before is left.
-    rest: *const Registration,
-    /// Of the handler that had it last. None had it: the action from before keeps errno itself, as
-    /// with the kernel.
-    errno: ErrnoPolicy,
-    /// Everybody has been offered the signal.
-    offered: bool,
-    /// What the last handler that wanted one prepared.
-    injection: Option<Injection>,
-}
-
-impl Delivery<'_> {
-    /// Offers the signal to the next handlers and the action from before, now.
-    ///
-    /// For a handler that took the signal for its own, when a sender of somebody else's may have
-    /// been merged with it: the kernel keeps one pending instance of a standard signal. Does
-    /// nothing the second time.
-    ///
-    /// # Signal safety
-    ///
-    /// Handler only.
-    pub fn chain(&mut self) {
-        while !self.offered {
-            // SAFETY: null, or a registration that is never freed (I1).
-            let Some(registration) = (unsafe { self.rest.as_ref() }) else {
-                self.offered = true;
-                self.previous_action();
-                return;
-            };
-            self.rest = registration.next.load(Ordering::Acquire);
-            self.errno = registration.options.errno;
-            let flow = keeping(self.errno, || (registration.handler)(self));
-            match flow {
-                Flow::Chain => {}
-                Flow::Resume => self.offered = true,
-                Flow::Inject(injection) => {
-                    self.offered = true;
-                    self.injection = Some(injection);
-                }
-            }
-        }
-    }
-
-    /// Prepares a call of `call` on the interrupted stack: return it as [`Flow::Inject`].
-    ///
-    /// The call gets `data` and the interrupted context; after it the interrupted code goes on with
-    /// every register, flag and vector as it was. What is written to the context after this, by
-    /// this handler or the ones after it, is lost; write it in the callback, with
-    /// [`Frame::context_mut`](crate::inject::Frame::context_mut).
-    ///
-    /// # Signal safety
-    ///
-    /// Handler only.
-    ///
-    /// # Errors
-    ///
-    /// [`InjectError`] says why not. Nothing has changed then.
-    ///
-    /// # Safety
-    ///
-    /// 1. The interrupted code may be interrupted by `call` at this program counter, for the rest
-    ///    of the handlers too: `call` keeps to what is async-signal-safe, or the program counter is
-    ///    in code that is known to be at a safe point anywhere.
-    /// 2. There is readable code at the program counter.
-    /// 3. `onto` lives until the call has resumed.
-    /// 4. What is in the context now is such that the interrupted code can go on.
-    pub unsafe fn inject(
-        &mut self,
-        onto: &CallStack,
-        call: InjectedFn,
-        data: usize,
-    ) -> Result<Injection, InjectError> {
-        // SAFETY: the caller's obligations; the entry's stack pointer comes from the assembly.
-        unsafe { inject::prepare(&self.ctx, self.entry_sp, onto, call, data) }
-    }
-
-    /// Does what the kernel would have done before the first install.
-    fn previous_action(&mut self) {
-        let mut base = self.slot.base();
-        let function = !matches!(base.handler, SIG_DFL | SIG_IGN);
-        if function && base.flags.contains(SaFlags::RESETHAND) {
-            let seen = ptr::from_ref(base).cast_mut();
-            let default = ptr::from_ref(&DEFAULT).cast_mut();
-            // Release for `base`'s readers; acquire: a failure reads what another thread put there.
-            let (set, failed) = (Ordering::AcqRel, Ordering::Acquire);
-            if self.slot.base.compare_exchange(seen, default, set, failed).is_err() {
-                // Another thread had the one call; this signal gets what is there now.
-                base = self.slot.base();
-            }
-        }
-        match base.handler {
-            SIG_IGN => {}
-            SIG_DFL => default_action(self.signal, self.slot, self.ctx.info()),
-            handler => {
-                // Ours is blocked; theirs may be written to be interrupted by its own signal.
-                let mask = if base.flags.contains(SaFlags::NODEFER) {
-                    sys::sigprocmask(MaskHow::Unblock, &SigSet::of(self.signal))
-                } else {
-                    sys::sigprocmask(MaskHow::Block, &SigSet::of(self.signal))
-                };
-                sys::sigprocmask(MaskHow::Block, &base.mask);
-                let (info, uc) = self.ctx.as_raw();
-                // SAFETY: it was the kernel's handler for this signal, and gets what the kernel
-                // would have given it.
-                keeping(self.errno, || unsafe {
-                    call_c(handler, base.flags, self.signal, info, uc);
-                });
-                sys::sigprocmask(MaskHow::Set, &mask);
-            }
-        }
-    }
-}
-
-/// Calls `body`, with errno kept or not.
-#[inline(always)]
-fn keeping<T>(policy: ErrnoPolicy, body: impl FnOnce() -> T) -> T {
-    match policy {
-        ErrnoPolicy::Keep => {
-            let errno = inject::errno();
-            let result = body();
-            inject::set_errno(errno);
-            result
-        }
-        ErrnoPolicy::Untouched => body(),
-    }
-}
-
-/// Calls a handler of C's.
-///
-/// # Safety
-///
-/// `handler` is the address of a handler for `flags`, and the rest is what it expects.
-unsafe fn call_c(
-    handler: usize,
-    flags: SaFlags,
-    signal: c_int,
-    info: *mut c_void,
-    uc: *mut c_void,
-) {
-    type Plain = extern "C" fn(c_int);
-    type Full = extern "C" fn(c_int, *mut c_void, *mut c_void);
-    let address = ptr::with_exposed_provenance::<()>(handler);
-    if flags.contains(SaFlags::SIGINFO) {
-        // SAFETY: the caller's obligation.
-        let function = unsafe { core::mem::transmute::<*const (), Full>(address) };
-        function(signal, info, uc);
-    } else {
-        // SAFETY: the caller's obligation.
-        let function = unsafe { core::mem::transmute::<*const (), Plain>(address) };
-        function(signal);
-    }
-}
-
-/// What the kernel does by default. What ends the process does so at the interrupted instruction.
-fn default_action(signal: i32, slot: &Slot, info: &SigInfo) {
-    let stops = match signal {
-        // Ignored by default; SIGCONT has done its work when it was sent.
-        libc::SIGCHLD | libc::SIGURG | libc::SIGWINCH | libc::SIGCONT => return,
-        libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => true,
-        _ => false,
-    };
-    // It is blocked here, and so waits until the context is back: a core dump then shows the code
-    // that was interrupted, not this.
-    // SAFETY: the default action is what was there.
-    let set = unsafe { rt_sigaction(signal, Some(&DEFAULT)) };
-    let (pid, tid) = (sys::getpid(), sys::gettid());
-    if sys::queue_info(pid, tid, info).is_err() {
-        // The queue is full. A standard signal gets through without its information.
-        // When that fails, too, there is nothing else to do.
-        let _ = sys::tgkill(pid, tid, signal);
-    }
-    if stops && set.is_ok() {
-        // Stops here; goes on after SIGCONT.
-        let mask = sys::sigprocmask(MaskHow::Unblock, &SigSet::of(signal));
-        sys::sigprocmask(MaskHow::Set, &mask);
-        // Not what was read above: another thread that does the same here may have set that. Nor
-        // when the last handler has been taken out meanwhile.
-        if !slot.head.load(Ordering::Acquire).is_null() {
-            // SAFETY: the entry handles every signal. It was in force a moment ago, so it is valid.
-            let _ = unsafe { rt_sigaction(signal, Some(&action(signal, slot.base()))) };
-        }
-    }
-}
-
-/// Called by the assembly for every signal. Returns 0 for a plain return from the handler, or the
-/// record of a call to be made.
-///
-/// A panic in a handler cannot unwind into the kernel's frame: it aborts.
-pub(crate) extern "C" fn dispatch(
-    signal: c_int,
-    info: *mut c_void,
-    uc: *mut c_void,
-    entry_sp: usize,
-) -> usize {
-    let Some(slot) = slot(signal) else { return 0 };
-    let rest = slot.head.load(Ordering::Acquire);
-    // SAFETY: the kernel's own arguments; this call outlives the value, and nobody else has them.
-    let ctx = unsafe { SigCtx::from_raw(info, uc) };
-    let errno = ErrnoPolicy::Untouched;
-    let mut delivery =
-        Delivery { ctx, signal, entry_sp, slot, rest, errno, offered: false, injection: None };
-    delivery.chain();
-    delivery.injection.take().map_or(0, Injection::into_raw)
-}
-
-impl<'h> Deref for Delivery<'h> {
-    type Target = SigCtx<'h>;
-
-    fn deref(&self) -> &SigCtx<'h> {
-        &self.ctx
-    }
-}
-
-impl DerefMut for Delivery<'_> {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.ctx
-    }
-}
-
-impl fmt::Debug for Delivery<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Delivery").field("context", &self.ctx).finish_non_exhaustive()
     }
 }
 

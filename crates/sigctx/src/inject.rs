@@ -54,9 +54,10 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::altstack;
 use crate::arch::{self, FrameRecord, Ucontext};
+use crate::chain::Passage;
 use crate::context::SigCtx;
 use crate::registers::Registers;
-use crate::sys::{self, Errno, MaskHow};
+use crate::sys::{self, Errno, MaskHow, SigSet};
 use crate::vdso;
 
 /// Stack that is kept free for the callback, beyond the copied frame, in bytes.
@@ -285,11 +286,19 @@ pub(crate) struct Call {
     pub(crate) context: usize,
     /// Where the copied siginfo is.
     info: usize,
-    function: InjectedFn,
+    /// What is to be done with this, in the copy of this crate that wrote it.
+    run: unsafe extern "C" fn(*mut Self),
+    function: Option<InjectedFn>,
     data: usize,
     active: *const AtomicU32,
+    /// What `active` points to when nothing is injected.
+    idle: AtomicU32,
     /// errno of the interrupted code.
     errno: c_int,
+    /// Whether it is kept: not on a thread that may not have it.
+    keep_errno: bool,
+    /// What comes first: an action from before, and the handlers that have had the signal.
+    passage: Passage,
     /// The interrupted function's, for frame-pointer walkers.
     pub(crate) record: FrameRecord,
     /// [`altstack::changes`] when the frame was copied.
@@ -314,6 +323,12 @@ pub struct Injection {
 }
 
 impl Injection {
+    /// The word that is set until the call has been made or called off.
+    #[inline(always)]
+    pub(crate) fn active(&self) -> *const AtomicU32 {
+        self.active
+    }
+
     /// The record's address, for the assembly.
     #[inline(always)]
     pub(crate) fn into_raw(self) -> usize {
@@ -374,62 +389,188 @@ pub(crate) unsafe fn prepare(
         return Err(InjectError::AtSyscall { pc });
     }
 
-    // The frame is the first thing below the top of the alternate stack: what is between it and
-    // the top belongs to it, whatever the records in there are.
-    let context = &raw const *uc as usize;
-    if context.wrapping_sub(entry_sp) != arch::UCONTEXT_OFFSET {
-        return Err(InjectError::Frame(BadFrame::Placement { context, entry: entry_sp }));
-    }
-    let length = alt.end - entry_sp;
-    if length > arch::MAX_FRAME {
-        return Err(InjectError::Frame(BadFrame::Length { length }));
-    }
-    arch::check_frame(uc, entry_sp, alt.end).map_err(InjectError::Frame)?;
-
-    let below =
-        arch::RED_ZONE + length + arch::FRAME_ALIGN + size_of::<Call>() + align_of::<Call>();
-    let needed = below + CALLBACK_ROOM;
+    let place = Place::of(uc, entry_sp).map_err(InjectError::Frame)?;
+    let needed = place.needed() + CALLBACK_ROOM;
     let available = sp - lo;
     if available < needed {
         return Err(InjectError::NoRoom { needed, available });
     }
-    let frame = sp - arch::RED_ZONE - length;
-    // As far down as makes the copy's address equal to the frame's, modulo the alignment of all
-    // that is in there.
-    let frame = frame - (frame.wrapping_sub(entry_sp) & (arch::FRAME_ALIGN - 1));
-    let at = (frame - size_of::<Call>()) & !(align_of::<Call>() - 1);
-    let delta = frame.wrapping_sub(entry_sp);
-
     onto.active.store(1, Ordering::Relaxed);
-    // SAFETY: the source is the frame, up to the top of the alternate stack; the target is free
-    // stack with room (checked above), below the red zone; the two stacks do not overlap.
-    unsafe { core::ptr::copy_nonoverlapping(entry_sp as *const u8, frame as *mut u8, length) };
-    let context = context.wrapping_add(delta);
-    // SAFETY: the context is in the copy just made, at the same offset, and equally aligned.
-    let copy = unsafe { &mut *(context as *mut Ucontext) };
-    arch::relocate(copy, delta);
-    let call = at as *mut Call;
-    let info = (ctx.as_raw().0 as usize).wrapping_add(delta);
     let active = &raw const onto.active;
-    let record = FrameRecord::of(uc);
-    let changes = altstack::changes();
-    // SAFETY: room for it was counted, and it is aligned.
-    unsafe {
-        call.write(Call {
-            frame,
-            back,
-            context,
-            info,
-            function,
-            data,
-            active,
-            errno: 0,
-            record,
-            changes,
-            end: frame + length,
-        });
-    }
+    // SAFETY: there is room (checked above), and the two stacks do not overlap.
+    let call = unsafe { place.copy(ctx, back) };
+    // SAFETY: written just now.
+    let record = unsafe { &mut *call };
+    (record.function, record.data, record.active) = (Some(function), data, active);
+    record.keep_errno = true;
     Ok(Injection { call, active })
+}
+
+/// Where a frame's copy will be.
+struct Place {
+    entry_sp: usize,
+    length: usize,
+    sp: usize,
+}
+
+impl Place {
+    /// Looks whether the frame that was entered with `entry_sp` can be copied.
+    #[inline]
+    fn of(uc: &Ucontext, entry_sp: usize) -> Result<Self, BadFrame> {
+        // The frame is the first thing below the top of the alternate stack: what is between it and
+        // the top belongs to it, whatever the records in there are.
+        let context = &raw const *uc as usize;
+        if context.wrapping_sub(entry_sp) != arch::UCONTEXT_OFFSET {
+            return Err(BadFrame::Placement { context, entry: entry_sp });
+        }
+        let alt = uc.alt_stack();
+        let end = alt.sp.saturating_add(alt.size);
+        let length = end.saturating_sub(entry_sp);
+        if length > arch::MAX_FRAME {
+            return Err(BadFrame::Length { length });
+        }
+        arch::check_frame(uc, entry_sp, end)?;
+        Ok(Self { entry_sp, length, sp: uc.sp() })
+    }
+
+    /// Bytes below the interrupted stack pointer that the copy and its record take at most.
+    #[inline]
+    fn needed(&self) -> usize {
+        let record = size_of::<Call>() + align_of::<Call>();
+        arch::RED_ZONE + self.length + arch::FRAME_ALIGN + record
+    }
+
+    /// Copies the frame and writes a record that injects nothing.
+    ///
+    /// # Safety
+    ///
+    /// `needed` bytes below the interrupted stack pointer are free stack, and no part of the frame.
+    /// `back` is where the handler returns to.
+    #[inline]
+    unsafe fn copy(&self, ctx: &SigCtx<'_>, back: usize) -> *mut Call {
+        let Self { entry_sp, length, sp } = *self;
+        let frame = sp - arch::RED_ZONE - length;
+        // As far down as makes the copy's address equal to the frame's, modulo the alignment of all
+        // that is in there.
+        let frame = frame - (frame.wrapping_sub(entry_sp) & (arch::FRAME_ALIGN - 1));
+        let at = (frame - size_of::<Call>()) & !(align_of::<Call>() - 1);
+        let delta = frame.wrapping_sub(entry_sp);
+        // SAFETY: the source is the frame, up to the top of the alternate stack; the target is free
+        // stack, below the red zone; the two stacks do not overlap.
+        unsafe { core::ptr::copy_nonoverlapping(entry_sp as *const u8, frame as *mut u8, length) };
+        let (info, context) = ctx.as_raw();
+        let context = (context as usize).wrapping_add(delta);
+        // SAFETY: the context is in the copy just made, at the same offset, and equally aligned.
+        let copy = unsafe { &mut *(context as *mut Ucontext) };
+        arch::relocate(copy, delta);
+        let call = at as *mut Call;
+        // SAFETY: room for it was counted, and it is aligned.
+        unsafe {
+            call.write(Call {
+                frame,
+                back,
+                context,
+                info: (info as usize).wrapping_add(delta),
+                run: Call::run,
+                function: None,
+                data: 0,
+                active: core::ptr::null(),
+                idle: AtomicU32::new(0),
+                errno: 0,
+                keep_errno: false,
+                passage: Passage::new(0),
+                record: FrameRecord::of(ctx.ucontext()),
+                changes: altstack::changes(),
+                end: frame + length,
+            });
+        }
+        // SAFETY: written just now.
+        let record = unsafe { &mut *call };
+        record.active = &raw const record.idle;
+        call
+    }
+}
+
+/// Whether the handler can leave the alternate stack, on which it was entered with `entry_sp`, for the
+/// interrupted one: an action from before that has no `SA_ONSTACK` runs there.
+pub(crate) fn can_leave(ctx: &SigCtx<'_>, entry_sp: usize) -> bool {
+    let uc = ctx.ucontext();
+    let alt = uc.alt_stack();
+    let alt = alt.sp..alt.sp.saturating_add(alt.size);
+    // When another handler was interrupted, the kernel would not have left this stack, either.
+    if !alt.contains(&entry_sp) || alt.contains(&uc.sp()) {
+        return false;
+    }
+    let Ok(place) = Place::of(uc, entry_sp) else { return false };
+    let high = place.sp.saturating_sub(arch::RED_ZONE);
+    let low = place.sp.saturating_sub(place.needed() + RUN_ROOM);
+    (low >= alt.end || high <= alt.start) && is_writable(low, high)
+}
+
+/// What is kept free below the record for this crate's own functions, on the way to the handler.
+const RUN_ROOM: usize = 1024;
+
+/// Whether all of a free part of a stack can be written: asked of the kernel, which does not fault, and
+/// which lets the stack of the main thread grow.
+fn is_writable(low: usize, high: usize) -> bool {
+    /// The smallest page there is.
+    const PAGE: usize = 4096;
+    const WORD: usize = size_of::<SigSet>();
+
+    let mut at = high.saturating_sub(WORD) & !(WORD - 1);
+    loop {
+        // The signal mask goes there; nothing is changed.
+        let args = [libc::SIG_BLOCK as usize, 0, at, WORD, 0, 0];
+        // SAFETY: the kernel writes a set there, in free stack, or says that it cannot.
+        if unsafe { sys::syscall(libc::SYS_rt_sigprocmask, args) }.is_err() {
+            return false;
+        }
+        if at <= low {
+            return true;
+        }
+        at = at.saturating_sub(PAGE).max(low & !(WORD - 1));
+    }
+}
+
+/// Copies the frame of `ctx` to the interrupted stack for an action from before alone: what is in
+/// `passage`. `None` when it cannot be copied.
+///
+/// # Safety
+///
+/// The frame is the kernel's, and was entered with `entry_sp`.
+pub(crate) unsafe fn prepare_previous(
+    ctx: &SigCtx<'_>,
+    entry_sp: usize,
+    passage: &Passage,
+    keep_errno: bool,
+) -> Option<usize> {
+    if !can_leave(ctx, entry_sp) {
+        return None;
+    }
+    let place = Place::of(ctx.ucontext(), entry_sp).ok()?;
+    // SAFETY: the entry's own stack pointer.
+    let back = unsafe { arch::return_address(entry_sp) };
+    // SAFETY: `can_leave` has found room.
+    let call = unsafe { place.copy(ctx, back) };
+    // SAFETY: written just now.
+    let record = unsafe { &mut *call };
+    record.keep_errno = keep_errno;
+    // SAFETY: as above.
+    unsafe { precede(call as usize, passage) };
+    Some(call as usize)
+}
+
+/// Lets the action from before that is in `passage` be carried out ahead of a call.
+///
+/// # Safety
+///
+/// `call` is the record of a call that has not begun.
+pub(crate) unsafe fn precede(call: usize, passage: &Passage) {
+    // SAFETY: the caller's obligation; the layout is the same in all copies that share a passage.
+    let call = unsafe { &mut *(call as *mut Call) };
+    call.passage = *passage;
+    // No call is injected under the handler: the frame is not where the kernel put it.
+    (call.passage.entry_sp, call.passage.call) = (0, 0);
 }
 
 /// Whether a system call instruction, `length` bytes long, is at `pc`.
@@ -472,32 +613,83 @@ unsafe fn read_code(at: usize, length: usize) -> Code {
     code
 }
 
-/// Runs the callback, on the interrupted stack, and returns the `active` word for the assembly to
+/// Runs what a record says, on the interrupted stack, and returns the `active` word for the assembly to
 /// clear. A panic that gets here aborts the process.
-///
-/// Not inlined and not split: errno's address must be looked up again after the callback, which may
-/// come back on another thread.
-#[inline(never)]
 pub(crate) extern "C" fn run(call: *mut Call) -> *const AtomicU32 {
-    // SAFETY: the assembly passes the record that `prepare` wrote; it lives until the sigreturn.
-    let call = unsafe { &mut *call };
-    call.errno = errno();
-    // SAFETY: `prepare` wrote the context.
-    let mask = unsafe { &*call.ucontext() }.mask();
-    sys::sigprocmask(MaskHow::Set, &mask);
-    let (function, data) = (call.function, call.data);
-    // SAFETY: `prepare` copied both to these places, which nobody else uses until the sigreturn.
-    let ctx = unsafe { SigCtx::from_raw(call.info as *mut _, call.ucontext().cast()) };
-    function(&mut Frame { call, ctx }, data);
-    if call.changes != altstack::changes() {
-        // The sigreturn installs the alternate stack that the frame recorded, which may be gone.
-        // SAFETY: as before; the callback has returned.
-        let uc = unsafe { &mut *call.ucontext() };
-        // A kernel that does not tell has not let it be changed either.
-        let _ = keep_alt_stack(uc);
+    // SAFETY: the assembly passes the record that `copy` wrote; it lives until the sigreturn.
+    let run = unsafe { (*call).run };
+    // SAFETY: as above; it may be another copy's of this crate.
+    unsafe { run(call) };
+    // SAFETY: as above.
+    unsafe { (*call).active }
+}
+
+impl Call {
+    /// Carries out the action from before, if there is one, and runs the callback, if there is one.
+    ///
+    /// Not inlined and not split: errno's address must be looked up again after the callback, which may
+    /// come back on another thread.
+    ///
+    /// # Safety
+    ///
+    /// The record's, once, on the interrupted stack.
+    #[inline(never)]
+    unsafe extern "C" fn run(call: *mut Self) {
+        // SAFETY: the caller's obligation.
+        let call = unsafe { &mut *call };
+        if call.keep_errno {
+            call.errno = errno();
+        }
+        altstack::rearm(call.uc().alt_stack());
+        let wanted = call.previous();
+        if let (Some(function), true) = (call.function, wanted) {
+            sys::sigprocmask(MaskHow::Set, &call.uc().mask());
+            let (info, uc, data) = (call.info as *mut _, call.ucontext().cast(), call.data);
+            // SAFETY: `copy` has put both in these places, which nobody else uses until the sigreturn.
+            let ctx = unsafe { SigCtx::from_raw(info, uc) };
+            function(&mut Frame { call, ctx }, data);
+        }
+        if call.changes != altstack::changes() {
+            // The sigreturn installs the alternate stack that the frame recorded, which may be gone.
+            // SAFETY: as before; the callback has returned.
+            let uc = unsafe { &mut *call.ucontext() };
+            // A kernel that does not tell has not let it be changed either.
+            let _ = keep_alt_stack(uc);
+        }
+        if call.keep_errno {
+            set_errno(call.errno);
+        }
     }
-    set_errno(call.errno);
-    call.active
+
+    fn uc(&self) -> &Ucontext {
+        // SAFETY: `copy` wrote the context, which lives as long as the record.
+        unsafe { &*self.ucontext() }
+    }
+
+    /// Carries out the action from before, and tells whether the interrupted code is still where the
+    /// callback was wanted.
+    ///
+    /// The callback's stack is not taken before: the handler may jump out, and the callback never run.
+    fn previous(&mut self) -> bool {
+        let later = self.passage.deferred;
+        let Some(function) = later.function else { return true };
+        // SAFETY: lives until the call has been made (`Delivery::inject`, number 3), or is in `self`.
+        let active = unsafe { &*self.active };
+        let was = active.swap(0, Ordering::Relaxed);
+        let place = (self.uc().pc(), self.uc().sp());
+        let (uc, passage) = (self.ucontext(), &raw mut self.passage);
+        // SAFETY: the copy's, put back below.
+        let link = unsafe { Passage::leave(uc, passage as usize) };
+        // SAFETY: what the copy of this crate that deferred it has left for this call.
+        unsafe { function(later.previous, later.action, passage, self.info as *mut _, uc) };
+        // SAFETY: the copy's.
+        unsafe { Passage::leave(uc, link) };
+        let stayed = (self.uc().pc(), self.uc().sp()) == place;
+        if stayed {
+            active.store(was, Ordering::Relaxed);
+        }
+        stayed
+    }
 }
 
 /// errno of the calling thread.

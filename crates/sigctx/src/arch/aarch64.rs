@@ -190,7 +190,7 @@ layout! {
     #[derive(Debug)]
     pub(crate) struct Ucontext = "struct ucontext" {
         flags: u64 = "uc_flags",
-        link: usize = "uc_link",
+        pub(crate) link: usize = "uc_link",
         pub(crate) stack: SignalStack = "uc_stack",
         pub(crate) sigmask: SigSet = "uc_sigmask",
         /// For a mask that grows.

@@ -173,7 +173,7 @@ layout! {
     #[repr(align(8))]
     pub(crate) struct Ucontext = "ucontext_t" {
         flags: u32 = "uc_flags",
-        link: usize = "uc_link",
+        pub(crate) link: usize = "uc_link",
         pub(crate) stack: SignalStack = "uc_stack",
         mcontext: SigContext = "uc_mcontext",
         pub(crate) sigmask: SigSet = "@uc_sigmask",

@@ -223,7 +223,7 @@ layout! {
     #[derive(Debug)]
     pub(crate) struct Ucontext = "struct ucontext" {
         flags: u32 = "uc_flags",
-        link: usize = "uc_link",
+        pub(crate) link: usize = "uc_link",
         pub(crate) stack: SignalStack = "uc_stack",
         pad: u32 = "",
         mcontext: SigContext = "uc_mcontext",

@@ -208,7 +208,7 @@ layout! {
     #[derive(Debug)]
     pub(crate) struct Ucontext = "struct ucontext" {
         flags: u64 = "uc_flags",
-        link: usize = "uc_link",
+        pub(crate) link: usize = "uc_link",
         pub(crate) stack: SignalStack = "uc_stack",
         mcontext: SigContext = "uc_mcontext",
         pub(crate) sigmask: SigSet = "uc_sigmask",

@@ -38,6 +38,50 @@ impl SigSet {
         Self([c_ulong::MAX; _])
     }
 
+    /// The signals that the kernel raises for an instruction: `SIGILL`, `SIGTRAP`, `SIGBUS`, `SIGFPE`,
+    /// `SIGSEGV` and `SIGSYS`.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline(always)]
+    #[must_use]
+    pub const fn synchronous() -> Self {
+        Self::of(libc::SIGILL)
+            .with(libc::SIGTRAP)
+            .with(libc::SIGBUS)
+            .with(libc::SIGFPE)
+            .with(libc::SIGSEGV)
+            .with(libc::SIGSYS)
+    }
+
+    /// Every signal but those of [`SigSet::synchronous`]: for the mask of a section that no signal is
+    /// to interrupt.
+    ///
+    /// To block one that an instruction raises does not put it off: the kernel ends the process. A
+    /// sandbox answers the system calls that its filter traps (`SECCOMP_RET_TRAP`) in a handler of
+    /// `SIGSYS`, and a section that makes system calls must let it.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # References
+    ///
+    /// `force_sig_info_to_task` in the kernel's `kernel/signal.c`
+    #[inline(always)]
+    #[must_use]
+    pub const fn deferrable() -> Self {
+        let mut set = Self::full();
+        let synchronous = Self::synchronous().0;
+        let mut word = 0;
+        while word < synchronous.len() {
+            set.0[word] &= !synchronous[word];
+            word += 1;
+        }
+        set
+    }
+
     /// The set with one signal; empty when the kernel has no signal of that number.
     ///
     /// # Signal safety

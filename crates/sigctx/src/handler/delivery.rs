@@ -1,0 +1,299 @@
+//! One signal, in the handlers that get it.
+
+use core::ffi::{c_int, c_void};
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+use core::ptr;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use super::previous::{HandOn, keeping};
+use super::{ErrnoPolicy, Flow, Registration, Slot, slot};
+use crate::arch::{self, Ucontext};
+use crate::chain::Passage;
+use crate::context::SigCtx;
+use crate::inject::{self, CallStack, InjectError, InjectedFn, Injection};
+use crate::sys::{KernelAction, SaFlags};
+
+/// A signal, in the handler that got it. Dereferences to the interrupted context.
+pub struct Delivery<'h> {
+    ctx: SigCtx<'h>,
+    signal: i32,
+    /// The stack pointer with which the kernel's frame was entered, by this copy or by the one that
+    /// called it; that of this copy where it is not known.
+    entry_sp: usize,
+    /// `entry_sp` is known to be the frame's.
+    rooted: bool,
+    slot: &'static Slot,
+    /// Who comes next; null when only the actions from before are left.
+    rest: *const Registration,
+    /// Of the handler that had it last. None had it: the action from before keeps errno itself, as
+    /// with the kernel.
+    errno: ErrnoPolicy,
+    /// Everybody has been offered the signal.
+    offered: bool,
+    /// What the last handler that wanted one prepared.
+    injection: Option<Injection>,
+    /// Of the last call that was prepared here, whether or not it was called off.
+    prepared: *const AtomicU32,
+    /// What an earlier copy has left in the frame, or null.
+    passage: *mut Passage,
+    /// What this copy has left in the frame for later ones, when there was no earlier one.
+    left: Option<Passage>,
+}
+
+impl Delivery<'_> {
+    /// Offers the signal to the next handlers and the actions from before, now.
+    ///
+    /// For a handler that took the signal for its own, when a sender of somebody else's may have
+    /// been merged with it: the kernel keeps one pending instance of a standard signal. Does
+    /// nothing the second time.
+    ///
+    /// A handler from before gets what the kernel would give it: the information, the context, its own
+    /// mask (`SA_NODEFER` too), once when it was installed for one call (`SA_RESETHAND`). What it sets
+    /// for the signal meanwhile (the default action, "ignore", itself once more) becomes the action
+    /// from before, and ours stays on top. "Ignore" does not hold for a fault: the kernel ends the
+    /// process then, and so does this.
+    ///
+    /// *Where* it runs: with `SA_ONSTACK`, here. Without it, on the interrupted stack, as if the kernel
+    /// had called it there, when all handlers have returned; the frame has moved there then, as for an
+    /// injected call. It runs here after all where that cannot be: where the interrupted stack has no
+    /// room for the frame (a stack overflow: the kernel would end the process), and under a handler
+    /// that covers ours and is of no copy of this crate.
+    ///
+    /// # Signal safety
+    ///
+    /// Handler only.
+    pub fn chain(&mut self) {
+        while !self.offered {
+            // SAFETY: null, or a registration that is never freed (I1).
+            let Some(registration) = (unsafe { self.rest.as_ref() }) else {
+                self.offered = true;
+                self.previous_actions();
+                return;
+            };
+            self.rest = registration.next.load(Ordering::Acquire);
+            self.errno = registration.options.errno;
+            let flow = keeping(self.errno, || (registration.handler)(self));
+            match flow {
+                Flow::Chain => {}
+                Flow::Resume => self.take(),
+                Flow::Inject(injection) => {
+                    self.take();
+                    self.injection = Some(injection);
+                }
+            }
+        }
+    }
+
+    /// A handler took the signal, which goes no further.
+    fn take(&mut self) {
+        // SAFETY: null, or on the stack of the copy that called this one.
+        if let (false, Some(passage)) = (self.offered, unsafe { self.passage.as_mut() }) {
+            passage.seen.end();
+        }
+        self.offered = true;
+    }
+
+    /// Prepares a call of `call` on the interrupted stack: return it as [`Flow::Inject`].
+    ///
+    /// The call gets `data` and the interrupted context; after it the interrupted code goes on with
+    /// every register, flag and vector as it was. What is written to the context after this, by
+    /// this handler or the ones after it, is lost; write it in the callback, with
+    /// [`Frame::context_mut`](crate::inject::Frame::context_mut).
+    ///
+    /// A handler from before without `SA_ONSTACK` runs ahead of the call (see [`Delivery::chain`]). If
+    /// it sends the interrupted code elsewhere, or jumps out, the call is called off.
+    ///
+    /// # Signal safety
+    ///
+    /// Handler only.
+    ///
+    /// # Errors
+    ///
+    /// [`InjectError`] says why not. Nothing has changed then.
+    ///
+    /// # Safety
+    ///
+    /// 1. The interrupted code may be interrupted by `call` at this program counter, for the rest
+    ///    of the handlers too: `call` keeps to what is async-signal-safe, or the program counter is
+    ///    in code that is known to be at a safe point anywhere.
+    /// 2. There is readable code at the program counter.
+    /// 3. `onto` lives until the call has resumed.
+    /// 4. What is in the context now is such that the interrupted code can go on.
+    pub unsafe fn inject(
+        &mut self,
+        onto: &CallStack,
+        call: InjectedFn,
+        data: usize,
+    ) -> Result<Injection, InjectError> {
+        // SAFETY: null, or on the stack of the copy that called this one.
+        let earlier = unsafe { self.passage.as_ref() };
+        if earlier.or(self.left.as_ref()).is_some_and(|passage| passage.call != 0) {
+            // A copy of this crate has prepared a call in the same place.
+            return Err(InjectError::Nested);
+        }
+        // SAFETY: the caller's obligations; the entry's stack pointer comes from the assembly.
+        let injection = unsafe { inject::prepare(&self.ctx, self.entry_sp, onto, call, data) }?;
+        self.prepared = injection.active();
+        Ok(injection)
+    }
+
+    /// A call was prepared here and not called off.
+    fn has_prepared(&self) -> bool {
+        // SAFETY: null, or of a stack that lives until the call has resumed (`inject`, number 3).
+        let active = unsafe { self.prepared.as_ref() };
+        active.is_some_and(|active| active.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Does what the kernel would have done before the first install.
+    fn previous_actions(&mut self) {
+        let (info, uc) = self.ctx.as_raw();
+        let (info, uc) = (info.cast(), uc.cast::<Ucontext>());
+        let mut passage = self.passage;
+        if passage.is_null() {
+            let own = self.left.insert(Passage::new(if self.rooted { self.entry_sp } else { 0 }));
+            if self.rooted {
+                own.seen.enter(arch::entry());
+            } else {
+                own.seen.begin(arch::entry(), self.signal);
+            }
+            passage = own;
+        }
+        // SAFETY: in `self`, or on the stack of the copy that called this one; here and below no
+        // reference lives while a handler runs.
+        let call = || unsafe { &mut (*passage).call };
+        let first = *call() == 0 && self.has_prepared();
+        if first {
+            *call() = PREPARED;
+        }
+        // SAFETY: the frame's, put back below.
+        let before = unsafe { Passage::leave(uc, passage as usize) };
+        let hand_on = HandOn { signal: self.signal, info, uc, passage, errno: self.errno };
+        let (ctx, entry_sp, rooted) = (&self.ctx, self.entry_sp, self.rooted);
+        let defer = |action: &KernelAction| {
+            let here = action.flags.contains(SaFlags::ONSTACK);
+            !here && rooted && inject::can_leave(ctx, entry_sp)
+        };
+        // SAFETY: the kernel's own arguments.
+        unsafe { hand_on.run(self.slot.each(), defer) };
+        // SAFETY: the frame's.
+        unsafe { Passage::leave(uc, before) };
+        if first && *call() == PREPARED {
+            *call() = 0;
+        }
+    }
+
+    /// Returns the record of the call that the entry makes, or 0.
+    fn finish(mut self) -> usize {
+        let own = self.injection.take().map_or(0, Injection::into_raw);
+        // SAFETY: null, or on the stack of the copy that called this one.
+        if let Some(passage) = unsafe { self.passage.as_mut() } {
+            if own != 0 {
+                passage.call = own;
+            }
+            return 0;
+        }
+        let Some(left) = &self.left else { return own };
+        let call = if own == 0 { left.call } else { own };
+        if left.deferred.function.is_none() {
+            return call;
+        }
+        if call != 0 {
+            // SAFETY: a record that this copy or another of the same layout has prepared.
+            unsafe { inject::precede(call, left) };
+            return call;
+        }
+        let keep_errno = self.errno == ErrnoPolicy::Keep;
+        // SAFETY: the kernel's own frame; the entry's stack pointer comes from the assembly.
+        let call = unsafe { inject::prepare_previous(&self.ctx, self.entry_sp, left, keep_errno) };
+        call.unwrap_or_else(|| {
+            // A handler has changed the stack pointer since.
+            self.carry_out_here();
+            0
+        })
+    }
+
+    /// Carries out what was deferred, on this stack.
+    fn carry_out_here(&mut self) {
+        let (info, uc) = self.ctx.as_raw();
+        let uc = uc.cast::<Ucontext>();
+        let Some(left) = &mut self.left else { return };
+        let (later, passage) = (left.deferred, &raw mut *left);
+        let Some(function) = later.function else { return };
+        // SAFETY: the frame's, put back below.
+        let before = unsafe { Passage::leave(uc, passage as usize) };
+        keeping(self.errno, || {
+            // SAFETY: what the copy that deferred it has left for this call.
+            unsafe { function(later.previous, later.action, passage, info, uc) };
+        });
+        // SAFETY: the frame's.
+        unsafe { Passage::leave(uc, before) };
+    }
+}
+
+/// In [`Passage::call`] while a call is prepared, but not yet returned, and may be called off.
+const PREPARED: usize = 1;
+
+/// Called by the assembly for every signal. Returns 0 for a plain return from the handler, or the
+/// record of a call to be made.
+///
+/// A panic in a handler cannot unwind into the kernel's frame: it aborts.
+pub(crate) extern "C" fn dispatch(
+    signal: c_int,
+    info: *mut c_void,
+    uc: *mut c_void,
+    entry_sp: usize,
+) -> usize {
+    let Some(slot) = slot(signal) else { return 0 };
+    // SAFETY: the kernel's own arguments; this call outlives the value, and nobody else has them.
+    let ctx = unsafe { SigCtx::from_raw(info, uc) };
+    // SAFETY: the kernel's, or what a handler that covers ours has made of it.
+    let passage = unsafe { Passage::find(uc.cast()) };
+    let mut delivery = Delivery {
+        ctx,
+        signal,
+        entry_sp,
+        rooted: (uc as usize).wrapping_sub(entry_sp) == arch::UCONTEXT_OFFSET,
+        slot,
+        rest: slot.head.load(Ordering::Acquire),
+        errno: ErrnoPolicy::Untouched,
+        offered: false,
+        injection: None,
+        prepared: ptr::null(),
+        passage,
+        left: None,
+    };
+    // SAFETY: null, or on the stack of the copy that called this one.
+    if let Some(passage) = unsafe { passage.as_mut() } {
+        if !passage.seen.enter(arch::entry()) {
+            // Ours have had it.
+            delivery.rest = ptr::null();
+        }
+        delivery.rooted = passage.entry_sp != 0;
+        if delivery.rooted {
+            delivery.entry_sp = passage.entry_sp;
+        }
+    }
+    delivery.chain();
+    delivery.finish()
+}
+
+impl<'h> Deref for Delivery<'h> {
+    type Target = SigCtx<'h>;
+
+    fn deref(&self) -> &SigCtx<'h> {
+        &self.ctx
+    }
+}
+
+impl DerefMut for Delivery<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.ctx
+    }
+}
+
+impl fmt::Debug for Delivery<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("context", &self.ctx).finish_non_exhaustive()
+    }
+}

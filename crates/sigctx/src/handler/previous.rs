@@ -1,0 +1,328 @@
+//! The actions that the kernel had before ours, and what is done with a signal that none of our
+//! handlers took.
+
+use core::ffi::{c_int, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use alloc::boxed::Box;
+
+use super::{ErrnoPolicy, Installing, Slot, action, covers, slot};
+use crate::arch::Ucontext;
+use crate::chain::{Passage, Seen};
+use crate::inject;
+use crate::sys::{
+    self, KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigInfo, SigSet, rt_sigaction,
+};
+
+/// An action from before.
+#[derive(Debug)]
+pub(super) struct Previous {
+    signal: i32,
+    action: AtomicPtr<KernelAction>,
+    older: *const Self,
+}
+
+static DEFAULT: KernelAction = KernelAction::DEFAULT;
+static IGNORE: KernelAction = KernelAction { handler: SIG_IGN, ..KernelAction::DEFAULT };
+
+impl Previous {
+    pub(super) fn action(&self) -> &'static KernelAction {
+        // SAFETY: a static or leaked (I4). Acquire: pairs with the release of whoever set it.
+        unsafe { &*self.action.load(Ordering::Acquire) }
+    }
+
+    fn set(&self, action: &'static KernelAction) {
+        // Release: pairs with `action`.
+        self.action.store(ptr::from_ref(action).cast_mut(), Ordering::Release);
+    }
+
+    /// The action for one more signal. A handler that was installed for one call (`SA_RESETHAND`) is
+    /// given out once; after it there is the default action.
+    fn take(&self) -> &'static KernelAction {
+        let now = self.action();
+        if covers(now.handler) && now.flags.contains(SaFlags::RESETHAND) {
+            let seen = ptr::from_ref(now).cast_mut();
+            let default = (&raw const DEFAULT).cast_mut();
+            // Release for `action`'s readers; acquire: a failure reads what another thread put there.
+            let (set, failed) = (Ordering::AcqRel, Ordering::Acquire);
+            if self.action.compare_exchange(seen, default, set, failed).is_err() {
+                // Another thread had the one call; this signal gets what is there now.
+                return self.action();
+            }
+        }
+        now
+    }
+}
+
+impl Slot {
+    /// Keeps an action that the kernel has, and that ours is about to be put in the place of. With
+    /// `anew`, or where it is no handler, it is the only one. Called under the lock.
+    pub(super) fn found(&self, signal: i32, action: KernelAction, anew: bool) {
+        let anew = anew || !covers(action.handler);
+        let known = self.each().find(|known| known.action().handler == action.handler);
+        if let Some(known) = known.filter(|known| !anew && *known.action() == action) {
+            self.latest.store(ptr::from_ref(known).cast_mut(), Ordering::Release);
+            return;
+        }
+        let older = if anew { ptr::null() } else { self.newest.load(Ordering::Acquire) };
+        let action = AtomicPtr::new(Box::into_raw(Box::new(action)));
+        let found = Box::into_raw(Box::new(Previous { signal, action, older }));
+        // In this order: a handler that sees only the first has the new one, and after it the old.
+        self.latest.store(found, Ordering::Release);
+        self.newest.store(found, Ordering::Release);
+    }
+
+    /// The actions from before, the one first that ours stands in the place of; some twice.
+    pub(super) fn each(&self) -> impl Iterator<Item = &'static Previous> + use<> {
+        // SAFETY: null, or leaked by `found` (I1); here and below. Acquire: pairs with `found`.
+        let latest = unsafe { self.latest.load(Ordering::Acquire).as_ref() };
+        // SAFETY: as above.
+        let newest: Option<&'static Previous> =
+            unsafe { self.newest.load(Ordering::Acquire).as_ref() };
+        // SAFETY: as above.
+        let rest = core::iter::successors(newest, |previous| unsafe { previous.older.as_ref() });
+        latest.into_iter().chain(rest)
+    }
+
+    /// The action that ours stands in the place of.
+    pub(super) fn latest(&self) -> &'static KernelAction {
+        self.each().next().map_or(&DEFAULT, Previous::action)
+    }
+}
+
+/// Whether the kernel would not let a signal be ignored: it comes from the instruction that was
+/// interrupted, which would only raise it again.
+fn is_forced(info: &SigInfo) -> bool {
+    SigSet::synchronous().contains(info.signo()) && info.code() > 0
+}
+
+/// One signal, on its way through the actions from before.
+pub(super) struct HandOn {
+    pub(super) signal: i32,
+    pub(super) info: *mut SigInfo,
+    pub(super) uc: *mut Ucontext,
+    /// Is left in `uc`.
+    pub(super) passage: *mut Passage,
+    pub(super) errno: ErrnoPolicy,
+}
+
+impl HandOn {
+    fn seen(&mut self) -> &mut Seen {
+        // SAFETY: alive, and no reference to it lives while a handler runs, which may change it.
+        unsafe { &mut (*self.passage).seen }
+    }
+
+    /// Does what the kernel would have done before the first install: hands the signal to `all`, until
+    /// one is the end of the chain. When `defer` says so of an action, that one is left for
+    /// [`carry_out_later`].
+    ///
+    /// # Safety
+    ///
+    /// The pointers are those that the kernel gave to the handler, or point into the frame's copy.
+    pub(super) unsafe fn run(
+        mut self,
+        all: impl Iterator<Item = &'static Previous>,
+        mut defer: impl FnMut(&KernelAction) -> bool,
+    ) {
+        for previous in all {
+            let action = previous.action();
+            if covers(action.handler) && !self.seen().hand_to(action.handler) {
+                if self.seen().has_ended() {
+                    return;
+                }
+                continue;
+            }
+            // Not what it was a moment ago: another thread may have had the one call.
+            let action = previous.take();
+            if !covers(action.handler) {
+                self.seen().end();
+                // SAFETY: the kernel's information on the signal.
+                let info = unsafe { &*self.info };
+                if action.handler == SIG_DFL || is_forced(info) {
+                    default_action(self.signal, info);
+                }
+                return;
+            }
+            if defer(action) {
+                // SAFETY: as in `seen`.
+                let later = unsafe { &mut (*self.passage).deferred };
+                later.function = Some(carry_out_later);
+                later.previous = ptr::from_ref(previous).cast();
+                later.action = ptr::from_ref(action).cast();
+                return;
+            }
+            let (info, uc) = (self.info.cast(), self.uc.cast());
+            // SAFETY: the action was the kernel's for this signal, and gets what the kernel would have
+            // given it.
+            keeping(self.errno, || unsafe { previous.carry_out(action, info, uc) });
+            if self.seen().has_ended() {
+                return;
+            }
+        }
+    }
+}
+
+/// Carries out an action that [`HandOn::run`] deferred, and what comes after it, if anything does.
+///
+/// # Safety
+///
+/// The first two are from [`Deferred`](crate::chain::Deferred); the last two are those of the frame, or
+/// of its copy, in which the passage is left.
+unsafe extern "C" fn carry_out_later(
+    previous: *const c_void,
+    action: *const c_void,
+    passage: *mut Passage,
+    info: *mut c_void,
+    uc: *mut Ucontext,
+) {
+    // SAFETY: `run` took it from a reference that is static.
+    let previous = unsafe { &*previous.cast::<Previous>() };
+    // SAFETY: as above.
+    let action = unsafe { &*action.cast::<KernelAction>() };
+    // SAFETY: as in `run`.
+    unsafe { previous.carry_out(action, info, uc.cast()) };
+    let (signal, errno) = (previous.signal, ErrnoPolicy::Untouched);
+    let mut rest = HandOn { signal, info: info.cast(), uc, passage, errno };
+    if let (false, Some(slot)) = (rest.seen().has_ended(), slot(signal)) {
+        // SAFETY: the caller's obligation.
+        unsafe { rest.run(slot.each(), |_| false) };
+    }
+}
+
+impl Previous {
+    /// Calls a handler as the kernel would: with its mask, and with this action, or what it makes of
+    /// it, in force.
+    ///
+    /// # Safety
+    ///
+    /// `action` was the kernel's, and the pointers are what its handler expects.
+    unsafe fn carry_out(&self, action: &'static KernelAction, info: *mut c_void, uc: *mut c_void) {
+        let signal = self.signal;
+        // Ours is blocked; theirs may be written to be interrupted by its own signal.
+        let nodefer = action.flags.contains(SaFlags::NODEFER);
+        let how = if nodefer { MaskHow::Unblock } else { MaskHow::Block };
+        let mask = sys::sigprocmask(how, &SigSet::of(signal));
+        sys::sigprocmask(MaskHow::Block, &action.mask);
+        // SAFETY: only reads.
+        let top = unsafe { rt_sigaction(signal, None) };
+        // SAFETY: the caller's obligation.
+        unsafe { call_c(action.handler, action.flags, signal, info, uc) };
+        if let Ok(top) = top {
+            self.keep(action, &top);
+        }
+        sys::sigprocmask(MaskHow::Set, &mask);
+    }
+
+    /// Takes for its own what a handler from before did to the kernel's action, `top` until then. It
+    /// means the action that it believes to be in force, its own: `std`'s handler of `SIGSEGV`, for one,
+    /// sets the default action when the fault is none of a guard page's.
+    fn keep(&self, action: &'static KernelAction, top: &KernelAction) {
+        // SAFETY: only reads.
+        let Ok(now) = (unsafe { rt_sigaction(self.signal, None) }) else { return };
+        let its_own = match now.handler {
+            SIG_DFL => &DEFAULT,
+            SIG_IGN => &IGNORE,
+            handler if handler == action.handler => action,
+            // Still ours, or a new handler, which covers ours like any other.
+            _ => return,
+        };
+        if !covers_or_ours(top.handler) || top.handler == now.handler {
+            return;
+        }
+        let Some(slot) = slot(self.signal) else { return };
+        // What is in force changes under this lock alone. Whoever holds it has taken ours out, or puts
+        // it on top.
+        let Some(_installing) = Installing::try_begin() else { return };
+        if slot.head.load(Ordering::Acquire).is_null() {
+            return;
+        }
+        self.set(its_own);
+        // SAFETY: it was in force a moment ago.
+        let old = unsafe { rt_sigaction(self.signal, Some(top)) };
+        if let Ok(old) = old
+            && old.handler != now.handler
+            && covers_or_ours(old.handler)
+        {
+            // Somebody came in between: theirs stays.
+            // SAFETY: it was in force, so it is valid.
+            let _ = unsafe { rt_sigaction(self.signal, Some(&old)) };
+        }
+    }
+}
+
+fn covers_or_ours(handler: usize) -> bool {
+    !matches!(handler, SIG_DFL | SIG_IGN)
+}
+
+/// Calls `body`, with errno kept or not.
+#[inline(always)]
+pub(super) fn keeping<T>(policy: ErrnoPolicy, body: impl FnOnce() -> T) -> T {
+    match policy {
+        ErrnoPolicy::Keep => {
+            let errno = inject::errno();
+            let result = body();
+            inject::set_errno(errno);
+            result
+        }
+        ErrnoPolicy::Untouched => body(),
+    }
+}
+
+/// Calls a handler of C's.
+///
+/// # Safety
+///
+/// `handler` is the address of a handler for `flags`, and the rest is what it expects.
+unsafe fn call_c(
+    handler: usize,
+    flags: SaFlags,
+    signal: c_int,
+    info: *mut c_void,
+    uc: *mut c_void,
+) {
+    type Plain = extern "C" fn(c_int);
+    type Full = extern "C" fn(c_int, *mut c_void, *mut c_void);
+    let address = ptr::with_exposed_provenance::<()>(handler);
+    if flags.contains(SaFlags::SIGINFO) {
+        // SAFETY: the caller's obligation.
+        let function = unsafe { core::mem::transmute::<*const (), Full>(address) };
+        function(signal, info, uc);
+    } else {
+        // SAFETY: the caller's obligation.
+        let function = unsafe { core::mem::transmute::<*const (), Plain>(address) };
+        function(signal);
+    }
+}
+
+/// What the kernel does by default. What ends the process does so at the interrupted instruction.
+fn default_action(signal: i32, info: &SigInfo) {
+    let stops = match signal {
+        // Ignored by default; SIGCONT has done its work when it was sent.
+        libc::SIGCHLD | libc::SIGURG | libc::SIGWINCH | libc::SIGCONT => return,
+        libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => true,
+        _ => false,
+    };
+    // It is blocked here, and so waits until the context is back: a core dump then shows the code
+    // that was interrupted, not this.
+    // SAFETY: the default action is what was there.
+    let set = unsafe { rt_sigaction(signal, Some(&DEFAULT)) };
+    let (pid, tid) = (sys::getpid(), sys::gettid());
+    if sys::queue_info(pid, tid, info).is_err() {
+        // The queue is full. A standard signal gets through without its information.
+        // When that fails, too, there is nothing else to do.
+        let _ = sys::tgkill(pid, tid, signal);
+    }
+    if stops && let (Ok(top), Some(slot)) = (set, slot(signal)) {
+        // Stops here; goes on after SIGCONT.
+        let mask = sys::sigprocmask(MaskHow::Unblock, &SigSet::of(signal));
+        sys::sigprocmask(MaskHow::Set, &mask);
+        // Another thread that does the same here may have set the default action; else it is ours, or
+        // that of a handler that covers ours. Nor when the last handler has been taken out meanwhile.
+        let top = if covers(top.handler) { top } else { action(signal, slot.latest()) };
+        if !slot.head.load(Ordering::Acquire).is_null() {
+            // SAFETY: it was in force a moment ago, so it is valid.
+            let _ = unsafe { rt_sigaction(signal, Some(&top)) };
+        }
+    }
+}
