@@ -35,7 +35,6 @@ use core::ffi::c_void;
 use core::ptr;
 
 use crate::arch::Ucontext;
-use crate::sys::rt_sigaction;
 
 /// Tells a passage, and its layout, from whatever else somebody may put in `uc_link`.
 const MAGIC: usize = 0x7369_6763_7478_0001u64 as usize;
@@ -97,19 +96,6 @@ impl Seen {
         }
         self.ended = 1; // I2; also when there is no room
         self.add(handler).is_some() // I1
-    }
-
-    /// The copy `me` is the first that has the signal, and was called by a handler that covers it and is
-    /// of no copy: most likely what the kernel has as its action.
-    #[inline(always)]
-    pub(crate) fn begin(&mut self, me: usize, signal: i32) {
-        // SAFETY: only reads.
-        if let Ok(top) = unsafe { rt_sigaction(signal, None) }
-            && top.handler != me
-        {
-            self.hand_to(top.handler);
-        }
-        self.enter(me);
     }
 
     /// The signal has come to its end.

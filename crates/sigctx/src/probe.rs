@@ -10,6 +10,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::arch;
+use crate::context::SigCtx;
 use crate::handler::Delivery;
 use crate::inject::CallStack;
 use crate::sys::SigInfo;
@@ -307,9 +308,9 @@ pub fn known_pc() -> usize {
 /// # Signal safety
 ///
 /// Handler only.
-pub fn step_over_known(delivery: &mut Delivery<'_>) {
-    let pc = delivery.pc();
-    delivery.set_pc(pc + arch::KNOWN_STEP);
+pub fn step_over_known(ctx: &mut SigCtx<'_>) {
+    let pc = ctx.pc();
+    ctx.set_pc(pc + arch::KNOWN_STEP);
 }
 
 /// The frame pointer of the function that calls this, or of one that called it and keeps frame

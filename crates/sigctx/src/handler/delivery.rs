@@ -6,13 +6,13 @@ use core::ops::{Deref, DerefMut};
 use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::previous::{HandOn, keeping};
+use super::previous::{HandOn, NO_CALLER, keeping};
 use super::{ErrnoPolicy, Flow, Registration, Slot, slot};
 use crate::arch::{self, Ucontext};
 use crate::chain::Passage;
 use crate::context::SigCtx;
 use crate::inject::{self, CallStack, InjectError, InjectedFn, Injection};
-use crate::sys::{KernelAction, SaFlags};
+use crate::sys::{KernelAction, SaFlags, rt_sigaction};
 
 /// A signal, in the handler that got it. Dereferences to the interrupted context.
 pub struct Delivery<'h> {
@@ -150,14 +150,16 @@ impl Delivery<'_> {
         let (info, uc) = self.ctx.as_raw();
         let (info, uc) = (info.cast(), uc.cast::<Ucontext>());
         let mut passage = self.passage;
+        let mut caller = NO_CALLER;
         if passage.is_null() {
             let own = self.left.insert(Passage::new(if self.rooted { self.entry_sp } else { 0 }));
-            if self.rooted {
-                own.seen.enter(arch::entry());
-            } else {
-                own.seen.begin(arch::entry(), self.signal);
-            }
+            own.seen.enter(arch::entry());
             passage = own;
+            if !self.rooted {
+                // SAFETY: only reads.
+                caller =
+                    unsafe { rt_sigaction(self.signal, None) }.map_or(NO_CALLER, |top| top.handler);
+            }
         }
         // SAFETY: in `self`, or on the stack of the copy that called this one; here and below no
         // reference lives while a handler runs.
@@ -168,7 +170,7 @@ impl Delivery<'_> {
         }
         // SAFETY: the frame's, put back below.
         let before = unsafe { Passage::leave(uc, passage as usize) };
-        let hand_on = HandOn { signal: self.signal, info, uc, passage, errno: self.errno };
+        let hand_on = HandOn { signal: self.signal, info, uc, passage, errno: self.errno, caller };
         let (ctx, entry_sp, rooted) = (&self.ctx, self.entry_sp, self.rooted);
         let defer = |action: &KernelAction| {
             let here = action.flags.contains(SaFlags::ONSTACK);

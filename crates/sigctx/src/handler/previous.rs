@@ -74,7 +74,7 @@ impl Slot {
     }
 
     /// The actions from before, the one first that ours stands in the place of; some twice.
-    pub(super) fn each(&self) -> impl Iterator<Item = &'static Previous> + use<> {
+    pub(super) fn each(&self) -> impl Iterator<Item = &'static Previous> + Clone + use<> {
         // SAFETY: null, or leaked by `found` (I1); here and below. Acquire: pairs with `found`.
         let latest = unsafe { self.latest.load(Ordering::Acquire).as_ref() };
         // SAFETY: as above.
@@ -97,6 +97,9 @@ fn is_forced(info: &SigInfo) -> bool {
     SigSet::synchronous().contains(info.signo()) && info.code() > 0
 }
 
+/// What is no handler: the kernel has called ours.
+pub(super) const NO_CALLER: usize = usize::MAX;
+
 /// One signal, on its way through the actions from before.
 pub(super) struct HandOn {
     pub(super) signal: i32,
@@ -105,6 +108,9 @@ pub(super) struct HandOn {
     /// Is left in `uc`.
     pub(super) passage: *mut Passage,
     pub(super) errno: ErrnoPolicy,
+    /// What has most likely called ours: a handler of no copy of this crate, which is the kernel's
+    /// action. It has had the signal, and gets it again only when there is no other way.
+    pub(super) caller: usize,
 }
 
 impl HandOn {
@@ -122,10 +128,13 @@ impl HandOn {
     /// The pointers are those that the kernel gave to the handler, or point into the frame's copy.
     pub(super) unsafe fn run(
         mut self,
-        all: impl Iterator<Item = &'static Previous>,
+        all: impl Iterator<Item = &'static Previous> + Clone,
         mut defer: impl FnMut(&KernelAction) -> bool,
     ) {
-        for previous in all {
+        let caller = self.caller;
+        let is_caller = |previous: &&Previous| previous.action().handler == caller;
+        let others = all.clone().filter(|previous| !is_caller(previous));
+        for previous in others.chain(all.filter(is_caller)) {
             let action = previous.action();
             if covers(action.handler) && !self.seen().hand_to(action.handler) {
                 if self.seen().has_ended() {
@@ -183,7 +192,7 @@ unsafe extern "C" fn carry_out_later(
     // SAFETY: as in `run`.
     unsafe { previous.carry_out(action, info, uc.cast()) };
     let (signal, errno) = (previous.signal, ErrnoPolicy::Untouched);
-    let mut rest = HandOn { signal, info: info.cast(), uc, passage, errno };
+    let mut rest = HandOn { signal, info: info.cast(), uc, passage, errno, caller: NO_CALLER };
     if let (false, Some(slot)) = (rest.seen().has_ended(), slot(signal)) {
         // SAFETY: the caller's obligation.
         unsafe { rest.run(slot.each(), |_| false) };
