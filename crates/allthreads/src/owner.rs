@@ -72,7 +72,7 @@ impl Drop for Mask {
 /// Runs an operation to its end.
 pub(crate) fn run(request: &Request<'_>) -> Result<Outcome, Error> {
     let start = Instant::now();
-    let reachable = SigSet::full().without(request.signal);
+    let reachable = SigSet::deferrable().without(request.signal);
     let mask = Mask::change(reachable);
     let mut dir = TaskDir::open().map_err(Error::NoProc)?;
     let population = dir.count().map_err(Error::NoProc)?;
@@ -158,7 +158,7 @@ impl Attempt<'_> {
             Err(Refused::Nested) => return ControlFlow::Break(Err(Error::Nested)),
             Err(Refused::Late { holder }) => return self.no_turn(holder),
         };
-        sigprocmask(MaskHow::Set, &SigSet::full());
+        sigprocmask(MaskHow::Set, &SigSet::deferrable());
         if signal::install(signal).is_err() {
             return ControlFlow::Break(Err(Error::BadSignal { signal }));
         }

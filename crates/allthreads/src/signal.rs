@@ -198,8 +198,9 @@ pub(crate) fn install(signal: i32) -> Result<(), Errno> {
         handler: allthreads_on_signal as *const () as usize,
         // RESTART: most interrupted calls go on. ONSTACK: small stacks of foreign runtimes.
         flags: SaFlags::SIGINFO | SaFlags::ONSTACK | SaFlags::RESTART,
-        // Nothing may interrupt a held thread. The kernel takes the two out that nobody can block.
-        mask: SigSet::full().without(libc::SIGKILL).without(libc::SIGSTOP),
+        // Nothing may interrupt a held thread, but what its own system calls raise: a sandbox may trap
+        // them. The kernel takes the two out that nobody can block.
+        mask: SigSet::deferrable().without(libc::SIGKILL).without(libc::SIGSTOP),
     };
     // SAFETY: only reads.
     let mut found = unsafe { rt_sigaction(signal, None) }?;

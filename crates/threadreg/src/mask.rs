@@ -46,9 +46,10 @@ pub(crate) fn for_new_thread(recorded: SigSet) -> SigSet {
 
 /// Blocks every signal that may be blocked; returns the mask that was there.
 ///
-/// libc's own signals stay open.
+/// libc's own signals stay open, and those that an instruction raises: what is done under this mask
+/// makes system calls, which a sandbox may trap.
 pub(crate) fn block_all() -> SigSet {
-    sys::sigprocmask(MaskHow::Block, &without_libc_own(SigSet::full()))
+    sys::sigprocmask(MaskHow::Block, &without_libc_own(SigSet::deferrable()))
 }
 
 /// Less the signals that libc keeps for itself, 32 up to the first real-time signal that it gives
