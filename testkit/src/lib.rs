@@ -74,7 +74,7 @@ pub fn in_child(test: &str, deadline: Duration, body: impl FnOnce()) {
 ///
 /// When the child cannot be started or is late.
 pub fn child(test: &str, deadline: Duration, body: impl FnOnce()) -> Option<Ended> {
-    if env::var(CHILD).is_ok_and(|name| name == test) {
+    if is_child(test) {
         body();
         return None;
     }
@@ -105,6 +105,13 @@ pub fn child(test: &str, deadline: Duration, body: impl FnOnce()) -> Option<Ende
         }
         Err(threads) => panic!("child late after {deadline:?}; its threads:\n{threads}\n{output}"),
     }
+}
+
+/// Whether this process is the child in which the body of `test` runs: for what a test has to do
+/// before `main`, on the main thread, which the harness keeps for itself.
+#[must_use]
+pub fn is_child(test: &str) -> bool {
+    env::var(CHILD).is_ok_and(|name| name == test)
 }
 
 /// How long to wait for what is expected to come: `time` on a machine of its own. Where programs

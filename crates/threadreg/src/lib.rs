@@ -8,7 +8,7 @@
 //! | `arena` | the records: claimed, walked, used again (protocol) |
 //! | `creation` | the creation lock and the order of steps of a spawn (protocol) |
 //! | `registry`, `lookup` | the process's instance of these, the calling thread, fork |
-//! | `membership`, `spawn`, `attach`, `mask` | what a thread does to begin and to end |
+//! | `membership`, `spawn`, `attach`, `mask`, `stack` | what a thread does to begin and to end |
 //! | `template` | the thread that makes clean threads |
 //! | `freeze`, `thread_ref`, `cookie`, `slot`, `nudge`, [`rest`], `events`, `name` | the public face |
 //! | [`procfs`] | what the kernel's files say |
@@ -60,6 +60,7 @@ cfg_if::cfg_if! {
         pub mod rest;
         mod slot;
         mod spawn;
+        mod stack;
         mod template;
         mod thread_ref;
 

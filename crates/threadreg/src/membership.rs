@@ -1,17 +1,16 @@
 //! What a thread does on itself to become registered and to cease: alternate stack, bounds, mask,
 //! list.
 
-use core::mem::MaybeUninit;
 use core::ptr;
 
 use sigctx::altstack::AltStack;
-use sigctx::sys::{self, Errno, SigSet};
+use sigctx::sys::{self, SigSet};
 
 use crate::events::{self, Event};
 use crate::record::Record;
 use crate::registry::ARENA;
 use crate::thread_ref::ThreadRef;
-use crate::{creation, lookup, mask};
+use crate::{creation, lookup, mask, stack};
 
 /// A thread's own hold on its record. Begun and ended on that thread.
 #[derive(Debug)]
@@ -30,7 +29,7 @@ impl Membership {
         alternate: Option<AltStack>,
     ) -> Self {
         let thread = ThreadRef { record, generation };
-        let (low, high) = stack_bounds().unwrap_or((0, 0));
+        let (low, high) = stack::bounds().unwrap_or((0, 0));
         // SAFETY: this thread's stack, or none; this thread alone uses the record, signals are
         // blocked.
         unsafe { record.stack.set_bounds(low, high) };
@@ -81,25 +80,4 @@ impl Membership {
         }
         mask
     }
-}
-
-/// The calling thread's stack: lowest address and the one past the highest.
-fn stack_bounds() -> Result<(usize, usize), Errno> {
-    let mut attr = MaybeUninit::<libc::pthread_attr_t>::uninit();
-    // SAFETY: names the calling thread, which exists.
-    let me = unsafe { libc::pthread_self() };
-    // SAFETY: `attr` is room for the result; `me` is a living thread.
-    let failed = unsafe { libc::pthread_getattr_np(me, attr.as_mut_ptr()) };
-    if failed != 0 {
-        return Err(Errno::new(failed));
-    }
-    let (mut low, mut size) = (ptr::null_mut(), 0);
-    // SAFETY: `attr` was initialised by the call above, which succeeded.
-    let failed = unsafe { libc::pthread_attr_getstack(attr.as_ptr(), &raw mut low, &raw mut size) };
-    // SAFETY: as above; not used afterwards.
-    unsafe { libc::pthread_attr_destroy(attr.as_mut_ptr()) };
-    if failed != 0 {
-        return Err(Errno::new(failed));
-    }
-    Ok((low.addr(), low.addr() + size))
 }

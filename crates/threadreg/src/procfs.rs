@@ -20,6 +20,7 @@
 //! `proc_pid_task(5)`, `proc_pid_stat(5)`, `proc_pid_status(5)`; `fs/proc/base.c`:
 //! `proc_task_getattr`, `proc_task_readdir`.
 
+pub(crate) mod maps;
 mod read;
 mod threads;
 

@@ -2,9 +2,26 @@
 //! errno.
 
 use core::ffi::{CStr, c_int, c_long};
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 
 use sigctx::sys::{self, Errno, SigSet};
+
+/// The kernel's `struct statx` as far as it is used here (`include/uapi/linux/stat.h`). libc has it
+/// for some C libraries only, for musl since 1.2.3.
+#[repr(C)]
+struct Statx {
+    _mask: u32,
+    _block_size: u32,
+    _attributes: u64,
+    links: u32,
+    _rest: [u32; 59],
+}
+
+const _: () = assert!(size_of::<Statx>() == 256, "as the kernel has it");
+const _: () = assert!(offset_of!(Statx, links) == 16, "as the kernel has it");
+
+/// Asks for the number of links.
+const STATX_NLINK: usize = 4;
 
 /// A file descriptor, closed when dropped.
 #[derive(Debug)]
@@ -27,16 +44,13 @@ impl Fd {
     pub(super) fn links(&self) -> Result<usize, Errno> {
         // `statx`, since the layout of `struct stat` depends on the architecture and its own does
         // not.
-        let mut stat = MaybeUninit::<libc::statx>::zeroed();
-        let place = stat.as_mut_ptr().expose_provenance();
+        let mut stat = Statx { _mask: 0, _block_size: 0, _attributes: 0, links: 0, _rest: [0; 59] };
+        let place = (&raw mut stat).expose_provenance();
         let empty = c"".as_ptr().expose_provenance();
-        let (flags, mask) = (libc::AT_EMPTY_PATH as usize, libc::STATX_NLINK as usize);
-        let args = [self.0 as usize, empty, flags, mask, place, 0];
+        let args = [self.0 as usize, empty, libc::AT_EMPTY_PATH as usize, STATX_NLINK, place, 0];
         // SAFETY: the kernel writes one `struct statx` to `place`, and reads the empty path.
         unsafe { sys::syscall(libc::SYS_statx, args) }?;
-        // SAFETY: all zeroes are a valid `statx`; the kernel filled in more.
-        let stat = unsafe { stat.assume_init() };
-        Ok(stat.stx_nlink as usize)
+        Ok(stat.links as usize)
     }
 
     /// Back to the first directory entry.

@@ -1,0 +1,124 @@
+//! Where the calling thread's stack is.
+//!
+//! libc knows the stacks that it made. The main thread's was made by the kernel, and grows: what
+//! libc says of it differs. glibc takes `RLIMIT_STACK` for its size, up to the mapping below; musl
+//! says what is mapped at the moment, which is 132 KiB at the start of a program. A stack that is
+//! taken for smaller than it is has parts on which its thread is never stopped. So the main thread's
+//! is measured here by the rule that the kernel lets it grow by.
+//!
+//! References: `mm/vma.c` (before Linux 6.16 `mm/mmap.c`), `acct_stack_growth` and
+//! `expand_downwards`; glibc `nptl/pthread_getattr_np.c`; musl `src/thread/pthread_getattr_np.c`.
+
+use core::mem::MaybeUninit;
+use core::ptr;
+
+use sigctx::sys::{self, Errno};
+
+use crate::procfs::maps::{self, Mapping};
+
+/// The kernel's `stack_guard_gap`, in pages: how far a stack stays away from what is below it. Its
+/// default; a parameter of the kernel's changes it.
+const GAP_PAGES: usize = 256;
+
+/// The calling thread's stack: lowest address and the one past the highest.
+///
+/// Of the main thread's the part that it may grow to, with the limit of this moment.
+pub(crate) fn bounds() -> Result<(usize, usize), Errno> {
+    let (low, high) = libcs_answer()?;
+    // Of a thread that a fork has made the first of its process, libc knows the stack.
+    let main = sys::gettid() == sys::getpid();
+    // Without `/proc` what libc says is all there is to know.
+    let grown = if main { growing(high).unwrap_or(None) } else { None };
+    Ok((grown.unwrap_or(low), high))
+}
+
+/// The lowest address of the stack that the kernel made for the process, if `high` is past the
+/// highest of that one.
+fn growing(high: usize) -> Result<Option<usize>, Errno> {
+    // SAFETY: reads the auxiliary vector.
+    let page = unsafe { libc::getauxval(libc::AT_PAGESZ) } as usize;
+    let page = page.max(4096);
+    // Random bytes for libc, which the kernel puts at the top of the stack of every program.
+    // SAFETY: as above; 0 when the entry is not there.
+    let on_it = unsafe { libc::getauxval(libc::AT_RANDOM) } as usize;
+    let Some((below, stack)) = maps::around(on_it)? else { return Ok(None) };
+    if !(stack.begin < high && high <= stack.end) {
+        return Ok(None);
+    }
+    Ok(Some(lowest(stack, below, limit()?, page)))
+}
+
+/// How far `stack` may grow.
+fn lowest(stack: Mapping, below: Option<Mapping>, limit: u64, page: usize) -> usize {
+    let by_limit = usize::try_from(limit).map_or(0, |limit| stack.end.saturating_sub(limit));
+    let gap = |below: Mapping| if below.accessible { GAP_PAGES * page } else { 0 };
+    let by_neighbour = below.map_or(0, |below| below.end.saturating_add(gap(below)));
+    let lowest = by_limit.max(by_neighbour).checked_next_multiple_of(page).unwrap_or(usize::MAX);
+    // What is there is there, also when the limit was lowered since.
+    lowest.min(stack.begin)
+}
+
+/// `RLIMIT_STACK` of this moment, in bytes.
+fn limit() -> Result<u64, Errno> {
+    // The system call, since libc's structure has two layouts on 32-bit architectures.
+    let mut limits = [0_u64; 2];
+    let place = (&raw mut limits).expose_provenance();
+    let args = [0, libc::RLIMIT_STACK as usize, 0, place, 0, 0];
+    // SAFETY: the kernel writes one `struct rlimit64`, two words of 64 bits.
+    unsafe { sys::syscall(libc::SYS_prlimit64, args) }?;
+    // Without limit it is the largest number.
+    let [soft, _hard] = limits;
+    Ok(soft)
+}
+
+fn libcs_answer() -> Result<(usize, usize), Errno> {
+    let mut attr = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    // SAFETY: names the calling thread, which exists.
+    let me = unsafe { libc::pthread_self() };
+    // SAFETY: `attr` is room for the result; `me` is a living thread.
+    let failed = unsafe { libc::pthread_getattr_np(me, attr.as_mut_ptr()) };
+    if failed != 0 {
+        return Err(Errno::new(failed));
+    }
+    let (mut low, mut size) = (ptr::null_mut(), 0);
+    // SAFETY: `attr` was initialised by the call above, which succeeded.
+    let failed = unsafe { libc::pthread_attr_getstack(attr.as_ptr(), &raw mut low, &raw mut size) };
+    // SAFETY: as above; not used afterwards.
+    unsafe { libc::pthread_attr_destroy(attr.as_mut_ptr()) };
+    if failed != 0 {
+        return Err(Errno::new(failed));
+    }
+    Ok((low.addr(), low.addr() + size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: usize = 4096;
+    const MIB: usize = 1 << 20;
+
+    fn mapping(begin: usize, end: usize, accessible: bool) -> Mapping {
+        Mapping { begin, end, accessible }
+    }
+
+    #[test]
+    fn a_stack_grows_to_its_limit_or_to_its_neighbour() {
+        let end = 1 << 30;
+        let stack = mapping(end - 33 * PAGE, end, true);
+        let far = Some(mapping(PAGE, 2 * PAGE, true));
+        assert_eq!(lowest(stack, far, 8 << 20, PAGE), end - 8 * MIB);
+        assert_eq!(lowest(stack, None, 8 << 20, PAGE), end - 8 * MIB);
+        // The kernel counts in pages: a part of one does not help.
+        assert_eq!(lowest(stack, far, (8 << 20) + 1, PAGE), end - 8 * MIB);
+        // No limit: the neighbour with its gap, or without when nothing can be done with it.
+        let near = mapping(end - 5 * MIB, end - 4 * MIB, true);
+        assert_eq!(lowest(stack, Some(near), u64::MAX, PAGE), end - 3 * MIB);
+        let guard = Mapping { accessible: false, ..near };
+        assert_eq!(lowest(stack, Some(guard), u64::MAX, PAGE), end - 4 * MIB);
+        // What is there already, is.
+        assert_eq!(lowest(stack, far, 4096, PAGE), stack.begin);
+        let touching = mapping(stack.begin - PAGE, stack.begin, true);
+        assert_eq!(lowest(stack, Some(touching), u64::MAX, PAGE), stack.begin);
+    }
+}
