@@ -24,6 +24,7 @@ cfg_if::cfg_if! {
         mod end;
         mod error;
         mod excluded;
+        mod exec;
         mod lock;
         mod outcome;
         mod owner;

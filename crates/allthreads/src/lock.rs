@@ -3,6 +3,7 @@
 //! The word is the owner's thread id and a bit that says that somebody waits: a thread that asks
 //! for a lock which it has itself gets an answer instead of waiting for ever.
 
+use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
@@ -87,6 +88,18 @@ impl Lock {
     /// block over, before anybody waits.
     pub(crate) fn reset(&self) {
         self.0.store(FREE, Ordering::Relaxed);
+    }
+}
+
+impl<'a> Locked<'a> {
+    /// Leaves the lock taken; [`Locked::kept`] is to give it back.
+    pub(crate) fn keep(self) {
+        let _ = ManuallyDrop::new(self);
+    }
+
+    /// The lock that the calling thread took and kept.
+    pub(crate) fn kept(lock: &'a Lock) -> Self {
+        Self(lock)
     }
 }
 

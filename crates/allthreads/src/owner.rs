@@ -24,6 +24,7 @@ use crate::calls::{Call, Rehearsal, rehearse};
 use crate::census::{Census, Halt, Kind};
 use crate::end;
 use crate::error::{Diverged, Error, Unresponsive};
+use crate::exec;
 use crate::gather::gather;
 use crate::hold::{Hold, Release};
 use crate::lock::{Locked, Refused};
@@ -86,6 +87,9 @@ pub(crate) fn run(request: &Request<'_>) -> Result<Outcome, Error> {
     );
     let (pid, me) = (sys::getpid(), sys::gettid());
     BLOCK.take_over(pid);
+    if let Err(holder) = exec::note(request.signal, until) {
+        return Err(Error::Busy { holder, waited: start.elapsed() });
+    }
     let mut back_off = FIRST_BACK_OFF;
     let mut missing = None;
     let mut retries = 0;

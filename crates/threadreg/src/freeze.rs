@@ -1,11 +1,8 @@
-//! The write side of the creation lock, as a guard; and `exec` under it.
+//! The write side of the creation lock, as a guard.
 
 use core::fmt;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicI32, Ordering};
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use sigctx::sys;
@@ -202,47 +199,6 @@ impl Drop for CreationFrozen {
             CREATION.release_write();
         }
     }
-}
-
-/// Replaces the process by another program while no thread of this crate is being made; returns
-/// only if that failed, and then threads can be made again.
-///
-/// A `clone` under way beside `execve` makes the kernel refuse the one or the other, and a program
-/// with changed credentials may start without the change.
-///
-/// # Signal safety
-///
-/// Not async-signal-safe.
-///
-/// # Blocking
-///
-/// For the creations under way, as [`freeze_creation`].
-///
-/// # Errors
-///
-/// As [`CommandExt::exec`]: the value that it returns.
-///
-/// # Panics
-///
-/// With debug assertions, when the calling thread holds the guard of [`freeze_creation`].
-///
-/// # Examples
-///
-/// ```
-/// use std::io::ErrorKind;
-/// use std::process::Command;
-///
-/// let error = threadreg::exec(&mut Command::new("/nowhere/to/be/found"));
-/// assert_eq!(error.kind(), ErrorKind::NotFound);
-/// assert!(threadreg::try_freeze_creation().is_some());
-/// ```
-///
-/// # References
-///
-/// Go's `execLock`, `syscall.runtime_BeforeExec`; Go issues 18146 and 19546.
-pub fn exec(command: &mut Command) -> io::Error {
-    let _frozen = freeze_creation();
-    command.exec()
 }
 
 /// Creation could not be frozen in time; from [`freeze_creation_within`].

@@ -10,7 +10,7 @@
 //! | `registry`, `lookup` | the process's instance of these, the calling thread, fork |
 //! | `membership`, `spawn`, `attach`, `mask`, `stack` | what a thread does to begin and to end |
 //! | `template` | the thread that makes clean threads |
-//! | `freeze`, `thread_ref`, `cookie`, `slot`, `nudge`, [`rest`], `events`, `name` | the public face |
+//! | `freeze`, `exec`, `thread_ref`, `cookie`, `slot`, `nudge`, [`rest`], `events`, `name` | the public face |
 //! | [`procfs`] | what the kernel's files say |
 
 // Under loom only the protocol cores are built: the rest makes system calls and real threads.
@@ -50,6 +50,7 @@ cfg_if::cfg_if! {
         mod attach;
         mod cookie;
         mod events;
+        mod exec;
         mod freeze;
         mod lookup;
         mod mask;
@@ -67,8 +68,9 @@ cfg_if::cfg_if! {
         pub use attach::{AttachError, Attached, attach};
         pub use cookie::Cookie;
         pub use events::{Event, Subscription, subscribe};
+        pub use exec::{ExecHold, ExecHook, ExecLate, before_exec, exec, exec_within};
         pub use freeze::{
-            CreationFrozen, NotFrozen, NotStarted, exec, freeze_creation, freeze_creation_within,
+            CreationFrozen, NotFrozen, NotStarted, freeze_creation, freeze_creation_within,
             holds_freeze, try_freeze_creation,
         };
         pub use mask::never_block;

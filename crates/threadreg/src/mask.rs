@@ -44,7 +44,7 @@ pub(crate) fn for_new_thread(recorded: SigSet) -> SigSet {
     recorded
 }
 
-/// Blocks every signal that may be blocked; returns the mask that was there.
+/// Blocks every signal that can be put off; returns the mask that was there.
 ///
 /// libc's own signals stay open, and those that an instruction raises: what is done under this mask
 /// makes system calls, which a sandbox may trap.

@@ -8,7 +8,7 @@ use sigctx::sys;
 use crate::arena::Arena;
 use crate::creation::CreationLock;
 use crate::thread_ref::ThreadRef;
-use crate::{events, freeze, lookup, template};
+use crate::{events, exec, freeze, lookup, template};
 
 pub(crate) static ARENA: Arena = Arena::new();
 pub(crate) static CREATION: CreationLock = CreationLock::new();
@@ -97,6 +97,7 @@ fn register() {
 extern "C" fn after_fork() {
     CREATION.reset();
     freeze::reset();
+    exec::reset();
     events::reset();
     template::reset();
     FORKS.fetch_add(1, Ordering::Relaxed);
