@@ -272,16 +272,19 @@ impl Still {
         EXECUTING.store(sys::gettid() as u32, Ordering::SeqCst);
         // From here on dropping it gives back what was taken.
         let mut still = Self { held: [None; HOOKS.len()] };
-        let hooks = HOOKS.iter().map_while(|place| {
+        // Looked at once: who comes later waits in `before_exec`, and its signals are not open here.
+        let hooks = HOOKS.each_ref().map(|place| {
             // X1.
+            let hook = place.load(Ordering::SeqCst);
             // SAFETY: null, or from a `&'static` by `before_exec`.
-            unsafe { place.load(Ordering::SeqCst).as_ref() }
+            unsafe { hook.as_ref() }
         });
-        let used = hooks.clone().fold(SigSet::empty(), |all, hook| all | (hook.signals)());
+        let hooks = || hooks.iter().copied().flatten();
+        let used = hooks().fold(SigSet::empty(), |all, hook| all | (hook.signals)());
         // X2. All others are blocked: no handler is to come and want what is being taken here.
         let open = used.iter().fold(SigSet::deferrable(), SigSet::without);
         let _mask = Mask(sys::sigprocmask(MaskHow::Set, &open));
-        for (hook, held) in hooks.zip(&mut still.held) {
+        for (hook, held) in hooks().zip(&mut still.held) {
             match (hook.hold)(until) {
                 ExecHold::Still => *held = Some(hook),
                 ExecHold::Free => {}

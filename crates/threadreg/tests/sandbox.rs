@@ -29,7 +29,8 @@ fn trap_prctl() -> bool {
     };
     // SAFETY: the handler only counts.
     unsafe { sys::rt_sigaction(libc::SIGSYS, Some(&action)) }.expect("SIGSYS can be handled");
-    let step = |code: u32, skip: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: skip, k };
+    let step =
+        |code: u32, skip: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: skip, k };
     // The number of the call is the first word of what a filter is shown.
     let mut steps = [
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
