@@ -62,7 +62,7 @@ fn a_failed_exec_releases_whom_it_held_and_no_other() {
         let (error, name) = (error.to_string(), me.thread().name());
         let named = error.contains(&format!("{} ({name})", sys::gettid()));
         assert!(named && error.contains("7s"), "{error}");
-        before_exec(&HOLDS, None).expect("nobody executes");
+        before_exec(&HOLDS, Some(Instant::now())).expect("nobody executes");
     });
 }
 
