@@ -194,6 +194,7 @@ impl Iterator for Claimed<'_> {
 mod tests {
     use super::{Arena, BITS, WORDS};
     use crate::name::Name;
+    use crate::record::Record;
 
     #[test]
     fn records_are_used_again_with_a_new_generation() {
@@ -219,6 +220,47 @@ mod tests {
         assert_eq!(second.name(generation + 1), Some(Name::new("second")));
         assert!(second.pin(generation + 1));
         second.unpin();
+    }
+
+    /// A record that a walk forgets is a thread that nobody knows of.
+    #[test]
+    fn a_walk_meets_every_record_of_full_and_of_begun_words_and_chunks() {
+        for claimed in [1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192] {
+            // Too large for a stack. The chunks are left behind, as always.
+            let arena: Box<Arena> = boxed();
+            assert_eq!((arena.claimed().count(), arena.all().count()), (0, 0));
+            let listed = || arena.listed().map(|(record, _)| record.index());
+            for at in 0..claimed {
+                let record = arena.claim().expect("room");
+                assert_eq!(record.index(), at, "first to last");
+                assert!(!listed().any(|index| index == at), "not published yet");
+                record.prepare(&Name::default());
+                record.publish();
+                assert_eq!(listed().last(), Some(at), "at once");
+            }
+            assert!(listed().eq(0..claimed), "of {claimed}: {:?}", listed().collect::<Vec<_>>());
+            assert_eq!(arena.claimed().count(), claimed);
+            // After a fork all are looked at, claimed or not.
+            let chunks = claimed.next_multiple_of(WORDS * BITS);
+            assert!(arena.all().map(Record::index).eq(0..chunks), "{claimed}");
+            // Any one that leaves is not met any more, and is the next to be claimed.
+            for gone in 0..claimed {
+                let record = arena.all().nth(gone).expect("is there");
+                record.close();
+                assert!(record.free());
+                arena.release(record);
+                assert!(listed().eq((0..claimed).filter(|&index| index != gone)), "{gone}");
+                let next = arena.claim().expect("room");
+                assert!(core::ptr::eq(next, record), "{gone} of {claimed}");
+                next.prepare(&Name::default());
+                next.publish();
+            }
+        }
+    }
+
+    fn boxed() -> Box<Arena> {
+        // SAFETY: null pointers are what an arena begins with.
+        unsafe { Box::new_zeroed().assume_init() }
     }
 
     #[test]

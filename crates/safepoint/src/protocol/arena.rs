@@ -186,3 +186,31 @@ impl<E: Edge> Drop for Arena<E> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::edge::Linux;
+
+    /// A slot that a walk forgets is a mutator that a stop does not wait for.
+    #[test]
+    fn a_walk_meets_every_slot_of_full_and_of_begun_chunks() {
+        for taken in [1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192] {
+            // Left behind: its slots stay taken, and their chunks must not be used again.
+            let arena: &'static _ = Box::leak(Box::new(Arena::<Linux>::new()));
+            assert_eq!(arena.slots().count(), 0);
+            let indices = || arena.slots().map(|slot| slot.told.index.load(Plain::Relaxed));
+            for at in 0..taken {
+                let slot = arena.take(u32::MAX).expect("there is room");
+                assert_eq!(slot.told.index.load(Plain::Relaxed), at, "first to last");
+                assert_eq!(indices().last(), Some(at), "at once");
+            }
+            assert!(indices().eq(0..taken), "of {taken}: {:?}", indices().collect::<Vec<_>>());
+            let full = taken.next_multiple_of(CHUNK as u32);
+            for _ in taken..full {
+                assert!(arena.take(full).is_some(), "{taken}: room up to the limit");
+            }
+            assert!(arena.take(full).is_none(), "{taken}: no room beyond the limit");
+        }
+    }
+}
