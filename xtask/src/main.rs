@@ -69,7 +69,7 @@ Environment:
   STRESS  size of the stress tests in per cent (100)
   SEED    seed of the random tests; each prints the one that it used")]
     Test(TestArgs),
-    /// Runs the tests of all 13 architectures, emulated where the machine is another one
+    /// Runs the tests of all 13 architectures, emulated where the machine is another one, and with musl
     TestAllArches(arches::Options),
     /// Looks for differences from the snapshots on every architecture, and settles them
     Snapshots(snapshots::Options),

@@ -21,7 +21,7 @@ use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  cargo xtask snapshots                      run the snapshot tests of all 13, show what differs
+  cargo xtask snapshots                      run all snapshot tests, show what differs
   cargo xtask snapshots arm64 s390x          of these
   cargo xtask snapshots --available          of those that this machine has the tools for
   cargo xtask snapshots --accept             take over what was found

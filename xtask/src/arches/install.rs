@@ -1,6 +1,7 @@
 //! Gets what the architectures need: by apt, pip and rustup, as root, or says the commands.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ pub(crate) fn install(missing: &[Missing], progress: &Progress) -> Result<(), St
     let mut failures = Vec::new();
     let mut packages: Vec<&str> = Vec::new();
     let (mut emulators, mut zig, mut sources) = (false, false, false);
+    let mut libraries = Vec::new();
     for one in missing {
         match one {
             Missing::Packages { packages: some, .. } => {
@@ -41,6 +43,7 @@ pub(crate) fn install(missing: &[Missing], progress: &Progress) -> Result<(), St
             }
             Missing::Qemu { .. } => emulators = true,
             Missing::Zig => zig = true,
+            Missing::Library { debian, into, .. } => libraries.push((*debian, into)),
             Missing::Sources { .. } => sources = true,
             Missing::Machine { .. } => {}
         }
@@ -59,7 +62,32 @@ pub(crate) fn install(missing: &[Missing], progress: &Progress) -> Result<(), St
     if zig {
         failures.extend(install_zig(apt, progress).err());
     }
+    for (debian, into) in libraries {
+        failures.extend(unpack_musl(debian, into, progress).err());
+    }
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+}
+
+/// Unpacks another architecture's musl `into` a directory of its own: installed, it would make apt
+/// look for that architecture's packages from then on.
+fn unpack_musl(debian: &str, into: &Path, progress: &Progress) -> Result<(), String> {
+    let lists = into.join("apt");
+    let partial = lists.join("partial");
+    fs::create_dir_all(&partial).map_err(|error| format!("{}: {error}", partial.display()))?;
+    let dir = into.to_string_lossy().into_owned();
+    // With lists of its own, which the machine's are not changed by.
+    let lists = format!("Dir::State::Lists={}", lists.display());
+    let foreign = format!("APT::Architectures::={debian}");
+    // A download needs no other user than the one that asks for it.
+    let apt = ["env", "-C", &dir, "apt-get", "-o", &lists, "-o", &foreign];
+    let apt = [&apt[..], &["-o", "APT::Sandbox::User=root"]].concat();
+    call(&[&apt[..], &["update"]].concat(), LIMIT, progress)?;
+    call(&[&apt[..], &["download", &format!("musl:{debian}")]].concat(), LIMIT, progress)?;
+    let packages = fs::read_dir(into).map_err(|error| format!("{dir}: {error}"))?;
+    let mut packages = packages.flatten().map(|entry| entry.path());
+    let package = packages.find(|path| path.extension().is_some_and(|e| e == "deb"));
+    let package = package.ok_or_else(|| format!("{dir}: no package in there"))?;
+    call(&["dpkg", "-x", &package.to_string_lossy(), &dir], LIMIT, progress).map(drop)
 }
 
 fn call(words: &[&str], limit: Duration, progress: &Progress) -> Result<String, String> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::install;
-use super::table::{ARCHES, Arch, OLDEST_QEMU, Qemu, Run, Tools};
+use super::table::{ARCHES, Arch, Linkage, OLDEST_QEMU, Qemu, Run, Tools};
 use super::toolchain::{self, Compiler, Std, Toolchain};
 use crate::harness::Launch;
 use crate::workspace::{Workspace, has};
@@ -40,6 +40,13 @@ pub(crate) enum Missing {
         version: Option<String>,
     },
     Zig,
+    /// A C library of another architecture's, which Debian's packages would have in this machine's
+    /// own directories. It is unpacked in ours.
+    Library {
+        file: String,
+        debian: &'static str,
+        into: PathBuf,
+    },
     /// A compiler with the sources of its standard library.
     Sources {
         target: &'static str,
@@ -78,6 +85,20 @@ fn header(gnu: &str) -> String {
 /// Debian's dynamic loader for 32-bit x86, which is not where programs look for it.
 const LOADER_386: &str = "/usr/i686-linux-gnu/lib/ld-linux.so.2";
 
+/// The directory that programs of a row find their C library's `/lib` in: this machine's own, or one
+/// of ours; with the library's file. `None`: they have it in themselves, or it is the compiler's.
+fn library(arch: &Arch, target_dir: &Path) -> Option<(PathBuf, String)> {
+    let Tools::Zig { linkage: Linkage::Dynamic { loader, debian }, .. } = arch.tools else {
+        return None;
+    };
+    let root = match arch.run {
+        Run::Native => PathBuf::from("/"),
+        Run::NativeOr(_) | Run::Emulated(_) => target_dir.join(format!("musl-{debian}")),
+    };
+    let file = root.join(loader.trim_start_matches('/')).to_string_lossy().into_owned();
+    Some((root, file))
+}
+
 impl Machine {
     pub(crate) fn look(workspace: &Workspace) -> Self {
         let mut there = BTreeSet::new();
@@ -89,6 +110,8 @@ impl Machine {
             if let Run::Emulated(qemu) | Run::NativeOr(qemu) = arch.run {
                 there.extend(Some(qemu.program.to_owned()).filter(|p| has(p)));
             }
+            let file = library(arch, &directory(workspace)).map(|(_, file)| file);
+            there.extend(file.filter(|file| Path::new(file).is_file()));
         }
         let is_amd64 = cfg!(all(target_os = "linux", target_arch = "x86_64"));
         Self {
@@ -126,9 +149,22 @@ impl Machine {
                 linker = Some(gcc);
                 prefix = Some(Path::new("/usr").join(gnu));
             }
-            Tools::Zig { .. } => {
+            Tools::Zig { linkage, .. } => {
                 if self.zig.is_none() {
                     missing.push(Missing::Zig);
+                }
+                if let Linkage::Dynamic { debian, .. } = linkage
+                    && let Some((root, file)) = library(arch, target_dir)
+                {
+                    flags.extend(["-C", "target-feature=-crt-static"].map(str::to_owned));
+                    if !self.there.contains(&file) {
+                        missing.push(if arch.run == Run::Native {
+                            Missing::Packages { what: file, packages: vec!["musl".to_owned()] }
+                        } else {
+                            Missing::Library { file, debian, into: root.clone() }
+                        });
+                    }
+                    prefix = Some(root);
                 }
                 // rustc must not add the start files that it expects of a musl of its own.
                 flags.extend(["-C", "link-self-contained=no"].map(str::to_owned));
@@ -187,7 +223,8 @@ impl Missing {
                 let (major, minor) = OLDEST_QEMU;
                 format!("{program} {version} is older than {major}.{minor}")
             }
-            Self::Zig => "zig, which links for loong64, is not there".to_owned(),
+            Self::Zig => "zig, which links with musl, is not there".to_owned(),
+            Self::Library { file, .. } => format!("`{file}` is not there"),
             Self::Sources { target } => {
                 format!("no compiler has a standard library for {target}, nor its sources")
             }
@@ -206,6 +243,10 @@ impl Missing {
             }
             Self::Qemu { version: None, .. } => "apt-get install qemu-user".to_owned(),
             Self::Zig => "python3 -m pip install --break-system-packages ziglang".to_owned(),
+            Self::Library { debian, into, .. } => {
+                let into = into.display();
+                format!("apt-get download musl:{debian} && dpkg -x musl_*_{debian}.deb {into}")
+            }
             Self::Sources { .. } => install::how_to_get_sources(),
             Self::Machine { .. } => return None,
         })
@@ -236,8 +277,10 @@ fn wrapper(target_dir: &Path, arch: &Arch) -> PathBuf {
 ///
 /// zig brings its own start files, so rustc's are dropped. The unwinder that rustc wants from gcc's
 /// libraries is in zig's libunwind.
-fn wrapper_script(zig: &[String], target: &str) -> String {
+fn wrapper_script(zig: &[String], target: &str, linkage: Linkage) -> String {
     let zig = zig.join(" ");
+    // zig's programs are static with musl unless they are told not to be.
+    let dynamic = if linkage == Linkage::Static { "" } else { " -dynamic" };
     format!(
         "#!/bin/sh
 # zig's C compiler, also as rustc's linker. Made by `cargo xtask test-all-arches`.
@@ -252,7 +295,7 @@ while [ $n -gt 0 ]; do
     shift
     n=$((n - 1))
 done
-exec {zig} cc -target {target} \"$@\"
+exec {zig} cc -target {target}{dynamic} \"$@\"
 "
     )
 }
@@ -260,11 +303,11 @@ exec {zig} cc -target {target} \"$@\"
 impl Ready {
     /// Writes what the build needs into its directory.
     pub(crate) fn write_tools(&self, machine: &Machine, target_dir: &Path) -> Result<(), String> {
-        let (Tools::Zig { target }, Some(zig)) = (self.arch.tools, &machine.zig) else {
+        let (Tools::Zig { target, linkage }, Some(zig)) = (self.arch.tools, &machine.zig) else {
             return Ok(());
         };
         let path = wrapper(target_dir, self.arch);
-        let text = wrapper_script(zig, target);
+        let text = wrapper_script(zig, target, linkage);
         // Written anew only when it differs: a linker that is being run cannot be written to.
         if fs::read_to_string(&path).is_ok_and(|old| old == text) {
             return Ok(());
@@ -378,6 +421,7 @@ mod tests {
             if let Run::Emulated(qemu) | Run::NativeOr(qemu) = arch.run {
                 machine.there.insert(qemu.program.to_owned());
             }
+            machine.there.extend(library(arch, Path::new("/t")).map(|(_, file)| file));
         }
         machine.compilers = vec![Compiler {
             origin: Origin::Default,
@@ -397,7 +441,7 @@ mod tests {
     fn complete_machine_is_ready_for_every_row() {
         for arch in &ARCHES {
             let ready = complete().ready(arch, Path::new("/t")).unwrap();
-            let native = matches!(arch.name, "386" | "amd64");
+            let native = arch.name == "386" || arch.name.starts_with("amd64");
             assert_eq!(ready.runner.is_empty(), native, "{}", arch.name);
         }
     }
@@ -416,6 +460,11 @@ mod tests {
         );
         let loong64 = commands(&empty, "loong64");
         assert_eq!(loong64[0], "python3 -m pip install --break-system-packages ziglang");
+        let musl = commands(&empty, "amd64-musl-dyn");
+        assert_eq!(musl[1], "apt-get install musl");
+        let of_arm64 = commands(&empty, "arm64-musl-dyn");
+        assert!(of_arm64[1].starts_with("apt-get download musl:arm64"), "{of_arm64:?}");
+        assert!(of_arm64[1].ends_with(" /t/musl-arm64"), "{of_arm64:?}");
         let missing = empty.ready(row("amd64"), Path::new("/t")).unwrap_err();
         assert_eq!(missing[0].what(), "the machine is not an amd64");
         assert_eq!(missing[0].command(), None);
@@ -452,6 +501,9 @@ mod tests {
         assert_eq!(env("QEMU_LD_PREFIX"), Some("/usr/aarch64-linux-gnu"));
         assert_eq!(env("SIGCTX_CC"), Some("aarch64-linux-gnu-gcc"));
         assert_eq!(env("STRESS"), Some("1"));
+        let musl = launch("arm64-musl-dyn", None);
+        assert!(musl.env.contains(&("QEMU_LD_PREFIX".to_owned(), "/t/musl-arm64".to_owned())));
+        assert!(launch("arm64-musl", None).env.iter().all(|(n, _)| n != "QEMU_LD_PREFIX"));
         let amd64 = launch("amd64", None);
         assert!(amd64.env.iter().all(|(n, _)| n != "TESTKIT_RUNNER"));
         assert!(amd64.env.contains(&("TESTKIT_PATIENCE".to_owned(), PATIENCE.to_string())));
@@ -468,7 +520,8 @@ mod tests {
 
     #[test]
     fn wrapper_drops_start_files_and_takes_zigs_unwinder() {
-        let script = wrapper_script(&["echo".to_owned()], "t").replace("#!/bin/sh\n", "");
+        let script =
+            wrapper_script(&["echo".to_owned()], "t", Linkage::Static).replace("#!/bin/sh\n", "");
         let output = Command::new("sh")
             .args(["-c", &script, "cc", "a b.o", "/x/crt1.o", "rcrt1.o", "crti.o"])
             .args(["/x/crtbeginS.o", "-lgcc_eh", "-lc", "/x/crtend.o", "/x/mycrt2.o"])
@@ -476,5 +529,7 @@ mod tests {
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert_eq!(text, "cc -target t a b.o -lunwind -lc /x/mycrt2.o\n");
+        let dynamic = Linkage::Dynamic { loader: "/l", debian: "d" };
+        assert!(wrapper_script(&[], "t", dynamic).contains("cc -target t -dynamic \"$@\""));
     }
 }

@@ -32,7 +32,7 @@ use crate::workspace::Workspace;
 #[derive(Debug, Clone, Default, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[command(after_help = "Examples:
-  cargo xtask test-all-arches --install            install what is missing, then test all 13
+  cargo xtask test-all-arches --install            install what is missing, then test all
   cargo xtask test-all-arches --list               what this machine has, without a test
   cargo xtask test-all-arches arm64 s390x          only these
   cargo xtask test-all-arches -p sigctx --filter layout mips64

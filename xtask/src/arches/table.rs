@@ -1,11 +1,12 @@
-//! The architectures: Go's for Linux, by Go's names, with what it takes to build and run for each.
+//! The architectures: Go's for Linux, by Go's names, with what it takes to build and run for each. Two
+//! of them also with musl for glibc: `-musl` are static programs, `-musl-dyn` dynamic ones.
 //!
 //! One row is all that a new architecture needs here.
 
 /// An architecture.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arch {
-    /// Go's name for it.
+    /// Go's name for it, and what is different in the row.
     pub(crate) name: &'static str,
     /// Rust's name for it.
     pub(crate) target: &'static str,
@@ -37,6 +38,21 @@ pub(crate) enum Tools {
     Zig {
         /// Its name of the target.
         target: &'static str,
+        linkage: Linkage,
+    },
+}
+
+/// Where a program has its C library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Linkage {
+    /// In itself.
+    Static,
+    /// In a file that the kernel starts in its place, from Debian's package `musl`.
+    Dynamic {
+        /// Where programs look for the file.
+        loader: &'static str,
+        /// Debian's name of the target.
+        debian: &'static str,
     },
 }
 
@@ -63,6 +79,14 @@ pub(crate) const OLDEST_QEMU: (u32, u32) = (8, 1);
 
 const fn gcc(gnu: &'static str, debian: &'static str) -> Tools {
     Tools::Gcc { gnu, debian }
+}
+
+const fn zig(target: &'static str) -> Tools {
+    Tools::Zig { target, linkage: Linkage::Static }
+}
+
+const fn zig_dyn(target: &'static str, loader: &'static str, debian: &'static str) -> Tools {
+    Tools::Zig { target, linkage: Linkage::Dynamic { loader, debian } }
 }
 
 const fn qemu(program: &'static str) -> Run {
@@ -95,7 +119,7 @@ const fn mips(
 
 /// Every architecture, sorted by name.
 #[rustfmt::skip]
-pub(crate) const ARCHES: [Arch; 13] = [
+pub(crate) const ARCHES: [Arch; 17] = [
     // Native on most machines, where the stress tests can be larger; `cargo xtask test` runs them in
     // full.
     Arch {
@@ -106,9 +130,19 @@ pub(crate) const ARCHES: [Arch; 13] = [
         stress: 20,
         ..arch("amd64", "x86_64-unknown-linux-gnu",          "x86_64",      Tools::Host,                                Run::Native)
     },
+    Arch {
+        stress: 20,
+        ..arch("amd64-musl", "x86_64-unknown-linux-musl",    "x86_64",      zig("x86_64-linux-musl"),                   Run::Native)
+    },
+    Arch {
+        stress: 20,
+        ..arch("amd64-musl-dyn", "x86_64-unknown-linux-musl", "x86_64",     zig_dyn("x86_64-linux-musl", "/lib/ld-musl-x86_64.so.1", "amd64"), Run::Native)
+    },
     arch("arm",        "armv7-unknown-linux-gnueabihf",      "arm",         gcc("arm-linux-gnueabihf", "armhf"),       qemu("qemu-arm")),
     arch("arm64",      "aarch64-unknown-linux-gnu",          "aarch64",     gcc("aarch64-linux-gnu", "arm64"),         qemu_max("qemu-aarch64")),
-    arch("loong64",    "loongarch64-unknown-linux-musl",     "loongarch64", Tools::Zig { target: "loongarch64-linux-musl" }, qemu_max("qemu-loongarch64")),
+    arch("arm64-musl", "aarch64-unknown-linux-musl",         "aarch64",     zig("aarch64-linux-musl"),                  qemu_max("qemu-aarch64")),
+    arch("arm64-musl-dyn", "aarch64-unknown-linux-musl",     "aarch64",     zig_dyn("aarch64-linux-musl", "/lib/ld-musl-aarch64.so.1", "arm64"), qemu_max("qemu-aarch64")),
+    arch("loong64",    "loongarch64-unknown-linux-musl",     "loongarch64", zig("loongarch64-linux-musl"),               qemu_max("qemu-loongarch64")),
     mips("mips",       "mips-unknown-linux-gnu",             "mips",        gcc("mips-linux-gnu", "mips"),             qemu("qemu-mips")),
     mips("mips64",     "mips64-unknown-linux-gnuabi64",      "mips64",      gcc("mips64-linux-gnuabi64", "mips64"),     qemu("qemu-mips64")),
     mips("mips64le",   "mips64el-unknown-linux-gnuabi64",    "mips64",      gcc("mips64el-linux-gnuabi64", "mips64el"), qemu("qemu-mips64el")),
@@ -144,7 +178,26 @@ mod tests {
 
     #[test]
     fn every_architecture_of_gos_is_there() {
-        assert_eq!(ARCHES.map(|a| a.name), GO);
+        let with_their_own_library = ARCHES.iter().filter(|a| !a.name.contains("-musl"));
+        assert!(with_their_own_library.map(|a| a.name).eq(GO));
+        assert!(ARCHES.is_sorted_by_key(|a| a.name));
+    }
+
+    /// Which C library, and where a program has it, is the row's name to say.
+    #[test]
+    fn musl_is_tested_as_a_part_of_programs_and_as_a_library() {
+        for arch in ARCHES.iter().filter(|a| a.name.contains("-musl")) {
+            assert!(arch.target.ends_with("-musl"));
+            let Tools::Zig { target, linkage } = arch.tools else {
+                panic!("{}: no zig", arch.name)
+            };
+            assert_eq!(target.split('-').next(), arch.target.split('-').next());
+            let dynamic = arch.name.ends_with("-musl-dyn");
+            assert_eq!(matches!(linkage, Linkage::Dynamic { .. }), dynamic, "{}", arch.name);
+            let (go, _) = arch.name.split_once('-').unwrap();
+            let same = ARCHES.iter().find(|a| a.name == go).expect("a row for the architecture");
+            assert_eq!((same.file, same.run), (arch.file, arch.run));
+        }
     }
 
     #[test]
@@ -166,9 +219,12 @@ mod tests {
     fn rows_differ_in_target_and_emulator() {
         for (i, a) in ARCHES.iter().enumerate() {
             for b in &ARCHES[i + 1..] {
-                assert_ne!(a.target, b.target);
-                assert_ne!(a.run, b.run);
-                assert_ne!(a.tools, b.tools);
+                assert_ne!((a.target, a.tools), (b.target, b.tools));
+                let of_go = |a: &Arch| !a.name.contains("-musl");
+                if of_go(a) && of_go(b) {
+                    assert_ne!(a.target, b.target);
+                    assert_ne!(a.run, b.run);
+                }
             }
         }
     }
@@ -179,7 +235,7 @@ mod tests {
             let names: Vec<_> = names.iter().map(|n| (*n).to_owned()).collect();
             select(&names).map(|rows| rows.iter().map(|a| a.name).collect::<Vec<_>>())
         };
-        assert_eq!(names(&[]).unwrap().len(), 13);
+        assert_eq!(names(&[]).unwrap().len(), ARCHES.len());
         assert_eq!(names(&["s390x", "arm"]).unwrap(), ["arm", "s390x"]);
         let error = names(&["arm", "aarch64"]).unwrap_err();
         assert!(error.contains("`aarch64`") && error.contains("`arm64`"), "{error}");
