@@ -1,5 +1,6 @@
 //! Threads that others made: attached, detached, forgotten, or found without being registered.
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use sigctx::sys;
 use testkit::{in_child, until};
-use threadreg::{AttachError, attach, current, os_threads, threads};
+use threadreg::{AttachError, Attached, attach, current, os_threads, threads};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -66,6 +67,46 @@ fn an_attached_thread_has_a_large_alternate_stack_and_its_old_one_back_later() {
             assert!(size >= sigctx::altstack::MIN_SIZE);
         },
     );
+}
+
+/// std has given up its own alternate stack by the time that thread-locals are destroyed.
+#[test]
+fn a_thread_attached_to_its_end_leaves_no_alternate_stack() {
+    thread_local! {
+        static ME: RefCell<Option<Attached>> = const { RefCell::new(None) };
+    }
+    let attached_to_the_end = |leaked: bool| {
+        let thread = thread::spawn(move || {
+            let me = attach().expect("attaches");
+            let thread = me.thread();
+            if leaked {
+                #[expect(clippy::mem_forget, reason = "the thread's end is the end of it")]
+                std::mem::forget(me);
+            } else {
+                ME.set(Some(me));
+            }
+            thread
+        });
+        assert!(!thread.join().expect("no panic").is_alive());
+    };
+    let mappings = || {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc");
+        (sigctx::altstack::mapped(), maps.lines().count())
+    };
+    in_child("a_thread_attached_to_its_end_leaves_no_alternate_stack", MINUTE, || {
+        // The stacks that are kept to be used again, and what libc and std map for their first thread.
+        attached_to_the_end(false);
+        attached_to_the_end(true);
+        let (stacks, maps) = mappings();
+        for thread in 0..100 {
+            attached_to_the_end(thread % 2 == 0);
+        }
+        let (stacks_now, maps_now) = mappings();
+        assert_eq!(stacks_now, stacks, "alternate stacks");
+        // Two for each of them.
+        assert!(maps_now < maps + 50, "{maps} mappings before, {maps_now} after");
+        assert_eq!(threads().count(), 0);
+    });
 }
 
 #[test]
