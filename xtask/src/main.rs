@@ -5,6 +5,8 @@
 //! no compiler checks, as tests.
 
 mod arches;
+#[cfg(test)]
+mod cargo_runner;
 mod counts;
 mod demo;
 mod doctests;
