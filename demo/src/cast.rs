@@ -5,13 +5,18 @@ use std::error::Error;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use preempt::{CodeRange, Task};
-use safepoint::{Mutator, World};
+use safepoint::{AttachError, Mutator, World};
 use sigctx::probe::{self, Difference, Patterned, Spin, Stop};
 use sigctx::sys::{futex_wait, futex_wake};
 use threadreg::{Builder, JoinHandle, ThreadRef};
+
+use crate::failure::Slow;
+
+/// Far above any answer that is to come at all.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What all threads of the demo look at.
 #[derive(Debug, Default)]
@@ -28,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) compared: AtomicUsize,
     /// Lets the patterned loop come out to be compared.
     come_out: Mutex<Option<Stop>>,
+    /// Why a thread did not become a mutator.
+    refused: Mutex<Option<AttachError>>,
 }
 
 impl Shared {
@@ -128,7 +135,7 @@ impl Cast {
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
-        cast.wait_until_all_work();
+        cast.wait_until_all_work()?;
         Ok(cast)
     }
 
@@ -198,19 +205,49 @@ impl Cast {
     ) -> Result<(), Box<dyn Error>> {
         let (world, shared, work) = (self.world.clone(), self.shared.clone(), Arc::default());
         let counter = Arc::clone(&work);
-        let thread = Builder::new()
-            .name(format!("{name}-{}", self.members.len()))
-            .spawn(move || body(&shared, world.attach().expect("attach"), &counter))?;
+        let thread = Builder::new().name(format!("{name}-{}", self.members.len())).spawn(
+            move || match world.attach() {
+                Ok(mutator) => body(&shared, mutator, &counter),
+                Err(error) => {
+                    *shared.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                }
+            },
+        )?;
         self.members.push(Member { kind, thread, work });
         Ok(())
     }
 
-    fn wait_until_all_work(&self) {
-        while self.members.iter().any(|member| member.work.load(Relaxed) == 0) {
+    fn wait_until_all_work(&self) -> Result<(), Box<dyn Error>> {
+        for member in &self.members {
+            self.wait_for_work(member, 0, || std::thread::sleep(Duration::from_millis(1)))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the member's work is not `before` any more.
+    fn wait_for_work(
+        &self,
+        member: &Member,
+        before: usize,
+        pause: impl Fn(),
+    ) -> Result<(), Box<dyn Error>> {
+        let start = Instant::now();
+        while member.work.load(Relaxed) == before {
+            if let Some(error) =
+                self.shared.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
+            {
+                return Err(error.into());
+            }
+            let waited = start.elapsed();
+            if waited > PATIENCE || member.thread.is_finished() {
+                let thread = member.thread.thread().name().to_string();
+                return Err(Slow { thread, waited }.into());
+            }
             // The patterned loop counts what it compared.
             self.shared.come_out();
-            std::thread::sleep(Duration::from_millis(1));
+            pause();
         }
+        Ok(())
     }
 
     /// Lets the mutators that poll rest, or work again.
@@ -226,13 +263,11 @@ impl Cast {
     }
 
     /// Waits until the member does some work, unless it is one that only blocks.
-    pub(crate) fn wait_until_works(&self, member: &Member) {
-        let before = member.work.load(Relaxed);
-        while !member.kind.starts_with("blocked") && member.work.load(Relaxed) == before {
-            // The patterned loop counts what it compared.
-            self.shared.come_out();
-            std::thread::yield_now();
+    pub(crate) fn wait_until_works(&self, member: &Member) -> Result<(), Box<dyn Error>> {
+        if member.kind.starts_with("blocked") {
+            return Ok(());
         }
+        self.wait_for_work(member, member.work.load(Relaxed), std::thread::yield_now)
     }
 
     /// The work done by each member.

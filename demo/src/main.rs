@@ -5,22 +5,24 @@
 
 mod attributes;
 mod cast;
+mod failure;
 mod preemption;
 mod report;
 mod stops;
 
-use std::error::Error;
 use std::process::ExitCode;
 
 use clap::Parser;
 use serde_json::json;
 
 use cast::Cast;
+use failure::Failure;
 use report::Section;
 
 /// Stops, interrupts and changes every thread of one process, and checks what it did.
 #[derive(Parser)]
-#[command(after_help = "Exit status: 0 if every check held, 1 if not.")]
+#[command(after_help = "Exit status: 0 if every check held, 1 if not, 2 for wrong arguments,
+3 if the demo could not be run to its end; it says why, and what helps.")]
 struct Args {
     /// Print one JSON object instead of tables.
     #[arg(long)]
@@ -33,35 +35,61 @@ struct Args {
     preemptions: u64,
 }
 
-fn main() -> Result<ExitCode, Box<dyn Error>> {
+fn main() -> ExitCode {
     let args = Args::parse();
-    let cast = Cast::start()?;
+    match run(&args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            if failure.is_to_be_told() {
+                report::say(&format!("demo: {failure}"));
+            }
+            if args.json && failure.is_to_be_told() {
+                // What is wrong is on standard error already if this cannot be written.
+                let error = json!({ "passed": false, "error": failure.to_string() });
+                _ = report::print(&format!("{error:#}\n"));
+            }
+            failure.exit_code()
+        }
+    }
+}
+
+/// Makes all steps; true if every check held.
+fn run(args: &Args) -> Result<bool, Failure> {
+    let cast = Cast::start().map_err(Failure::of("start the threads"))?;
     let mut sections = Vec::new();
     let mut done = |section: Section| {
         if !args.json {
-            section.print();
+            report::print(&section.to_text()).map_err(|e| Failure::of("print")(e.into()))?;
         }
         sections.push(section);
+        Ok(())
     };
 
-    done(stops::introduce(&cast)?);
-    done(stops::stop_the_world(&cast, args.stops)?);
-    done(stops::for_each_processor(&cast, args.stops)?);
-    done(preemption::interrupt(&cast, args.preemptions)?);
-    done(preemption::look(&cast)?);
-    for section in attributes::change_all(&cast)? {
-        done(section);
+    done(stops::introduce(&cast).map_err(Failure::of("list the threads"))?)?;
+    let stopped = stops::stop_the_world(&cast, args.stops);
+    done(stopped.map_err(Failure::of("stop the world"))?)?;
+    let ran = stops::for_each_processor(&cast, args.stops);
+    done(ran.map_err(Failure::of("run on every processor"))?)?;
+    let interrupted = preemption::interrupt(&cast, args.preemptions);
+    done(interrupted.map_err(Failure::of("interrupt the loop"))?)?;
+    done(preemption::look(&cast).map_err(Failure::of("suspend the loop"))?)?;
+    let changed = attributes::change_all(&cast);
+    for section in changed.map_err(Failure::of("change an attribute of every thread"))? {
+        done(section)?;
     }
-    cast.end()?;
+    cast.end().map_err(Failure::of("end the threads"))?;
 
     let failed = sections.iter().filter(|section| !section.passed()).count();
-    if args.json {
+    let end = if args.json {
         let sections: Vec<_> = sections.iter().map(Section::to_json).collect();
-        println!("{:#}", json!({ "sections": sections, "passed": failed == 0 }));
+        format!("{:#}\n", json!({ "sections": sections, "passed": failed == 0 }))
     } else if failed == 0 {
-        println!("\nAll checks held.");
+        "\nAll checks held.\n".to_owned()
     } else {
-        println!("\n{failed} sections FAILED.");
-    }
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        let sections = if failed == 1 { "section" } else { "sections" };
+        format!("\n{failed} {sections} FAILED.\n")
+    };
+    report::print(&end).map_err(|e| Failure::of("print")(e.into()))?;
+    Ok(failed == 0)
 }

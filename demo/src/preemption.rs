@@ -8,11 +8,8 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 use sigctx::probe::Patterned;
 
-use crate::cast::Cast;
+use crate::cast::{Cast, PATIENCE};
 use crate::report::{Section, human, progress};
-
-/// Far above any answer that is to come at all.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Step 3: interrupt the loop that holds a pattern in every register; each interruption overwrites
 /// them all.

@@ -1,6 +1,6 @@
 //! What a step found: a table, checks, and the same as data.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write as _};
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -62,19 +62,20 @@ impl Section {
         self.checks.iter().all(|check| check.held)
     }
 
-    pub(crate) fn print(&self) {
-        println!("\n{}", console::style(self.title).bold());
-        for text in &self.body {
-            println!("{}", indent(text));
-        }
-        for check in &self.checks {
+    /// For people; painted where standard output is a terminal.
+    pub(crate) fn to_text(&self) -> String {
+        let mut lines = vec![format!("\n{}", console::style(self.title).bold())];
+        lines.extend(self.body.iter().map(|text| indent(text)));
+        lines.extend(self.checks.iter().map(|check| {
             let mark = if check.held {
                 console::style("ok").green()
             } else {
                 console::style("FAILED").red().bold()
             };
-            println!("  {mark}  {}", check.what);
-        }
+            format!("  {mark}  {}", check.what)
+        }));
+        lines.push(String::new());
+        lines.join("\n")
     }
 
     pub(crate) fn to_json(&self) -> Value {
@@ -84,14 +85,26 @@ impl Section {
     }
 }
 
+/// Writes to standard output. `println!` would panic where nobody reads it.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Writes a line to standard error, if somebody reads it.
+pub(crate) fn say(line: &str) {
+    _ = writeln!(io::stderr(), "{line}");
+}
+
 fn indent(text: &str) -> String {
     text.lines().map(|line| format!("  {}", line.trim_end())).collect::<Vec<_>>().join("\n")
 }
 
 /// A progress bar on a terminal, nothing elsewhere.
 pub(crate) fn progress(what: &'static str, steps: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        eprintln!("{what} …");
+    if !io::stderr().is_terminal() {
+        say(&format!("{what} …"));
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}");

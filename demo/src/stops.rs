@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use safepoint::Reason;
+use safepoint::StopOptions;
 use serde_json::json;
 
-use crate::cast::Cast;
+use crate::cast::{Cast, PATIENCE};
 use crate::report::{Section, human, progress};
 
 /// Who is there.
@@ -45,13 +45,14 @@ pub(crate) fn stop_the_world(cast: &Cast, stops: u64) -> Result<Section, Box<dyn
     let bar = progress("stopping the world", stops);
     for i in 0..stops as usize {
         // A stop right after a stop would find everybody where the last one left them.
-        cast.wait_until_works(&cast.members[i % cast.members.len()]);
-        let stopped = cast.world.stop_from_outside(Reason::new("demo"))?;
+        cast.wait_until_works(&cast.members[i % cast.members.len()])?;
+        let options = StopOptions::new("demo").deadline(PATIENCE);
+        let stopped = cast.world.stop_from_outside_with(options)?;
         let before = cast.work();
         let stats = stopped.stats();
         times.record(stats.time_to_stop.as_nanos() as u64)?;
         *last
-            .entry(stats.last.map_or("one in a safe region", |last| cast.kind(last.thread)))
+            .entry(stats.last.map_or("no one was waited for", |last| cast.kind(last.thread)))
             .or_default() += 1;
         counted &= stats.mutators == cast.members.len();
         moved += u64::from(cast.work() != before);
@@ -110,7 +111,7 @@ pub(crate) fn for_each_processor(cast: &Cast, rounds: u64) -> Result<Section, Bo
         member.map_or("the one that asks", |member| member.kind)
     };
     section.table(
-        &["processor", "what it does", "runs", "by itself", "for it, while safe"],
+        &["processor", "what it does", "runs", "on its thread", "for it, while safe"],
         ran.iter().enumerate().map(|(i, ran)| {
             let (times, own) = (ran.times.load(Relaxed), ran.own.load(Relaxed));
             vec![

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::report::{Progress, Step};
+use crate::report::{self, Progress, Step};
 use crate::run;
 use crate::workspace::Workspace;
 
@@ -13,21 +13,23 @@ const LIMIT: Duration = Duration::from_mins(15);
 /// Runs it for somebody who looks on: its output is only its own.
 pub(crate) fn show(workspace: &Workspace, args: &[String]) -> ExitCode {
     // Built apart, so that cargo tells of a long build and is silent afterwards.
+    report::tell("building the demonstration; the first time this takes a minute or more");
     let built = workspace.cargo(&["build"]).args(PACKAGE).status();
     if !built.is_ok_and(|status| status.success()) {
-        eprintln!("the demonstration does not build");
+        report::tell("the demonstration does not build");
         return ExitCode::FAILURE;
     }
     let mut command = workspace.cargo(&["run", "--quiet"]);
     command.args(PACKAGE).arg("--").args(args).stdin(std::process::Stdio::inherit());
     match command.status() {
-        Ok(status) if status.success() => ExitCode::SUCCESS,
+        // Its own exit status, which `--help` explains. It has said what was wrong.
+        Ok(status) if status.code().is_some() => ExitCode::from(status.code().unwrap_or(1) as u8),
         Ok(status) => {
-            eprintln!("the demonstration failed: {status}");
+            report::tell(&format!("the demonstration died: {status}"));
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("cannot run cargo: {error}");
+            report::tell(&format!("cannot run cargo: {error}"));
             ExitCode::FAILURE
         }
     }

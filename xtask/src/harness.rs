@@ -76,28 +76,13 @@ pub(crate) fn build(mut cargo: Command, progress: &Progress) -> Result<Vec<Binar
     let mut binaries = Vec::new();
     let ended = run::run(cargo, BUILD_LIMIT, |line| match serde_json::from_str(line) {
         Ok(message) => binaries.extend(binary(&message)),
-        Err(_) if is_progress(line) => {}
-        Err(_) => progress.say(line),
+        Err(_) => progress.build_line(line),
     })?;
     if ended.success() {
         return Ok(binaries);
     }
     let said: Vec<_> = ended.output.lines().filter(|l| !l.starts_with('{')).collect();
     Err(format!("the tests do not build: {}\n{}", ended.how(), last_lines(&said.join("\n"))))
-}
-
-/// What cargo says about each crate, of which there are hundreds.
-fn is_progress(line: &str) -> bool {
-    let words = [
-        "Compiling ",
-        "Downloaded ",
-        "Downloading ",
-        "Fresh ",
-        "Finished ",
-        "Executable ",
-        "Locking ",
-    ];
-    words.iter().any(|word| line.trim_start().starts_with(word))
 }
 
 /// The tests in a binary.

@@ -18,7 +18,7 @@ use crate::Selection;
 use crate::counts;
 use crate::harness::skip_reason;
 use crate::patch::{self, Harness, Header, Killer};
-use crate::report::{self, Progress, Step, seconds};
+use crate::report::{self, Progress, Step, output, seconds};
 use crate::run::{self, Ended};
 use crate::tree;
 use crate::unit;
@@ -93,7 +93,7 @@ fn judge_all(
         }));
     }
     progress.idle();
-    println!("\n{}\n", report::trimmed(&table));
+    output!("\n{}\n", report::trimmed(&table));
     step
 }
 

@@ -4,7 +4,8 @@
 //! output. Colour and a spinner are for terminals, and never there with `NO_COLOR`.
 
 use std::env;
-use std::io::{self, IsTerminal as _};
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -12,7 +13,29 @@ use std::time::{Duration, Instant};
 use comfy_table::{Cell, Color, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::counts::Counts;
+use crate::counts::{Counts, without_escapes};
+
+/// Prints a line to standard output. `println!` would panic where nobody reads it, as after
+/// `| head`: the commands then work on, and end with the exit status that they come to.
+macro_rules! output {
+    ($($text:tt)*) => { $crate::report::print(format_args!($($text)*)) };
+}
+pub(crate) use output;
+
+/// What [`output!`] does.
+pub(crate) fn print(line: fmt::Arguments<'_>) {
+    match writeln!(io::stdout(), "{line}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            tell(&format!("cannot write to standard output: {error}"));
+        }
+        _ => {}
+    }
+}
+
+/// Prints a line to standard error, if somebody reads it.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
 
 /// How a step ended.
 #[derive(Debug, Default)]
@@ -90,7 +113,7 @@ impl Report {
     /// Prints the table of the steps, every failure, and the count line of tests.
     pub(crate) fn finish(self) -> ExitCode {
         for details in self.steps.iter().filter_map(|(_, step, _)| step.details.as_ref()) {
-            println!("\n{details}");
+            output!("\n{details}");
         }
         let mut sum = Counts::default();
         let mut table = table(["step", "result", "passed", "failed", "skipped", "time"]);
@@ -116,24 +139,24 @@ impl Report {
             let column = table.column_mut(column).expect("six columns");
             column.set_cell_alignment(comfy_table::CellAlignment::Right);
         }
-        println!("\n{}", trimmed(&table));
+        output!("\n{}", trimmed(&table));
         let failed = self.steps.iter().filter(|(_, step, _)| !step.failures.is_empty());
         let nothing_ran = self.kind == Kind::Tests && sum.passed + sum.failed == 0;
         let mut good = !nothing_ran;
         for (name, step, _) in failed {
             good = false;
-            println!("\n{name} failed:");
+            output!("\n{name} failed:");
             for failure in &step.failures {
-                println!("  {}", failure.replace('\n', "\n  "));
+                output!("  {}", failure.replace('\n', "\n  "));
             }
         }
         if nothing_ran {
-            println!(
+            output!(
                 "\nno test was run: nothing has the name that was asked for, or all were left out"
             );
         }
         if self.kind == Kind::Tests {
-            println!("\n{sum}");
+            output!("\n{sum}");
         }
         if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
@@ -203,17 +226,30 @@ impl Progress {
 
     /// Prints a line that stays.
     pub(crate) fn say(&self, line: &str) {
-        self.shown.suspend(|| eprintln!("{line}"));
+        self.shown.suspend(|| tell(line));
     }
 
     /// Shows what is being done until something else is.
     pub(crate) fn doing(&self, what: &str) {
         if !self.terminal {
-            return eprintln!("{what}");
+            return tell(what);
         }
         self.idle();
         let spinner = self.spinner(what.to_owned());
         *self.spinner.lock().expect("no printer panicked") = Some(spinner);
+    }
+
+    /// Passes on what cargo says while it builds, but for the crates that it compiles: the last of
+    /// them is shown on a terminal.
+    pub(crate) fn build_line(&self, line: &str) {
+        if !is_of_a_build(line) {
+            return self.say(line);
+        }
+        if let Some(spinner) = &*self.spinner.lock().expect("no printer panicked") {
+            let line = without_escapes(line);
+            let over = line.trim_start().starts_with("Finished ");
+            spinner.set_message(if over { "running" } else { line.trim() }.to_owned());
+        }
     }
 
     /// Nothing is being done.
@@ -222,6 +258,21 @@ impl Progress {
             spinner.finish_and_clear();
         }
     }
+}
+
+/// What cargo says about each crate, of which there are hundreds.
+pub(crate) fn is_of_a_build(line: &str) -> bool {
+    let words = [
+        "Compiling ",
+        "Downloaded ",
+        "Downloading ",
+        "Fresh ",
+        "Finished ",
+        "Executable ",
+        "Locking ",
+    ];
+    let line = without_escapes(line);
+    words.iter().any(|word| line.trim_start().starts_with(word))
 }
 
 /// Whether to paint: for a terminal, unless `NO_COLOR` is there.
@@ -273,6 +324,14 @@ mod tests {
         assert_eq!(seconds(Duration::from_millis(123)), "0.12 s");
         assert_eq!(seconds(Duration::from_millis(34_520)), "34.5 s");
         assert_eq!(seconds(Duration::from_secs(125)), "2 min 05 s");
+    }
+
+    #[test]
+    fn lines_of_a_build_are_known_with_and_without_colours() {
+        assert!(is_of_a_build("   Compiling libc v0.2.189"));
+        let painted = "\u{1b}[1m\u{1b}[92m   Compiling\u{1b}[0m libc v0.2.189";
+        assert!(is_of_a_build(painted), "{:?}", without_escapes(painted));
+        assert!(!is_of_a_build("warning: unused variable"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use clap::Args;
 use similar::{ChangeTag, TextDiff};
 
 use crate::arches;
-use crate::report::{self, Progress};
+use crate::report::{self, Progress, output};
 use crate::tree;
 use crate::workspace::Workspace;
 
@@ -61,7 +61,7 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(why) => {
-            eprintln!("{why}");
+            report::tell(&why);
             ExitCode::FAILURE
         }
     }
@@ -73,7 +73,7 @@ fn run(workspace: &Workspace, options: &Options) -> Result<bool, String> {
     if options.accept || options.reject {
         let pending = pending(root, options)?;
         if pending.is_empty() {
-            println!("nothing is pending; `cargo xtask snapshots` looks for differences");
+            output!("nothing is pending; `cargo xtask snapshots` looks for differences");
         }
         for path in pending {
             settle(root, &path, options.accept)?;
@@ -90,18 +90,18 @@ fn run(workspace: &Workspace, options: &Options) -> Result<bool, String> {
         &references,
         &Progress::new(),
     )?;
-    println!("{}", tested.table);
+    output!("{}", tested.table);
     if !tested.any {
         return Err("no snapshot was looked at: every architecture was left out".to_owned());
     }
     let pending = pending(root, options)?;
     for path in &pending {
-        println!("\n{}", show(root, path)?);
+        output!("\n{}", show(root, path)?);
     }
     if !tested.failures.is_empty() {
-        println!("\nfailed, by a difference or otherwise:");
+        output!("\nfailed, by a difference or otherwise:");
         for name in &tested.failures {
-            println!("  {name}");
+            output!("  {name}");
         }
     }
     // A test that did not run refers to nothing.
@@ -109,22 +109,22 @@ fn run(workspace: &Workspace, options: &Options) -> Result<bool, String> {
         let text = fs::read_to_string(&references).map_err(|e| of(&references, &e))?;
         let stale = stale(root, &text);
         if !stale.is_empty() {
-            println!("\nno test looks at these; delete them:");
+            output!("\nno test looks at these; delete them:");
         }
         for path in &stale {
-            println!("  {}", path.display());
+            output!("  {}", path.display());
         }
         if !stale.is_empty() {
             return Ok(false);
         }
     }
     if !pending.is_empty() {
-        println!(
+        output!(
             "\n{} pending: `cargo xtask snapshots --accept` takes them over, `--reject` deletes them",
             pending.len()
         );
     } else if tested.failures.is_empty() {
-        println!("\nno snapshot differs");
+        output!("\nno snapshot differs");
     }
     Ok(pending.is_empty() && tested.failures.is_empty())
 }
@@ -201,7 +201,7 @@ fn settle(root: &Path, path: &Path, accept: bool) -> Result<(), String> {
         fs::write(&old, accepted(&text)).map_err(|e| of(&old, &e))?;
     }
     fs::remove_file(&new).map_err(|e| of(path, &e))?;
-    println!(
+    output!(
         "{} {}",
         if accept { "accepted" } else { "rejected" },
         path.with_extension("").display()

@@ -68,6 +68,15 @@ fn environment(selection: &Selection) -> Vec<(String, String)> {
     environment
 }
 
+/// Said before a build, of which nothing is seen for long.
+fn building(selection: &Selection) -> String {
+    let of = match selection.packages.as_slice() {
+        [] => "all crates".to_owned(),
+        some => some.join(", "),
+    };
+    format!("building the tests of {of}; the first time this takes some minutes")
+}
+
 fn nextest(workspace: &Workspace, selection: &Selection, progress: &Progress) -> Step {
     let colour = if report::colour(io::stderr().is_terminal()) { "always" } else { "never" };
     let mut command = workspace.cargo(&["nextest", "run", "--no-tests=pass", "--color", colour]);
@@ -80,7 +89,8 @@ fn nextest(workspace: &Workspace, selection: &Selection, progress: &Progress) ->
         return Step::failed(format!("{}: {error}", skipped.display()));
     }
     command.env("TESTKIT_SKIPPED", &skipped);
-    let ended = match run::run(command, ALL_LIMIT, |line| progress.say(line)) {
+    progress.doing(&building(selection));
+    let ended = match run::run(command, ALL_LIMIT, |line| progress.build_line(line)) {
         Ok(ended) => ended,
         Err(why) => return Step::failed(why),
     };
@@ -115,7 +125,9 @@ fn builtin(
 ) -> Result<Step, String> {
     let mut cargo = workspace.cargo(&["test"]);
     cargo.args(selection.package_args());
+    progress.doing(&building(selection));
     let binaries = harness::build(cargo, progress)?;
+    progress.doing("running the tests");
     let mut launch = Launch::default();
     launch.env.extend(environment(selection));
     let step = Step::default();

@@ -26,7 +26,7 @@ use self::pool::Pool;
 use self::summary::{End, Row};
 use self::table::Arch;
 use crate::harness::{self, Test};
-use crate::report::{self, Progress, Report, Step, seconds, trimmed};
+use crate::report::{self, Progress, Report, Step, output, seconds, trimmed};
 use crate::workspace::Workspace;
 
 #[derive(Debug, Clone, Default, Args)]
@@ -101,14 +101,14 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> ExitCode {
         let progress = Progress::new();
         return match rows(workspace, options, &progress) {
             Ok(rows) => {
-                println!("{:#}", summary::json(&rows));
+                output!("{:#}", summary::json(&rows));
                 let counts = rows.iter().map(Row::counts);
                 let (ran, failed) =
                     counts.fold((0, 0), |(r, f), c| (r + c.passed + c.failed, f + c.failed));
                 if ran > 0 && failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
             }
             Err(why) => {
-                println!("{:#}", serde_json::json!({"error": why}));
+                output!("{:#}", serde_json::json!({"error": why}));
                 ExitCode::FAILURE
             }
         };
@@ -369,7 +369,7 @@ fn list(workspace: &Workspace, options: &Options) -> ExitCode {
     let arches = match table::select(&options.arches) {
         Ok(arches) => arches,
         Err(why) => {
-            eprintln!("{why}");
+            report::tell(&why);
             return ExitCode::FAILURE;
         }
     };
@@ -387,7 +387,7 @@ fn list(workspace: &Workspace, options: &Options) -> ExitCode {
         };
         table.add_row(first.into_iter().chain(rest.map(Cell::new)));
     }
-    println!("{}", trimmed(&table));
+    output!("{}", trimmed(&table));
     if complete || options.available { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
