@@ -189,6 +189,9 @@ impl<E: Edge> Drop for Arena<E> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::process;
+    use std::time::Duration;
+
     use super::*;
     use crate::edge::Linux;
 
@@ -212,5 +215,23 @@ mod tests {
             }
             assert!(arena.take(full).is_none(), "{taken}: no room beyond the limit");
         }
+    }
+
+    /// The fork comes while the lock is taken, whatever the scheduler does.
+    #[test]
+    fn a_lock_that_a_fork_copies_taken_is_free_in_the_child() {
+        let name = "protocol::arena::tests::a_lock_that_a_fork_copies_taken_is_free_in_the_child";
+        testkit::in_child(name, Duration::from_secs(20), || {
+            let spare = Spare::<()>::new();
+            let status = spare.locked(process::id(), || {
+                testkit::forked(|| {
+                    let child = process::id();
+                    assert!(spare.take(child).is_none());
+                    spare.put(child, Box::leak(Box::new(Chunk::new())));
+                    assert!(spare.take(child).is_some());
+                })
+            });
+            assert_eq!(status, 0, "in the child of fork");
+        });
     }
 }
