@@ -99,7 +99,7 @@ pub(crate) fn for_each_processor(cast: &Cast, rounds: u64) -> Result<Section, Bo
             ran.times.fetch_add(1, Relaxed);
             ran.tid.store(processor.thread().tid().unwrap_or(0) as usize, Relaxed);
             ran.own.fetch_add(usize::from(processor.is_current()), Relaxed);
-        });
+        })?;
         times.record(start.elapsed().as_nanos() as u64)?;
         exact &= ran.iter().all(|ran| ran.times.load(Relaxed) as u64 == round);
         bar.inc(1);

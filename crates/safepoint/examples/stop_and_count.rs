@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 p.index(),
                 if p.is_current() { "itself" } else { "us" }
             );
-        });
+        })?;
         println!("{visited} visited, none stopped; counted {}", counted.load(Ordering::Relaxed));
 
         done.store(true, Ordering::Relaxed);

@@ -1,14 +1,18 @@
 //! Linux under the protocol: membarrier, futex, and how long spinning is worth it.
 
+use core::cell::UnsafeCell;
+use core::fmt;
 use core::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering, compiler_fence, fence,
 };
-use std::sync::{Mutex, PoisonError};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use sigctx::sys::{self, Membarrier};
-use threadreg::ThreadRef;
+use threadreg::{Name, Nudge, ThreadRef, rest};
 
 use crate::die::die;
 use crate::protocol::{Chunk, Edge, Spare};
@@ -17,6 +21,11 @@ use crate::world::Shared;
 /// A requester spins for this long before it sleeps, if there is a processor to spin on: a poll
 /// answers in well under a microsecond, a sleep and a wake take tens.
 const SPIN: Duration = Duration::from_micros(20);
+
+/// How long a nudged thread waits for a nudge that is on its way. A signal that is sent comes within
+/// microseconds of the thread's next time on a processor; one that somebody else has taken never does,
+/// and is sent again by the nudge.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// How a mutator's state and a request's flag are kept in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,18 +60,33 @@ impl Fences {
 }
 
 /// The system as the protocol sees it.
-#[derive(Debug)]
 pub(crate) struct Linux {
     pub(crate) fences: Fences,
     /// Processors that the process may use at a time, by affinity and cgroup quota.
     processors: u32,
+    /// Read by requesters and by who may have been nudged, in ordinary code.
+    pub(crate) nudge: ArcSwapOption<Arc<dyn Nudge>>,
+}
+
+impl fmt::Debug for Linux {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Linux").field("fences", &self.fences).finish_non_exhaustive()
+    }
 }
 
 impl Linux {
     pub(crate) fn new(fences: Fences) -> Self {
         let processors = thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        Self { fences, processors }
+        Self { fences, processors, nudge: ArcSwapOption::empty() }
     }
+}
+
+/// Who has a slot. Kept when the thread is gone and its mutator was not detached.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owner {
+    pub(crate) thread: ThreadRef,
+    pub(crate) tid: i32,
+    pub(crate) name: Name,
 }
 
 /// Whose slot it is.
@@ -76,17 +100,45 @@ pub(crate) struct Identity {
     /// The owner holds the world for as long as `tid` is not 0.
     pub(crate) world: AtomicPtr<Shared>,
     /// Locked by the owner when it comes and goes and by requesters for a copy; nobody can be
-    /// stopped with it locked.
-    thread: Mutex<Option<ThreadRef>>,
+    /// stopped with it locked. A cell for the child of a fork, see `after_fork`.
+    owner: UnsafeCell<Mutex<Option<Owner>>>,
 }
 
+// SAFETY: the cell's contents are replaced in `after_fork` alone, on the only thread there is; all
+// others borrow them shared, and a mutex is `Sync`.
+unsafe impl Sync for Identity {}
+
 impl Identity {
-    pub(crate) fn thread(&self) -> Option<ThreadRef> {
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        *self.lock()
     }
 
-    pub(crate) fn set_thread(&self, thread: Option<ThreadRef>) {
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = thread;
+    pub(crate) fn thread(&self) -> Option<ThreadRef> {
+        self.owner().map(|owner| owner.thread)
+    }
+
+    pub(crate) fn set_owner(&self, owner: Option<Owner>) {
+        *self.lock() = owner;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Owner>> {
+        // SAFETY: see the impl of `Sync`.
+        let owner = unsafe { &*self.owner.get() };
+        owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// In the child of a fork, on its one thread: the lock is free, whoever had it at the fork. The
+    /// owner is kept, with its new id, if it is the survivor, `me`; only the owner itself writes it.
+    pub(crate) fn after_fork(&self, me: Option<i32>) {
+        // SAFETY: the only thread is here, and borrows it nowhere else.
+        let lock = unsafe { &mut *self.owner.get() };
+        let mut owner = None;
+        if let Some(me) = me {
+            owner = *lock.get_mut().unwrap_or_else(PoisonError::into_inner);
+            owner = owner.map(|owner| Owner { tid: me, ..owner });
+        }
+        *lock = Mutex::new(owner);
+        self.tid.store(me.unwrap_or(0), Ordering::Relaxed);
     }
 }
 
@@ -132,6 +184,26 @@ impl Edge for Linux {
 
     fn wake_one(&self, word: &AtomicU32) {
         sys::futex_wake(word, 1);
+    }
+
+    fn settle_nudges(&self) {
+        if let Some(nudge) = &*self.nudge.load() {
+            // A nudge is somebody else's code. When it gives up, or panics, the next system call may
+            // be interrupted: that breaks nothing here. The hook has reported the panic; the
+            // payload's destructor might panic in its turn.
+            let settled = panic::catch_unwind(AssertUnwindSafe(|| nudge.settle(SETTLE)));
+            if let Err(payload) = settled {
+                Box::leak(payload);
+            }
+        }
+    }
+
+    fn serve(&self) {
+        rest::serve();
+    }
+
+    fn stay_while_held(&self) {
+        rest::leave();
     }
 
     fn spin(&self, running: u32, done: impl Fn() -> bool) -> bool {

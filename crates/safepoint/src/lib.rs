@@ -30,6 +30,7 @@ cfg_if::cfg_if! {
         mod die;
         mod edge;
         mod error;
+        mod forks;
         mod mutator;
         mod options;
         mod pace;
@@ -38,9 +39,9 @@ cfg_if::cfg_if! {
         mod world;
 
         pub use edge::Fences;
-        pub use error::{AttachError, StopError, Straggler};
+        pub use error::{AttachError, EachError, StopError, Straggler, Why};
         pub use mutator::Mutator;
-        pub use options::{Reason, StopOptions};
+        pub use options::{EachOptions, Reason, StopOptions};
         pub use processor::Processor;
         pub use protocol::MutatorState;
         pub use stopped::{Last, StopStats, Stopped, StoppedMutator};

@@ -1,7 +1,10 @@
-//! What a stop is for, and how long it may take.
+//! What a stop is for, and how long it and a for-each may take.
 
 use core::fmt;
 use core::time::Duration;
+
+/// A poll answers in well under this.
+const NUDGE_AFTER: Duration = Duration::from_micros(100);
 
 /// Why the world is stopped; for people who read statistics and errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,7 +58,7 @@ pub struct StopOptions {
     /// What for.
     pub reason: Reason,
     /// How long it may take to be the one who stops and to have everybody stopped. `None`: for as
-    /// long as it takes.
+    /// long as it takes. A mutator whose stop fails goes on when no other has the world stopped.
     pub deadline: Option<Duration>,
     /// When mutators that still run are nudged. Has no effect in a world without a nudge.
     pub nudge_after: Duration,
@@ -69,11 +72,61 @@ impl StopOptions {
     /// Async-signal-safe.
     #[must_use]
     pub fn new(reason: impl Into<Reason>) -> Self {
-        let nudge_after = Duration::from_micros(100);
-        Self { reason: reason.into(), deadline: None, nudge_after }
+        Self { reason: reason.into(), deadline: None, nudge_after: NUDGE_AFTER }
     }
 
     /// Gives up, with everybody released, when the stop takes longer.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Nudges late mutators from then on.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn nudge_after(mut self, after: Duration) -> Self {
+        self.nudge_after = after;
+        self
+    }
+}
+
+/// How to visit every mutator.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct EachOptions {
+    /// How long it may take to have the turn and every closure begun. `None`: for as long as it
+    /// takes. Closures that have begun are waited for, and so are stops by others.
+    pub deadline: Option<Duration>,
+    /// When mutators that still run are nudged. Has no effect in a world without a nudge.
+    pub nudge_after: Duration,
+}
+
+impl Default for EachOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl EachOptions {
+    /// No deadline, and a nudge after 100 µs.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { deadline: None, nudge_after: NUDGE_AFTER }
+    }
+
+    /// Gives up those who have not been visited, when it takes longer.
     ///
     /// # Signal safety
     ///

@@ -4,12 +4,13 @@ use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
 use std::time::{Duration, Instant};
 
-use threadreg::NudgeCall;
+use sigctx::sys;
+use threadreg::{Name, NudgeCall, NudgeError, ThreadRef};
 
 use crate::callback;
-use crate::edge::{Identity, Linux};
-use crate::options::StopOptions;
-use crate::protocol::{MutatorState, Pace, Slot};
+use crate::edge::{Identity, Linux, Owner};
+use crate::error::{Straggler, Why};
+use crate::protocol::{By, Limit, MutatorState, Pace, Slot};
 use crate::world::Shared;
 
 /// The first nap; each is twice the one before.
@@ -26,16 +27,42 @@ pub(crate) struct Clock<'a> {
     nap: Duration,
     /// When the next look is due.
     next_look: Instant,
+    /// The thread that waits.
+    me: i32,
+    nudged: Vec<Nudged>,
+    /// The waiting thread itself keeps a mutator from answering.
+    own_fault: bool,
+}
+
+/// What came of a late mutator's nudges.
+#[derive(Debug)]
+struct Nudged {
+    who: By,
+    times: u32,
+    last: Sent,
+}
+
+#[derive(Debug)]
+enum Sent {
+    Asked,
+    Failed(NudgeError),
+    Panicked,
 }
 
 impl<'a> Clock<'a> {
     /// A deadline that is too far away for the clock is none.
-    pub(crate) fn start(world: &'a Shared, options: &StopOptions) -> Self {
+    pub(crate) fn start(
+        world: &'a Shared,
+        me: i32,
+        deadline: Option<Duration>,
+        nudge_after: Duration,
+    ) -> Self {
         let start = Instant::now();
-        let deadline = options.deadline.and_then(|d| start.checked_add(d));
-        let nap = FIRST_NAP.min(options.nudge_after.max(Duration::from_micros(10)));
-        let (nudge_after, next_look) = (options.nudge_after, start + nap);
-        Self { world, deadline, nudge_after, start, nap, next_look }
+        let deadline = deadline.and_then(|d| start.checked_add(d));
+        let nap = FIRST_NAP.min(nudge_after.max(Duration::from_micros(10)));
+        let next_look = start + nap;
+        let (nudged, own_fault) = (Vec::new(), false);
+        Self { world, deadline, nudge_after, start, nap, next_look, me, nudged, own_fault }
     }
 
     /// From here on the time counts as time to stop; what came before was waiting for the turn.
@@ -47,15 +74,89 @@ impl<'a> Clock<'a> {
     pub(crate) fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
+
+    /// Whether waiting was given up because the thread itself holds the task of a late mutator.
+    pub(crate) fn is_own_fault(&self) -> bool {
+        self.own_fault
+    }
+
+    fn nudge(
+        &self,
+        slot: &'static Slot<Identity>,
+        thread: ThreadRef,
+        wanted: &dyn Fn() -> bool,
+    ) -> Option<Sent> {
+        let data = ptr::from_ref(slot).expose_provenance();
+        // SAFETY: `nudged` asks for the exposed address of a slot and allows for all the rest; what
+        // it runs does not unwind.
+        let call = unsafe { NudgeCall::new(nudged, data) };
+        // The nudge is somebody else's code, and so is its destructor, which runs here when it was
+        // replaced meanwhile.
+        let ask = || {
+            let nudge = self.world.protocol.edge.nudge.load();
+            Some((*nudge).as_ref()?.nudge(thread, call, wanted))
+        };
+        // Unwinding would leave a request behind that nobody waits for. The hook has reported the
+        // panic; the payload's destructor might panic in its turn.
+        match panic::catch_unwind(AssertUnwindSafe(ask)) {
+            Ok(sent) => sent.map(|sent| sent.map_or_else(Sent::Failed, |()| Sent::Asked)),
+            Err(payload) => {
+                Box::leak(payload);
+                Some(Sent::Panicked)
+            }
+        }
+    }
+
+    fn note(&mut self, who: By, sent: Sent) {
+        if let Some(nudged) = self.nudged.iter_mut().find(|nudged| nudged.who == who) {
+            nudged.times += 1;
+            nudged.last = sent;
+        } else {
+            self.nudged.push(Nudged { who, times: 1, last: sent });
+        }
+    }
+
+    fn has_nudge(&self) -> bool {
+        self.world.protocol.edge.nudge.load().is_some()
+    }
+
+    /// Whether no nudge has reached `who`, or is going to.
+    fn is_out_of_reach(&self, who: By) -> bool {
+        let last = self.nudged.iter().find(|nudged| nudged.who == who).map(|nudged| &nudged.last);
+        !self.has_nudge() || matches!(last, Some(Sent::Failed(NudgeError::NotInstalled)))
+    }
+
+    fn why(&self, slot: &'static Slot<Identity>, owner: Owner) -> Why {
+        // A thread that has left the registry may still run: it is asked for by its id.
+        let gone = !owner.thread.is_alive() && sys::tgkill(sys::getpid(), owner.tid, 0).is_err();
+        if gone {
+            return Why::Ended;
+        }
+        if let Some(by) = owner.thread.suspended_by() {
+            return Why::Suspended { by };
+        }
+        let who = slot.by();
+        match self.nudged.iter().find(|nudged| nudged.who == who) {
+            None if self.has_nudge() => Why::NotNudged,
+            None => Why::NoNudge,
+            Some(Nudged { last: Sent::Failed(error), .. }) => Why::NudgeFailed(*error),
+            Some(Nudged { last: Sent::Panicked, .. }) => Why::NudgePanicked,
+            Some(Nudged { times, .. }) => Why::Nudged { times: *times },
+        }
+    }
 }
 
-impl Pace<Linux> for Clock<'_> {
+impl Limit for Clock<'_> {
     fn left(&self) -> Option<Duration> {
         self.deadline.map(|at| at.saturating_duration_since(Instant::now()))
     }
+}
+
+impl Pace<Linux> for Clock<'_> {
+    type Seen = Straggler;
 
     fn expired(&self) -> bool {
-        self.deadline.is_some_and(|at| Instant::now() >= at)
+        self.own_fault || self.deadline.is_some_and(|at| Instant::now() >= at)
     }
 
     fn nap(&self) -> Option<Duration> {
@@ -73,28 +174,28 @@ impl Pace<Linux> for Clock<'_> {
         due
     }
 
-    fn late(&mut self, slot: &'static Slot<Identity>) {
-        if self.elapsed() < self.nudge_after {
-            return;
-        }
+    fn late(&mut self, slot: &'static Slot<Identity>, wanted: &dyn Fn() -> bool) {
+        let who = slot.by();
         let Some(thread) = slot.told.identity.thread() else { return };
-        let data = ptr::from_ref(slot).expose_provenance();
-        // SAFETY: `nudged` asks for the exposed address of a slot and allows for all the rest; what
-        // it runs does not unwind.
-        let call = unsafe { NudgeCall::new(nudged, data) };
-        // The nudge is somebody else's code, and so is its destructor, which runs here when it was
-        // replaced meanwhile.
-        let ask = || {
-            if let Some(nudge) = &*self.world.nudge.load() {
-                // Best effort: asked again at the next nap, and whoever exits answers on its way.
-                let wanted = || slot.state() == MutatorState::Running;
-                let _ = nudge.nudge(thread, call, &wanted);
-            }
-        };
-        // Unwinding would leave a request behind that nobody waits for. The hook has reported the
-        // panic; the payload's destructor might panic in its turn.
-        if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(ask)) {
-            Box::leak(payload);
+        // Asked again at each nap, and whoever exits answers on its way.
+        if self.elapsed() >= self.nudge_after
+            && let Some(sent) = self.nudge(slot, thread, wanted)
+        {
+            self.note(who, sent);
+        }
+        let mine = thread.suspended_by() == Some(self.me);
+        self.own_fault |= mine && self.is_out_of_reach(who);
+    }
+
+    fn look(&self, slot: &'static Slot<Identity>) -> Straggler {
+        let state = slot.state();
+        let owner = slot.told.identity.owner();
+        Straggler {
+            tid: owner.map_or(0, |owner| owner.tid),
+            name: owner.map_or(Name::default(), |owner| owner.name),
+            state,
+            waited: self.elapsed(),
+            why: owner.map_or(Why::Ended, |owner| self.why(slot, owner)),
         }
     }
 }
@@ -112,8 +213,11 @@ unsafe fn nudged(data: usize) {
     // The slot may have another owner by now, or none. If it is this thread's it stays so during
     // this call, and the owner's mutator holds the world: what is called from here are closures for
     // this slot, in which the mutator cannot be dropped (it aborts).
-    let own = identity.tid.load(core::sync::atomic::Ordering::Relaxed) == sigctx::sys::gettid();
-    if own && slot.state() == MutatorState::Running && slot.is_asked() && !callback::is_running() {
+    let own = identity.tid.load(core::sync::atomic::Ordering::Relaxed) == sys::gettid();
+    // Under the guard of `freeze_creation` it would hold up those who make threads and are to stop:
+    // it is nudged again.
+    let may = !callback::is_running() && !threadreg::holds_freeze();
+    if own && may && slot.state() == MutatorState::Running && slot.is_asked() {
         let world = identity.world.load(core::sync::atomic::Ordering::Relaxed);
         // SAFETY: written by this thread at attach; alive as said above.
         let world = unsafe { &*world };

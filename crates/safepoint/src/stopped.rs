@@ -3,16 +3,15 @@
 use core::fmt;
 use core::marker::PhantomData;
 use core::ptr;
-use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use threadreg::{Name, ThreadRef};
 
-use crate::edge::Identity;
-use crate::error::{StopError, Straggler};
+use crate::edge::{Identity, Linux};
+use crate::error::StopError;
 use crate::options::{Reason, StopOptions};
 use crate::pace::Clock;
-use crate::protocol::{Counted, Slot, TooLate};
+use crate::protocol::{Counted, Protocol, Slot, Stance, TooLate};
 use crate::world::Shared;
 
 /// Proof that the world is stopped, until it is dropped.
@@ -57,7 +56,7 @@ pub struct StopStats {
     /// Those among them that were running when they were asked, and had to answer.
     pub running: usize,
     /// Who was waited for last. `None` if nobody was: all had answered, or were found safe, by the
-    /// time the last one had been asked.
+    /// time the last one had been asked. Also if that one has detached since.
     pub last: Option<Last>,
 }
 
@@ -73,36 +72,40 @@ impl<'a> Stopped<'a> {
             return Err(StopError::Nested { tid });
         }
         // A creator that waits for the guard may be a mutator, and would not come.
-        debug_assert!(
-            !threadreg::holds_freeze(),
-            "stop the world first, freeze creation second: this thread holds the guard"
-        );
-        let mut clock = Clock::start(shared, &options);
+        if threadreg::holds_freeze() {
+            return Err(StopError::HoldsFreeze { tid });
+        }
+        let reason = options.reason;
+        let mut clock = Clock::start(shared, tid, options.deadline, options.nudge_after);
         let protocol = &shared.protocol;
         // Safe from here on: whoever has the turn may stop this thread, which waits for it.
         let safe = Requester::enter(shared, own);
-        if !protocol.stop_turn.take(&protocol.edge, &mut clock) {
-            return Err(StopError::Busy {
-                reason: options.reason,
-                holder: shared.holder.load(Ordering::Relaxed),
-                waited: clock.elapsed(),
-            });
+        loop {
+            if !protocol.stop_turn.take(&protocol.edge, own, tid, &mut clock) {
+                let holder = protocol.stop_turn.holder();
+                // Waits while others have the world stopped.
+                drop(safe);
+                return Err(StopError::Busy { reason, holder, waited: clock.elapsed() });
+            }
+            let Some(own) = own.filter(|own| !Protocol::<Linux>::go_to_work(own)) else { break };
+            // The thread's task is held: its holder may be a mutator that is to be stopped.
+            protocol.stop_turn.pass(&protocol.edge);
+            protocol.stay_while_held(own);
         }
         clock.restart();
-        shared.holder.store(tid, Ordering::Relaxed);
         match protocol.stop(own, &mut clock) {
             Ok(counted) => {
                 let stats = StopStats::new(shared, counted, clock.elapsed());
                 safe.stay();
-                let reason = options.reason;
                 Ok(Self { shared, own, reason, stats, not_send: PhantomData })
             }
-            Err(TooLate(slots)) => {
-                let waited = clock.elapsed();
-                shared.holder.store(0, Ordering::Relaxed);
+            Err(TooLate(stragglers)) => {
                 protocol.stop_turn.pass(&protocol.edge);
-                let stragglers = slots.into_iter().map(|slot| straggler(slot, waited)).collect();
-                Err(StopError::Deadline { reason: options.reason, stragglers })
+                Err(if clock.is_own_fault() {
+                    StopError::HoldsMutators { reason, stragglers }
+                } else {
+                    StopError::Deadline { reason, stragglers }
+                })
             }
         }
     }
@@ -165,7 +168,6 @@ impl Drop for Stopped<'_> {
     fn drop(&mut self) {
         let protocol = &self.shared.protocol;
         protocol.resume();
-        self.shared.holder.store(0, Ordering::Relaxed);
         protocol.stop_turn.pass(&protocol.edge);
         if let Some(own) = self.own {
             protocol.leave(own);
@@ -175,21 +177,14 @@ impl Drop for Stopped<'_> {
 
 impl StopStats {
     fn new(shared: &Shared, counted: Counted, time_to_stop: Duration) -> Self {
-        let last = counted.last.and_then(|index| shared.protocol.slot(index));
-        let last = last.and_then(|slot| slot.told.identity.thread());
-        let last = last.map(|thread| Last { thread, name: thread.name() });
+        let last = counted.last.and_then(|by| {
+            let slot = shared.protocol.slot(by.index)?;
+            // Between two looks at the owner's number: the slot may have changed hands since.
+            let owner = slot.told.identity.owner()?;
+            (slot.by() == by).then_some(Last { thread: owner.thread, name: owner.name })
+        });
         let (mutators, running) = (counted.mutators as usize, counted.running as usize);
         Self { time_to_stop, mutators, running, last }
-    }
-}
-
-fn straggler(slot: &'static Slot<Identity>, waited: Duration) -> Straggler {
-    let thread = slot.told.identity.thread();
-    Straggler {
-        tid: thread.and_then(|t| t.tid()).unwrap_or(0),
-        name: thread.map_or(Name::default(), |t| t.name()),
-        state: slot.state(),
-        waited,
     }
 }
 
@@ -202,7 +197,7 @@ struct Requester<'a> {
 impl<'a> Requester<'a> {
     fn enter(shared: &'a Shared, own: Option<&'static Slot<Identity>>) -> Self {
         if let Some(own) = own {
-            shared.protocol.enter(own);
+            shared.protocol.enter(own, Stance::Waits);
         }
         Self { shared, own }
     }

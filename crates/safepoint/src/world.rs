@@ -1,16 +1,17 @@
 //! A world: the mutators that a stop stops.
 
 use core::fmt;
-use core::sync::atomic::{AtomicI32, Ordering};
+use core::sync::atomic::Ordering;
+use core::time::Duration;
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
 use sigctx::sys;
 use threadreg::Nudge;
 
 use crate::callback;
 use crate::edge::{Fences, Identity, Linux};
 use crate::error::{AttachError, StopError};
+use crate::forks;
 use crate::mutator::Mutator;
 use crate::options::{Reason, StopOptions};
 use crate::protocol::{MutatorState, Protocol, Slot};
@@ -19,17 +20,23 @@ use crate::stopped::Stopped;
 /// What all handles of a world share.
 pub(crate) struct Shared {
     pub(crate) protocol: Protocol<Linux>,
-    /// Read by requesters only, in ordinary code.
-    pub(crate) nudge: ArcSwapOption<Arc<dyn Nudge>>,
-    /// Thread that has the world stopped, or is about to; 0: nobody. A thread compares it with
-    /// itself only, so its own writes are all that matters.
-    pub(crate) holder: AtomicI32,
+    /// Where a child of a fork finds the world.
+    node: Option<&'static forks::Node>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Before anything is taken apart.
+        if let Some(node) = self.node {
+            node.give_back();
+        }
+    }
 }
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
-            .field("holder", &self.holder)
+            .field("holder", &self.protocol.stop_turn.holder())
             .field("live", &self.protocol.live().count())
             .finish_non_exhaustive()
     }
@@ -38,7 +45,7 @@ impl fmt::Debug for Shared {
 impl Shared {
     /// Whether the calling thread has the world stopped.
     pub(crate) fn is_held_by(&self, tid: i32) -> bool {
-        self.holder.load(Ordering::Relaxed) == tid
+        self.protocol.stop_turn.holder() == tid
     }
 
     /// The calling thread's slot.
@@ -96,12 +103,11 @@ impl World {
     }
 
     fn with(fences: Fences) -> Self {
-        let shared = Shared {
-            protocol: Protocol::new(Linux::new(fences)),
-            nudge: ArcSwapOption::empty(),
-            holder: AtomicI32::new(0),
-        };
-        Self { shared: Arc::new(shared) }
+        let protocol = Protocol::new(Linux::new(fences));
+        let mut shared = Arc::new(Shared { protocol, node: None });
+        let node = forks::enlist(Arc::as_ptr(&shared));
+        Arc::get_mut(&mut shared).expect("shown to nobody yet").node = Some(node);
+        Self { shared }
     }
 
     /// Which fences the world uses.
@@ -125,16 +131,52 @@ impl World {
     ///
     /// # Blocking
     ///
-    /// Waits while the world is stopped.
+    /// Waits while the world is stopped, however long; see [`World::attach_within`].
     ///
     /// # Errors
     ///
     /// [`AttachError::AlreadyAttached`] when the thread is a mutator of this world,
-    /// [`AttachError::HoldsStop`] when it has the world stopped, [`AttachError::Full`] when the
-    /// world has as many mutators as it can count, [`AttachError::Unregistered`] when the thread
+    /// [`AttachError::HoldsStop`] when it has the world stopped, [`AttachError::HoldsFreeze`] when it
+    /// holds `threadreg::freeze_creation`'s guard and would have to wait, [`AttachError::Full`] when
+    /// the world has as many mutators as it can count, [`AttachError::Unregistered`] when the thread
     /// cannot be registered.
     pub fn attach(&self) -> Result<Mutator, AttachError> {
-        Mutator::attach(self)
+        Mutator::attach(self, None)
+    }
+
+    /// Makes the calling thread a mutator of this world as [`World::attach`] does, if the world runs,
+    /// or goes on, before `limit` is over.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: allocates.
+    ///
+    /// # Blocking
+    ///
+    /// Waits while the world is stopped, for at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// As [`World::attach`], and [`AttachError::Stopped`] when the time is over. The thread is as it
+    /// was before.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use safepoint::{AttachError, World};
+    /// use std::time::Duration;
+    ///
+    /// let world = World::new();
+    /// let stopped = world.stop_from_outside("dump")?;
+    /// std::thread::scope(|scope| {
+    ///     let other = scope.spawn(|| world.attach_within(Duration::from_millis(1)).map(drop));
+    ///     let refused = other.join().unwrap();
+    ///     assert!(matches!(refused, Err(AttachError::Stopped { .. })));
+    /// });
+    /// # Ok::<(), safepoint::StopError>(())
+    /// ```
+    pub fn attach_within(&self, limit: Duration) -> Result<Mutator, AttachError> {
+        Mutator::attach(self, Some(limit))
     }
 
     /// Sets how late mutators are brought to a safe point; replaces what was set before.
@@ -178,7 +220,7 @@ impl World {
     /// world.set_nudge(std::sync::Arc::new(Nobody));
     /// ```
     pub unsafe fn set_nudge(&self, nudge: Arc<dyn Nudge>) {
-        self.shared.nudge.store(Some(Arc::new(nudge)));
+        self.shared.protocol.edge.nudge.store(Some(Arc::new(nudge)));
     }
 
     /// Stops the world from a thread that is not one of its mutators, or is in a safe region.
@@ -194,11 +236,6 @@ impl World {
     /// # Errors
     ///
     /// As for [`World::stop_from_outside_with`], without the deadline.
-    ///
-    /// # Panics
-    ///
-    /// With debug assertions, when the thread holds `threadreg::freeze_creation`'s guard: stop first,
-    /// freeze second.
     ///
     /// # Examples
     ///
@@ -227,13 +264,9 @@ impl World {
     ///
     /// # Errors
     ///
-    /// When the thread has the world stopped already, runs a for-each closure, or is a running
-    /// mutator of the world; when the deadline passes. The world runs then.
-    ///
-    /// # Panics
-    ///
-    /// With debug assertions, when the thread holds `threadreg::freeze_creation`'s guard: stop first,
-    /// freeze second.
+    /// When the thread has the world stopped already, runs a for-each closure, holds
+    /// `threadreg::freeze_creation`'s guard, is a running mutator of the world, or holds the task of
+    /// one that cannot be nudged; when the deadline passes. The world runs then.
     pub fn stop_from_outside_with(&self, options: StopOptions) -> Result<Stopped<'_>, StopError> {
         if callback::is_running() {
             return Err(StopError::InCallback);

@@ -128,6 +128,16 @@ impl<E: Edge> Arena<E> {
         }
     }
 
+    /// Calls `visit` for every slot, also those that were never taken, or are being taken.
+    #[cfg(not(loom))]
+    pub(crate) fn each_slot(&self, visit: impl Fn(&'static Slot<E::Identity>)) {
+        let mut next = chunk_at(&self.first);
+        while let Some(chunk) = next {
+            chunk.slots.iter().for_each(&visit);
+            next = chunk_at(&chunk.next);
+        }
+    }
+
     /// Every slot that was ever taken.
     ///
     /// A slot whose owner fenced after taking it is there for a walk that starts after the

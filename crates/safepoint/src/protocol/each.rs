@@ -19,9 +19,21 @@ use core::mem::ManuallyDrop;
 use core::ptr;
 
 use super::round::Generation;
-use super::slot::{AWAITED, CLAIMED, EACH, MutatorState, Slot};
+use super::slot::{AWAITED, CLAIMED, EACH, MutatorState, Slot, Stance};
 use super::{Edge, Pace, Protocol};
 use crate::sync::Ordering;
+
+/// What was seen of those for whom no closure ran.
+pub(crate) type Unvisited<S> = Vec<S>;
+
+/// A for-each that did not come to its end.
+#[derive(Debug)]
+pub(crate) enum NotVisited<S> {
+    /// It did not get the turn: no closure ran.
+    NoTurn,
+    /// Closures ran for all but these.
+    TooLate(Unvisited<S>),
+}
 
 /// The closure of a round. It must not unwind.
 pub(crate) struct Call<'a, E: Edge> {
@@ -49,17 +61,21 @@ impl<E: Edge> Protocol<E> {
     /// Runs `visit` once for `own` and once for every other slot that is live when it is asked;
     /// those that detach meanwhile are visited or not. `visit` must not unwind.
     ///
-    /// `own` is running before and after, and in a safe region while it waits.
-    pub(crate) fn for_each(
+    /// `own`, of the thread `me`, is running before and after, and in a safe region while it waits.
+    pub(crate) fn for_each<P: Pace<E>>(
         &self,
         own: &'static Slot<E::Identity>,
+        me: i32,
         visit: &(dyn Fn(&'static Slot<E::Identity>) + Sync),
-        pace: &mut impl Pace<E>,
-    ) {
-        self.enter(own);
-        self.each_turn.take(&self.edge, pace);
+        pace: &mut P,
+    ) -> Result<(), NotVisited<P::Seen>> {
+        self.enter(own, Stance::Waits);
+        let took = self.each_turn.take(&self.edge, Some(own), me, pace);
         // I6: blocks while the world is stopped.
         self.leave(own);
+        if !took {
+            return Err(NotVisited::NoTurn);
+        }
 
         let call: Call<'_, E> = Call { visit };
         let shares_are_out = MustNotUnwind;
@@ -71,14 +87,16 @@ impl<E: Edge> Protocol<E> {
         if asked != 0 {
             // I2, once: whoever is seen running after this sees the bit before it changes state.
             self.edge.heavy();
-            self.visit_the_safe(own, generation, &call, |_| ());
+            self.visit_the_safe(own, generation, &call, |_, _| ());
         }
+        let mut unvisited = Vec::new();
         if !self.each.answer(generation, None) {
-            self.await_each(own, generation, &call, pace);
+            self.await_each(own, generation, &call, pace, &mut unvisited);
         }
         self.each_call.store(ptr::null_mut(), Ordering::Relaxed);
         let _over = ManuallyDrop::new(shares_are_out);
         self.each_turn.pass(&self.edge);
+        if unvisited.is_empty() { Ok(()) } else { Err(NotVisited::TooLate(unvisited)) }
     }
 
     /// Asks every live slot but `own`, which has nothing to answer.
@@ -93,30 +111,63 @@ impl<E: Edge> Protocol<E> {
         asked
     }
 
-    /// Waits until all have answered, in a safe region: a requester that waits can be stopped.
-    fn await_each(
+    /// Waits until all have answered, in a safe region: a requester that waits can be stopped. Past
+    /// the deadline only closures that have begun are waited for.
+    fn await_each<P: Pace<E>>(
         &self,
         own: &'static Slot<E::Identity>,
         generation: Generation,
         call: &Call<'_, E>,
-        pace: &mut impl Pace<E>,
+        pace: &mut P,
+        unvisited: &mut Unvisited<P::Seen>,
     ) {
+        let mut withdrawn = false;
         while self.each.pending().is_some() {
-            self.enter(own);
+            self.enter(own, Stance::Waits);
             let done = self.edge.spin(1, || self.each.pending().is_none());
-            let mut late = false;
-            while !done
-                && !late
+            let (mut late, mut expired) = (false, false);
+            while !(done || late || expired)
                 && let Some(seen) = self.each.pending()
             {
-                self.edge.wait(&self.each.remaining, seen, pace.nap());
-                late = pace.due();
+                if own.is_recalled() {
+                    self.edge.serve();
+                }
+                expired = !withdrawn && pace.expired();
+                if !expired {
+                    self.edge.wait(&self.each.remaining, seen, pace.nap());
+                    late = pace.due();
+                }
             }
             self.leave(own);
-            if late {
-                self.visit_the_safe(own, generation, call, |slot| pace.late(slot));
+            if expired {
+                self.withdraw_each(own, generation, call, pace, unvisited);
+                withdrawn = true;
+            } else if late && !withdrawn {
+                let late = |slot: &'static Slot<E::Identity>, wanted: &dyn Fn() -> bool| {
+                    pace.late(slot, wanted);
+                };
+                self.visit_the_safe(own, generation, call, late);
             }
         }
+    }
+
+    /// Past the deadline: a last look at who is safe, then takes back what is still owed.
+    fn withdraw_each<P: Pace<E>>(
+        &self,
+        own: &'static Slot<E::Identity>,
+        generation: Generation,
+        call: &Call<'_, E>,
+        pace: &P,
+        unvisited: &mut Unvisited<P::Seen>,
+    ) {
+        self.visit_the_safe(own, generation, call, |slot, _| {
+            // Looked at while it owes: it is still the one who was asked.
+            let seen = pace.look(slot);
+            if Self::take_each(slot, generation.0) {
+                self.each.answer(generation, None);
+                unvisited.push(seen);
+            }
+        });
     }
 
     /// Runs the closure for every slot that is safe and has not run it; `late` gets those that run.
@@ -125,10 +176,11 @@ impl<E: Edge> Protocol<E> {
         own: &'static Slot<E::Identity>,
         generation: Generation,
         call: &Call<'_, E>,
-        mut late: impl FnMut(&'static Slot<E::Identity>),
+        mut late: impl FnMut(&'static Slot<E::Identity>, &dyn Fn() -> bool),
     ) {
         for slot in self.arena.slots() {
-            if slot.asked.each_owed.load(Ordering::Relaxed) != generation.0 {
+            let owes = || slot.asked.each_owed.load(Ordering::Relaxed) == generation.0;
+            if !owes() {
                 continue;
             }
             // A stop waits for one closure at most, and no closure runs in it (I6).
@@ -136,7 +188,10 @@ impl<E: Edge> Protocol<E> {
                 self.settle(own);
             }
             match slot.state() {
-                MutatorState::Running => late(slot),
+                // I7.
+                MutatorState::Running => {
+                    late(slot, &|| slot.state() == MutatorState::Running && owes());
+                }
                 MutatorState::Safe => self.visit_for(slot, generation, call),
                 // Gone, or going: it does not run user code again without looking at its debts.
                 _ => {
@@ -186,14 +241,20 @@ mod tests {
 
     use super::{Pace, Protocol, Slot};
     use crate::edge::{Fences, Identity, Linux};
+    use crate::protocol::Limit;
 
     /// Breaks the rule that `late` does not unwind.
     struct Panics;
 
-    impl Pace<Linux> for Panics {
+    impl Limit for Panics {
         fn left(&self) -> Option<Duration> {
             None
         }
+    }
+
+    impl Pace<Linux> for Panics {
+        type Seen = ();
+
         fn expired(&self) -> bool {
             false
         }
@@ -203,9 +264,10 @@ mod tests {
         fn due(&mut self) -> bool {
             true
         }
-        fn late(&mut self, _slot: &'static Slot<Identity>) {
+        fn late(&mut self, _slot: &'static Slot<Identity>, _wanted: &dyn Fn() -> bool) {
             panic!("out of the round");
         }
+        fn look(&self, _slot: &'static Slot<Identity>) {}
     }
 
     #[test]
@@ -213,10 +275,10 @@ mod tests {
         let name = "protocol::each::tests::unwinding_out_of_a_round_aborts";
         let ended = child(name, Duration::from_secs(20), || {
             let protocol = Protocol::new(Linux::new(Fences::Full));
-            let own = protocol.attach(|_| ()).expect("room");
+            let own = protocol.attach(|_| (), |_| (), &Panics).expect("room");
             // Runs, and never polls.
-            protocol.attach(|_| ()).expect("room");
-            protocol.for_each(own, &|_| (), &mut Panics);
+            protocol.attach(|_| (), |_| (), &Panics).expect("room");
+            let _ = protocol.for_each(own, 1, &|_| (), &mut Panics);
         });
         if let Some(ended) = ended {
             assert!(ended.output.contains("others may still take part"), "{}", ended.output);

@@ -25,6 +25,7 @@
 //! | `stop_owed`, `each_owed` | requester 0→g; owner or requester g→0 by exchange; requester g→claimed→0 | both | acq-rel | I3, I4 |
 //! | `remaining` (one a round) | requester, answerers | requester | acq-rel | I5 |
 //! | `stop_word` | holder of the stop turn | owners | release / acquire, fence after it is made odd | odd: a stop is wanted or on |
+//! | turns | requesters; a handler adds to the upper bits | requesters | acquire / release | one thread has a turn |
 //! | `each_call` | holder of the for-each turn | who took `each_owed` | release / acquire | I6 |
 //!
 //! - **I1** A slot outlives everybody who holds its world.
@@ -39,17 +40,25 @@
 //! - **I5** The stop and the for-each have a [`Round`] each. No share of a finished round is out.
 //! - **I6** Closures run on threads whose own state is `Running`: never in a stopped world. The
 //!   call is alive while somebody holds a share of its round.
+//! - **I7** A nudge is wanted while the slot is `Running` and owes what its requester has asked, and is
+//!   sent after the heavy fence only. So the slot's bit is set; and the owner, before it clears the bit
+//!   or goes on into a safe region with it, waits out the nudges on their way. None interrupts the
+//!   region.
+//! - **I8** A recall comes from a handler on the owner's thread, while the slot stands still. It sets
+//!   REST, which the owner looks at after each store of `Running`, and it changes the word that the
+//!   owner waits on.
 //!
 //! *Exit*: detach answers what is owed; a slot found dead owes nothing that the requester cannot
-//! answer itself. *Fork*: the child has the slots of threads that it does not have, so a stop in it
-//! waits for them; make a new world there. *Signals*: nothing here runs in a handler, and waits
-//! look again after `EINTR`. *Nesting* is refused by the crate's outer layer.
+//! answer itself. *Fork*: the child puts each world in order, see `fork`. *Signals*: a handler calls
+//! `recall` alone, and waits look again after `EINTR`. *Nesting* is refused by the crate's outer layer.
 //!
 //! References: Go commits f0dd002 (a count and a wait word each), ff7cf2d (requesters can be
 //! stopped); HotSpot `safepoint.cpp`, `handshake.cpp` (JEP 312); Dekker's pair as in membarrier(2).
 
 mod arena;
 mod each;
+#[cfg(not(loom))]
+mod fork;
 mod owner;
 mod round;
 mod slot;
@@ -58,6 +67,8 @@ mod turn;
 
 #[cfg(all(test, loom))]
 mod model;
+#[cfg(all(test, loom))]
+mod model_regions;
 
 use core::fmt;
 use core::time::Duration;
@@ -67,11 +78,17 @@ pub(crate) use self::arena::Chunk;
 #[cfg(not(loom))]
 pub(crate) use self::arena::Spare;
 use self::each::Call;
+#[cfg(not(loom))]
+pub(crate) use self::each::NotVisited;
+#[cfg(not(loom))]
+pub(crate) use self::owner::NoSlot;
+#[cfg(not(loom))]
+pub(crate) use self::round::By;
 use self::round::Round;
 #[cfg(not(loom))]
 pub use self::slot::MutatorState;
 use self::slot::OwnLines;
-pub(crate) use self::slot::Slot;
+pub(crate) use self::slot::{Slot, Stance};
 #[cfg(not(loom))]
 pub(crate) use self::stop::{Counted, TooLate};
 use self::turn::Turn;
@@ -91,6 +108,12 @@ pub(crate) trait Edge: fmt::Debug + Send + Sync + Sized + 'static {
     fn wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Duration>);
     fn wake_all(&self, word: &AtomicU32);
     fn wake_one(&self, word: &AtomicU32);
+    /// Waits until no nudge is on its way to the calling thread, which wants none.
+    fn settle_nudges(&self);
+    /// Runs what the holder of the calling thread's task wants of it.
+    fn serve(&self);
+    /// Waits while the calling thread's task is held.
+    fn stay_while_held(&self);
     /// Runs `done` for as long as spinning beats sleeping while `running` others need a processor.
     /// The result is `done`'s last.
     fn spin(&self, running: u32, done: impl Fn() -> bool) -> bool;
@@ -100,19 +123,29 @@ pub(crate) trait Edge: fmt::Debug + Send + Sync + Sized + 'static {
     fn recycle(chunk: &'static Chunk<Self::Identity>);
 }
 
-/// How long a requester waits, and what it does about those who are late.
-pub(crate) trait Pace<E: Edge> {
+/// How long something may be waited for.
+pub(crate) trait Limit {
     /// Time until the deadline; `None` without one.
     fn left(&self) -> Option<Duration>;
-    /// Whether the deadline has passed.
+}
+
+/// How long a requester waits, and what it does about those who are late.
+pub(crate) trait Pace<E: Edge>: Limit {
+    /// What is kept of one who is late.
+    type Seen;
+
+    /// Whether the deadline has passed, or waiting longer is of no use.
     fn expired(&self) -> bool;
     /// How long to sleep: until the next look is due, or until the deadline.
     fn nap(&self) -> Option<Duration>;
     /// Whether the time of the next look has come. If so, sets the time of the one after: looks
     /// come by the clock, however often a sleep is cut short.
     fn due(&mut self) -> bool;
-    /// Called in each look for a slot that still runs. Must not unwind.
-    fn late(&mut self, slot: &'static Slot<E::Identity>);
+    /// Called in each look for a slot that still runs; a nudge is of use while `wanted`. Must not
+    /// unwind.
+    fn late(&mut self, slot: &'static Slot<E::Identity>, wanted: &dyn Fn() -> bool);
+    /// Who is late, while the slot is still theirs. Must not unwind.
+    fn look(&self, slot: &'static Slot<E::Identity>) -> Self::Seen;
 }
 
 /// A world's shared state.
@@ -126,7 +159,7 @@ pub(crate) struct Protocol<E: Edge> {
     each: Round,
     each_call: AtomicPtr<Call<'static, E>>,
     pub(crate) stop_turn: Turn,
-    each_turn: Turn,
+    pub(crate) each_turn: Turn,
 }
 
 impl<E: Edge> Protocol<E> {
@@ -149,6 +182,7 @@ impl<E: Edge> Protocol<E> {
     }
 
     /// The slot at `index`, which was found by a walk before.
+    #[cfg(not(loom))]
     pub(crate) fn slot(&self, index: u32) -> Option<&'static Slot<E::Identity>> {
         self.arena.slots().find(|slot| slot.index() == index)
     }

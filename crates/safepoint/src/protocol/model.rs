@@ -12,7 +12,7 @@ use crate::sync::{Ordering, fence};
 
 /// Both fences in full: the pair is what the models are about, not membarrier.
 #[derive(Debug)]
-struct Model;
+pub(super) struct Model;
 
 // One queue for all words: a wake wakes everybody, which is allowed, since sleepers look again. A
 // wake that is missing leaves a sleeper behind, and loom reports the deadlock. No timeouts: the
@@ -52,6 +52,18 @@ impl Edge for Model {
         done()
     }
 
+    fn settle_nudges(&self) {
+        super::model_regions::settle_nudges();
+    }
+
+    fn serve(&self) {
+        super::model_regions::serve();
+    }
+
+    fn stay_while_held(&self) {
+        super::model_regions::stay_while_held();
+    }
+
     fn fresh() -> &'static Chunk<()> {
         Box::leak(Box::new(Chunk::new()))
     }
@@ -63,12 +75,17 @@ impl Edge for Model {
 }
 
 /// Waits for ever.
-struct Patient;
+pub(super) struct Patient;
 
-impl Pace<Model> for Patient {
+impl Limit for Patient {
     fn left(&self) -> Option<Duration> {
         None
     }
+}
+
+impl Pace<Model> for Patient {
+    type Seen = ();
+
     fn expired(&self) -> bool {
         false
     }
@@ -78,16 +95,22 @@ impl Pace<Model> for Patient {
     fn due(&mut self) -> bool {
         false
     }
-    fn late(&mut self, _slot: &'static Slot<()>) {}
+    fn late(&mut self, _slot: &'static Slot<()>, _wanted: &dyn Fn() -> bool) {}
+    fn look(&self, _slot: &'static Slot<()>) {}
 }
 
 /// Its deadline has always passed already.
-struct Impatient;
+pub(super) struct Impatient;
 
-impl Pace<Model> for Impatient {
+impl Limit for Impatient {
     fn left(&self) -> Option<Duration> {
         Some(Duration::ZERO)
     }
+}
+
+impl Pace<Model> for Impatient {
+    type Seen = ();
+
     fn expired(&self) -> bool {
         true
     }
@@ -97,13 +120,14 @@ impl Pace<Model> for Impatient {
     fn due(&mut self) -> bool {
         true
     }
-    fn late(&mut self, _slot: &'static Slot<()>) {}
+    fn late(&mut self, _slot: &'static Slot<()>, _wanted: &dyn Fn() -> bool) {}
+    fn look(&self, _slot: &'static Slot<()>) {}
 }
 
 /// The world, and memory as a user has it. Plain memory as far as loom is concerned: two accesses
 /// that nothing orders fail the model.
-struct World {
-    protocol: Protocol<Model>,
+pub(super) struct World {
+    pub(super) protocol: Protocol<Model>,
     /// Touched by mutators only when they run and changed by stoppers only when nobody does.
     heap: UnsafeCell<u32>,
     /// A mutator's own, by slot: touched by itself when it runs and by the closure for it.
@@ -115,10 +139,10 @@ unsafe impl Sync for World {}
 // SAFETY: as above.
 unsafe impl Send for World {}
 
-type Mutator = &'static Slot<()>;
+pub(super) type Mutator = &'static Slot<()>;
 
 impl World {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             protocol: Protocol::new(Model),
             heap: UnsafeCell::new(0),
@@ -126,30 +150,30 @@ impl World {
         })
     }
 
-    fn attach(&self) -> Mutator {
-        self.protocol.attach(|_| ()).expect("room for a model's threads")
+    pub(super) fn attach(&self) -> Mutator {
+        self.protocol.attach(|_| (), |_| (), &Patient).expect("room for a model's threads")
     }
 
-    fn detach(&self, slot: Mutator) {
+    pub(super) fn detach(&self, slot: Mutator) {
         self.protocol.detach(slot, || ());
     }
 
     /// User code.
-    fn work(&self, slot: Mutator) {
+    pub(super) fn work(&self, slot: Mutator) {
         // SAFETY: checked by loom.
         self.heap.with(|heap| unsafe { *heap });
         // SAFETY: checked by loom.
         self.own[slot.index() as usize].with_mut(|own| unsafe { *own |= 0x100 });
     }
 
-    fn poll(&self, slot: Mutator) {
+    pub(super) fn poll(&self, slot: Mutator) {
         if slot.is_asked() {
             self.protocol.settle(slot);
         }
     }
 
     /// The stopper's work: needs all memory for itself.
-    fn in_stop(&self) {
+    pub(super) fn in_stop(&self) {
         // SAFETY: checked by loom.
         self.heap.with_mut(|heap| unsafe { *heap += 1 });
         for slot in self.protocol.live() {
@@ -158,8 +182,8 @@ impl World {
         }
     }
 
-    fn stop_outside(&self) -> u32 {
-        assert!(self.protocol.stop_turn.take(&Model, &mut Patient), "has no deadline");
+    pub(super) fn stop_outside(&self) -> u32 {
+        assert!(self.protocol.stop_turn.take(&Model, None, 1, &mut Patient), "has no deadline");
         let counted = self.protocol.stop(None, &mut Patient).expect("has no deadline");
         self.in_stop();
         self.protocol.resume();
@@ -167,9 +191,10 @@ impl World {
         counted.mutators
     }
 
-    fn stop_as(&self, own: Mutator) {
-        self.protocol.enter(own);
-        assert!(self.protocol.stop_turn.take(&Model, &mut Patient), "has no deadline");
+    pub(super) fn stop_as(&self, own: Mutator) {
+        self.protocol.enter(own, Stance::Waits);
+        let took = self.protocol.stop_turn.take(&Model, Some(own), 1, &mut Patient);
+        assert!(took && Protocol::<Model>::go_to_work(own), "no deadline, nothing held");
         self.protocol.stop(Some(own), &mut Patient).expect("has no deadline");
         self.in_stop();
         self.protocol.resume();
@@ -178,12 +203,12 @@ impl World {
     }
 
     /// Counts the visit in the mutator's own memory; reads the heap, which no stopper may be at.
-    fn for_each(&self, own: Mutator) {
+    pub(super) fn for_each(&self, own: Mutator) {
         self.for_each_with(own, || ());
     }
 
     /// As [`World::for_each`], with `inside` called in each closure.
-    fn for_each_with(&self, own: Mutator, inside: impl Fn() + Sync) {
+    pub(super) fn for_each_with(&self, own: Mutator, inside: impl Fn() + Sync) {
         let visit = |slot: Mutator| {
             // SAFETY: checked by loom.
             self.heap.with(|heap| unsafe { *heap });
@@ -191,17 +216,17 @@ impl World {
             // SAFETY: checked by loom.
             self.own[slot.index() as usize].with_mut(|own| unsafe { *own += 1 });
         };
-        self.protocol.for_each(own, &visit, &mut Patient);
+        self.protocol.for_each(own, 1, &visit, &mut Patient).expect("has no deadline");
     }
 
     /// How often closures ran for the mutator, asked by itself while it runs.
-    fn visits(&self, slot: Mutator) -> u32 {
+    pub(super) fn visits(&self, slot: Mutator) -> u32 {
         // SAFETY: checked by loom.
         self.own[slot.index() as usize].with(|own| unsafe { *own } & 0xff)
     }
 }
 
-fn spawn<T: 'static>(
+pub(super) fn spawn<T: 'static>(
     world: &Arc<World>,
     work: impl FnOnce(&World) -> T + 'static,
 ) -> thread::JoinHandle<T> {
@@ -218,10 +243,10 @@ fn stop_against_a_safe_region() {
         let slot = world.attach();
         let stopper = spawn(&world, World::stop_outside);
         world.work(slot);
-        world.protocol.enter(slot);
+        world.protocol.enter(slot, Stance::Away);
         world.protocol.leave(slot);
         world.work(slot);
-        world.protocol.enter(slot);
+        world.protocol.enter(slot, Stance::Away);
         // In the region for good, as in a read that never returns.
         assert_eq!(stopper.join().unwrap(), 1, "counted once");
     });
@@ -250,10 +275,10 @@ fn stop_waits_for_each_of_two() {
     model.check(|| {
         let world = World::new();
         let (prompt, late) = (world.attach(), world.attach());
-        let first = spawn(&world, move |world| world.protocol.enter(prompt));
+        let first = spawn(&world, move |world| world.protocol.enter(prompt, Stance::Away));
         let second = spawn(&world, move |world| {
             world.work(late);
-            world.protocol.enter(late);
+            world.protocol.enter(late, Stance::Away);
         });
         assert_eq!(world.stop_outside(), 2, "each counted once");
         first.join().unwrap();
@@ -297,7 +322,7 @@ fn attach_and_detach_during_a_stop() {
         // The same slot, perhaps with a debt left behind.
         let slot = world.attach();
         world.work(slot);
-        world.protocol.enter(slot);
+        world.protocol.enter(slot, Stance::Away);
         stopper.join().unwrap();
     });
 }
@@ -311,11 +336,11 @@ fn two_stoppers() {
         let other = spawn(&world, move |world| {
             world.stop_as(theirs);
             world.work(theirs);
-            world.protocol.enter(theirs);
+            world.protocol.enter(theirs, Stance::Away);
         });
         world.stop_as(slot);
         world.work(slot);
-        world.protocol.enter(slot);
+        world.protocol.enter(slot, Stance::Away);
         other.join().unwrap();
     });
 }
@@ -327,7 +352,10 @@ fn stop_past_its_deadline() {
         let world = World::new();
         let slot = world.attach();
         let stopper = spawn(&world, |world| {
-            assert!(world.protocol.stop_turn.take(&Model, &mut Impatient), "nobody else has it");
+            assert!(
+                world.protocol.stop_turn.take(&Model, None, 1, &mut Impatient),
+                "nobody else has it"
+            );
             let stopped = world.protocol.stop(None, &mut Impatient);
             if stopped.is_ok() {
                 world.in_stop();
@@ -339,7 +367,7 @@ fn stop_past_its_deadline() {
         world.work(slot);
         world.poll(slot);
         world.work(slot);
-        world.protocol.enter(slot);
+        world.protocol.enter(slot, Stance::Away);
         assert_eq!(stopper.join().unwrap(), 1, "counted once");
     });
 }
@@ -368,17 +396,17 @@ fn for_each_against_a_runner_that_polls() {
         world.work(slot);
         world.poll(slot);
         world.work(slot);
-        world.protocol.enter(slot);
+        world.protocol.enter(slot, Stance::Away);
     });
 }
 
 #[test]
 fn for_each_against_one_who_leaves_a_safe_region() {
     for_each_against(|world, slot| {
-        world.protocol.enter(slot);
+        world.protocol.enter(slot, Stance::Away);
         world.protocol.leave(slot);
         world.work(slot);
-        world.protocol.enter(slot);
+        world.protocol.enter(slot, Stance::Away);
     });
 }
 
@@ -392,7 +420,7 @@ fn for_each_against_detach_and_attach() {
         world.detach(slot);
         let slot = world.attach();
         world.work(slot);
-        world.protocol.enter(slot);
+        world.protocol.enter(slot, Stance::Away);
         requester.join().unwrap();
     });
 }
@@ -403,11 +431,11 @@ fn for_each_beside_a_stop() {
     loom::model(|| {
         let world = World::new();
         let (slot, own) = (world.attach(), world.attach());
-        world.protocol.enter(slot);
+        world.protocol.enter(slot, Stance::Away);
         let stopper = spawn(&world, World::stop_outside);
         world.for_each(own);
         assert_eq!(world.visits(own), 1, "the requester's own closure ran once");
-        world.protocol.enter(own);
+        world.protocol.enter(own, Stance::Away);
         assert_eq!(stopper.join().unwrap(), 2, "each counted once");
         world.protocol.leave(slot);
         assert_eq!(world.visits(slot), 1, "ran once for the target");
@@ -425,10 +453,10 @@ fn for_each_beside_a_stop_against_a_runner() {
         let stopper = spawn(&world, World::stop_outside);
         let requester = spawn(&world, move |world| {
             world.for_each(own);
-            world.protocol.enter(own);
+            world.protocol.enter(own, Stance::Away);
         });
         world.poll(slot);
-        world.protocol.enter(slot);
+        world.protocol.enter(slot, Stance::Away);
         stopper.join().unwrap();
         requester.join().unwrap();
         world.protocol.leave(slot);
@@ -446,16 +474,16 @@ fn stop_against_one_who_leaves_under_a_claim() {
     model.check(|| {
         let world = World::new();
         let (slot, own) = (world.attach(), world.attach());
-        world.protocol.enter(slot);
+        world.protocol.enter(slot, Stance::Away);
         let stopper = spawn(&world, World::stop_outside);
         let leaver = spawn(&world, move |world| {
             world.protocol.leave(slot);
             world.work(slot);
             thread::yield_now();
-            world.protocol.enter(slot);
+            world.protocol.enter(slot, Stance::Away);
         });
         world.for_each_with(own, thread::yield_now);
-        world.protocol.enter(own);
+        world.protocol.enter(own, Stance::Away);
         assert_eq!(stopper.join().unwrap(), 2, "each counted once");
         leaver.join().unwrap();
     });
@@ -472,7 +500,7 @@ fn stop_against_one_who_detaches_and_owes_a_closure() {
         let stopper = spawn(&world, World::stop_outside);
         let leaver = spawn(&world, move |world| world.detach(slot));
         world.for_each_with(own, thread::yield_now);
-        world.protocol.enter(own);
+        world.protocol.enter(own, Stance::Away);
         stopper.join().unwrap();
         leaver.join().unwrap();
     });
@@ -537,11 +565,11 @@ fn late_answer_to_a_stop_is_no_answer_to_a_for_each() {
     loom::model(|| {
         let world = World::new();
         let (m1, m2, collector) = (world.attach(), world.attach(), world.attach());
-        world.protocol.enter(m2);
-        let first = spawn(&world, move |world| world.protocol.enter(m1)); // 2, 3, 4, 11
+        world.protocol.enter(m2, Stance::Away);
+        let first = spawn(&world, move |world| world.protocol.enter(m1, Stance::Away)); // 2, 3, 4, 11
         world.stop_as(collector); // 1, 5, 6, 7
         world.protocol.leave(m2); // 8, 9
-        world.protocol.enter(m2); // 10
+        world.protocol.enter(m2, Stance::Away); // 10
         world.for_each(collector); // 11
         world.protocol.leave(m2);
         assert_eq!([world.visits(m2), world.visits(collector)], [1, 1], "all once");

@@ -1,35 +1,74 @@
 //! What a mutator does with its own slot. Everything here is called by the slot's owner only.
 
+use core::time::Duration;
+
 use super::round::{Generation, MOST};
-use super::slot::{AWAITED, CLAIMED, EACH, MutatorState, STOP, Slot};
-use super::{Edge, Protocol};
+use super::slot::{AWAITED, CLAIMED, EACH, MutatorState, REST, STOP, Slot, Stance};
+use super::{Edge, Limit, Protocol};
 use crate::sync::{Ordering, fence};
+
+/// How long a wait that a recall cannot cut short goes without looking for one.
+const NAP: Duration = Duration::from_millis(10);
+
+/// As long as it takes.
+struct Unlimited;
+
+impl Limit for Unlimited {
+    fn left(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// Why a thread got no slot.
+#[derive(Debug)]
+pub(crate) enum NoSlot {
+    /// The world is full.
+    Full,
+    /// The world was stopped until the limit.
+    Stopped,
+}
 
 impl<E: Edge> Protocol<E> {
     /// Takes a slot, lets `identify` say whose it is, and leaves its first safe region: waits while
-    /// the world is stopped. `None` when the world is full.
+    /// the world is stopped, as `limit` allows. A slot that is given up is passed to `forget`.
     pub(crate) fn attach(
         &self,
         identify: impl FnOnce(&'static Slot<E::Identity>),
-    ) -> Option<&'static Slot<E::Identity>> {
-        let slot = self.arena.take(MOST)?;
-        self.settle_predecessors_debts(slot);
+        forget: impl FnOnce(&'static Slot<E::Identity>),
+        limit: &impl Limit,
+    ) -> Result<&'static Slot<E::Identity>, NoSlot> {
+        let slot = self.arena.take(MOST).ok_or(NoSlot::Full)?;
+        self.settle_debts(slot);
         identify(slot);
         slot.told.generation.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
-        slot.set_state(MutatorState::Safe);
+        slot.set_safe(Stance::Waits);
         // Pairs with the fence between a requester's odd stop word and its walk: either the walk
         // meets this slot, or this look meets the odd word.
         fence(Ordering::SeqCst);
         if self.is_stopping() {
             slot.asked.poll.fetch_or(STOP, Ordering::Relaxed);
         }
-        self.leave(slot);
-        Some(slot)
+        if self.leave_within(slot, limit) {
+            return Ok(slot);
+        }
+        // It never ran: what is asked of it is answered, and not done.
+        loop {
+            slot.set_state(MutatorState::Detaching);
+            fence(Ordering::SeqCst);
+            self.settle_debts(slot);
+            if slot.asked.each_owed.load(Ordering::Acquire) == 0 {
+                break;
+            }
+        }
+        forget(slot);
+        slot.set_state(MutatorState::Dead);
+        Err(NoSlot::Stopped)
     }
 
-    /// A requester that saw the last owner alive may have asked something since, and then nobody
-    /// answered. The new owner is not meant; as far as the request goes the old one is gone.
-    fn settle_predecessors_debts(&self, slot: &Slot<E::Identity>) {
+    /// Answers what is owed by one that does not run, and does none of it. A requester that saw the
+    /// last owner alive may have asked something since, and then nobody answered. The new owner is
+    /// not meant; as far as the request goes the old one is gone.
+    fn settle_debts(&self, slot: &Slot<E::Identity>) {
         self.answer_stop(slot);
         loop {
             let owed = slot.asked.each_owed.load(Ordering::Acquire);
@@ -67,19 +106,19 @@ impl<E: Edge> Protocol<E> {
 
     /// Enters a safe region.
     #[inline]
-    pub(crate) fn enter(&self, slot: &'static Slot<E::Identity>) {
+    pub(crate) fn enter(&self, slot: &'static Slot<E::Identity>, stance: Stance) {
         // I2: the state, then the flag.
-        slot.set_state(MutatorState::Safe);
+        slot.set_safe(stance);
         self.edge.light();
         if slot.is_asked() {
-            self.enter_asked(slot);
+            self.enter_asked(slot, stance);
         }
     }
 
     /// A request that came while the slot was running is answered before the region is entered:
     /// its requester may have seen `Running`, and gone to sleep.
     #[cold]
-    fn enter_asked(&self, slot: &'static Slot<E::Identity>) {
+    fn enter_asked(&self, slot: &'static Slot<E::Identity>, stance: Stance) {
         loop {
             fence(Ordering::SeqCst);
             // Acquire: the bit is set after the debt is written.
@@ -88,16 +127,18 @@ impl<E: Edge> Protocol<E> {
                 self.answer_stop(slot);
             }
             if poll & EACH == 0 || slot.asked.each_owed.load(Ordering::Acquire) == 0 {
-                return;
+                break;
             }
             slot.set_state(MutatorState::Running);
             self.settle(slot);
-            slot.set_state(MutatorState::Safe);
+            slot.set_safe(stance);
         }
+        // I7.
+        self.edge.settle_nudges();
     }
 
     /// Leaves a safe region: waits while the world is stopped, or while a requester runs a closure
-    /// for this slot.
+    /// for this slot, or while the thread's task is held.
     #[inline]
     pub(crate) fn leave(&self, slot: &'static Slot<E::Identity>) {
         slot.set_state(MutatorState::Running);
@@ -107,32 +148,54 @@ impl<E: Edge> Protocol<E> {
         }
     }
 
+    /// [`Protocol::leave`], while `limit` allows. Where it does not: false, and still safe.
+    fn leave_within(&self, slot: &'static Slot<E::Identity>, limit: &impl Limit) -> bool {
+        slot.set_state(MutatorState::Running);
+        self.edge.light();
+        !slot.is_asked() || self.settle_within(slot, limit)
+    }
+
     /// Serves what is asked until nothing is. The state is `Running` before and after; in between
     /// it is `Safe` while the world is stopped.
     #[cold]
     #[inline(never)]
     pub(crate) fn settle(&self, slot: &'static Slot<E::Identity>) {
+        self.settle_within(slot, &Unlimited);
+    }
+
+    /// [`Protocol::settle`], with a limit on being stopped. False when that is over: the state is
+    /// `Safe` then.
+    fn settle_within(&self, slot: &'static Slot<E::Identity>, limit: &impl Limit) -> bool {
         loop {
             // I2, in full: requesters need not have made the heavy fence yet.
             fence(Ordering::SeqCst);
             let poll = slot.asked.poll.load(Ordering::Acquire);
             if poll & STOP != 0 {
-                self.be_stopped(slot);
+                if !self.be_stopped(slot, limit) {
+                    return false;
+                }
             } else if poll & EACH != 0 {
                 self.serve_each(slot);
+            } else if poll & REST != 0 {
+                self.be_held(slot);
             } else {
-                return;
+                return true;
             }
         }
     }
 
-    /// Answers a stop and waits for its end.
-    fn be_stopped(&self, slot: &'static Slot<E::Identity>) {
-        slot.set_state(MutatorState::Safe);
+    /// Answers a stop and waits for its end. False if `limit` was over before.
+    fn be_stopped(&self, slot: &'static Slot<E::Identity>, limit: &impl Limit) -> bool {
+        slot.set_safe(Stance::Waits);
         fence(Ordering::SeqCst);
         self.answer_stop(slot);
         loop {
-            self.wait_while_stopped();
+            if !self.wait_while_stopped(slot, limit) {
+                return false;
+            }
+            // I7: none is wanted of a slot that is safe.
+            self.edge.settle_nudges();
+            self.stay_while_held(slot);
             // Only the owner clears the bit, and then looks at its source again: the next stop may
             // have set it before it was cleared. Acquire: who set the bit made the word odd before.
             slot.asked.poll.fetch_and(!STOP, Ordering::AcqRel);
@@ -141,18 +204,71 @@ impl<E: Edge> Protocol<E> {
             }
             slot.asked.poll.fetch_or(STOP, Ordering::Relaxed);
         }
+        // I8: whoever called this looks at the poll word again.
         slot.set_state(MutatorState::Running);
+        true
     }
 
-    fn wait_while_stopped(&self) {
+    fn wait_while_stopped(&self, slot: &Slot<E::Identity>, limit: &impl Limit) -> bool {
         loop {
             // Acquire, with the resume's release: what was done in the stop is seen after it.
             let word = self.stop_word.load(Ordering::Acquire);
             if word.is_multiple_of(2) {
-                return;
+                return true;
             }
-            self.edge.wait(&self.stop_word, word, None);
+            let left = limit.left();
+            if left.is_some_and(|left| left.is_zero()) {
+                return false;
+            }
+            // I8: after the load. A recall that comes later changes the word.
+            if slot.is_recalled() {
+                self.edge.serve();
+            }
+            self.edge.wait(&self.stop_word, word, left);
         }
+    }
+
+    /// The thread's task was held while the slot stood still: stands still until it is not.
+    fn be_held(&self, slot: &'static Slot<E::Identity>) {
+        slot.set_safe(Stance::Waits);
+        fence(Ordering::SeqCst);
+        // As in `be_stopped`: a requester may have seen `Running`, and gone to sleep.
+        self.answer_stop(slot);
+        self.stay_while_held(slot);
+        slot.set_state(MutatorState::Running);
+    }
+
+    /// Safe, and stays so while the thread's task is held, if it was when the slot stood still.
+    pub(crate) fn stay_while_held(&self, slot: &Slot<E::Identity>) {
+        // I8: cleared first. A recall that comes after this is found by the next look.
+        if slot.is_recalled() {
+            slot.asked.poll.fetch_and(!REST, Ordering::Relaxed);
+            self.edge.stay_while_held();
+        }
+    }
+
+    /// Handler, on the owner's thread, which stands still: its task is held from now on, or the holder
+    /// wants something of it.
+    pub(crate) fn recall(&self, slot: &Slot<E::Identity>) {
+        slot.asked.poll.fetch_or(REST, Ordering::Relaxed);
+        // A wait that the signal cuts short, or that is about to begin, finds another value. Release:
+        // whoever finds it finds REST; on one thread that is so anyway, in models the handler is another.
+        self.stop_word.fetch_add(2, Ordering::Release);
+        self.stop_turn.recall();
+        self.each_turn.recall();
+    }
+
+    /// A requester that waits for its turn goes on to its work in the same safe region. False when its
+    /// task was held meanwhile: it still waits, and has to [stay](Protocol::stay_while_held).
+    pub(crate) fn go_to_work(slot: &Slot<E::Identity>) -> bool {
+        slot.set_safe(Stance::Works);
+        // I8. The handler runs on this thread: only the compiler could swap the two.
+        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+        let works = !slot.is_recalled();
+        if !works {
+            slot.set_safe(Stance::Waits);
+        }
+        works
     }
 
     fn is_stopping(&self) -> bool {
@@ -167,7 +283,7 @@ impl<E: Edge> Protocol<E> {
             // from the answer on: without the bit the owner would run again. Relaxed: the owner's
             // own next look finds it, and the debt's acquire has shown it the odd word.
             slot.asked.poll.fetch_or(STOP, Ordering::Relaxed);
-            let last = self.stop.answer(Generation(owed), Some(slot.index()));
+            let last = self.stop.answer(Generation(owed), Some(slot.by()));
             if last {
                 self.edge.wake_all(&self.stop.remaining);
             }
@@ -188,17 +304,20 @@ impl<E: Edge> Protocol<E> {
     }
 
     fn answer_each(&self, slot: &Slot<E::Identity>, owed: u32) {
-        if self.each.answer(Generation(owed), Some(slot.index())) {
+        if self.each.answer(Generation(owed), Some(slot.by())) {
             self.edge.wake_all(&self.each.remaining);
         }
     }
 
     /// Sleeps until the claim on the slot's debt is resolved; may return early.
     fn await_claim(&self, slot: &Slot<E::Identity>, owed: u32) {
+        if slot.is_recalled() {
+            self.edge.serve();
+        }
         let (word, awaited) = (&slot.asked.each_owed, owed | AWAITED);
         let marked = word.compare_exchange(owed, awaited, Ordering::Relaxed, Ordering::Relaxed);
         if marked.is_ok() {
-            self.edge.wait(word, awaited, None);
+            self.edge.wait(word, awaited, Some(NAP));
         }
     }
 
@@ -206,6 +325,8 @@ impl<E: Edge> Protocol<E> {
     fn serve_each(&self, slot: &'static Slot<E::Identity>) {
         let owed = slot.asked.each_owed.load(Ordering::Acquire);
         if owed == 0 {
+            // I7: none is wanted of a slot that owes nothing.
+            self.edge.settle_nudges();
             slot.asked.poll.fetch_and(!EACH, Ordering::AcqRel);
             // As for STOP: the next request may have set the bit before it was cleared.
             if slot.asked.each_owed.load(Ordering::Acquire) != 0 {
@@ -213,7 +334,7 @@ impl<E: Edge> Protocol<E> {
             }
         } else if owed & CLAIMED != 0 {
             // I4. The requester may be stopped meanwhile, and so may this thread.
-            slot.set_state(MutatorState::Safe);
+            slot.set_safe(Stance::Waits);
             fence(Ordering::SeqCst);
             self.answer_stop(slot);
             self.await_claim(slot, owed);

@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU32 as PlainU32, Ordering as Plain};
 use crate::sync::{AtomicU32, Ordering};
 
 const COUNT_BITS: u32 = 20;
-const COUNT: u32 = (1 << COUNT_BITS) - 1;
+pub(crate) const COUNT: u32 = (1 << COUNT_BITS) - 1;
 /// Most mutators that a round can count, beside the requester's share.
 pub(crate) const MOST: u32 = COUNT - 1;
 
@@ -29,6 +29,15 @@ pub(crate) struct Round {
     generation: PlainU32,
     /// Index of the slot that took the last share, plus one; 0: the requester did.
     last: PlainU32,
+    /// Which of the slot's owners that was.
+    last_owner: PlainU32,
+}
+
+/// A slot, and which of its owners: the slot may be another's when this is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct By {
+    pub(crate) index: u32,
+    pub(crate) owner: u32,
 }
 
 /// One request's number. Never 0, and leaves the top two bits free.
@@ -43,7 +52,12 @@ impl Generation {
 
 impl Round {
     pub(crate) fn new() -> Self {
-        Self { remaining: AtomicU32::new(0), generation: PlainU32::new(0), last: PlainU32::new(0) }
+        Self {
+            remaining: AtomicU32::new(0),
+            generation: PlainU32::new(0),
+            last: PlainU32::new(0),
+            last_owner: PlainU32::new(0),
+        }
     }
 
     /// Starts the next request with the requester's own share. Turn holder only.
@@ -68,7 +82,7 @@ impl Round {
     /// Release, so that the requester sees what was done before every answer (its load of the
     /// zero is an acquire, and all exchanges between are one release sequence); acquire, because
     /// the requester itself may be the one that takes the last share.
-    pub(crate) fn answer(&self, generation: Generation, by: Option<u32>) -> bool {
+    pub(crate) fn answer(&self, generation: Generation, by: Option<By>) -> bool {
         let mut seen = self.remaining.load(Ordering::Relaxed);
         loop {
             if seen & !COUNT != generation.tag() || seen & COUNT == 0 {
@@ -77,7 +91,8 @@ impl Round {
             }
             if seen & COUNT == 1 {
                 // Only one share is left and it is ours, so nobody else writes this now.
-                self.last.store(by.map_or(0, |index| index + 1), Plain::Relaxed);
+                self.last.store(by.map_or(0, |by| by.index + 1), Plain::Relaxed);
+                self.last_owner.store(by.map_or(0, |by| by.owner), Plain::Relaxed);
             }
             match self.remaining.compare_exchange_weak(
                 seen,
@@ -97,8 +112,9 @@ impl Round {
         (seen & COUNT != 0).then_some(seen)
     }
 
-    /// The slot that answered last; `None` when the requester found everybody safe.
-    pub(crate) fn last(&self) -> Option<u32> {
-        self.last.load(Plain::Relaxed).checked_sub(1)
+    /// Who answered last; `None` when the requester found everybody safe.
+    pub(crate) fn last(&self) -> Option<By> {
+        let index = self.last.load(Plain::Relaxed).checked_sub(1)?;
+        Some(By { index, owner: self.last_owner.load(Plain::Relaxed) })
     }
 }

@@ -4,12 +4,16 @@ use core::fmt;
 use core::ops::Deref;
 use core::sync::atomic::AtomicU32 as PlainU32;
 
+use super::round::By;
 use crate::sync::{AtomicU32, Ordering};
 
 /// Bit of the poll word: a stop wants an answer, or has wanted one.
 pub(crate) const STOP: u32 = 1 << 0;
 /// Bit of the poll word: a for-each wants its closure run, or has wanted it.
 pub(crate) const EACH: u32 = 1 << 1;
+/// Bit of the poll word: the thread's task was held while the slot stood still. Set by a handler on the
+/// owner's thread, so never between two of the owner's steps that are one to the compiler.
+pub(crate) const REST: u32 = 1 << 2;
 /// Bit of `each_owed`: the requester has taken the closure on itself and may be running it.
 pub(crate) const CLAIMED: u32 = 1 << 31;
 /// Bit of a claimed `each_owed`: the owner sleeps until the claim is resolved.
@@ -32,9 +36,24 @@ pub enum MutatorState {
     Detaching = 4,
 }
 
+/// The bits of the state word that are the state; above them is the [`Stance`].
+const STATE: u32 = 0b111;
+
+/// What a thread does in a safe region; for handlers on that thread, requesters do not ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Stance {
+    /// It has the world stopped, or is about to, and runs what wanted that.
+    Works = 0,
+    /// It runs a closure that touches nothing protected.
+    Away = 1 << 3,
+    /// It waits inside the protocol.
+    Waits = 1 << 4,
+}
+
 impl MutatorState {
     fn from_word(word: u32) -> Self {
-        match word {
+        match word & STATE {
             0 => Self::Dead,
             1 => Self::Attaching,
             2 => Self::Safe,
@@ -144,6 +163,28 @@ impl<I> Slot<I> {
         self.told.state.store(state as u32, Ordering::Release);
     }
 
+    /// Owner only: `Safe`, with what the thread does there. As [`Slot::set_state`].
+    #[inline(always)]
+    pub(crate) fn set_safe(&self, stance: Stance) {
+        self.told.state.store(MutatorState::Safe as u32 | stance as u32, Ordering::Release);
+    }
+
+    /// What the owner does in its safe region; `None` outside of one. Owner's thread only, handlers
+    /// included: relaxed.
+    pub(crate) fn stance(&self) -> Option<Stance> {
+        let word = self.told.state.load(Ordering::Relaxed);
+        (MutatorState::from_word(word) == MutatorState::Safe).then_some(match word & !STATE {
+            0 => Stance::Works,
+            word if word == Stance::Away as u32 => Stance::Away,
+            _ => Stance::Waits,
+        })
+    }
+
+    /// Whether the owner's task was held while the slot stood still. Relaxed: set on this thread.
+    pub(crate) fn is_recalled(&self) -> bool {
+        self.asked.poll.load(Ordering::Relaxed) & REST != 0
+    }
+
     /// Takes a dead slot. Acquire: the last owner's writes come before the new owner's.
     pub(crate) fn take(&self) -> bool {
         let (dead, attaching) = (MutatorState::Dead as u32, MutatorState::Attaching as u32);
@@ -155,6 +196,11 @@ impl<I> Slot<I> {
 
     pub(crate) fn index(&self) -> u32 {
         self.told.index.load(Ordering::Relaxed)
+    }
+
+    /// The slot and its owner.
+    pub(crate) fn by(&self) -> By {
+        By { index: self.index(), owner: self.generation() }
     }
 
     pub(crate) fn generation(&self) -> u32 {

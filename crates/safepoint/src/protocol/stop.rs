@@ -3,7 +3,7 @@
 
 use core::ptr;
 
-use super::round::Generation;
+use super::round::{By, Generation};
 use super::slot::{MutatorState, STOP, Slot};
 use super::{Edge, Pace, Protocol};
 use crate::sync::{Ordering, fence};
@@ -15,22 +15,22 @@ pub(crate) struct Counted {
     pub(crate) mutators: u32,
     /// Those among them that were running when they were asked.
     pub(crate) running: u32,
-    /// Index of the one that answered last; `None` if the requester answered for it.
-    pub(crate) last: Option<u32>,
+    /// Who answered last; `None` if the requester answered for it.
+    pub(crate) last: Option<By>,
 }
 
-/// A stop that was taken back; the slots are those that had not answered.
+/// A stop that was taken back; what was seen of those who had not answered.
 #[derive(Debug)]
-pub(crate) struct TooLate<I: 'static>(pub(crate) Vec<&'static Slot<I>>);
+pub(crate) struct TooLate<S>(pub(crate) Vec<S>);
 
 impl<E: Edge> Protocol<E> {
     /// Stops every mutator but `own`. After `Ok` nobody is `Running` until [`Protocol::resume`];
     /// after `Err` the world runs.
-    pub(crate) fn stop(
+    pub(crate) fn stop<P: Pace<E>>(
         &self,
         own: Option<&'static Slot<E::Identity>>,
-        pace: &mut impl Pace<E>,
-    ) -> Result<Counted, TooLate<E::Identity>> {
+        pace: &mut P,
+    ) -> Result<Counted, TooLate<P::Seen>> {
         let generation = self.stop.begin();
         // Release: whoever finds the bit finds the odd word. The turn makes this the only writer.
         self.stop_word.fetch_add(1, Ordering::Release);
@@ -42,22 +42,26 @@ impl<E: Edge> Protocol<E> {
         let mut fenced = safe != 0;
         if fenced {
             self.edge.heavy();
-            self.answer_for_the_safe(generation, |_| ());
+            self.answer_for_the_safe(generation, |_, _| ());
         }
         if !self.stop.answer(generation, None) {
             let done = || self.stop.pending().is_none();
             if !self.edge.spin(mutators - safe, done) {
                 while let Some(seen) = self.stop.pending() {
                     if pace.expired() {
-                        self.withdraw(generation)?;
+                        self.withdraw(generation, pace)?;
                     } else if !fenced {
                         self.edge.heavy();
                         fenced = true;
-                        self.answer_for_the_safe(generation, |_| ());
+                        self.answer_for_the_safe(generation, |_, _| ());
                     } else {
                         self.edge.wait(&self.stop.remaining, seen, pace.nap());
                         if pace.due() {
-                            self.answer_for_the_safe(generation, |slot| pace.late(slot));
+                            let late =
+                                |slot: &'static Slot<E::Identity>, wanted: &dyn Fn() -> bool| {
+                                    pace.late(slot, wanted);
+                                };
+                            self.answer_for_the_safe(generation, late);
                         }
                     }
                 }
@@ -92,29 +96,47 @@ impl<E: Edge> Protocol<E> {
     fn answer_for_the_safe(
         &self,
         generation: Generation,
-        mut late: impl FnMut(&'static Slot<E::Identity>),
+        mut late: impl FnMut(&'static Slot<E::Identity>, &dyn Fn() -> bool),
     ) {
         for slot in self.arena.slots() {
-            if slot.asked.stop_owed.load(Ordering::Relaxed) != generation.0 {
+            let owes = || slot.asked.stop_owed.load(Ordering::Relaxed) == generation.0;
+            let runs = || slot.state() == MutatorState::Running;
+            if !owes() {
                 continue;
             }
-            if slot.state() == MutatorState::Running {
-                late(slot);
+            if runs() {
+                // I7.
+                late(slot, &|| runs() && owes());
             } else if Self::take_stop(slot, generation.0) {
                 self.stop.answer(generation, None);
             }
         }
     }
 
-    /// Past the deadline: takes back what is still owed and lets everybody go. `Ok` if nothing was
-    /// owed any more, so that the stop succeeds after all.
-    fn withdraw(&self, generation: Generation) -> Result<(), TooLate<E::Identity>> {
+    /// Past the deadline: takes back what is still owed and lets everybody go. `Ok` if no running
+    /// slot owed anything any more, so that the stop succeeds after all.
+    fn withdraw<P: Pace<E>>(
+        &self,
+        generation: Generation,
+        pace: &P,
+    ) -> Result<(), TooLate<P::Seen>> {
+        // Who is in a safe region is not late: the deadline may have passed before the first look.
+        self.edge.heavy();
+        self.answer_for_the_safe(generation, |_, _| ());
         let mut stragglers = Vec::new();
         for slot in self.arena.slots() {
-            let owed = slot.asked.stop_owed.load(Ordering::Relaxed);
-            if owed == generation.0 && Self::take_stop(slot, owed) {
+            if slot.asked.stop_owed.load(Ordering::Relaxed) != generation.0 {
+                continue;
+            }
+            // Looked at while it owes: an owner answers before it leaves, and the slot's next owner
+            // before it says who it is.
+            let runs = slot.state() == MutatorState::Running;
+            let seen = pace.look(slot);
+            if Self::take_stop(slot, generation.0) {
                 self.stop.answer(generation, None);
-                stragglers.push(slot);
+                if runs {
+                    stragglers.push(seen);
+                }
             }
         }
         // I5: those who took their debt themselves are a few instructions from their answer.

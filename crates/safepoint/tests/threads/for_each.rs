@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{Flag, eventually, mutator, poll_until};
-use safepoint::{StopError, World};
+use safepoint::{EachError, StopError, World};
 use testkit::in_child;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -35,7 +35,7 @@ fn everybody_is_visited_once_by_itself_or_in_its_safe_region() {
                 });
                 let mut visits = visits.into_inner().unwrap();
                 visits.sort();
-                assert_eq!(count, 3);
+                assert_eq!(count.unwrap(), 3);
                 assert_eq!(visits.iter().map(|v| v.0).collect::<Vec<_>>(), [0, 1, 2]);
                 assert_eq!(visits[0], (0, "runs".into(), true));
                 assert_eq!(visits[1], (1, "sleeps".into(), false));
@@ -67,7 +67,8 @@ fn a_visited_mutator_does_not_leave_its_safe_region() {
                     thread::sleep(Duration::from_millis(20));
                     assert!(!left.is_up(), "it runs beside its closure");
                 }
-            });
+            })
+            .unwrap();
             left.wait();
         });
     });
@@ -78,11 +79,14 @@ fn no_stop_inside_a_closure() {
     let world = World::new();
     let mut mutator = world.attach().unwrap();
     let other = World::new();
-    mutator.for_each_processor(|_| {
+    let visited = mutator.for_each_processor(|_| {
         assert!(matches!(world.stop_from_outside("inner"), Err(StopError::InCallback)));
         let mut elsewhere = other.attach().unwrap();
         assert!(matches!(elsewhere.stop_the_world("inner"), Err(StopError::InCallback)));
+        let inner = elsewhere.for_each_processor(|_| ());
+        assert!(matches!(inner, Err(EachError::InCallback)));
     });
+    assert_eq!(visited.unwrap(), 1);
     mutator.stop_the_world("after").unwrap().resume();
 }
 
@@ -113,7 +117,7 @@ fn a_panic_in_any_closure_reaches_the_requester_after_all_have_run() {
                     assert_eq!((*payload, visited.into_inner()), (guilty, 3));
                 }
                 // The targets did not unwind.
-                assert_eq!(own.for_each_processor(|_| ()), 3);
+                assert_eq!(own.for_each_processor(|_| ()).unwrap(), 3);
                 done.raise();
             });
         },
@@ -143,7 +147,7 @@ fn stop_during_for_each() -> Option<String> {
             running.raise();
             let visited = m.for_each_processor(|_| asked.raise());
             done.raise();
-            visited
+            visited.unwrap()
         });
         running.wait();
         asked.wait();
@@ -177,7 +181,8 @@ fn a_mutator_that_detaches_runs_the_closure_it_owes() {
                 names.lock().unwrap().push(p.thread().name().as_str().to_owned());
                 // The own closure runs after everybody was asked: the leaver owes one by now.
                 exit.raise();
-            });
+            })
+            .unwrap();
             assert!(names.into_inner().unwrap().contains(&"leaver".to_owned()));
         });
     });

@@ -86,7 +86,7 @@ fn a_mutator_that_never_polls_is_nudged_until_it_stops() {
             }
             assert!(mailbox.asked.load(Ordering::Relaxed) >= 40, "a lost nudge is sent again");
             let mut own = world.attach().unwrap();
-            assert_eq!(own.for_each_processor(|_| ()), 2);
+            assert_eq!(own.for_each_processor(|_| ()).unwrap(), 2);
             own.detach();
             done.raise();
         });
@@ -151,7 +151,7 @@ fn a_mutator_that_is_dropped_in_its_own_closure_aborts() {
             });
             attached.wait();
             let mut own = world.attach().unwrap();
-            own.for_each_processor(|_| drop(MINE.take()));
+            own.for_each_processor(|_| drop(MINE.take())).unwrap();
             done.raise();
         });
         println!("went on");
@@ -221,7 +221,7 @@ fn a_requester_that_is_interrupted_all_the_time_nudges_as_often() {
                 done.raise();
             });
             let start = Instant::now();
-            own.for_each_processor(|_| ());
+            own.for_each_processor(|_| ()).unwrap();
             let nudges = counter.0.load(Ordering::Relaxed);
             assert!(nudges >= 50, "only {nudges} nudges in a for-each of {:?}", start.elapsed());
         });
@@ -275,6 +275,7 @@ fn a_nudge_that_panics_ends_neither_a_stop_nor_a_for_each() {
                 let visited = own.for_each_processor(|_| {
                     closures.fetch_add(1, Ordering::Relaxed);
                 });
+                let visited = visited.unwrap();
                 assert_eq!((visited, closures.load(Ordering::Relaxed)), (2, 2));
                 thread::sleep(Duration::from_millis(1));
             }

@@ -218,7 +218,8 @@ fn stress_for_each_is_exactly_once_beside_stops() {
                 own.for_each_processor(|p| {
                     assert!(!in_stop.get(), "round {round}: a closure runs in a stop");
                     visits[p.index()].fetch_add(1, Ordering::Relaxed);
-                });
+                })
+                .expect("no deadline");
                 let visits = visits.map(AtomicU32::into_inner);
                 // Those who stay attached first, one after the other.
                 assert_eq!(visits[..MUTATORS / 2], [1; MUTATORS / 2], "round {round}");

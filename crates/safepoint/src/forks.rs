@@ -1,0 +1,133 @@
+//! The worlds of the process, for the child of a fork, which puts each in order before it does
+//! anything else.
+//!
+//! | word | writers | readers | ordering | invariant |
+//! |---|---|---|---|---|
+//! | `FIRST`, `next` | who adds a node | who looks for one, the child | acq-rel | nodes are never taken out |
+//! | `world` | who makes a world null → it; its drop → null | the child | acq-rel | null, or a world that is whole |
+//!
+//! A node is used again when its world is gone. A fork copies the list at any moment, and it is whole
+//! after every store.
+
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::cell::Cell;
+
+use sigctx::sys;
+
+use crate::protocol::MutatorState;
+use crate::world::Shared;
+
+/// A world's place in the list.
+#[derive(Debug)]
+pub(crate) struct Node {
+    world: AtomicPtr<Shared>,
+    next: *const Node,
+}
+
+// SAFETY: `next` is not changed once the node is shown to others, and `world` is atomic; what it points
+// to is looked at where there is one thread.
+unsafe impl Sync for Node {}
+
+static FIRST: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
+
+thread_local! {
+    /// This thread's id, while it forks: the child's thread has another, and its slots still say this.
+    static FORKING: Cell<i32> = const { Cell::new(0) };
+}
+
+fn nodes() -> impl Iterator<Item = &'static Node> {
+    let mut next = FIRST.load(Ordering::Acquire).cast_const();
+    core::iter::from_fn(move || {
+        // SAFETY: null, or a node, which is never freed and not changed but for its atomic.
+        let node = unsafe { next.as_ref() }?;
+        next = node.next;
+        Some(node)
+    })
+}
+
+/// Has `world` put in order in the child of a fork, until its node is [given back](Node::give_back).
+pub(crate) fn enlist(world: *const Shared) -> &'static Node {
+    watch();
+    let world = world.cast_mut();
+    let free = ptr::null_mut();
+    let takes = |node: &&Node| {
+        // Release: the child finds a world that is whole.
+        node.world.compare_exchange(free, world, Ordering::Release, Ordering::Relaxed).is_ok()
+    };
+    if let Some(node) = nodes().find(takes) {
+        return node;
+    }
+    let mut first = FIRST.load(Ordering::Acquire);
+    let node = Box::leak(Box::new(Node { world: AtomicPtr::new(world), next: first }));
+    loop {
+        node.next = first;
+        let new = ptr::from_mut(node);
+        match FIRST.compare_exchange(first, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return node,
+            Err(now) => first = now,
+        }
+    }
+}
+
+impl Node {
+    /// The world is about to be taken apart.
+    pub(crate) fn give_back(&self) {
+        self.world.store(ptr::null_mut(), Ordering::Release);
+    }
+}
+
+/// Registers the handlers, once the first world is made.
+fn watch() {
+    // Not a `Once`: a fork could copy it while it runs. Threads that come here at the same time each
+    // register the handlers, which may run several times.
+    static WATCHED: AtomicBool = AtomicBool::new(false);
+    if !WATCHED.load(Ordering::Acquire) {
+        // SAFETY: functions of this crate, which stay loaded: libc drops the handlers of a library that
+        // is unloaded.
+        let failed = unsafe { libc::pthread_atfork(Some(before), None, Some(after_in_child)) };
+        // ENOMEM is all that can be. A child could then wait for threads that it does not have.
+        assert_eq!(failed, 0, "out of memory at pthread_atfork");
+        WATCHED.store(true, Ordering::Release);
+    }
+}
+
+extern "C" fn before() {
+    FORKING.set(sys::gettid());
+}
+
+/// On the one thread of the child. A second run finds nothing left to do.
+extern "C" fn after_in_child() {
+    let (parent, me) = (FORKING.get(), sys::gettid());
+    for node in nodes() {
+        // SAFETY: null, or a world that is whole: no thread that takes one apart was copied.
+        if let Some(world) = unsafe { node.world.load(Ordering::Acquire).as_ref() } {
+            after_fork(world, parent, me);
+        }
+    }
+    FORKING.set(me);
+}
+
+fn after_fork(world: &Shared, parent: i32, me: i32) {
+    world.protocol.after_fork(
+        parent,
+        me,
+        |slot| {
+            let identity = &slot.told.identity;
+            let survives = identity.tid.load(Ordering::Relaxed) == parent;
+            if survives {
+                identity.after_fork(Some(me));
+                // Who is safe was visited by another thread; who runs is inside a closure of its own.
+                if slot.state() == MutatorState::Safe {
+                    identity.visited.store(false, Ordering::Relaxed);
+                }
+            }
+            survives
+        },
+        |slot| {
+            let identity = &slot.told.identity;
+            identity.after_fork(None);
+            identity.visited.store(false, Ordering::Relaxed);
+        },
+    );
+}

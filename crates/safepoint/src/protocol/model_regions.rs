@@ -1,0 +1,268 @@
+//! Models of what else looks at a safe region: nudges on their way, handlers of a crate that suspends,
+//! and limits.
+
+use loom::thread;
+
+use super::model::*;
+use super::*;
+use crate::sync::{Ordering, fence};
+
+loom::lazy_static! {
+    /// A nudge is on its way to the one thread that is nudged.
+    static ref PENDING: AtomicU32 = AtomicU32::new(0);
+    /// That thread is in a region, or in code that it entered after it had answered.
+    static ref INSIDE: AtomicU32 = AtomicU32::new(0);
+    static ref SERVED: AtomicU32 = AtomicU32::new(0);
+    static ref STAYED: AtomicU32 = AtomicU32::new(0);
+}
+
+/// As the `settle` of a nudge, which begins with a fence.
+pub(super) fn settle_nudges() {
+    fence(Ordering::SeqCst);
+    while PENDING.load(Ordering::Acquire) != 0 {
+        thread::yield_now();
+    }
+}
+
+pub(super) fn serve() {
+    SERVED.store(1, Ordering::Release);
+}
+
+pub(super) fn stay_while_held() {
+    STAYED.store(1, Ordering::Release);
+}
+
+/// Nudges once, at its first look.
+struct Nudges(bool);
+
+impl Limit for Nudges {
+    fn left(&self) -> Option<Duration> {
+        None
+    }
+}
+
+impl Pace<Model> for Nudges {
+    type Seen = ();
+
+    fn expired(&self) -> bool {
+        false
+    }
+    fn nap(&self) -> Option<Duration> {
+        None
+    }
+    fn due(&mut self) -> bool {
+        self.0
+    }
+    fn late(&mut self, _slot: Mutator, wanted: &dyn Fn() -> bool) {
+        if !core::mem::take(&mut self.0) {
+            return;
+        }
+        PENDING.store(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if wanted() {
+            // The signal comes to the thread at some time from here on, and its handler acknowledges.
+            assert_eq!(INSIDE.load(Ordering::Relaxed), 0, "a nudge came to a thread in its region");
+        }
+        PENDING.store(0, Ordering::Release);
+    }
+    fn look(&self, _slot: Mutator) {}
+}
+
+/// In a region, where no nudge is to come.
+fn blocks(world: &World, slot: Mutator) {
+    world.protocol.enter(slot, Stance::Away);
+    INSIDE.store(1, Ordering::Relaxed);
+    INSIDE.store(0, Ordering::Relaxed);
+    world.protocol.leave(slot);
+}
+
+/// I7: whoever enters a region with a nudge on its way waits for it first.
+#[test]
+fn no_nudge_for_a_stop_comes_to_a_region() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        let stopper = spawn(&world, |world| {
+            assert!(world.protocol.stop_turn.take(&Model, None, 1, &mut Patient), "no deadline");
+            world.protocol.stop(None, &mut Nudges(true)).expect("no deadline");
+            world.in_stop();
+            world.protocol.resume();
+            world.protocol.stop_turn.pass(&Model);
+        });
+        world.poll(slot);
+        blocks(&world, slot);
+        world.protocol.enter(slot, Stance::Away);
+        stopper.join().unwrap();
+    });
+}
+
+/// I7, for one who has run its closure while its requester was about to nudge it.
+#[test]
+fn no_nudge_for_a_for_each_comes_to_a_region() {
+    loom::model(|| {
+        let world = World::new();
+        let (slot, own) = (world.attach(), world.attach());
+        let requester = spawn(&world, move |world| {
+            let visit = |_: Mutator| ();
+            world.protocol.for_each(own, 1, &visit, &mut Nudges(true)).expect("no deadline");
+            world.protocol.enter(own, Stance::Away);
+        });
+        world.poll(slot);
+        blocks(&world, slot);
+        world.protocol.enter(slot, Stance::Away);
+        requester.join().unwrap();
+    });
+}
+
+/// I8: a thread that waits for the end of a stop does what the holder of its task wants, though it was
+/// just about to sleep. The handler runs on the thread itself; as another thread that interrupts it at
+/// any moment it can do no more.
+#[test]
+fn a_recall_in_a_stop_is_served() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        let stopper = spawn(&world, |world| {
+            assert!(world.protocol.stop_turn.take(&Model, None, 1, &mut Patient), "no deadline");
+            world.protocol.stop(None, &mut Patient).expect("no deadline");
+            // The holder, which has the world stopped.
+            let only = world.protocol.live().next().expect("the mutator");
+            world.protocol.recall(only);
+            Model.wake_all(&world.protocol.stop_word);
+            while SERVED.load(Ordering::Acquire) == 0 {
+                thread::yield_now();
+            }
+            world.protocol.resume();
+            world.protocol.stop_turn.pass(&Model);
+        });
+        while !slot.is_asked() {
+            thread::yield_now();
+        }
+        world.poll(slot);
+        assert_eq!(STAYED.load(Ordering::Acquire), 1, "stays while its task is held");
+        assert!(!slot.is_asked(), "nothing is left");
+        world.protocol.enter(slot, Stance::Away);
+        stopper.join().unwrap();
+    });
+}
+
+/// I8: a recall that comes in a region is found when it is left, or by the next look.
+#[test]
+fn a_recall_is_not_lost() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        let stopper = spawn(&world, World::stop_outside);
+        world.protocol.enter(slot, Stance::Away);
+        let handler = spawn(&world, move |world| world.protocol.recall(slot));
+        world.protocol.leave(slot);
+        handler.join().unwrap();
+        world.poll(slot);
+        assert_eq!(STAYED.load(Ordering::Acquire), 1, "stays while its task is held");
+        world.protocol.enter(slot, Stance::Away);
+        stopper.join().unwrap();
+    });
+}
+
+/// A requester that waits for its turn is held with the others who are stopped, and does not go to work
+/// meanwhile.
+#[test]
+fn a_recalled_requester_does_not_go_to_work() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        assert!(world.protocol.stop_turn.take(&Model, None, 1, &mut Patient), "nobody has it");
+        let waiter = spawn(&world, move |world| {
+            world.protocol.enter(slot, Stance::Waits);
+            loop {
+                let took = world.protocol.stop_turn.take(&Model, Some(slot), 2, &mut Patient);
+                assert!(took, "no deadline");
+                if Protocol::<Model>::go_to_work(slot) {
+                    break;
+                }
+                world.protocol.stop_turn.pass(&Model);
+                world.protocol.stay_while_held(slot);
+            }
+            let stayed = STAYED.load(Ordering::Acquire);
+            world.protocol.stop_turn.pass(&Model);
+            world.protocol.leave(slot);
+            stayed
+        });
+        world.protocol.recall(slot);
+        Model.wake_all(&world.protocol.stop_word);
+        while SERVED.load(Ordering::Acquire) == 0 {
+            thread::yield_now();
+        }
+        world.protocol.stop_turn.pass(&Model);
+        assert_eq!(waiter.join().unwrap(), 1, "went to work while its task was held");
+    });
+}
+
+/// One who gives up attaching leaves nothing behind, and the stop that it met is not held up.
+#[test]
+fn attach_that_gives_up_against_a_stop() {
+    loom::model(|| {
+        let world = World::new();
+        let stopper = spawn(&world, World::stop_outside);
+        if let Ok(slot) = world.protocol.attach(|_| (), |_| (), &Impatient) {
+            world.work(slot);
+            world.detach(slot);
+        }
+        stopper.join().unwrap();
+        let slot = world.attach();
+        assert!(!slot.is_asked() || slot.asked.stop_owed.load(Ordering::Relaxed) == 0);
+        world.work(slot);
+        world.detach(slot);
+        assert_eq!(world.protocol.live().count(), 0);
+    });
+}
+
+/// As above, beside a for-each, whose requester waits for an answer.
+#[test]
+fn attach_that_gives_up_beside_a_for_each() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = model.preemption_bound.map(|n| n.min(2));
+    model.check(|| {
+        let world = World::new();
+        let own = world.attach();
+        let stopper = spawn(&world, World::stop_outside);
+        let requester = spawn(&world, move |world| {
+            world.for_each(own);
+            world.protocol.enter(own, Stance::Away);
+        });
+        if let Ok(slot) = world.protocol.attach(|_| (), |_| (), &Impatient) {
+            world.protocol.enter(slot, Stance::Away);
+        }
+        stopper.join().unwrap();
+        requester.join().unwrap();
+    });
+}
+
+/// A for-each that gives up has visited each or says that it did not, and leaves nothing that the next
+/// one trips over.
+#[test]
+fn for_each_past_its_deadline() {
+    loom::model(|| {
+        let world = World::new();
+        let (slot, own) = (world.attach(), world.attach());
+        let requester = spawn(&world, move |world| {
+            let visits = core::sync::atomic::AtomicU32::new(0);
+            let visit = |_: Mutator| {
+                visits.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+            };
+            let visited = match world.protocol.for_each(own, 1, &visit, &mut Impatient) {
+                Ok(()) => 2,
+                Err(each::NotVisited::TooLate(late)) => 2 - late.len() as u32,
+                Err(each::NotVisited::NoTurn) => panic!("nobody else has it"),
+            };
+            assert_eq!(visits.into_inner(), visited, "as many as it says");
+            world.for_each(own);
+            world.protocol.enter(own, Stance::Away);
+        });
+        world.poll(slot);
+        world.protocol.enter(slot, Stance::Away);
+        requester.join().unwrap();
+        world.protocol.leave(slot);
+        assert_eq!(world.visits(slot), 1, "the second ran once for the target");
+    });
+}
