@@ -7,11 +7,11 @@ use core::time::Duration;
 
 use threadreg::{Name, ThreadRef};
 
-use crate::edge::{Identity, Linux};
+use crate::edge::Identity;
 use crate::error::StopError;
 use crate::options::{Reason, StopOptions};
 use crate::pace::Clock;
-use crate::protocol::{Counted, Protocol, Slot, Stance, TooLate};
+use crate::protocol::{Counted, Slot, Stance, TooLate};
 use crate::world::Shared;
 
 /// Proof that the world is stopped, until it is dropped.
@@ -87,7 +87,7 @@ impl<'a> Stopped<'a> {
                 drop(safe);
                 return Err(StopError::Busy { reason, holder, waited: clock.elapsed() });
             }
-            let Some(own) = own.filter(|own| !Protocol::<Linux>::go_to_work(own)) else { break };
+            let Some(own) = own.filter(|own| !protocol.go_to_work(own)) else { break };
             // The thread's task is held: its holder may be a mutator that is to be stopped.
             protocol.stop_turn.pass(&protocol.edge);
             protocol.stay_while_held(own);

@@ -129,7 +129,7 @@ impl<E: Edge> Protocol<E> {
             while !(done || late || expired)
                 && let Some(seen) = self.each.pending()
             {
-                if own.is_recalled() {
+                if own.is_recalled(&self.edge) {
                     self.edge.serve();
                 }
                 expired = !withdrawn && pace.expired();

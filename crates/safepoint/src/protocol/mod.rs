@@ -110,6 +110,10 @@ pub(crate) trait Edge: fmt::Debug + Send + Sync + Sized + 'static {
     fn wake_one(&self, word: &AtomicU32);
     /// Waits until no nudge is on its way to the calling thread, which wants none.
     fn settle_nudges(&self);
+    /// Whether a thread's task may be held by somebody. Models say no where it is not the question.
+    fn may_recall(&self) -> bool {
+        true
+    }
     /// Runs what the holder of the calling thread's task wants of it.
     fn serve(&self);
     /// Waits while the calling thread's task is held.

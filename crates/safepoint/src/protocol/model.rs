@@ -56,6 +56,10 @@ impl Edge for Model {
         super::model_regions::settle_nudges();
     }
 
+    fn may_recall(&self) -> bool {
+        super::model_regions::may_recall()
+    }
+
     fn serve(&self) {
         super::model_regions::serve();
     }
@@ -194,7 +198,7 @@ impl World {
     pub(super) fn stop_as(&self, own: Mutator) {
         self.protocol.enter(own, Stance::Waits);
         let took = self.protocol.stop_turn.take(&Model, Some(own), 1, &mut Patient);
-        assert!(took && Protocol::<Model>::go_to_work(own), "no deadline, nothing held");
+        assert!(took && self.protocol.go_to_work(own), "no deadline, nothing held");
         self.protocol.stop(Some(own), &mut Patient).expect("has no deadline");
         self.in_stop();
         self.protocol.resume();

@@ -1,6 +1,8 @@
 //! Models of what else looks at a safe region: nudges on their way, handlers of a crate that suspends,
 //! and limits.
 
+use std::cell::Cell;
+
 use loom::thread;
 
 use super::model::*;
@@ -16,8 +18,22 @@ loom::lazy_static! {
     static ref STAYED: AtomicU32 = AtomicU32::new(0);
 }
 
+// Loom runs all threads of a model on one: what the model is about, so that the others are not larger
+// for it.
+thread_local! {
+    static NUDGES: Cell<bool> = const { Cell::new(false) };
+    static RECALLS: Cell<bool> = const { Cell::new(false) };
+}
+
+pub(super) fn may_recall() -> bool {
+    RECALLS.get()
+}
+
 /// As the `settle` of a nudge, which begins with a fence.
 pub(super) fn settle_nudges() {
+    if !NUDGES.get() {
+        return;
+    }
     fence(Ordering::SeqCst);
     while PENDING.load(Ordering::Acquire) != 0 {
         thread::yield_now();
@@ -79,6 +95,7 @@ fn blocks(world: &World, slot: Mutator) {
 /// I7: whoever enters a region with a nudge on its way waits for it first.
 #[test]
 fn no_nudge_for_a_stop_comes_to_a_region() {
+    NUDGES.set(true);
     loom::model(|| {
         let world = World::new();
         let slot = world.attach();
@@ -99,6 +116,7 @@ fn no_nudge_for_a_stop_comes_to_a_region() {
 /// I7, for one who has run its closure while its requester was about to nudge it.
 #[test]
 fn no_nudge_for_a_for_each_comes_to_a_region() {
+    NUDGES.set(true);
     loom::model(|| {
         let world = World::new();
         let (slot, own) = (world.attach(), world.attach());
@@ -119,6 +137,7 @@ fn no_nudge_for_a_for_each_comes_to_a_region() {
 /// any moment it can do no more.
 #[test]
 fn a_recall_in_a_stop_is_served() {
+    RECALLS.set(true);
     loom::model(|| {
         let world = World::new();
         let slot = world.attach();
@@ -149,6 +168,7 @@ fn a_recall_in_a_stop_is_served() {
 /// I8: a recall that comes in a region is found when it is left, or by the next look.
 #[test]
 fn a_recall_is_not_lost() {
+    RECALLS.set(true);
     loom::model(|| {
         let world = World::new();
         let slot = world.attach();
@@ -168,6 +188,7 @@ fn a_recall_is_not_lost() {
 /// meanwhile.
 #[test]
 fn a_recalled_requester_does_not_go_to_work() {
+    RECALLS.set(true);
     loom::model(|| {
         let world = World::new();
         let slot = world.attach();
@@ -177,7 +198,7 @@ fn a_recalled_requester_does_not_go_to_work() {
             loop {
                 let took = world.protocol.stop_turn.take(&Model, Some(slot), 2, &mut Patient);
                 assert!(took, "no deadline");
-                if Protocol::<Model>::go_to_work(slot) {
+                if world.protocol.go_to_work(slot) {
                     break;
                 }
                 world.protocol.stop_turn.pass(&Model);

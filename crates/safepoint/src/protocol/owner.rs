@@ -221,7 +221,7 @@ impl<E: Edge> Protocol<E> {
                 return false;
             }
             // I8: after the load. A recall that comes later changes the word.
-            if slot.is_recalled() {
+            if slot.is_recalled(&self.edge) {
                 self.edge.serve();
             }
             self.edge.wait(&self.stop_word, word, left);
@@ -241,7 +241,7 @@ impl<E: Edge> Protocol<E> {
     /// Safe, and stays so while the thread's task is held, if it was when the slot stood still.
     pub(crate) fn stay_while_held(&self, slot: &Slot<E::Identity>) {
         // I8: cleared first. A recall that comes after this is found by the next look.
-        if slot.is_recalled() {
+        if slot.is_recalled(&self.edge) {
             slot.asked.poll.fetch_and(!REST, Ordering::Relaxed);
             self.edge.stay_while_held();
         }
@@ -260,11 +260,11 @@ impl<E: Edge> Protocol<E> {
 
     /// A requester that waits for its turn goes on to its work in the same safe region. False when its
     /// task was held meanwhile: it still waits, and has to [stay](Protocol::stay_while_held).
-    pub(crate) fn go_to_work(slot: &Slot<E::Identity>) -> bool {
+    pub(crate) fn go_to_work(&self, slot: &Slot<E::Identity>) -> bool {
         slot.set_safe(Stance::Works);
         // I8. The handler runs on this thread: only the compiler could swap the two.
         core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
-        let works = !slot.is_recalled();
+        let works = !slot.is_recalled(&self.edge);
         if !works {
             slot.set_safe(Stance::Waits);
         }
@@ -311,7 +311,7 @@ impl<E: Edge> Protocol<E> {
 
     /// Sleeps until the claim on the slot's debt is resolved; may return early.
     fn await_claim(&self, slot: &Slot<E::Identity>, owed: u32) {
-        if slot.is_recalled() {
+        if slot.is_recalled(&self.edge) {
             self.edge.serve();
         }
         let (word, awaited) = (&slot.asked.each_owed, owed | AWAITED);

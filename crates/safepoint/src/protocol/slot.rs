@@ -4,6 +4,7 @@ use core::fmt;
 use core::ops::Deref;
 use core::sync::atomic::AtomicU32 as PlainU32;
 
+use super::Edge;
 use super::round::By;
 use crate::sync::{AtomicU32, Ordering};
 
@@ -181,8 +182,8 @@ impl<I> Slot<I> {
     }
 
     /// Whether the owner's task was held while the slot stood still. Relaxed: set on this thread.
-    pub(crate) fn is_recalled(&self) -> bool {
-        self.asked.poll.load(Ordering::Relaxed) & REST != 0
+    pub(crate) fn is_recalled(&self, edge: &impl Edge) -> bool {
+        edge.may_recall() && self.asked.poll.load(Ordering::Relaxed) & REST != 0
     }
 
     /// Takes a dead slot. Acquire: the last owner's writes come before the new owner's.

@@ -51,7 +51,7 @@ impl Turn {
                 if pace.expired() {
                     return false;
                 }
-                if own.is_some_and(Slot::is_recalled) {
+                if own.is_some_and(|own| own.is_recalled(edge)) {
                     edge.serve();
                 }
                 edge.wait(&self.word, WANTED, pace.left());

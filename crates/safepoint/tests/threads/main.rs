@@ -1,7 +1,10 @@
 //! The crate on real threads. What may hang runs in a child process with a watchdog.
 
+mod bounds;
 mod common;
 mod for_each;
+mod fork;
 mod nudge;
 mod stop;
+mod straggler;
 mod stress;

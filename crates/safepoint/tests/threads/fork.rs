@@ -1,0 +1,291 @@
+//! A child of a fork goes on with the worlds of its parent: they run, and have nobody but the thread
+//! that forked.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::common::{Flag, eventually, mutator, poll_until};
+use safepoint::{Mutator, StopOptions, World};
+use testkit::{budget, forked, in_child};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// What a child does with its parent's world. A hang is ended by the watchdog of the test.
+fn use_world(mutator: &mut Mutator) {
+    mutator.poll();
+    mutator.blocking(|| ());
+    let world = mutator.world();
+    let stopped = mutator.stop_the_world("in the child").expect("nobody else");
+    assert_eq!((stopped.stats().mutators, stopped.mutators().count()), (0, 0));
+    stopped.resume();
+    let visited = mutator.for_each_processor(|p| assert!(p.is_current()));
+    assert_eq!(visited.expect("nobody else"), 1);
+    // Other threads of the child's own take part.
+    let (go, done) = (Flag::default(), Flag::default());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut other = world.attach().expect("a thread of the child's");
+            go.raise();
+            poll_until(&mut other, &done);
+        });
+        go.wait();
+        let stopped = mutator.stop_the_world("both").expect("both come");
+        assert_eq!(stopped.stats().mutators, 1);
+        stopped.resume();
+        assert_eq!(mutator.for_each_processor(|_| ()).expect("both come"), 2);
+        done.raise();
+    });
+}
+
+#[test]
+fn a_child_forked_in_a_region_of_a_stopped_world_leaves_it() {
+    in_child("fork::a_child_forked_in_a_region_of_a_stopped_world_leaves_it", SOON, || {
+        let world = World::new();
+        let (safe, stopped, forked_off) = (Flag::default(), Flag::default(), Flag::default());
+        let done = Flag::default();
+        thread::scope(|scope| {
+            mutator(scope, &world, "other", |m| poll_until(m, &done));
+            let mut own = world.attach().unwrap();
+            scope.spawn(|| {
+                safe.wait();
+                let guard = world.stop_from_outside("parent's").unwrap();
+                stopped.raise();
+                forked_off.wait();
+                guard.resume();
+            });
+            let child = own.blocking(|| {
+                safe.raise();
+                stopped.wait();
+                let child = fork();
+                if child != 0 {
+                    forked_off.raise();
+                }
+                child
+            });
+            end_of(child, || use_world(&mut own));
+            // The parent's world is as it was.
+            own.poll();
+            let again = own.stop_the_world("again").unwrap();
+            assert_eq!(again.stats().mutators, 1);
+            again.resume();
+            done.raise();
+        });
+    });
+}
+
+#[test]
+fn a_child_forked_with_a_stop_asked_for_polls_and_goes_on() {
+    in_child("fork::a_child_forked_with_a_stop_asked_for_polls_and_goes_on", SOON, || {
+        let world = World::new();
+        let mut own = world.attach().unwrap();
+        let asking = Flag::default();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                asking.raise();
+                world.stop_from_outside("parent's").unwrap().resume();
+            });
+            asking.wait();
+            // Until the stop waits for this thread is the scheduler's business.
+            thread::sleep(Duration::from_millis(20));
+            let status = forked(|| {
+                own.poll();
+                assert!(world.attach().is_err(), "attached already");
+            });
+            assert_eq!(status, 0, "in the child of fork");
+            own.poll();
+        });
+        let child = fork();
+        end_of(child, || use_world(&mut own));
+    });
+}
+
+/// Whoever has the world stopped when it forks has the child's stopped, too.
+#[test]
+fn a_child_of_who_has_the_world_stopped_resumes_it() {
+    in_child("fork::a_child_of_who_has_the_world_stopped_resumes_it", SOON, || {
+        let world = World::new();
+        let done = Flag::default();
+        thread::scope(|scope| {
+            mutator(scope, &world, "other", |m| poll_until(m, &done));
+            let mut own = world.attach().unwrap();
+            let stopped = own.stop_the_world("before the fork").unwrap();
+            let child = fork();
+            if child == 0 {
+                assert_eq!(stopped.mutators().count(), 0, "the other is gone");
+                let limit = Duration::from_millis(1);
+                let refused = thread::scope(|scope| {
+                    scope.spawn(|| world.attach_within(limit).map(drop)).join().unwrap()
+                });
+                refused.expect_err("the world is stopped");
+            }
+            stopped.resume();
+            end_of(child, || use_world(&mut own));
+            own.poll();
+            done.raise();
+        });
+    });
+}
+
+/// A requester, or a visited mutator, that forks inside a closure comes out of it in the child.
+#[test]
+fn a_child_forked_in_a_closure_comes_out_of_it() {
+    in_child("fork::a_child_forked_in_a_closure_comes_out_of_it", SOON, || {
+        let world = World::new();
+        for by_the_requester in [true, false] {
+            let done = Flag::default();
+            let child = AtomicI32::new(-1);
+            let forks = |is_mine: bool| {
+                if is_mine {
+                    child.store(fork(), Ordering::SeqCst);
+                }
+            };
+            let child_of = || child.load(Ordering::SeqCst);
+            thread::scope(|scope| {
+                mutator(scope, &world, "visited", |m| {
+                    while !done.is_up() {
+                        m.poll();
+                        if !by_the_requester && child_of() == 0 {
+                            use_world(m);
+                            exit();
+                        }
+                        thread::yield_now();
+                    }
+                });
+                let mut own = world.attach().unwrap();
+                let requester = sigctx::sys::gettid();
+                let visited = own.for_each_processor(|_| {
+                    // In the child of the requester the id is another, and it is not asked again.
+                    forks(by_the_requester == (sigctx::sys::gettid() == requester));
+                });
+                if by_the_requester && child_of() == 0 {
+                    // The other was visited or not.
+                    visited.expect("no deadline");
+                    use_world(&mut own);
+                    exit();
+                }
+                assert_eq!(visited.unwrap(), 2);
+                wait_for(child_of());
+                done.raise();
+            });
+        }
+    });
+}
+
+/// The requester that runs a closure for a mutator in its region is not in the child.
+#[test]
+fn a_child_forked_while_it_is_visited_leaves_its_region() {
+    in_child("fork::a_child_forked_while_it_is_visited_leaves_its_region", SOON, || {
+        let world = World::new();
+        let (safe, inside, forked_off) = (Flag::default(), Flag::default(), Flag::default());
+        thread::scope(|scope| {
+            let mut own = world.attach().unwrap();
+            let me = sigctx::sys::gettid();
+            let (world, safe, inside, forked_off) = (&world, &safe, &inside, &forked_off);
+            scope.spawn(move || {
+                safe.wait();
+                let mut requester = world.attach().unwrap();
+                let visited = requester.for_each_processor(|p| {
+                    if p.thread().tid() == Some(me) {
+                        inside.raise();
+                        forked_off.wait();
+                    }
+                });
+                assert_eq!(visited.unwrap(), 2);
+            });
+            let child = own.blocking(|| {
+                safe.raise();
+                inside.wait();
+                let child = fork();
+                if child != 0 {
+                    forked_off.raise();
+                }
+                child
+            });
+            end_of(child, || {
+                use_world(&mut own);
+                // It is no longer visited: dropping it does not abort.
+                drop(own);
+            });
+        });
+    });
+}
+
+/// Whatever the others are in the middle of.
+#[test]
+fn stress_children_forked_beside_stops_go_on() {
+    in_child("fork::stress_children_forked_beside_stops_go_on", Duration::from_mins(2), || {
+        let world = World::new();
+        let done = Flag::default();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.is_up() {
+                    let stopped = world.stop_from_outside("parent's").unwrap();
+                    thread::sleep(Duration::from_micros(300));
+                    stopped.resume();
+                    thread::sleep(Duration::from_micros(300));
+                }
+            });
+            scope.spawn(|| {
+                while !done.is_up() {
+                    let mut requester = world.attach().unwrap();
+                    for _ in 0..10 {
+                        requester.for_each_processor(|_| ()).unwrap();
+                        requester.poll();
+                    }
+                }
+            });
+            let mut own = world.attach().unwrap();
+            for round in 0..budget(400) {
+                let child = if round % 2 == 0 {
+                    own.blocking(fork)
+                } else {
+                    own.poll();
+                    fork()
+                };
+                if child == 0 {
+                    own.poll();
+                    let options = StopOptions::new("in the child").deadline(SOON);
+                    assert_eq!(own.stop_with(options).unwrap().stats().mutators, 0);
+                    assert_eq!(own.for_each_processor(|_| ()).unwrap(), 1);
+                    exit();
+                }
+                own.blocking(|| wait_for(child));
+            }
+            done.raise();
+        });
+    });
+}
+
+fn fork() -> i32 {
+    // SAFETY: the children of these tests use what works in one: the crate, and threads.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "fork: {}", std::io::Error::last_os_error());
+    child
+}
+
+fn exit() -> ! {
+    // SAFETY: ends the process; nothing of the test framework's is run.
+    unsafe { libc::_exit(0) }
+}
+
+/// In the child: does `work`, and ends. In the parent: waits for that.
+fn end_of(child: i32, work: impl FnOnce()) {
+    if child == 0 {
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+            // SAFETY: as in `exit`.
+            unsafe { libc::_exit(1) }
+        }
+        exit();
+    }
+    wait_for(child);
+}
+
+fn wait_for(child: i32) {
+    let status = AtomicI32::new(-1);
+    eventually(|| {
+        // SAFETY: waits for a child of this process's, into a number.
+        unsafe { libc::waitpid(child, status.as_ptr(), libc::WNOHANG) != 0 }
+    });
+    assert_eq!(status.into_inner(), 0, "in the child of fork");
+}

@@ -1,0 +1,198 @@
+//! Who is late is named, and so is what kept it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::{Flag, mutator};
+use safepoint::{EachError, MutatorState, StopError, StopOptions, Straggler, Why, World};
+use sigctx::sys;
+use testkit::{budget, in_child, patience};
+use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Answers each nudge with the same.
+struct Says(Result<(), NudgeError>, AtomicU32);
+
+impl Nudge for Says {
+    fn nudge(
+        &self,
+        _thread: ThreadRef,
+        _call: NudgeCall,
+        _wanted: &dyn Fn() -> bool,
+    ) -> Result<(), NudgeError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0
+    }
+
+    fn settle(&self, _timeout: Duration) -> bool {
+        true
+    }
+}
+
+/// The one straggler of a stop of `world`, in which a mutator "deaf" never polls.
+fn straggler(world: &World, deadline: Duration) -> Straggler {
+    let done = Flag::default();
+    thread::scope(|scope| {
+        let deaf = mutator(scope, world, "deaf", |_| {
+            done.wait();
+            sys::gettid()
+        });
+        let options = StopOptions::new("test").deadline(patience(deadline));
+        let error = world.stop_from_outside_with(options).map(drop).unwrap_err();
+        done.raise();
+        let StopError::Deadline { stragglers, .. } = error else { panic!("{error}") };
+        let [straggler] = &stragglers[..] else { panic!("{stragglers:?}") };
+        assert_eq!(straggler.name.as_str(), "deaf");
+        assert_eq!(straggler.tid, deaf.join().unwrap());
+        straggler.clone()
+    })
+}
+
+#[test]
+fn a_straggler_says_what_came_of_its_nudges() {
+    in_child("straggler::a_straggler_says_what_came_of_its_nudges", SOON, || {
+        let world = World::new();
+        let while_ = Duration::from_millis(50);
+        assert_eq!(straggler(&world, while_).why, Why::NoNudge);
+        for says in [Ok(()), Err(NudgeError::NotInstalled), Err(NudgeError::QueueFull)] {
+            let nudge = Arc::new(Says(says, AtomicU32::new(0)));
+            // SAFETY: it makes no calls.
+            unsafe { world.set_nudge(nudge.clone()) };
+            let straggler = straggler(&world, while_);
+            let times = nudge.1.load(Ordering::Relaxed);
+            assert!(times > 0);
+            match says {
+                Ok(()) => assert_eq!(straggler.why, Why::Nudged { times }),
+                Err(error) => assert_eq!(straggler.why, Why::NudgeFailed(error), "{straggler}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn a_leaked_mutator_is_named_though_its_thread_is_gone() {
+    in_child("straggler::a_leaked_mutator_is_named_though_its_thread_is_gone", SOON, || {
+        let world = World::new();
+        let leaker = || {
+            let _leaked = std::mem::ManuallyDrop::new(world.attach().unwrap());
+            sys::gettid()
+        };
+        let tid = thread::scope(|scope| {
+            let leaker = thread::Builder::new().name("leaker".into()).spawn_scoped(scope, leaker);
+            leaker.unwrap().join().unwrap()
+        });
+        // std's join does not wait for the kernel's thread to be gone.
+        testkit::until("the thread is gone", || sys::tgkill(sys::getpid(), tid, 0).is_err());
+        let options = StopOptions::new("test").deadline(Duration::from_millis(5));
+        let error = world.stop_from_outside_with(options).map(drop).unwrap_err();
+        let StopError::Deadline { stragglers, .. } = error else { panic!("{error}") };
+        let [straggler] = &stragglers[..] else { panic!("{stragglers:?}") };
+        assert_eq!((straggler.tid, straggler.name.as_str()), (tid, "leaker"));
+        assert_eq!(straggler.why, Why::Ended);
+    });
+}
+
+/// Its owner would wait for itself, or until its deadline: told at once.
+#[test]
+fn who_holds_a_mutators_task_is_refused() {
+    in_child("straggler::who_holds_a_mutators_task_is_refused", SOON, || {
+        let world = World::new();
+        let done = Flag::default();
+        thread::scope(|scope| {
+            let (tell, told) = std::sync::mpsc::channel();
+            let done = &done;
+            mutator(scope, &world, "held", move |_| {
+                tell.send(threadreg::current().unwrap()).unwrap();
+                done.wait();
+            });
+            let held = told.recv().unwrap();
+            held.set_suspended_by(Some(sys::gettid()));
+            let refused = world.stop_from_outside("test").map(drop);
+            let Err(StopError::HoldsMutators { stragglers, .. }) = refused else {
+                panic!("{refused:?}")
+            };
+            assert_eq!(stragglers[0].why, Why::Suspended { by: sys::gettid() });
+            let mut own = world.attach().unwrap();
+            let refused = own.for_each_processor(|_| ());
+            assert!(matches!(refused, Err(EachError::HoldsMutators { visited: 1, .. })));
+            drop(own);
+            // A nudge reaches it, unless it says that it has no means to.
+            // SAFETY: it makes no calls.
+            unsafe { world.set_nudge(Arc::new(Says(Ok(()), AtomicU32::new(0)))) };
+            let options = StopOptions::new("test").deadline(Duration::from_millis(20));
+            let late = world.stop_from_outside_with(options).map(drop);
+            assert!(matches!(late, Err(StopError::Deadline { .. })), "{late:?}");
+            let deaf = Says(Err(NudgeError::NotInstalled), AtomicU32::new(0));
+            // SAFETY: as above.
+            unsafe { world.set_nudge(Arc::new(deaf)) };
+            let refused = world.stop_from_outside("test").map(drop);
+            assert!(matches!(refused, Err(StopError::HoldsMutators { .. })), "{refused:?}");
+            // Another holder may let go.
+            held.set_suspended_by(Some(1));
+            let late = world.stop_from_outside_with(options).map(drop);
+            let Err(StopError::Deadline { stragglers, .. }) = late else { panic!("{late:?}") };
+            assert_eq!(stragglers[0].why, Why::Suspended { by: 1 });
+            done.raise();
+        });
+    });
+}
+
+/// Slots change hands while stops give up: whoever waits for the end of a stop was not late for it.
+#[test]
+fn stress_stragglers_are_those_who_were_asked() {
+    let name = "straggler::stress_stragglers_are_those_who_were_asked";
+    in_child(name, Duration::from_mins(2), || {
+        let world = World::new();
+        let done = Flag::default();
+        // When each thread came to attach.
+        let born: Mutex<HashMap<i32, Instant>> = Mutex::default();
+        let (mut late, deadline) = (0, Duration::from_millis(1));
+        thread::scope(|scope| {
+            for worker in 0..2_u64 {
+                let (world, done, born) = (&world, &done, &born);
+                scope.spawn(move || {
+                    let mut rng = testkit::Rng::new(worker);
+                    while !done.is_up() {
+                        let spin = Duration::from_micros(1500 + rng.below(1000));
+                        let one = || {
+                            born.lock().unwrap().insert(sys::gettid(), Instant::now());
+                            let mutator = world.attach().unwrap();
+                            let begin = Instant::now();
+                            while begin.elapsed() < spin {
+                                std::hint::spin_loop();
+                            }
+                            drop(mutator);
+                        };
+                        thread::scope(|inner| inner.spawn(one).join().unwrap());
+                    }
+                });
+            }
+            for _ in 0..budget(3000) {
+                let begin = Instant::now();
+                let options = StopOptions::new("test").deadline(deadline);
+                match world.stop_from_outside_with(options).map(drop) {
+                    Err(StopError::Deadline { stragglers, .. }) => {
+                        for straggler in stragglers {
+                            late += 1;
+                            assert_eq!(straggler.state, MutatorState::Running, "{straggler}");
+                            let born = born.lock().unwrap().get(&straggler.tid).copied();
+                            let born = born.unwrap_or_else(|| panic!("nobody: {straggler}"));
+                            // Who came this late waited for the end of the stop.
+                            let during = begin + deadline / 2;
+                            assert!(born <= during, "attached in the stop: {straggler}");
+                        }
+                    }
+                    other => other.unwrap(),
+                }
+                thread::sleep(Duration::from_micros(300));
+            }
+            done.raise();
+        });
+        println!("{late} stragglers");
+        assert!(late > 0, "nobody was late");
+    });
+}
