@@ -14,15 +14,18 @@
 //!                                +---------------------------------------------+
 //! ```
 //!
-//! The kernel writes 0 to `uc_link` for every signal, and does not read it on return. The way is a
-//! depth-first search: each copy hands the signal to the most recent handler it knows that has not
-//! had it, until one is the end of the chain.
+//! The kernel writes 0 to `uc_link` for every signal, and does not read it on return.
+//!
+//! Each copy knows what it was put in the place of, and when. The signal goes to the latest of these,
+//! of all copies that have been reached, until one is the end of the chain: the order in which the
+//! kernel would have had them. The first copy directs this: it calls another copy once, which offers
+//! the signal to its own handlers and says how late its latest find is; and once more for each find
+//! that is to be handed on to. So the stack has two copies at most, however many there are.
 //!
 //! - **I1** A handler's address is in the passage before the handler is called, and stays there: no
-//!   handler is called twice.
-//! - **I2** `ended` is set by the copy that hands the signal on, and cleared by a copy that gets it,
-//!   which then answers for the rest: when a call comes back and `ended` is clear, the way was a dead
-//!   end, and the next handler is tried.
+//!   handler has the signal twice.
+//! - **I2** `ended` is set by the copy that hands the signal on, and cleared by a copy that gets it:
+//!   when a call comes back and `ended` is clear, the next is tried.
 //! - **I3** `uc_link` has its old value again before the passage's stack frame ends. A handler that
 //!   jumps out takes the kernel's frame with it.
 //! - **I4** A passage is read by copies of other versions: its layout and that of
@@ -41,7 +44,7 @@ const MAGIC: usize = 0x7369_6763_7478_0001u64 as usize;
 
 /// Handlers that one signal is given to at most, all copies together. What comes after them is not
 /// called: a loop would be worse.
-const PLACES: usize = 14;
+const PLACES: usize = 12;
 
 /// Handlers that have had the signal.
 #[derive(Clone, Copy, Debug)]
@@ -52,17 +55,35 @@ pub(crate) struct Seen {
     /// A bit for each place: it is a copy of this crate, which has been entered.
     entered: usize,
     handlers: [usize; PLACES],
+    /// When the copy in that place made the latest of the finds that are left to it; 0 for none.
+    due: [u64; PLACES],
 }
 
 impl Seen {
     #[inline(always)]
     const fn new() -> Self {
-        Self { ended: 0, length: 0, entered: 0, handlers: [0; PLACES] }
+        Self { ended: 0, length: 0, entered: 0, handlers: [0; PLACES], due: [0; PLACES] }
     }
+
+    // Plain loops here and below: what runs on an alternate stack of 8 KiB must be small without
+    // optimisation, too.
 
     #[inline(always)]
     fn place(&self, handler: usize) -> Option<usize> {
-        self.handlers.iter().take(self.length).position(|&seen| seen == handler)
+        let mut place = 0;
+        while place < self.length {
+            if self.handlers[place] == handler {
+                return Some(place);
+            }
+            place += 1;
+        }
+        None
+    }
+
+    /// Whether a handler has had the signal.
+    #[inline(always)]
+    pub(crate) fn has(&self, handler: usize) -> bool {
+        self.place(handler).is_some()
     }
 
     /// Adds a handler, if there is room.
@@ -74,28 +95,40 @@ impl Seen {
         Some(place)
     }
 
-    /// A copy, `me`, has got the signal and answers for the rest of the way. False when it has had it
-    /// before.
+    /// A copy, `me`, has got the signal. Returns its place, and whether it has it for the first time;
+    /// `None` when there is no room.
     #[inline(always)]
-    pub(crate) fn enter(&mut self, me: usize) -> bool {
+    pub(crate) fn enter(&mut self, me: usize) -> Option<(usize, bool)> {
         let Some(place) = self.place(me).or_else(|| self.add(me)) else {
             self.ended = 1;
-            return false;
+            return None;
         };
         self.ended = 0; // I2
-        let first = self.entered & (1 << place) == 0;
+        let first = self.entered & 1 << place == 0;
         self.entered |= 1 << place;
-        first
+        Some((place, first))
     }
 
-    /// Whether the signal is to be handed to `handler`: it has not had it, and there is room.
+    /// The signal is to be handed to a handler that has not had it. False when there is no room.
     #[inline(always)]
-    pub(crate) fn hand_to(&mut self, handler: usize) -> bool {
-        if self.place(handler).is_some() {
-            return false;
-        }
+    fn hand_to(&mut self, handler: usize) -> bool {
         self.ended = 1; // I2; also when there is no room
         self.add(handler).is_some() // I1
+    }
+
+    /// The address of the copy other than `me` with the latest find that is left, if that was made later
+    /// than `than`.
+    #[inline(always)]
+    fn latest(&self, me: usize, than: u64) -> Option<usize> {
+        let (mut latest, mut copy, mut place) = (than, None, 0);
+        while place < self.length {
+            if place != me && self.due[place] > latest {
+                latest = self.due[place];
+                copy = Some(self.handlers[place]);
+            }
+            place += 1;
+        }
+        copy
     }
 
     /// The signal has come to its end.
@@ -107,6 +140,81 @@ impl Seen {
     #[inline(always)]
     pub(crate) fn has_ended(&self) -> bool {
         self.ended != 0
+    }
+}
+
+/// All that a copy was put in the place of.
+pub(crate) trait Finds {
+    /// One of these.
+    type Find: Copy;
+
+    /// The latest find whose handler has not had the signal, if there is one: when it was made, by a
+    /// clock that all copies have, never 0; and the address of the handler, `None` for what ends the way
+    /// whichever copy comes to it.
+    fn latest(&self, seen: &Seen) -> Option<(Self::Find, u64, Option<usize>)>;
+
+    /// Hands the signal to one of these.
+    fn call(&mut self, find: Self::Find);
+
+    /// Hands the signal to another copy, which has had it, again.
+    fn call_again(&mut self, copy: usize);
+}
+
+/// What a copy does with the signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// It is the first, and directs the others.
+    First,
+    /// Another one has called it for the first time.
+    Reached,
+    /// Another one has called it again.
+    Again,
+}
+
+/// Does a copy's part of handing a signal on, which is in the place `me`.
+///
+/// # Safety
+///
+/// `passage` is alive, and the caller keeps no reference to it.
+pub(crate) unsafe fn hand_on<F: Finds>(
+    passage: *mut Passage,
+    (me, part): (usize, Part),
+    finds: &mut F,
+) {
+    loop {
+        // SAFETY: the caller's obligation; no reference lives while a handler runs. Here and below.
+        let seen = unsafe { &mut (*passage).seen };
+        let own = finds.latest(seen);
+        let due = if let Some((_, due, _)) = own { due } else { 0 };
+        if part != Part::First {
+            seen.due[me] = due;
+        }
+        if part == Part::Reached {
+            return;
+        }
+        let other = if part == Part::First { seen.latest(me, due) } else { None };
+        if let Some(copy) = other {
+            seen.end(); // I2
+            finds.call_again(copy);
+        } else if let Some((find, _, handler)) = own {
+            match handler {
+                Some(handler) if !seen.hand_to(handler) => return,
+                Some(_) => {}
+                None => seen.end(),
+            }
+            finds.call(find);
+        } else {
+            return;
+        }
+        // SAFETY: see above.
+        let seen = unsafe { &mut (*passage).seen };
+        if part == Part::Again {
+            seen.due[me] = if let Some((_, due, _)) = finds.latest(seen) { due } else { 0 };
+            return;
+        }
+        if seen.has_ended() {
+            return;
+        }
     }
 }
 
@@ -145,10 +253,9 @@ pub(crate) struct Passage {
 }
 
 impl Passage {
-    #[inline(always)]
-    pub(crate) const fn new(entry_sp: usize) -> Self {
+    pub(crate) const fn new() -> Self {
         let (deferred, seen) = (Deferred::NONE, Seen::new());
-        Self { magic: MAGIC, entry_sp, call: 0, deferred, seen }
+        Self { magic: MAGIC, entry_sp: 0, call: 0, deferred, seen }
     }
 
     /// The passage that an earlier copy left for the others.
@@ -188,147 +295,172 @@ impl Passage {
     }
 }
 
-/// Hands a signal to the handlers that were there before, for a handler that was installed without
-/// [`handler::install`](crate::handler::install), by [`rt_sigaction`](crate::sys::rt_sigaction).
-///
-/// `me` is the handler's own address; `previous` gives the handlers that it has found at its
-/// installs, most recent first, as often as it likes; and `call` calls one. Handlers that had this
-/// signal already are passed over, whatever copy of these crates gave it to them, until one has it
-/// that is the end of the chain. So a handler may be installed over others, and they over it, any
-/// number of times.
-///
-/// One that covers this handler, calls it, and is of no copy of these crates, may be among `previous`
-/// and get the signal a second time; it does not go round again.
-///
-/// Returns whether the signal came to an end: false when every handler has had it.
-///
-/// # Signal safety
-///
-/// Handler only. No thread-local storage, and nothing but `call` is called.
-///
-/// # Safety
-///
-/// 1. `context` is the third argument of the handler, as it got it.
-/// 2. `me` is the address that the kernel has, or another copy would call, for this handler.
-#[inline(always)]
-pub unsafe fn hand_on(
-    me: usize,
-    context: *mut c_void,
-    previous: impl Iterator<Item = usize>,
-    mut call: impl FnMut(usize),
-) -> bool {
-    let uc = context.cast::<Ucontext>();
-    let mut own = Passage::new(0);
-    // SAFETY: obligation 1.
-    let found = unsafe { Passage::find(uc) };
-    let passage = if found.is_null() { &raw mut own } else { found };
-    // SAFETY: obligation 1; put back below.
-    let before = unsafe { Passage::leave(uc, passage as usize) };
-    // SAFETY: it is this function's own, or on the stack of a caller; here and below no reference
-    // lives while `call` runs.
-    let seen = || unsafe { &mut (*passage).seen };
-    seen().enter(me);
-    for handler in previous {
-        if seen().hand_to(handler) {
-            call(handler);
-        }
-        if seen().has_ended() {
-            break;
-        }
-    }
-    let ended = seen().has_ended();
-    // SAFETY: obligation 1.
-    unsafe { Passage::leave(uc, before) };
-    ended
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::vec::Vec;
 
-    /// A program's handlers: each has those that it found, most recent first. Those without any are
-    /// not copies of this crate, and call nobody.
-    fn way(graph: &[(usize, &[usize])], from: usize) -> Vec<usize> {
-        fn go(graph: &[(usize, &[usize])], at: usize, uc: *mut c_void, way: &mut Vec<usize>) {
-            way.push(at);
-            let Some((_, previous)) = graph.iter().find(|(handler, _)| *handler == at) else {
+    /// When, and what.
+    type Made = (u64, usize);
+
+    /// One copy's finds, while it has the signal.
+    struct Copy<'p> {
+        finds: Vec<Made>,
+        program: &'p mut Program,
+        uc: *mut Ucontext,
+    }
+
+    impl Finds for Copy<'_> {
+        type Find = usize;
+
+        fn latest(&self, seen: &Seen) -> Option<(usize, u64, Option<usize>)> {
+            let left = self.finds.iter().filter(|(_, handler)| !seen.has(*handler));
+            left.max().map(|&(time, handler)| (handler, time, Some(handler)))
+        }
+
+        fn call(&mut self, handler: usize) {
+            self.program.call(handler, self.uc);
+        }
+
+        fn call_again(&mut self, copy: usize) {
+            self.program.call(copy, self.uc);
+        }
+    }
+
+    /// Copies of this crate, each with the finds that it made; whatever else there is are handlers that
+    /// chain to `next`, if they have one.
+    struct Program {
+        copies: Vec<(usize, Vec<Made>)>,
+        next: Vec<(usize, usize)>,
+        way: Vec<usize>,
+        depth: usize,
+    }
+
+    impl Program {
+        fn new(copies: &[(usize, &[Made])]) -> Self {
+            let copies = copies.iter().map(|(at, finds)| (*at, finds.to_vec())).collect();
+            Self { copies, next: Vec::new(), way: Vec::new(), depth: 0 }
+        }
+
+        /// Does what a copy's `dispatch` does, or another handler.
+        fn call(&mut self, at: usize, uc: *mut Ucontext) {
+            self.depth += 1;
+            assert!(self.depth < 8, "calls pile up: {:x?}", self.way);
+            let copy = self.copies.iter().find(|(copy, _)| *copy == at).cloned();
+            let Some((_, finds)) = copy else {
+                self.way.push(at);
+                if let Some(&(_, next)) = self.next.iter().find(|(other, _)| *other == at) {
+                    self.call(next, uc);
+                }
+                self.depth -= 1;
                 return;
             };
-            let previous = previous.iter().copied();
-            // SAFETY: the context is the test's own.
-            unsafe { hand_on(at, uc, previous, |next| go(graph, next, uc, way)) };
+            let mut own = Passage::new();
+            // SAFETY: the test's own.
+            let found = unsafe { Passage::find(uc) };
+            let passage = if found.is_null() { &raw mut own } else { found };
+            // SAFETY: alive, and not borrowed elsewhere.
+            let entered = unsafe { (*passage).seen.enter(at) };
+            if let Some((place, first)) = entered {
+                if first {
+                    self.way.push(at);
+                }
+                // SAFETY: the test's own; put back below.
+                let before = unsafe { Passage::leave(uc, passage as usize) };
+                let part = match (found.is_null(), first) {
+                    (true, _) => Part::First,
+                    (_, true) => Part::Reached,
+                    _ => Part::Again,
+                };
+                let mut finds = Copy { finds, program: self, uc };
+                // SAFETY: alive, and not borrowed elsewhere.
+                unsafe { hand_on(passage, (place, part), &mut finds) };
+                // SAFETY: the test's own.
+                unsafe { Passage::leave(uc, before) };
+            }
+            self.depth -= 1;
         }
-        // SAFETY: all integers.
-        let mut uc: Ucontext = unsafe { core::mem::zeroed() };
-        let mut way = Vec::new();
-        go(graph, from, (&raw mut uc).cast(), &mut way);
-        assert_eq!(uc.link, 0, "the frame is as it was");
-        way
+
+        fn way(mut self, from: usize) -> Vec<usize> {
+            // SAFETY: all integers.
+            let mut uc: Ucontext = unsafe { core::mem::zeroed() };
+            self.call(from, &raw mut uc);
+            assert_eq!(uc.link, 0, "the frame is as it was");
+            self.way
+        }
     }
 
     const X: usize = 0x1000;
     const Y: usize = 0x2000;
     const Z: usize = 0x3000;
     const FIRST: usize = 0x9000;
+    const OTHER: usize = 0x8000;
 
+    /// Copies that are installed, and put on top again, in every order of so many steps.
     #[test]
-    fn any_order_of_copies_reaches_the_first_handler_once() {
-        // What each has found, by the order in which they were installed; the last is on top.
-        let graphs: [&[(usize, &[usize])]; 6] = [
-            &[(X, &[FIRST])],
-            &[(X, &[FIRST]), (Y, &[X])],
-            &[(X, &[Y, FIRST]), (Y, &[X])],
-            &[(X, &[Y, FIRST]), (Y, &[X]), (Z, &[X])],
-            &[(X, &[Z, Y, FIRST]), (Y, &[Z, X]), (Z, &[X, Y])],
-            &[(X, &[Y]), (Y, &[FIRST, X]), (Z, &[Y, X])],
-        ];
-        for graph in graphs {
-            for (top, _) in graph {
-                let way = way(graph, *top);
-                let firsts = way.iter().filter(|&&at| at == FIRST).count();
-                assert_eq!(
-                    (firsts, way.last()),
-                    (1, Some(&FIRST)),
-                    "{graph:x?} from {top:x}: {way:x?}"
-                );
+    fn in_any_order_each_copy_has_the_signal_once_the_latest_first_and_the_first_handler_last() {
+        const COPIES: usize = 4;
+        const STEPS: u32 = 6;
+
+        for order in 0..COPIES.pow(STEPS) {
+            let mut copies: Vec<(usize, Vec<Made>)> = Vec::new();
+            let mut stack = std::vec![FIRST];
+            for step in 0..STEPS {
+                let copy = (order / COPIES.pow(step) % COPIES + 1) * 0x1000;
+                let top = stack[0];
+                if copy == top {
+                    continue;
+                }
+                // As `handler::install` keeps what it finds: a handler once, with the last time.
+                let find = (u64::from(step) + 1, top);
+                match copies.iter_mut().find(|(at, _)| *at == copy) {
+                    Some((_, finds)) => {
+                        finds.retain(|(_, known)| *known != top);
+                        finds.push(find);
+                    }
+                    None => copies.push((copy, std::vec![find])),
+                }
+                stack.retain(|&at| at != copy);
+                stack.insert(0, copy);
+                let (next, way, depth) = (Vec::new(), Vec::new(), 0);
+                let program = Program { copies: copies.clone(), next, way, depth };
+                assert_eq!(program.way(copy), stack, "{copies:x?}");
             }
         }
     }
 
     #[test]
     fn a_handler_that_does_not_chain_is_the_end() {
-        const OTHER: usize = 0x8000;
-        assert_eq!(way(&[(X, &[OTHER, FIRST])], X), [X, OTHER]);
+        assert_eq!(Program::new(&[(X, &[(2, OTHER), (1, FIRST)])]).way(X), [X, OTHER]);
     }
 
     #[test]
-    fn a_dead_end_is_gone_back_from() {
-        // Y knows X alone, which has had it.
-        assert_eq!(way(&[(X, &[Y, FIRST]), (Y, &[X])], X), [X, Y, FIRST]);
-        // Nobody knows any other: the signal comes to no end, and nobody has it twice.
-        assert_eq!(way(&[(X, &[Y]), (Y, &[X])], X), [X, Y]);
+    fn a_handler_that_chains_back_is_no_end() {
+        let mut program = Program::new(&[(X, &[(3, OTHER), (1, FIRST)]), (Y, &[(2, X)])]);
+        program.next.push((OTHER, Y));
+        assert_eq!(program.way(X), [X, OTHER, Y, FIRST]);
+    }
+
+    #[test]
+    fn where_there_is_no_end_nobody_has_the_signal_twice() {
+        assert_eq!(Program::new(&[(X, &[(2, Y)]), (Y, &[(1, X)])]).way(X), [X, Y]);
     }
 
     #[test]
     fn more_handlers_than_there_are_places_make_no_loop() {
-        let all: Vec<usize> = (1..=2 * PLACES).map(|n| n * 0x100).collect();
-        let graph: Vec<(usize, &[usize])> = all.iter().map(|&at| (at, &all[..])).collect();
-        let way = way(&graph, all[0]);
-        assert!(way.len() <= PLACES + 1, "{way:x?}");
+        let all: Vec<Made> = (1..=2 * PLACES).map(|n| (n as u64, n * 0x100)).collect();
+        let copies: Vec<(usize, &[Made])> = all.iter().map(|&(_, at)| (at, &all[..])).collect();
+        let way = Program::new(&copies).way(Z / 0x30);
+        assert!(way.len() <= PLACES, "{way:x?}");
     }
 
     #[test]
-    fn what_somebody_else_has_in_the_frame_stays() {
+    fn what_somebody_else_has_in_the_frame_is_no_passage() {
         let other = [1usize; 64];
         // SAFETY: all integers.
         let mut uc: Ucontext = unsafe { core::mem::zeroed() };
         uc.link = other.as_ptr() as usize;
-        let mut called = 0;
-        let at = (&raw mut uc).cast();
-        // SAFETY: the context is the test's own.
-        let ended = unsafe { hand_on(X, at, [FIRST].into_iter(), |_| called += 1) };
-        assert!(ended && called == 1);
-        assert_eq!(uc.link, other.as_ptr() as usize);
+        // SAFETY: the test's own.
+        assert!(unsafe { Passage::find(&raw const uc) }.is_null());
     }
 }

@@ -25,7 +25,7 @@
 //! - **I4** `action` is a static, or was leaked by `install`.
 //!
 //! **Circles**: others may be installed over us that chain to us, and we over them. Each signal's way
-//! is kept in its [passage](crate::chain), so that each handler has it once. **Unloading**: the library
+//! is kept in its passage (`chain.rs`), so that each handler has it once. **Unloading**: the library
 //! with the entry, and that with the handler, are kept loaded ([`module`](crate::module)).
 //! **Exit**: nothing to do. **fork**: the child has the same handlers; a fork while another thread
 //! installs leaves the lock taken in the child, where it must not install. **Nesting**: while a

@@ -478,7 +478,7 @@ impl Place {
                 idle: AtomicU32::new(0),
                 errno: 0,
                 keep_errno: false,
-                passage: Passage::new(0),
+                passage: Passage::new(),
                 record: FrameRecord::of(ctx.ucontext()),
                 changes: altstack::changes(),
                 end: frame + length,
@@ -493,8 +493,7 @@ impl Place {
 
 /// Whether the handler can leave the alternate stack, on which it was entered with `entry_sp`, for the
 /// interrupted one: an action from before that has no `SA_ONSTACK` runs there.
-pub(crate) fn can_leave(ctx: &SigCtx<'_>, entry_sp: usize) -> bool {
-    let uc = ctx.ucontext();
+pub(crate) fn can_leave(uc: &Ucontext, entry_sp: usize) -> bool {
     let alt = uc.alt_stack();
     let alt = alt.sp..alt.sp.saturating_add(alt.size);
     // When another handler was interrupted, the kernel would not have left this stack, either.
@@ -544,7 +543,7 @@ pub(crate) unsafe fn prepare_previous(
     passage: &Passage,
     keep_errno: bool,
 ) -> Option<usize> {
-    if !can_leave(ctx, entry_sp) {
+    if !can_leave(ctx.ucontext(), entry_sp) {
         return None;
     }
     let place = Place::of(ctx.ucontext(), entry_sp).ok()?;

@@ -8,7 +8,6 @@
 //! | [`handler`] | install a handler, what it gets, how it chains to the previous action |
 //! | [`SigCtx`], [`Reg`], [`Registers`], [`Status`] | the interrupted context, by name |
 //! | [`inject`] | run a call in the interrupted code and resume exactly |
-//! | [`chain`] | for handlers installed by other means: hand a signal on, once to each |
 //! | [`module`] | keep the library with a handler loaded; name the code at an address |
 //! | [`altstack`] | a large alternate signal stack with a guard page |
 //! | [`snapshot`] | contexts printed the same way in every run, for snapshot tests |
@@ -32,7 +31,7 @@ cfg_if::cfg_if! {
         mod arch;
 
         pub mod altstack;
-        pub mod chain;
+        mod chain;
         mod context;
         pub mod handler;
         pub mod inject;

@@ -9,10 +9,10 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use super::previous::{HandOn, NO_CALLER, keeping};
 use super::{ErrnoPolicy, Flow, Registration, Slot, slot};
 use crate::arch::{self, Ucontext};
-use crate::chain::Passage;
+use crate::chain::{Part, Passage};
 use crate::context::SigCtx;
 use crate::inject::{self, CallStack, InjectError, InjectedFn, Injection};
-use crate::sys::{KernelAction, SaFlags, rt_sigaction};
+use crate::sys::rt_sigaction;
 
 /// A signal, in the handler that got it. Dereferences to the interrupted context.
 pub struct Delivery<'h> {
@@ -37,8 +37,12 @@ pub struct Delivery<'h> {
     prepared: *const AtomicU32,
     /// What an earlier copy has left in the frame, or null.
     passage: *mut Passage,
-    /// What this copy has left in the frame for later ones, when there was no earlier one.
-    left: Option<Passage>,
+    /// Where this copy is in the passage, and what it does.
+    place: (usize, Part),
+    /// What this copy leaves in the frame for later ones, when there is no earlier one.
+    own: Passage,
+    /// `own` has been left there.
+    left: bool,
 }
 
 impl Delivery<'_> {
@@ -127,8 +131,8 @@ impl Delivery<'_> {
         data: usize,
     ) -> Result<Injection, InjectError> {
         // SAFETY: null, or on the stack of the copy that called this one.
-        let earlier = unsafe { self.passage.as_ref() };
-        if earlier.or(self.left.as_ref()).is_some_and(|passage| passage.call != 0) {
+        let passage = unsafe { self.passage.as_ref() }.unwrap_or(&self.own);
+        if passage.call != 0 {
             // A copy of this crate has prepared a call in the same place.
             return Err(InjectError::Nested);
         }
@@ -148,45 +152,53 @@ impl Delivery<'_> {
     /// Does what the kernel would have done before the first install.
     fn previous_actions(&mut self) {
         let (info, uc) = self.ctx.as_raw();
-        let (info, uc) = (info.cast(), uc.cast::<Ucontext>());
-        let mut passage = self.passage;
+        let uc = uc.cast::<Ucontext>();
         let mut caller = NO_CALLER;
-        if passage.is_null() {
-            let own = self.left.insert(Passage::new(if self.rooted { self.entry_sp } else { 0 }));
-            own.seen.enter(arch::entry());
-            passage = own;
-            if !self.rooted {
+        if self.passage.is_null() {
+            self.left = true;
+            self.own.seen.enter(arch::entry()); // place 0
+            if self.rooted {
+                self.own.entry_sp = self.entry_sp;
+            } else {
                 // SAFETY: only reads.
-                caller =
-                    unsafe { rt_sigaction(self.signal, None) }.map_or(NO_CALLER, |top| top.handler);
+                let top = unsafe { rt_sigaction(self.signal, None) };
+                caller = top.map_or(NO_CALLER, |top| top.handler);
             }
         }
+        let passage = if self.left { &raw mut self.own } else { self.passage };
+        let first = self.has_prepared();
         // SAFETY: in `self`, or on the stack of the copy that called this one; here and below no
         // reference lives while a handler runs.
-        let call = || unsafe { &mut (*passage).call };
-        let first = *call() == 0 && self.has_prepared();
+        let call = unsafe { &mut (*passage).call };
+        let first = first && *call == 0;
         if first {
-            *call() = PREPARED;
+            *call = PREPARED;
         }
         // SAFETY: the frame's, put back below.
         let before = unsafe { Passage::leave(uc, passage as usize) };
-        let hand_on = HandOn { signal: self.signal, info, uc, passage, errno: self.errno, caller };
-        let (ctx, entry_sp, rooted) = (&self.ctx, self.entry_sp, self.rooted);
-        let defer = |action: &KernelAction| {
-            let here = action.flags.contains(SaFlags::ONSTACK);
-            !here && rooted && inject::can_leave(ctx, entry_sp)
+        let hand_on = HandOn {
+            signal: self.signal,
+            slot: self.slot,
+            info: info.cast(),
+            uc,
+            passage,
+            errno: self.errno,
+            caller,
+            entry_sp: if self.rooted { self.entry_sp } else { 0 },
         };
         // SAFETY: the kernel's own arguments.
-        unsafe { hand_on.run(self.slot.each(), defer) };
+        unsafe { hand_on.run(self.place) };
         // SAFETY: the frame's.
         unsafe { Passage::leave(uc, before) };
-        if first && *call() == PREPARED {
-            *call() = 0;
+        // SAFETY: as above.
+        let call = unsafe { &mut (*passage).call };
+        if first && *call == PREPARED {
+            *call = 0;
         }
     }
 
     /// Returns the record of the call that the entry makes, or 0.
-    fn finish(mut self) -> usize {
+    fn finish(&mut self) -> usize {
         let own = self.injection.take().map_or(0, Injection::into_raw);
         // SAFETY: null, or on the stack of the copy that called this one.
         if let Some(passage) = unsafe { self.passage.as_mut() } {
@@ -195,7 +207,7 @@ impl Delivery<'_> {
             }
             return 0;
         }
-        let Some(left) = &self.left else { return own };
+        let left = &self.own;
         let call = if own == 0 { left.call } else { own };
         if left.deferred.function.is_none() {
             return call;
@@ -219,8 +231,7 @@ impl Delivery<'_> {
     fn carry_out_here(&mut self) {
         let (info, uc) = self.ctx.as_raw();
         let uc = uc.cast::<Ucontext>();
-        let Some(left) = &mut self.left else { return };
-        let (later, passage) = (left.deferred, &raw mut *left);
+        let (later, passage) = (self.own.deferred, &raw mut self.own);
         let Some(function) = later.function else { return };
         // SAFETY: the frame's, put back below.
         let before = unsafe { Passage::leave(uc, passage as usize) };
@@ -263,11 +274,15 @@ pub(crate) extern "C" fn dispatch(
         injection: None,
         prepared: ptr::null(),
         passage,
-        left: None,
+        place: (0, Part::First),
+        own: Passage::new(),
+        left: false,
     };
     // SAFETY: null, or on the stack of the copy that called this one.
     if let Some(passage) = unsafe { passage.as_mut() } {
-        if !passage.seen.enter(arch::entry()) {
+        let Some((place, first)) = passage.seen.enter(arch::entry()) else { return 0 };
+        delivery.place = (place, if first { Part::Reached } else { Part::Again });
+        if !first {
             // Ours have had it.
             delivery.rest = ptr::null();
         }

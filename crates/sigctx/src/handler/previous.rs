@@ -3,13 +3,13 @@
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use alloc::boxed::Box;
 
 use super::{ErrnoPolicy, Installing, Slot, action, covers, slot};
-use crate::arch::Ucontext;
-use crate::chain::{Passage, Seen};
+use crate::arch::{self, Ucontext};
+use crate::chain::{self, Finds, Part, Passage, Seen};
 use crate::inject;
 use crate::sys::{
     self, KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigInfo, SigSet, rt_sigaction,
@@ -20,7 +20,19 @@ use crate::sys::{
 pub(super) struct Previous {
     signal: i32,
     action: AtomicPtr<KernelAction>,
+    /// When it was found last, in two words: there are no atomics of 64 bits everywhere. A look between
+    /// their stores has the order wrong, once.
+    time: [AtomicU32; 2],
     older: *const Self,
+}
+
+/// Time since the system's start, in nanoseconds.
+fn now() -> u64 {
+    // SAFETY: zeroes are a time.
+    let mut time: libc::timespec = unsafe { core::mem::zeroed() };
+    // SAFETY: writes one live structure. The clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
 }
 
 static DEFAULT: KernelAction = KernelAction::DEFAULT;
@@ -30,6 +42,23 @@ impl Previous {
     pub(super) fn action(&self) -> &'static KernelAction {
         // SAFETY: a static or leaked (I4). Acquire: pairs with the release of whoever set it.
         unsafe { &*self.action.load(Ordering::Acquire) }
+    }
+
+    fn older(&self) -> Option<&'static Self> {
+        // SAFETY: null, or leaked by `found` (I1).
+        unsafe { self.older.as_ref() }
+    }
+
+    fn time(&self) -> u64 {
+        // Relaxed: see the field.
+        let high = self.time[0].load(Ordering::Relaxed);
+        (u64::from(high) << 32 | u64::from(self.time[1].load(Ordering::Relaxed))).max(2)
+    }
+
+    fn found_at(&self, time: u64) {
+        // Relaxed: see the field.
+        self.time[0].store((time >> 32) as u32, Ordering::Relaxed);
+        self.time[1].store(time as u32, Ordering::Relaxed);
     }
 
     fn set(&self, action: &'static KernelAction) {
@@ -60,34 +89,33 @@ impl Slot {
     /// `anew`, or where it is no handler, it is the only one. Called under the lock.
     pub(super) fn found(&self, signal: i32, action: KernelAction, anew: bool) {
         let anew = anew || !covers(action.handler);
-        let known = self.each().find(|known| known.action().handler == action.handler);
+        let mut all = core::iter::successors(self.newest(), |previous| previous.older());
+        let known = all.find(|known| known.action().handler == action.handler);
         if let Some(known) = known.filter(|known| !anew && *known.action() == action) {
+            known.found_at(now());
             self.latest.store(ptr::from_ref(known).cast_mut(), Ordering::Release);
             return;
         }
         let older = if anew { ptr::null() } else { self.newest.load(Ordering::Acquire) };
         let action = AtomicPtr::new(Box::into_raw(Box::new(action)));
-        let found = Box::into_raw(Box::new(Previous { signal, action, older }));
-        // In this order: a handler that sees only the first has the new one, and after it the old.
+        let time = [const { AtomicU32::new(0) }; 2];
+        let found = Box::new(Previous { signal, action, time, older });
+        found.found_at(now());
+        let found = Box::into_raw(found);
         self.latest.store(found, Ordering::Release);
         self.newest.store(found, Ordering::Release);
     }
 
-    /// The actions from before, the one first that ours stands in the place of; some twice.
-    pub(super) fn each(&self) -> impl Iterator<Item = &'static Previous> + Clone + use<> {
-        // SAFETY: null, or leaked by `found` (I1); here and below. Acquire: pairs with `found`.
-        let latest = unsafe { self.latest.load(Ordering::Acquire).as_ref() };
-        // SAFETY: as above.
-        let newest: Option<&'static Previous> =
-            unsafe { self.newest.load(Ordering::Acquire).as_ref() };
-        // SAFETY: as above.
-        let rest = core::iter::successors(newest, |previous| unsafe { previous.older.as_ref() });
-        latest.into_iter().chain(rest)
+    fn newest(&self) -> Option<&'static Previous> {
+        // SAFETY: null, or leaked by `found` (I1). Acquire: pairs with `found`.
+        unsafe { self.newest.load(Ordering::Acquire).as_ref() }
     }
 
     /// The action that ours stands in the place of.
     pub(super) fn latest(&self) -> &'static KernelAction {
-        self.each().next().map_or(&DEFAULT, Previous::action)
+        // SAFETY: null, or leaked by `found` (I1). Acquire: pairs with `found`.
+        let latest = unsafe { self.latest.load(Ordering::Acquire).as_ref() };
+        latest.map_or(&DEFAULT, Previous::action)
     }
 }
 
@@ -100,9 +128,11 @@ fn is_forced(info: &SigInfo) -> bool {
 /// What is no handler: the kernel has called ours.
 pub(super) const NO_CALLER: usize = usize::MAX;
 
-/// One signal, on its way through the actions from before.
-pub(super) struct HandOn {
+/// One signal, on its way through the actions from before. Each of these says where it is left for
+/// [`carry_out_later`].
+pub(super) struct HandOn<'s> {
     pub(super) signal: i32,
+    pub(super) slot: &'s Slot,
     pub(super) info: *mut SigInfo,
     pub(super) uc: *mut Ucontext,
     /// Is left in `uc`.
@@ -111,64 +141,79 @@ pub(super) struct HandOn {
     /// What has most likely called ours: a handler of no copy of this crate, which is the kernel's
     /// action. It has had the signal, and gets it again only when there is no other way.
     pub(super) caller: usize,
+    /// Where the frame was entered, when an action without `SA_ONSTACK` can be carried out later on the
+    /// interrupted stack; else 0.
+    pub(super) entry_sp: usize,
 }
 
-impl HandOn {
-    fn seen(&mut self) -> &mut Seen {
-        // SAFETY: alive, and no reference to it lives while a handler runs, which may change it.
-        unsafe { &mut (*self.passage).seen }
+impl Finds for HandOn<'_> {
+    type Find = &'static Previous;
+
+    fn latest(&self, seen: &Seen) -> Option<(&'static Previous, u64, Option<usize>)> {
+        let mut latest = None;
+        let mut last = 0;
+        let mut at = self.slot.newest();
+        while let Some(previous) = at {
+            at = previous.older();
+            let handler = previous.action().handler;
+            let time = if handler == self.caller { 1 } else { previous.time() };
+            if time > last && !(covers(handler) && seen.has(handler)) {
+                last = time;
+                latest = Some((previous, time, if covers(handler) { Some(handler) } else { None }));
+            }
+        }
+        latest
     }
 
-    /// Does what the kernel would have done before the first install: hands the signal to `all`, until
-    /// one is the end of the chain. When `defer` says so of an action, that one is left for
-    /// [`carry_out_later`].
+    fn call(&mut self, previous: &'static Previous) {
+        // Not what it was a moment ago: another thread may have had the one call.
+        let action = previous.take();
+        if !covers(action.handler) {
+            // SAFETY: alive, and not borrowed while no handler runs.
+            unsafe { (*self.passage).seen.end() };
+            // SAFETY: the kernel's information on the signal.
+            let info = unsafe { &*self.info };
+            if action.handler == SIG_DFL || is_forced(info) {
+                default_action(self.signal, info);
+            }
+            return;
+        }
+        if !action.flags.contains(SaFlags::ONSTACK)
+            && self.entry_sp != 0
+            // SAFETY: the kernel's frame.
+            && inject::can_leave(unsafe { &*self.uc }, self.entry_sp)
+        {
+            // SAFETY: as above.
+            let later = unsafe { &mut (*self.passage).deferred };
+            later.function = Some(carry_out_later);
+            later.previous = ptr::from_ref(previous).cast();
+            later.action = ptr::from_ref(action).cast();
+            return;
+        }
+        let (info, uc) = (self.info.cast(), self.uc.cast());
+        // SAFETY: the action was the kernel's for this signal, and gets what the kernel would have given
+        // it.
+        keeping(self.errno, || unsafe { previous.carry_out(action, info, uc) });
+    }
+
+    fn call_again(&mut self, copy: usize) {
+        let (signal, info, uc) = (self.signal, self.info.cast(), self.uc.cast());
+        // SAFETY: a handler of three arguments, which has had this signal before.
+        keeping(self.errno, || unsafe { call_c(copy, SaFlags::SIGINFO, signal, info, uc) });
+    }
+}
+
+impl HandOn<'_> {
+    /// Does what the kernel would have done before the first install: hands the signal to the actions
+    /// from before, until one is the end of the chain.
     ///
     /// # Safety
     ///
     /// The pointers are those that the kernel gave to the handler, or point into the frame's copy.
-    pub(super) unsafe fn run(
-        mut self,
-        all: impl Iterator<Item = &'static Previous> + Clone,
-        mut defer: impl FnMut(&KernelAction) -> bool,
-    ) {
-        let caller = self.caller;
-        let is_caller = |previous: &&Previous| previous.action().handler == caller;
-        let others = all.clone().filter(|previous| !is_caller(previous));
-        for previous in others.chain(all.filter(is_caller)) {
-            let action = previous.action();
-            if covers(action.handler) && !self.seen().hand_to(action.handler) {
-                if self.seen().has_ended() {
-                    return;
-                }
-                continue;
-            }
-            // Not what it was a moment ago: another thread may have had the one call.
-            let action = previous.take();
-            if !covers(action.handler) {
-                self.seen().end();
-                // SAFETY: the kernel's information on the signal.
-                let info = unsafe { &*self.info };
-                if action.handler == SIG_DFL || is_forced(info) {
-                    default_action(self.signal, info);
-                }
-                return;
-            }
-            if defer(action) {
-                // SAFETY: as in `seen`.
-                let later = unsafe { &mut (*self.passage).deferred };
-                later.function = Some(carry_out_later);
-                later.previous = ptr::from_ref(previous).cast();
-                later.action = ptr::from_ref(action).cast();
-                return;
-            }
-            let (info, uc) = (self.info.cast(), self.uc.cast());
-            // SAFETY: the action was the kernel's for this signal, and gets what the kernel would have
-            // given it.
-            keeping(self.errno, || unsafe { previous.carry_out(action, info, uc) });
-            if self.seen().has_ended() {
-                return;
-            }
-        }
+    pub(super) unsafe fn run(mut self, place: (usize, Part)) {
+        let passage = self.passage;
+        // SAFETY: the caller's obligation.
+        unsafe { chain::hand_on(passage, place, &mut self) };
     }
 }
 
@@ -191,11 +236,16 @@ unsafe extern "C" fn carry_out_later(
     let action = unsafe { &*action.cast::<KernelAction>() };
     // SAFETY: as in `run`.
     unsafe { previous.carry_out(action, info, uc.cast()) };
-    let (signal, errno) = (previous.signal, ErrnoPolicy::Untouched);
-    let mut rest = HandOn { signal, info: info.cast(), uc, passage, errno, caller: NO_CALLER };
-    if let (false, Some(slot)) = (rest.seen().has_ended(), slot(signal)) {
+    // SAFETY: alive, and not borrowed while no handler runs.
+    let seen = unsafe { &mut (*passage).seen };
+    let signal = previous.signal;
+    if let (false, Some(slot)) = (seen.has_ended(), slot(signal))
+        && let Some((place, _)) = seen.enter(arch::entry())
+    {
+        let (info, errno, caller, entry_sp) = (info.cast(), ErrnoPolicy::Untouched, NO_CALLER, 0);
+        let rest = HandOn { signal, slot, info, uc, passage, errno, caller, entry_sp };
         // SAFETY: the caller's obligation.
-        unsafe { rest.run(slot.each(), |_| false) };
+        unsafe { rest.run((place, Part::First)) };
     }
 }
 
