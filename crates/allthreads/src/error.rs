@@ -4,6 +4,7 @@ use core::fmt;
 use core::time::Duration;
 
 use safepoint::StopError;
+use sigctx::module::KeepError;
 use sigctx::sys::{Errno, Tid};
 use threadreg::Name;
 use threadreg::procfs::ProcError;
@@ -42,6 +43,9 @@ pub enum Error {
         /// The signal's number.
         signal: i32,
     },
+    /// The library with the handler cannot be kept loaded, and must not be unloaded: the kernel, and
+    /// handlers that chain to ours, keep its address.
+    NotKept(KeepError),
     /// A thread to be excluded has an id that no thread can have.
     BadThread {
         /// The id given.
@@ -117,6 +121,7 @@ impl fmt::Display for Error {
                 write!(f, "may not signal thread {tid} of this process: {errno}")
             }
             Self::BadSignal { signal } => write!(f, "signal {signal} cannot be used"),
+            Self::NotKept(error) => write!(f, "{error}; nothing was applied"),
             Self::BadThread { tid } => write!(f, "{tid} is no id of a thread to be excluded"),
             Self::BadId { call } => {
                 write!(f, "call {call} has an id of {}, which means \"unchanged\"", u32::MAX)

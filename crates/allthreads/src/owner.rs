@@ -73,6 +73,7 @@ impl Drop for Mask {
 /// Runs an operation to its end.
 pub(crate) fn run(request: &Request<'_>) -> Result<Outcome, Error> {
     let start = Instant::now();
+    signal::keep_loaded().map_err(Error::NotKept)?;
     let reachable = SigSet::deferrable().without(request.signal);
     let mask = Mask::change(reachable);
     let mut dir = TaskDir::open().map_err(Error::NoProc)?;

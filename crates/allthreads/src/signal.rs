@@ -15,8 +15,9 @@
 use core::ffi::{c_int, c_void};
 use core::mem;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
+use sigctx::module::KeepError;
 use sigctx::sys::{
     self, Errno, KernelAction, SIG_DFL, SIG_IGN, SaFlags, SigSet, Tid, rt_sigaction, syscall,
     syscall_raw,
@@ -188,6 +189,19 @@ fn chain(signal: c_int, info: &mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: called as the kernel would, with the kernel's own frame.
     unsafe { action(signal, info, context) };
     info.si_errno = errno;
+}
+
+/// Keeps the library that has the handler loaded, from the first operation on. Takes the dynamic
+/// linker's lock, so not while threads are held.
+pub(crate) fn keep_loaded() -> Result<(), KeepError> {
+    static KEPT: AtomicBool = AtomicBool::new(false);
+
+    // Relaxed: to do it twice does no harm.
+    if !KEPT.load(Ordering::Relaxed) {
+        sigctx::module::keep_loaded(allthreads_on_signal as *const ())?;
+        KEPT.store(true, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 /// Makes sure that our handler is the action for `signal`, with our flags and mask, whoever changed

@@ -35,6 +35,7 @@
 //! each frame has its own.
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 use core::ptr;
 
 use crate::arch::Ucontext;
@@ -44,7 +45,7 @@ const MAGIC: usize = 0x7369_6763_7478_0001u64 as usize;
 
 /// Handlers that one signal is given to at most, all copies together. What comes after them is not
 /// called: a loop would be worse.
-const PLACES: usize = 12;
+const PLACES: usize = 10;
 
 /// Handlers that have had the signal.
 #[derive(Clone, Copy, Debug)]
@@ -256,6 +257,18 @@ impl Passage {
     pub(crate) const fn new() -> Self {
         let (deferred, seen) = (Deferred::NONE, Seen::new());
         Self { magic: MAGIC, entry_sp: 0, call: 0, deferred, seen }
+    }
+
+    /// Writes an empty one in place: by value it would be on a small stack three times where code is not
+    /// optimised.
+    #[inline(always)]
+    pub(crate) fn init(at: &mut MaybeUninit<Self>) -> &mut Self {
+        // SAFETY: one of these, in place.
+        unsafe { at.as_mut_ptr().write_bytes(0, 1) };
+        // SAFETY: integers, pointers and a function that may be missing: zeroes are values of all.
+        let passage = unsafe { at.assume_init_mut() };
+        passage.magic = MAGIC;
+        passage
     }
 
     /// The passage that an earlier copy left for the others.

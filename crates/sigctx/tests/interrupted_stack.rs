@@ -75,6 +75,7 @@ fn a_previous_handler_runs_on_the_stack_that_its_flags_say() {
 #[test]
 fn a_previous_handler_has_the_interrupted_stacks_room() {
     /// More than `std`'s alternate stack and this crate's have, less than a thread's.
+    #[expect(clippy::large_stack_arrays, reason = "that is what is tested")]
     extern "C" fn eats(signal: c_int) {
         let mut buffer = [0u8; 256 * 1024];
         for page in buffer.chunks_mut(512) {

@@ -69,6 +69,65 @@ fn handler(delivery: &mut Delivery<'_>) -> Flow {
     Flow::Resume
 }
 
+/// errno belongs to the thread, and to the interrupted code: what a parked frame had comes with it.
+#[test]
+fn a_parked_frame_resumes_with_its_errno() {
+    static PARKED: Mutex<Option<Parked>> = Mutex::new(None);
+    static SEEN: AtomicUsize = AtomicUsize::new(0);
+
+    fn set_errno(value: i32) {
+        // SAFETY: every thread has one.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: valid as long as the thread lives.
+        unsafe { errno.write(value) };
+    }
+    fn errno() -> i32 {
+        // SAFETY: every thread has one.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: valid as long as the thread lives.
+        unsafe { errno.read() }
+    }
+    fn park(frame: &mut Frame<'_>, _: usize) {
+        // SAFETY: this thread stands still from here on.
+        let parked = unsafe { frame.park() };
+        *PARKED.lock().unwrap() = Some(parked);
+        stand_still();
+    }
+    fn handler(delivery: &mut Delivery<'_>) -> Flow {
+        sigctx::probe::step_over_known(delivery);
+        // SAFETY: leaked.
+        let stack = unsafe { &*STACK.load(SeqCst) };
+        // SAFETY: the interrupted code uses nothing of its thread's but errno.
+        make_or_count(unsafe { delivery.inject(stack, park, 0) })
+    }
+    testkit::in_child("a_parked_frame_resumes_with_its_errno", DEADLINE, || {
+        let _installed = install(libc::SIGILL, handler);
+        // Never joined: the threads stand still when the process ends.
+        thread::spawn(|| {
+            let _alt = AltStack::install().expect("alternate stack");
+            register_own_stack();
+            set_errno(42);
+            // SAFETY: the handler steps over the instruction.
+            unsafe { sigctx::probe::raise_undefined() };
+            // On another thread, whose errno it is now.
+            SEEN.store(errno() as usize, SeqCst);
+            stand_still();
+        });
+        wait_for("a parked frame", || PARKED.lock().unwrap().is_some());
+        thread::spawn(|| {
+            let _alt = AltStack::install().expect("alternate stack");
+            let parked = PARKED.lock().unwrap().take().expect("parked");
+            set_errno(7);
+            // SAFETY: this stack is needed no more.
+            let Err((_, error)) = unsafe { parked.resume() };
+            testkit::skip(&format!("frames stay on their threads here: {error}"));
+            SEEN.store(42, SeqCst);
+        });
+        wait_for("the resumed code", || SEEN.load(SeqCst) != 0);
+        assert_eq!(SEEN.load(SeqCst), 42);
+    });
+}
+
 #[test]
 fn stress_a_parked_frame_resumes_on_other_threads() {
     testkit::in_child("stress_a_parked_frame_resumes_on_other_threads", DEADLINE, || {

@@ -249,6 +249,96 @@ fn an_injected_call_runs_with_the_interrupted_mask() {
     });
 }
 
+/// Every signal that can be blocked, alone and all but it: the callback has exactly that mask, and so has
+/// the interrupted code after it.
+#[test]
+fn each_signal_of_the_interrupted_mask_is_in_the_callbacks() {
+    static INSIDE: Mutex<Option<SigSet>> = Mutex::new(None);
+
+    fn call(frame: &mut Frame<'_>, data: usize) {
+        let mask = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
+        // The test does not hold the lock when it is interrupted.
+        *INSIDE.lock().unwrap() = Some(mask);
+        clobbering_call(frame, data);
+    }
+    fn handler(delivery: &mut Delivery<'_>) -> Flow {
+        sigctx::probe::step_over_known(delivery);
+        // SAFETY: leaked by the victim before the first signal.
+        let stack = unsafe { &*STACK.load(SeqCst) };
+        // SAFETY: the call looks at the mask, clobbers and counts.
+        make_or_count(unsafe { delivery.inject(stack, call, 0) })
+    }
+    testkit::in_child("each_signal_of_the_interrupted_mask_is_in_the_callbacks", DEADLINE, || {
+        let _installed = install(libc::SIGILL, handler);
+        let thread = thread::spawn(|| {
+            let _alt = AltStack::install().expect("alternate stack");
+            register_own_stack();
+            // The fault itself must come through.
+            let never = SigSet::of(libc::SIGKILL).with(libc::SIGSTOP).with(libc::SIGILL);
+            let all: Vec<i32> = SigSet::full().iter().filter(|&s| !never.contains(s)).collect();
+            let rest = all.iter().fold(SigSet::empty(), |set, &sig| set.with(sig));
+            for sig in all {
+                for mask in [SigSet::of(sig), rest.without(sig)] {
+                    sys::sigprocmask(MaskHow::Set, &mask);
+                    // SAFETY: the handler steps over the instruction.
+                    unsafe { sigctx::probe::raise_undefined() };
+                    let after = sys::sigprocmask(MaskHow::Set, &SigSet::empty());
+                    let inside = INSIDE.lock().unwrap().take();
+                    assert_eq!(inside, Some(mask), "in the callback; {}", counts());
+                    assert_eq!(after, mask, "after the callback");
+                }
+            }
+        });
+        thread.join().expect("thread");
+    });
+}
+
+/// A thread whose alternate stack is disarmed while a handler runs (`SS_AUTODISARM`) has it in the
+/// callback, and after it, whatever other threads install meanwhile.
+#[test]
+fn an_alternate_stack_that_is_disarmed_for_handlers_comes_back() {
+    const AUTODISARM: i32 = 1 << 31;
+    static INSIDE: Mutex<Option<(usize, usize, i32)>> = Mutex::new(None);
+
+    fn call(frame: &mut Frame<'_>, data: usize) {
+        *INSIDE.lock().unwrap() = Some(alternate_stack());
+        // Any change makes the return look at what is installed.
+        thread::spawn(|| drop(AltStack::install())).join().expect("thread");
+        clobbering_call(frame, data);
+    }
+    fn handler(delivery: &mut Delivery<'_>) -> Flow {
+        sigctx::probe::step_over_known(delivery);
+        // SAFETY: leaked by the victim before the first signal.
+        let stack = unsafe { &*STACK.load(SeqCst) };
+        // SAFETY: the interrupted code holds no lock.
+        make_or_count(unsafe { delivery.inject(stack, call, 0) })
+    }
+    testkit::in_child(
+        "an_alternate_stack_that_is_disarmed_for_handlers_comes_back",
+        DEADLINE,
+        || {
+            let _installed = install(libc::SIGILL, handler);
+            let thread = thread::spawn(|| {
+                let memory = Box::leak(vec![0u8; 128 << 10].into_boxed_slice());
+                let (sp, size) = (memory.as_mut_ptr(), memory.len());
+                let stack = libc::stack_t { ss_sp: sp.cast(), ss_flags: AUTODISARM, ss_size: size };
+                // SAFETY: leaked.
+                if unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) } != 0 {
+                    return testkit::skip("this kernel disarms no alternate stacks");
+                }
+                register_own_stack();
+                let before = alternate_stack();
+                // SAFETY: the handler steps over the instruction.
+                unsafe { sigctx::probe::raise_undefined() };
+                assert_eq!(INJECTED.load(SeqCst), 1, "{}", counts());
+                assert_eq!(*INSIDE.lock().unwrap(), Some(before), "in the callback");
+                assert_eq!(alternate_stack(), before, "after the callback");
+            });
+            thread.join().expect("thread");
+        },
+    );
+}
+
 #[test]
 fn what_a_callback_writes_takes_effect() {
     fn call(frame: &mut Frame<'_>, data: usize) {

@@ -2,6 +2,7 @@
 
 use core::ffi::{c_int, c_void};
 use core::fmt;
+use core::mem::MaybeUninit;
 use core::ops::{Deref, DerefMut};
 use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -40,8 +41,8 @@ pub struct Delivery<'h> {
     /// Where this copy is in the passage, and what it does.
     place: (usize, Part),
     /// What this copy leaves in the frame for later ones, when there is no earlier one.
-    own: Passage,
-    /// `own` has been left there.
+    own: &'h mut MaybeUninit<Passage>,
+    /// `own` has been written and left there.
     left: bool,
 }
 
@@ -131,8 +132,8 @@ impl Delivery<'_> {
         data: usize,
     ) -> Result<Injection, InjectError> {
         // SAFETY: null, or on the stack of the copy that called this one.
-        let passage = unsafe { self.passage.as_ref() }.unwrap_or(&self.own);
-        if passage.call != 0 {
+        let passage = unsafe { self.passage.as_ref() };
+        if passage.or(self.left()).is_some_and(|passage| passage.call != 0) {
             // A copy of this crate has prepared a call in the same place.
             return Err(InjectError::Nested);
         }
@@ -140,6 +141,12 @@ impl Delivery<'_> {
         let injection = unsafe { inject::prepare(&self.ctx, self.entry_sp, onto, call, data) }?;
         self.prepared = injection.active();
         Ok(injection)
+    }
+
+    /// What this copy has left in the frame.
+    fn left(&self) -> Option<&Passage> {
+        // SAFETY: written before `left` was set.
+        self.left.then(|| unsafe { self.own.assume_init_ref() })
     }
 
     /// A call was prepared here and not called off.
@@ -155,17 +162,16 @@ impl Delivery<'_> {
         let uc = uc.cast::<Ucontext>();
         let mut caller = NO_CALLER;
         if self.passage.is_null() {
+            let own = Passage::init(self.own);
+            own.seen.enter(arch::entry()); // place 0
             self.left = true;
-            self.own.seen.enter(arch::entry()); // place 0
             if self.rooted {
-                self.own.entry_sp = self.entry_sp;
+                own.entry_sp = self.entry_sp;
             } else {
-                // SAFETY: only reads.
-                let top = unsafe { rt_sigaction(self.signal, None) };
-                caller = top.map_or(NO_CALLER, |top| top.handler);
+                caller = kernels_handler(self.signal);
             }
         }
-        let passage = if self.left { &raw mut self.own } else { self.passage };
+        let passage = if self.left { self.own.as_mut_ptr() } else { self.passage };
         let first = self.has_prepared();
         // SAFETY: in `self`, or on the stack of the copy that called this one; here and below no
         // reference lives while a handler runs.
@@ -207,7 +213,7 @@ impl Delivery<'_> {
             }
             return 0;
         }
-        let left = &self.own;
+        let Some(left) = self.left() else { return own };
         let call = if own == 0 { left.call } else { own };
         if left.deferred.function.is_none() {
             return call;
@@ -231,7 +237,9 @@ impl Delivery<'_> {
     fn carry_out_here(&mut self) {
         let (info, uc) = self.ctx.as_raw();
         let uc = uc.cast::<Ucontext>();
-        let (later, passage) = (self.own.deferred, &raw mut self.own);
+        let passage = self.own.as_mut_ptr();
+        let Some(left) = self.left() else { return };
+        let later = left.deferred;
         let Some(function) = later.function else { return };
         // SAFETY: the frame's, put back below.
         let before = unsafe { Passage::leave(uc, passage as usize) };
@@ -242,6 +250,13 @@ impl Delivery<'_> {
         // SAFETY: the frame's.
         unsafe { Passage::leave(uc, before) };
     }
+}
+
+/// The kernel's handler for a signal. Not inlined, to have its structures off the stack again.
+#[inline(never)]
+fn kernels_handler(signal: i32) -> usize {
+    // SAFETY: only reads.
+    unsafe { rt_sigaction(signal, None) }.map_or(NO_CALLER, |top| top.handler)
 }
 
 /// In [`Passage::call`] while a call is prepared, but not yet returned, and may be called off.
@@ -262,6 +277,7 @@ pub(crate) extern "C" fn dispatch(
     let ctx = unsafe { SigCtx::from_raw(info, uc) };
     // SAFETY: the kernel's, or what a handler that covers ours has made of it.
     let passage = unsafe { Passage::find(uc.cast()) };
+    let mut own = MaybeUninit::uninit();
     let mut delivery = Delivery {
         ctx,
         signal,
@@ -275,7 +291,7 @@ pub(crate) extern "C" fn dispatch(
         prepared: ptr::null(),
         passage,
         place: (0, Part::First),
-        own: Passage::new(),
+        own: &mut own,
         left: false,
     };
     // SAFETY: null, or on the stack of the copy that called this one.

@@ -249,6 +249,19 @@ unsafe extern "C" fn carry_out_later(
     }
 }
 
+// Not inlined, so that their temporaries are off a small stack while the handler runs.
+
+#[inline(never)]
+fn change_mask(how: MaskHow, set: SigSet) -> SigSet {
+    sys::sigprocmask(how, &set)
+}
+
+#[inline(never)]
+fn kernels_action(signal: i32) -> Option<KernelAction> {
+    // SAFETY: only reads.
+    unsafe { rt_sigaction(signal, None) }.ok()
+}
+
 impl Previous {
     /// Calls a handler as the kernel would: with its mask, and with this action, or what it makes of
     /// it, in force.
@@ -261,16 +274,15 @@ impl Previous {
         // Ours is blocked; theirs may be written to be interrupted by its own signal.
         let nodefer = action.flags.contains(SaFlags::NODEFER);
         let how = if nodefer { MaskHow::Unblock } else { MaskHow::Block };
-        let mask = sys::sigprocmask(how, &SigSet::of(signal));
-        sys::sigprocmask(MaskHow::Block, &action.mask);
-        // SAFETY: only reads.
-        let top = unsafe { rt_sigaction(signal, None) };
+        let mask = change_mask(how, SigSet::of(signal));
+        change_mask(MaskHow::Block, action.mask);
+        let top = kernels_action(signal);
         // SAFETY: the caller's obligation.
         unsafe { call_c(action.handler, action.flags, signal, info, uc) };
-        if let Ok(top) = top {
+        if let Some(top) = top {
             self.keep(action, &top);
         }
-        sys::sigprocmask(MaskHow::Set, &mask);
+        change_mask(MaskHow::Set, mask);
     }
 
     /// Takes for its own what a handler from before did to the kernel's action, `top` until then. It

@@ -221,6 +221,15 @@ mod tests {
     }
 
     #[test]
+    fn all_but_what_an_instruction_raises_can_be_deferred() {
+        let raised = [4, 5, libc::SIGBUS, 8, 11, libc::SIGSYS];
+        for sig in 1..=arch::NSIG as i32 {
+            assert_eq!(SigSet::synchronous().contains(sig), raised.contains(&sig), "{sig}");
+            assert_eq!(SigSet::deferrable().contains(sig), !raised.contains(&sig), "{sig}");
+        }
+    }
+
+    #[test]
     fn a_number_out_of_range_is_in_no_set() {
         assert!(SigSet::of(0).is_empty());
         assert!(SigSet::of(arch::NSIG as i32 + 1).is_empty());

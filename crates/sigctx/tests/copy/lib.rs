@@ -28,13 +28,14 @@ fn on_signal(delivery: &mut Delivery<'_>) -> Flow {
         return Flow::Resume;
     }
     // SAFETY: the call clobbers and counts; the stack is a static.
-    match unsafe { delivery.inject(&STACK, call, 0) } {
-        Ok(injection) => Flow::Inject(injection),
-        Err(_) => {
+    let prepared = unsafe { delivery.inject(&STACK, call, 0) };
+    prepared.map_or_else(
+        |_| {
             REFUSED.fetch_add(1, SeqCst);
             Flow::Resume
-        }
-    }
+        },
+        Flow::Inject,
+    )
 }
 
 /// Installs this copy's handler, or puts it on top again.
