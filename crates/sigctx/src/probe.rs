@@ -336,6 +336,60 @@ pub const OWN_REGISTERS: &[(arch::Reg, &str)] = arch::OWN;
 /// where code keeps no frame pointers.
 pub const FRAME_POINTER_TO: Option<[isize; 2]> = arch::FRAME_POINTER_TO;
 
+/// The frame that an unwinder is at: what it gives to the function that it calls for each frame.
+#[derive(Debug)]
+pub struct Unwound {
+    context: *mut core::ffi::c_void,
+}
+
+impl Unwound {
+    /// Takes the unwinder's `struct _Unwind_Context`.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// The unwinder stays at that frame while this value lives.
+    #[must_use]
+    pub unsafe fn from_raw(context: *mut core::ffi::c_void) -> Self {
+        Self { context }
+    }
+
+    /// The program counter, and the stack pointer unless it is among [`DWARF_REGISTERS`].
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[inline(always)]
+    #[must_use]
+    pub fn place(&self) -> (usize, Option<usize>) {
+        // SAFETY: `from_raw`'s caller says so.
+        unsafe { arch::unwound_place(self.context) }
+    }
+
+    /// A register by its number, as the rules of the frames below say.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// There is a rule for the register, as there is for all of [`DWARF_REGISTERS`] above a handler
+    /// or an injected call.
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn get(&self, number: u16) -> usize {
+        // SAFETY: `from_raw`'s caller and this function's say so.
+        unsafe { arch::unwound(self.context, number) }
+    }
+}
+
+/// The numbers that debug information has for registers: the first, and the registers from it on.
+pub const DWARF_REGISTERS: &[(u16, &[arch::Reg])] = arch::DWARF;
+
 /// Addresses of faults are multiples of this, a power of two: the machine may tell the page only.
 pub const FAULT_GRANULE: usize = arch::FAULT_GRANULE;
 

@@ -1420,6 +1420,20 @@ mod probe {
     /// are different in every run.
     pub(crate) const OWN: &[(Reg, &str)] = &[];
 
+    /// DWARF's numbers of registers (AADWARF32): the first, and those from it on.
+    pub(crate) const DWARF: &[(u16, &[Reg])] = &[
+        (
+            0,
+            &[
+                Reg::R0, Reg::R1, Reg::R2, Reg::R3, Reg::R4, Reg::R5, Reg::R6, Reg::R7, Reg::R8,
+                Reg::R9, Reg::R10, Reg::R11, Reg::R12, Reg::Sp, Reg::Lr,
+            ],
+        ),
+    ];
+
+    /// What DWARF calls a frame's address (CFA) is so much above the caller's stack pointer.
+    pub(crate) const CFA_ABOVE_SP: usize = 0;
+
     /// From a frame pointer to the frame pointer before it, and to the return address, in bytes. `None`
     /// where code keeps no frame pointers.
     pub(crate) const FRAME_POINTER_TO: Option<[isize; 2]> = Some([0, 4]);

@@ -1524,6 +1524,28 @@ mod probe {
     /// are different in every run.
     pub(crate) const OWN: &[(Reg, &str)] = &[];
 
+    /// DWARF's numbers of registers (gcc): the first, and those from it on.
+    pub(crate) const DWARF: &[(u16, &[Reg])] = &[
+        (
+            1,
+            &[
+                Reg::At, Reg::V0, Reg::V1, Reg::A0, Reg::A1, Reg::A2, Reg::A3, Reg::T0, Reg::T1,
+                Reg::T2, Reg::T3, Reg::T4, Reg::T5, Reg::T6, Reg::T7, Reg::S0, Reg::S1, Reg::S2,
+                Reg::S3, Reg::S4, Reg::S5, Reg::S6, Reg::S7, Reg::T8, Reg::T9,
+            ],
+        ),
+        (
+            28,
+            &[
+                Reg::Gp, Reg::Sp, Reg::Fp, Reg::Ra,
+            ],
+        ),
+        (64, &[Reg::Hi, Reg::Lo]),
+    ];
+
+    /// What DWARF calls a frame's address (CFA) is so much above the caller's stack pointer.
+    pub(crate) const CFA_ABOVE_SP: usize = 0;
+
     /// From a frame pointer to the frame pointer before it, and to the return address, in bytes. `None`
     /// where code keeps no frame pointers.
     pub(crate) const FRAME_POINTER_TO: Option<[isize; 2]> = None;

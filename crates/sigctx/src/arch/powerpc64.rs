@@ -1938,6 +1938,25 @@ mod probe {
     /// are different in every run.
     pub(crate) const OWN: &[(Reg, &str)] = &[(Reg::R13, "the thread's")];
 
+    /// DWARF's numbers of registers (the OpenPOWER ABI): the first, and those from it on. The stack
+    /// pointer, r1, is told by the frame's address alone; the condition register has eight numbers.
+    pub(crate) const DWARF: &[(u16, &[Reg])] = &[
+        (0, &[Reg::R0]),
+        (
+            2,
+            &[
+                Reg::R2, Reg::R3, Reg::R4, Reg::R5, Reg::R6, Reg::R7, Reg::R8, Reg::R9, Reg::R10,
+                Reg::R11, Reg::R12, Reg::R13, Reg::R14, Reg::R15, Reg::R16, Reg::R17, Reg::R18,
+                Reg::R19, Reg::R20, Reg::R21, Reg::R22, Reg::R23, Reg::R24, Reg::R25, Reg::R26,
+                Reg::R27, Reg::R28, Reg::R29, Reg::R30, Reg::R31,
+            ],
+        ),
+        (65, &[Reg::Lr, Reg::Ctr]),
+    ];
+
+    /// What DWARF calls a frame's address (CFA) is so much above the caller's stack pointer.
+    pub(crate) const CFA_ABOVE_SP: usize = 0;
+
     /// From a frame pointer to the frame pointer before it, and to the return address, in bytes. `None`
     /// where code keeps no frame pointers.
     pub(crate) const FRAME_POINTER_TO: Option<[isize; 2]> = Some([0, 16]);

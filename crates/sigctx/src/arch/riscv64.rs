@@ -15,6 +15,14 @@
 //! where the frame is long enough. It does not carry vectors at all: there any handler that uses
 //! them, an ordinary one included, destroys the interrupted code's.
 //!
+//! **The sigreturn loses floating-point registers** (Linux 7.2.12, `restore_fp_state` in
+//! `arch/riscv/kernel/signal.c`): the kernel copies f0 to f31 and `fcsr` from the frame into the
+//! thread's saved state, and loads them from there. Preempted in between, or where the copy waits
+//! for a page, it saves the registers as they are over the state, so that the interrupted code
+//! gets the handler's. Whoever leaves a frame here has loaded them from it before
+//! ([`float_registers_of_the_frame`]): then both are the same. The vectors are not concerned: the
+//! kernel marks them as saved before it copies.
+//!
 //! There is no instruction that jumps without a register. Exact resume does not need one, but a
 //! trampoline for `push_call` does: t6 is the one that it may destroy, as in Go.
 //!
@@ -640,6 +648,26 @@ pub(crate) fn begins_syscall(byte: u8) -> bool {
 /// The pivot reads the copied frame's address from the start of the record.
 const _: () = assert!(offset_of!(Call, frame) == 0);
 
+/// The entry and the pivot use them without a question.
+const _: () = assert!(cfg!(target_feature = "d"), "sigctx needs the D extension of RISC-V");
+
+/// Loads what the sigreturn may lose, see the head of this file. sp = the frame; costs t0. What runs
+/// after it, to the sigreturn, must leave these registers alone.
+macro_rules! float_registers_of_the_frame {
+    () => {
+        concat!(
+            ".option push\n",
+            ".option arch, +d\n",
+            ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n",
+            "fld f\\n, {floats} + 8*\\n(sp)\n",
+            ".endr\n",
+            "lw t0, {fcsr}(sp)\n",
+            "csrw fcsr, t0\n",
+            ".option pop\n",
+        )
+    };
+}
+
 global_asm!(
     ".pushsection .text.sigctx_entry, \"ax\", @progbits",
     ".balign 16",
@@ -655,12 +683,18 @@ global_asm!(
     ".cfi_adjust_cfa_offset 16",
     "sd ra, 8(sp)",             // `return_address` looks here
     ".cfi_offset ra, -8",
+    "sd a2, 0(sp)",
     "call {dispatch}",
     "bnez a0, 2f",
+    "ld a2, 0(sp)",
     "ld ra, 8(sp)",
     "addi sp, sp, 16",
     ".cfi_adjust_cfa_offset -16",
     ".cfi_restore ra",
+    "addi t0, sp, {ucontext}",
+    "bne a2, t0, 1f",           // called by a handler that was put over this one: no frame here
+    float_registers_of_the_frame!(),
+    "1:",
     "ret",                      // to the sigreturn code: a plain return from the handler
     "2:",
     ".cfi_adjust_cfa_offset 16",
@@ -696,6 +730,7 @@ global_asm!(
     "sw zero, 0(a0)",           // the stack may be injected again, but not from in here
     "mv sp, s1",
     "mv ra, s2",
+    float_registers_of_the_frame!(),
     "ret",                      // to the sigreturn code, with sp at the copied frame
     ".size sigctx_injected_call_0_1, . - sigctx_injected_call_0_1",
     // Resumes a frame whose callback never returned. a0 = the copied frame, a1 = where the handler
@@ -719,6 +754,9 @@ global_asm!(
     back = const offset_of!(Call, back),
     record = const offset_of!(Call, record),
     slots = const UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.pc),
+    ucontext = const UCONTEXT_OFFSET,
+    floats = const UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.f),
+    fcsr = const UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.fcsr),
 );
 
 // Names carry the version, so that two versions of this crate can be linked together.
@@ -758,6 +796,10 @@ pub(crate) fn trampoline() -> core::ops::Range<usize> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::boxed::Box;
+    use core::sync::atomic::{AtomicU32, Ordering};
+
+    use super::super::resume_address;
     use super::*;
 
     /// As the kernel writes it for a thread with live vectors of 128 bits.
@@ -834,6 +876,116 @@ mod tests {
         assert_eq!(check_frame(&frame.uc, lo, hi), Ok(()));
         frame.header = RecordHeader { magic: VECTOR_MAGIC, size: 8 };
         assert_eq!(check_frame(&frame.uc, lo, lo + size_of::<Ucontext>()), Ok(()));
+    }
+
+    /// A stack with a frame at its top.
+    #[repr(C, align(16))]
+    struct FakeStack {
+        below: [u8; 64 * 1024],
+        info: [u8; UCONTEXT_OFFSET],
+        uc: Ucontext,
+    }
+
+    /// f0 to f31 and `fcsr`.
+    type Floats = [u64; 33];
+
+    fn floats(tag: u64) -> Floats {
+        core::array::from_fn(|n| if n == 32 { tag } else { tag << 32 | n as u64 })
+    }
+
+    fn frame_with(floats: &Floats) -> Box<FakeStack> {
+        // SAFETY: plain integers, for which zeroes are values.
+        let mut stack = unsafe { Box::<FakeStack>::new_zeroed().assume_init() };
+        stack.uc.mcontext.f.copy_from_slice(&floats[..32]);
+        stack.uc.mcontext.fcsr = floats[32] as u32;
+        stack
+    }
+
+    /// Loads the float registers from `before`, jumps to `code` on the stack `sp`, with a place to
+    /// return to in a1 and ra, and says what they are there.
+    ///
+    /// # Safety
+    ///
+    /// `code` can run so, and keeps s4 to s11.
+    unsafe fn floats_after(code: usize, sp: usize, a0: usize, a2: usize, before: &Floats) -> Floats {
+        let mut after: Floats = [0; 33];
+        // SAFETY: the caller's obligation. The stack pointer, s1, which the compiler keeps for
+        // itself, and the default modes come back at the end.
+        unsafe {
+            asm!(
+                ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+                "fld f\\n, 8*\\n(s6)",
+                ".endr",
+                "ld t0, 256(s6)",
+                "csrw fcsr, t0",
+                "mv s5, sp",
+                "mv s7, s1",
+                "mv sp, s8",
+                "lla ra, 2f",
+                "mv a1, ra",
+                "jr s9",
+                "2:",
+                ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+                "fsd f\\n, 8*\\n(s4)",
+                ".endr",
+                "csrr t0, fcsr",
+                "sd t0, 256(s4)",
+                "csrw fcsr, zero",
+                "mv s1, s7",
+                "mv sp, s5",
+                in("a0") a0,
+                in("a2") a2,
+                in("s4") &raw mut after,
+                in("s6") before,
+                in("s8") sp,
+                in("s9") code,
+                out("s2") _,
+                out("s5") _,
+                out("s7") _,
+                out("fs0") _, out("fs1") _, out("fs2") _, out("fs3") _,
+                out("fs4") _, out("fs5") _, out("fs6") _, out("fs7") _,
+                out("fs8") _, out("fs9") _, out("fs10") _, out("fs11") _,
+                clobber_abi("C"),
+            );
+        }
+        after
+    }
+
+    /// 0 is no signal: nothing is called.
+    const NO_SIGNAL: usize = 0;
+
+    #[test]
+    fn a_handler_returns_with_the_float_registers_of_its_frame() {
+        let (before, given) = (floats(0x25), floats(0x43));
+        let stack = frame_with(&given);
+        let (sp, uc) = (&raw const stack.info as usize, &raw const stack.uc as usize);
+        // SAFETY: as the kernel calls it, with room on the stack.
+        let after = unsafe { floats_after(entry(), sp, NO_SIGNAL, uc, &before) };
+        assert_eq!(after, given);
+    }
+
+    #[test]
+    fn an_entry_that_another_handler_calls_keeps_what_a_function_keeps() {
+        let (before, given) = (floats(0x25), floats(0x43));
+        let stack = frame_with(&given);
+        let (sp, uc) = (&raw const stack.info as usize, &raw const stack.uc as usize);
+        // SAFETY: as a function calls it, with room on the stack.
+        let after = unsafe { floats_after(entry(), sp - 16, NO_SIGNAL, uc, &before) };
+        for n in [8, 9, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 32] {
+            assert_eq!(after[n], before[n], "f{n}");
+        }
+    }
+
+    #[test]
+    fn an_injected_call_resumes_with_the_float_registers_of_its_frame() {
+        let (before, given) = (floats(0x25), floats(0x43));
+        let stack = frame_with(&given);
+        let (frame, active) = (&raw const stack.info as usize, AtomicU32::new(1));
+        let (sp, active_at) = (frame - 4096, &raw const active as usize);
+        // SAFETY: as for a call that never returned, with room on the stack.
+        let after = unsafe { floats_after(resume_address(), sp, frame, active_at, &before) };
+        assert_eq!(after, given);
+        assert_eq!(active.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -1429,6 +1581,22 @@ mod probe {
     /// Registers that are the thread's or the program's own: no code changes them, and their values
     /// are different in every run.
     pub(crate) const OWN: &[(Reg, &str)] = &[(Reg::Gp, "the program's"), (Reg::Tp, "the thread's")];
+
+    /// DWARF's numbers of registers (the RISC-V psABI): the first, and those from it on.
+    pub(crate) const DWARF: &[(u16, &[Reg])] = &[
+        (
+            1,
+            &[
+                Reg::Ra, Reg::Sp, Reg::Gp, Reg::Tp, Reg::T0, Reg::T1, Reg::T2, Reg::S0, Reg::S1,
+                Reg::A0, Reg::A1, Reg::A2, Reg::A3, Reg::A4, Reg::A5, Reg::A6, Reg::A7, Reg::S2,
+                Reg::S3, Reg::S4, Reg::S5, Reg::S6, Reg::S7, Reg::S8, Reg::S9, Reg::S10, Reg::S11,
+                Reg::T3, Reg::T4, Reg::T5, Reg::T6,
+            ],
+        ),
+    ];
+
+    /// What DWARF calls a frame's address (CFA) is so much above the caller's stack pointer.
+    pub(crate) const CFA_ABOVE_SP: usize = 0;
 
     /// From a frame pointer to the frame pointer before it, and to the return address, in bytes. `None`
     /// where code keeps no frame pointers.

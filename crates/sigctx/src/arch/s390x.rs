@@ -15,6 +15,14 @@
 //! stack pointer nothing belongs to anybody. The return address is in r14. No part of the frame
 //! points into the frame.
 //!
+//! **The sigreturn loses access registers** (Linux 7.2.12, `restore_sigregs` and `load_sigregs` in
+//! `arch/s390/kernel/signal.c`): the kernel copies them from the frame into the thread's saved
+//! state, and loads them from there. Preempted in between, it saves the registers as they are over
+//! the state, so that the interrupted code gets the handler's. Whoever leaves a frame here has
+//! loaded them from it before ([`access_registers_of_the_frame`]): then both are the same. The
+//! floating-point and vector registers are not concerned: the kernel marks them as saved before it
+//! copies.
+//!
 //! This file is long because an architecture is one file: to port is to write its counterpart.
 //!
 //! References: the kernel's `arch/s390/kernel/signal.c`, `arch/s390/include/uapi/asm/sigcontext.h`,
@@ -686,6 +694,18 @@ const _: () = {
 
 /// Where in its caller's frame a function saves r14, and r15 after it.
 const SAVED_LINK: usize = 112;
+/// Where in its caller's frame a function may save r4.
+const SAVED_CONTEXT: usize = 32;
+
+/// Loads what the sigreturn may lose, see the head of this file. r15 = the frame. The thread
+/// pointer, in a0 and a1, is among it: the frame's is what the interrupted code goes on with. What
+/// runs after this, to the sigreturn, must leave these registers alone, and use no thread-local
+/// storage.
+macro_rules! access_registers_of_the_frame {
+    () => {
+        "lam %a0, %a15, {access}(%r15)"
+    };
+}
 
 // The three pieces lie together, so that one range of addresses tells whether an interrupted
 // thread is on its way between a frame and the code that it belongs to.
@@ -702,6 +722,7 @@ global_asm!(
     "stmg %r14, %r15, {link}(%r15)", // where `return_address` finds it
     ".cfi_offset %r14, {link} - 160",
     ".cfi_offset %r15, {link} - 152",
+    "stg %r4, {context}(%r15)",
     // The kernel leaves the interrupted code's program mask in force. Compiled code relies on
     // overflows that do not trap.
     "lghi %r0, 0",
@@ -717,6 +738,11 @@ global_asm!(
     ".cfi_restore %r14",
     ".cfi_restore %r15",
     ".cfi_def_cfa_offset 160",
+    "la %r1, {ucontext}(%r15)",
+    "cg %r1, {context}(%r15)",
+    "jne 1f",                   // called by a handler that was put over this one: no frame here
+    access_registers_of_the_frame!(),
+    "1:",
     "br %r14",                  // to the restorer: a plain return from the handler
     "2:",
     ".cfi_def_cfa_offset 320",
@@ -744,6 +770,7 @@ global_asm!(
     "3:",
     "mvhi 0(%r2), 0",           // the stack may be injected again, but not from in here
     "lgr %r15, %r6",
+    access_registers_of_the_frame!(),
     "br %r7",                   // to the restorer, with r15 at the copied frame
     ".size sigctx_injected_call_0_1, . - sigctx_injected_call_0_1",
     // Resumes a frame whose callback never returned. r2 = the copied frame, r3 = where the handler
@@ -780,6 +807,9 @@ global_asm!(
     run = sym crate::inject::run,
     record = const offset_of!(Call, record),
     link = const SAVED_LINK,
+    context = const SAVED_CONTEXT,
+    ucontext = const UCONTEXT_OFFSET,
+    access = const UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.a0),
 );
 
 // Names carry the version, so that two versions of this crate can be linked together.
@@ -826,8 +856,10 @@ pub(crate) fn trampoline() -> core::ops::Range<usize> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::boxed::Box;
     use core::sync::atomic::{AtomicU32, Ordering};
 
+    use super::super::resume_address;
     use super::*;
 
     /// gdb: `s390_sigtramp_frame_sniffer`; libgcc: `s390_fallback_frame_state`.
@@ -851,6 +883,115 @@ mod tests {
         let bits = Status::all().iter_names().fold(0, |bits, (_, flag)| bits | flag.bits());
         // Bit 12 (8 << 48) is always 0 in 64-bit PSWs; 0, 2 to 4 and 25 to 30 are reserved.
         assert_eq!(bits, 0x47f7_ff81_8000_0000);
+    }
+
+    /// A stack with a frame at its top.
+    #[repr(C, align(8))]
+    struct FakeStack {
+        below: [u8; 64 * 1024],
+        save_area_and_info: [u8; UCONTEXT_OFFSET],
+        uc: Ucontext,
+    }
+
+    /// a0 to a15.
+    type Access = [u32; 16];
+
+    /// A value for each but the thread pointer.
+    fn access(tag: u32) -> Access {
+        let (high, low): (u32, u32);
+        // SAFETY: reads two registers.
+        unsafe { asm!("ear {}, %a0", "ear {}, %a1", out(reg) high, out(reg) low) };
+        core::array::from_fn(|n| match n {
+            0 => high,
+            1 => low,
+            n => tag << 16 | n as u32,
+        })
+    }
+
+    fn frame_with(access: &Access) -> Box<FakeStack> {
+        // SAFETY: plain integers, for which zeroes are values.
+        let mut stack = unsafe { Box::<FakeStack>::new_zeroed().assume_init() };
+        let at = (&raw mut stack.uc.mcontext.a0).cast::<Access>();
+        // SAFETY: the registers follow one another.
+        unsafe { at.write(*access) };
+        stack
+    }
+
+    /// Loads the access registers from `before`, jumps to `code` on the stack `sp`, with a place to
+    /// return to in r3 and r14, and says what they are there.
+    ///
+    /// # Safety
+    ///
+    /// `code` can run so, and keeps r8 to r13.
+    unsafe fn access_after(code: usize, sp: usize, r2: usize, r4: usize, before: &Access) -> Access {
+        let mut after = Access::default();
+        // SAFETY: the caller's obligation. The stack pointer comes back at the end, and the thread
+        // pointer is the same throughout.
+        unsafe {
+            asm!(
+                "lam %a0, %a15, 0(%r1)",
+                "lgr %r9, %r15",
+                "lgr %r15, %r10",
+                "larl %r14, 2f",
+                "lgr %r3, %r14",
+                "br %r12",
+                "2:",
+                "stam %a0, %a15, 0(%r8)",
+                "lgr %r15, %r9",
+                in("r1") before,
+                in("r2") r2,
+                in("r4") r4,
+                in("r8") &raw mut after,
+                in("r10") sp,
+                in("r12") code,
+                out("r6") _,
+                out("r7") _,
+                out("r9") _,
+                out("a2") _, out("a3") _, out("a4") _, out("a5") _, out("a6") _, out("a7") _,
+                out("a8") _, out("a9") _, out("a10") _, out("a11") _, out("a12") _, out("a13") _,
+                out("a14") _, out("a15") _,
+                clobber_abi("C"),
+            );
+        }
+        after
+    }
+
+    /// 0 is no signal: nothing is called.
+    const NO_SIGNAL: usize = 0;
+
+    #[test]
+    fn a_handler_returns_with_the_access_registers_of_its_frame() {
+        let (before, given) = (access(0x25), access(0x43));
+        let stack = frame_with(&given);
+        let sp = &raw const stack.save_area_and_info as usize;
+        let uc = &raw const stack.uc as usize;
+        // SAFETY: as the kernel calls it, with room on the stack.
+        let after = unsafe { access_after(entry(), sp, NO_SIGNAL, uc, &before) };
+        assert_eq!(after, given);
+    }
+
+    #[test]
+    fn an_entry_that_another_handler_calls_leaves_the_access_registers_alone() {
+        let (before, given) = (access(0x25), access(0x43));
+        let stack = frame_with(&given);
+        let sp = &raw const stack.save_area_and_info as usize - 4096;
+        let uc = &raw const stack.uc as usize;
+        // SAFETY: as a function calls it, with room on the stack.
+        let after = unsafe { access_after(entry(), sp, NO_SIGNAL, uc, &before) };
+        assert_eq!(after, before);
+    }
+
+    #[test]
+    fn an_injected_call_resumes_with_the_access_registers_of_its_frame() {
+        let (before, given) = (access(0x25), access(0x43));
+        let stack = frame_with(&given);
+        let frame = &raw const stack.save_area_and_info as usize;
+        let active = AtomicU32::new(1);
+        let (sp, active_at) = (frame - 4096, &raw const active as usize);
+        // SAFETY: as for a call that never returned, with room on the stack.
+        let after = unsafe { access_after(resume_address(), sp, frame, active_at, &before) };
+        assert_eq!(after, given);
+        assert_eq!(active.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -1518,6 +1659,20 @@ mod probe {
     /// Registers that are the thread's or the program's own: no code changes them, and their values
     /// are different in every run.
     pub(crate) const OWN: &[(Reg, &str)] = &[];
+
+    /// DWARF's numbers of registers (the s390x supplement): the first, and those from it on.
+    pub(crate) const DWARF: &[(u16, &[Reg])] = &[
+        (
+            0,
+            &[
+                Reg::R0, Reg::R1, Reg::R2, Reg::R3, Reg::R4, Reg::R5, Reg::R6, Reg::R7, Reg::R8,
+                Reg::R9, Reg::R10, Reg::R11, Reg::R12, Reg::R13, Reg::R14, Reg::R15,
+            ],
+        ),
+    ];
+
+    /// What DWARF calls a frame's address (CFA) is so much above the caller's stack pointer.
+    pub(crate) const CFA_ABOVE_SP: usize = 160;
 
     /// From a frame pointer to the frame pointer before it, and to the return address, in bytes. `None`
     /// where code keeps no frame pointers.

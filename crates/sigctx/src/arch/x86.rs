@@ -1315,6 +1315,19 @@ mod probe {
     /// are different in every run.
     pub(crate) const OWN: &[(Reg, &str)] = &[];
 
+    /// DWARF's numbers of registers (the i386 psABI): the first, and those from it on.
+    pub(crate) const DWARF: &[(u16, &[Reg])] = &[
+        (
+            0,
+            &[
+                Reg::Eax, Reg::Ecx, Reg::Edx, Reg::Ebx, Reg::Esp, Reg::Ebp, Reg::Esi, Reg::Edi,
+            ],
+        ),
+    ];
+
+    /// What DWARF calls a frame's address (CFA) is so much above the caller's stack pointer.
+    pub(crate) const CFA_ABOVE_SP: usize = 0;
+
     /// From a frame pointer to the frame pointer before it, and to the return address, in bytes.
     /// `None`: code that is not told to keep frame pointers (then it is 0 and 4) has no register to
     /// spare for one.

@@ -1379,6 +1379,20 @@ mod probe {
     /// are different in every run.
     pub(crate) const OWN: &[(Reg, &str)] = &[];
 
+    /// DWARF's numbers of registers (the System V psABI): the first, and those from it on.
+    pub(crate) const DWARF: &[(u16, &[Reg])] = &[
+        (
+            0,
+            &[
+                Reg::Rax, Reg::Rdx, Reg::Rcx, Reg::Rbx, Reg::Rsi, Reg::Rdi, Reg::Rbp, Reg::Rsp,
+                Reg::R8, Reg::R9, Reg::R10, Reg::R11, Reg::R12, Reg::R13, Reg::R14, Reg::R15,
+            ],
+        ),
+    ];
+
+    /// What DWARF calls a frame's address (CFA) is so much above the caller's stack pointer.
+    pub(crate) const CFA_ABOVE_SP: usize = 0;
+
     /// From a frame pointer to the frame pointer before it, and to the return address, in bytes. `None`
     /// where code keeps no frame pointers.
     pub(crate) const FRAME_POINTER_TO: Option<[isize; 2]> = Some([0, 8]);

@@ -3,7 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{c_int, c_void};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering::SeqCst};
@@ -266,9 +266,11 @@ pub unsafe fn install_ordinary(
     unsafe { sys::rt_sigaction(signal, Some(&action)) }.expect("installs")
 }
 
-/// Registers that an ordinary handler loses, one that this crate has no part in: an emulator's
-/// signal frame may be without them. Of the kernel's frames none is.
+/// Registers that an ordinary handler, one that this crate has no part in, loses under an emulator,
+/// whose signal frame may be without them. A kernel's frame has them all. That its sigreturn may lose
+/// them all the same (see `arch/riscv64.rs` and `arch/s390x.rs`) is no excuse here.
 pub fn lost_by_an_ordinary_handler() -> BTreeSet<&'static str> {
+    const PATTERNS: usize = 200;
     static SEEN: AtomicUsize = AtomicUsize::new(0);
     // Those that interrupted the loop with all its patterns in place; others show nothing.
     static IN_LOOP: AtomicUsize = AtomicUsize::new(0);
@@ -289,7 +291,8 @@ pub fn lost_by_an_ordinary_handler() -> BTreeSet<&'static str> {
     let mut patterned = Patterned::new();
     // SAFETY: the loop's memory outlives the threads below.
     let stop = unsafe { patterned.stopper() };
-    let mut lost = BTreeSet::new();
+    // In how many patterns each was lost.
+    let mut times = BTreeMap::<_, usize>::new();
     thread::scope(|s| {
         let (tid, running) = (&tid, &running);
         s.spawn(move || {
@@ -305,21 +308,28 @@ pub fn lost_by_an_ordinary_handler() -> BTreeSet<&'static str> {
             }
         });
         let _alt = AltStack::install().expect("alternate stack");
-        for _ in 0..200 {
+        for _ in 0..PATTERNS {
             let ready = || tid.store(sys::gettid(), SeqCst);
             let different = patterned.run(|| rng.next_u64(), Spin::UntilStopped, ready);
-            lost.extend(different.iter().map(|difference| difference.register));
+            let registers: BTreeSet<_> = different.iter().map(|d| d.register).collect();
+            registers.into_iter().for_each(|register| *times.entry(register).or_default() += 1);
         }
         running.store(false, SeqCst);
     });
     // SAFETY: gives back what was there.
     unsafe { sys::rt_sigaction(signal, Some(&before)) }.expect("SIGUSR2");
-    if testkit::emulator().is_none() {
-        assert!(lost.is_empty(), "the kernel itself lost {lost:?}");
-    } else if !lost.is_empty() {
-        println!("note: this emulator loses {lost:?} with an ordinary handler, too");
+    if testkit::emulator().is_some() {
+        if !times.is_empty() {
+            println!("note: this emulator loses {times:?} with an ordinary handler, too");
+        }
+        return times.into_keys().collect();
     }
-    lost
+    // What is not in a frame is lost every time.
+    assert!(times.values().all(|&n| n < PATTERNS / 2), "the kernel's frame is without {times:?}");
+    if !times.is_empty() {
+        println!("note: this kernel lost {times:?} in {PATTERNS} signals of an ordinary handler");
+    }
+    BTreeSet::new()
 }
 
 /// A flag that is raised when it goes out of scope, also when a test fails.

@@ -1,0 +1,137 @@
+//! Unwinders find every register of the interrupted code, through an injected call and through a
+//! handler. Debuggers and profilers show them; an unwinder goes on with the callee-saved ones.
+
+mod common;
+
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::SeqCst};
+
+use common::*;
+use sigctx::SigCtx;
+use sigctx::handler::{Delivery, Flow};
+use sigctx::inject::Frame;
+use sigctx::probe::{self, Patterned, Spin, Stop, Unwound};
+use sigctx::sys;
+use testkit::Rng;
+
+static STOP: AtomicPtr<Stop> = AtomicPtr::new(std::ptr::null_mut());
+/// How often an unwinder was sent from the interrupted loop, and how often it came there.
+static LOOKED: AtomicUsize = AtomicUsize::new(0);
+static FOUND: AtomicUsize = AtomicUsize::new(0);
+
+const ENOUGH: usize = 40;
+
+// Of the platform's unwinder.
+unsafe extern "C" {
+    fn _Unwind_Backtrace(
+        trace: extern "C" fn(*mut c_void, *mut c_void) -> c_int,
+        argument: *mut c_void,
+    ) -> c_int;
+}
+
+/// Called by the unwinder for each frame. At the interrupted one it compares all registers with those
+/// of the kernel's frame.
+extern "C" fn compare(context: *mut c_void, interrupted: *mut c_void) -> c_int {
+    /// `_URC_NO_REASON`: go on.
+    const ON: c_int = 0;
+    /// `_URC_NORMAL_STOP`, though any other value would do.
+    const ENOUGH: c_int = 4;
+
+    // SAFETY: lives as long as the unwinder's walk.
+    let interrupted = unsafe { &*interrupted.cast::<SigCtx<'_>>() };
+    // SAFETY: the unwinder is there until this returns.
+    let unwound = unsafe { Unwound::from_raw(context) };
+    let (pc, sp) = unwound.place();
+    if pc != interrupted.pc() {
+        return ON;
+    }
+    if let Some(sp) = sp {
+        assert_eq!(sp, interrupted.sp(), "stack pointer");
+    }
+    for &(first, registers) in probe::DWARF_REGISTERS {
+        for (number, &register) in (first..).zip(registers) {
+            // SAFETY: above a handler or an injected call.
+            let found = unsafe { unwound.get(number) };
+            let expected = interrupted.get(register) as usize;
+            assert_eq!(found, expected, "{} (number {number})", register.name());
+        }
+    }
+    FOUND.fetch_add(1, SeqCst);
+    ENOUGH
+}
+
+fn look(interrupted: &SigCtx<'_>) {
+    let argument = std::ptr::from_ref(interrupted).cast_mut().cast();
+    // SAFETY: the function keeps to the unwinder's rules, and its argument outlives the walk. A
+    // failed assertion in it aborts the process.
+    unsafe { _Unwind_Backtrace(compare, argument) };
+    LOOKED.fetch_add(1, SeqCst);
+    // SAFETY: leaked, before the first signal.
+    unsafe { &*STOP.load(SeqCst) }.stop();
+}
+
+/// Interrupts loops with patterns in all registers by signals with this handler.
+fn interrupt_patterns(handler: fn(&mut Delivery<'_>) -> Flow) {
+    let _installed = install(libc::SIGURG, handler);
+    let mut rng = Rng::from_env();
+    let seed = rng.next_u64();
+    let victim = || {
+        let mut rng = Rng::new(seed);
+        let patterned = Box::leak(Box::new(Patterned::new()));
+        STACK.store(std::ptr::from_ref(patterned.call_stack()).cast_mut(), SeqCst);
+        // SAFETY: leaked.
+        let stop = unsafe { patterned.stopper() };
+        STOP.store(Box::leak(Box::new(stop)), SeqCst);
+        while LOOKED.load(SeqCst) < ENOUGH {
+            let ready = || TID.store(sys::gettid(), SeqCst);
+            patterned.run(|| rng.next_u64(), Spin::UntilStopped, ready);
+        }
+    };
+    under_signals(victim, || LOOKED.load(SeqCst) >= ENOUGH);
+}
+
+#[test]
+fn every_register_is_found_through_an_injected_call() {
+    fn callback(frame: &mut Frame<'_>, _: usize) {
+        look(frame.context());
+        INJECTED.fetch_add(1, SeqCst);
+        HANDLED.fetch_add(1, SeqCst);
+    }
+    fn handler(delivery: &mut Delivery<'_>) -> Flow {
+        if !Patterned::code().contains(&delivery.pc()) {
+            ELSEWHERE.fetch_add(1, SeqCst);
+            HANDLED.fetch_add(1, SeqCst);
+            return Flow::Resume;
+        }
+        // SAFETY: leaked, before the first signal.
+        let stack = unsafe { &*STACK.load(SeqCst) };
+        // SAFETY: the loop may be interrupted anywhere by anything that leaves it as it was.
+        make_or_count(unsafe { delivery.inject(stack, callback, 0) })
+    }
+    let name = "every_register_is_found_through_an_injected_call";
+    testkit::in_child(name, DEADLINE, || {
+        interrupt_patterns(handler);
+        assert_eq!(FOUND.load(SeqCst), LOOKED.load(SeqCst), "{}", counts());
+    });
+}
+
+#[test]
+fn every_register_is_found_through_a_handler() {
+    fn handler(delivery: &mut Delivery<'_>) -> Flow {
+        if Patterned::code().contains(&delivery.pc()) {
+            look(delivery);
+        }
+        HANDLED.fetch_add(1, SeqCst);
+        Flow::Resume
+    }
+    let name = "every_register_is_found_through_a_handler";
+    testkit::in_child(name, DEADLINE, || {
+        interrupt_patterns(handler);
+        let (found, looked) = (FOUND.load(SeqCst), LOOKED.load(SeqCst));
+        if found == 0 && testkit::emulator().is_some() {
+            testkit::skip("unwinders find no way through the emulator's signal frames");
+            return;
+        }
+        assert_eq!(found, looked, "{}", counts());
+    });
+}
