@@ -11,7 +11,7 @@ use core::mem::{self, size_of};
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::arch::SignalStack;
+use crate::arch::{self, SignalStack};
 use crate::inject;
 use crate::sys::{self, Errno, MaskHow, SigSet};
 
@@ -48,7 +48,8 @@ impl AltStack {
     /// Maps a stack and makes it the calling thread's alternate stack.
     ///
     /// Its size is the larger of [`MIN_SIZE`] and four of the largest frames that the CPU can need
-    /// (`AT_MINSIGSTKSZ`). All its pages are there from the start; below is a guard page. A few
+    /// (`AT_MINSIGSTKSZ`), with the state that may be live in one of them only and that the kernel
+    /// leaves out there: the matrix ZA of aarch64. All its pages are there from the start; below is a guard page. A few
     /// stacks are kept when they are dropped and used again, with what was written to them.
     ///
     /// # Signal safety
@@ -64,7 +65,8 @@ impl AltStack {
     /// `sigaltstack(2)`, `getauxval(3)`
     pub fn install() -> Result<Self, AltStackError> {
         let page = auxiliary(libc::AT_PAGESZ).max(4096);
-        let size = MIN_SIZE.max(4 * auxiliary(libc::AT_MINSIGSTKSZ)).next_multiple_of(page);
+        let told = auxiliary(libc::AT_MINSIGSTKSZ);
+        let size = MIN_SIZE.max(4 * told + arch::left_out(told)).next_multiple_of(page);
         let length = size + page;
         let map = match pooled() {
             Some(map) => map,

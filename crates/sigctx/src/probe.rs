@@ -357,7 +357,8 @@ impl Unwound {
         Self { context }
     }
 
-    /// The program counter, and the stack pointer unless it is among [`DWARF_REGISTERS`].
+    /// The program counter, and the stack pointer as the frame's address tells it. arm's tables (EHABI)
+    /// have no such address.
     ///
     /// # Signal safety
     ///

@@ -13,10 +13,10 @@ use common::{
     DONE, ELSEWHERE, HANDLED, INJECTED, Raise, STACK, TID, counts, lost_by_an_ordinary_handler,
     register_own_stack, send_one_at_a_time, under_signals,
 };
+use sigctx::SigCtx;
 use sigctx::altstack::AltStack;
 use sigctx::handler::{self, Delivery, Flow, Handler, Options};
 use sigctx::inject::Frame;
-use sigctx::SigCtx;
 use sigctx::probe::{Difference, Patterned, Spin, Stop};
 use sigctx::sys::{self, MaskHow, SigSet};
 use testkit::Rng;

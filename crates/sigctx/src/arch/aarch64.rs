@@ -45,6 +45,43 @@ pub(crate) const RED_ZONE: usize = 0;
 pub(crate) const UCONTEXT_OFFSET: usize = 128;
 /// More than any frame of this architecture: with vectors of 256 bytes SVE needs 9 KiB and ZA 64.
 pub(crate) const MAX_FRAME: usize = 128 * 1024;
+
+/// `PR_SME_GET_VL`.
+const SME_LENGTH: usize = 64;
+
+/// Bytes of a signal frame that `AT_MINSIGSTKSZ`, which says `told`, leaves out: the matrix ZA, a
+/// square of streaming vectors. At most one frame of a stack has it, for a handler begins without.
+///
+/// The kernel counts the records of all state there is, but of ZA the head alone, since the thread
+/// that it counts for has none (`minsigstksz_setup` in `arch/arm64/kernel/signal.c`; Linux 7.2.12).
+/// With vectors of 256 bytes it says 10016 bytes, where a frame with ZA has 66784.
+pub(crate) fn left_out(told: usize) -> usize {
+    // SAFETY: takes no pointers.
+    let streaming = unsafe { sys::syscall(libc::SYS_prctl, [SME_LENGTH, 0, 0, 0, 0, 0]) };
+    if streaming.is_err() {
+        return 0;
+    }
+    let length = longest_vector(told);
+    // Beside the matrix, what leads to records that do not fit into the context.
+    length * length + 64
+}
+
+/// The longest vector for whose 32 registers, 16 predicates and FFR there is room in `told` bytes, at
+/// least: a thread may change to it at any time. The lengths of streaming vectors are powers of two.
+fn longest_vector(told: usize) -> usize {
+    /// The longest one of the architecture.
+    const LONGEST: usize = 256;
+
+    if told == 0 {
+        return LONGEST;
+    }
+    // Records begin in the context, and go on after it if there are more.
+    let records = told.saturating_sub(UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.records));
+    let length = [128, LONGEST].into_iter().rev().find(|length| 34 * length <= records);
+    // What is shorter fits into the context, as what is not there does.
+    length.unwrap_or(64)
+}
+
 /// `si_code` of a timer's signal.
 pub(crate) const SI_TIMER: c_int = -2;
 /// `si_code` of completed asynchronous input or output.
@@ -754,8 +791,6 @@ pub(crate) fn check_move(frame: &Ucontext, _end: usize) -> Result<(), MoveError>
     const STATUS: usize = 74;
     /// `PR_SVE_GET_VL`.
     const SVE_LENGTH: usize = 51;
-    /// `PR_SME_GET_VL`.
-    const SME_LENGTH: usize = 64;
     /// `PR_SHADOW_STACK_ENABLE`.
     const ENABLED: u64 = 1;
 
@@ -955,9 +990,56 @@ pub(crate) fn trampoline() -> core::ops::Range<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use core::sync::atomic::{AtomicUsize, Ordering};
+    use core::time::Duration;
     use std::boxed::Box;
     use std::vec::Vec;
+
+    use super::*;
+    use crate::altstack::AltStack;
+    use crate::handler::{self, Delivery, Flow, Options};
+
+    /// `AT_MINSIGSTKSZ` of Linux 7.2.12, and what it is without the vectors.
+    #[test]
+    fn the_longest_vector_is_one_that_the_kernel_has_counted() {
+        assert_eq!(longest_vector(10016), 256);
+        let without = 10016 - 34 * 256;
+        assert_eq!(longest_vector(without + 34 * 128), 128);
+        assert_eq!(longest_vector(4720), 64);
+        assert_eq!(longest_vector(0), 256);
+    }
+
+    #[test]
+    fn a_frame_with_the_largest_matrix_fits_on_an_alternate_stack() {
+        /// `PR_SME_SET_VL`.
+        const SET_LENGTH: usize = 63;
+        static HANDLED: AtomicUsize = AtomicUsize::new(0);
+
+        fn handler(_: &mut Delivery<'_>) -> Flow {
+            HANDLED.fetch_add(1, Ordering::Relaxed);
+            Flow::Resume
+        }
+        let name = "arch::aarch64::tests::a_frame_with_the_largest_matrix_fits_on_an_alternate_stack";
+        testkit::in_child(name, Duration::from_secs(30), || {
+            // SAFETY: the handler counts.
+            let installed = unsafe { handler::install(libc::SIGUSR1, handler, Options::new()) };
+            let _installed = installed.expect("install");
+            // Before the thread has long vectors.
+            let _alt = AltStack::install().expect("alternate stack");
+            // SAFETY: takes no pointers; no code here has streaming vectors.
+            if unsafe { sys::syscall(libc::SYS_prctl, [SET_LENGTH, 256, 0, 0, 0, 0]) }.is_err() {
+                testkit::skip("the CPU has no streaming vectors");
+                return;
+            }
+            // SAFETY: `smstart za`: the matrix has zeroes, and no code here uses it.
+            unsafe { asm!(".inst 0xd503457f") };
+            let sent = sys::tgkill(sys::getpid(), sys::gettid(), libc::SIGUSR1);
+            // SAFETY: `smstop za`.
+            unsafe { asm!(".inst 0xd503447f") };
+            sent.expect("own thread");
+            assert_eq!(HANDLED.load(Ordering::Relaxed), 1);
+        });
+    }
 
     /// 0x60001000 is what most code is interrupted with.
     #[test]

@@ -11,6 +11,15 @@
 //!  low   | siginfo        128 bytes     |<- a1 = sp; ra = the sigreturn code, in the vDSO
 //! ```
 //!
+//! **A frame without a record of the floating-point registers makes the kernel lose vectors** (Linux
+//! 7.2.12, `restore_sigcontext` in `arch/loongarch/kernel/signal.c`): it takes the thread for one that
+//! has never used these registers, but not for one without live vectors. After that no frame of the
+//! thread has a record, and each sigreturn puts back vectors of long ago. It happens when handler or
+//! callback are the first to use vectors on the thread, and when the frame resumes on a thread that
+//! has used them. Whoever leaves a frame here has set [`Status::USED_FP`] in it
+//! ([`floats_are_used`]): then the kernel goes on to save what there is. The interrupted code has no
+//! floating-point registers to lose, and gets the default modes.
+//!
 //! There is no instruction that jumps without a register. Exact resume does not need one, but a
 //! trampoline for `push_call` does: s7 is the one that it may destroy, as in Go.
 //!
@@ -576,6 +585,22 @@ const _: () = {
     assert!(offset_of!(SigContext, s8) == offset_of!(SigContext, zero) + 31 * 8);
 };
 
+/// Says in the frame that the thread has floating-point registers, see the head of this file. sp = the
+/// frame; costs t0 and t1. What the frame has no record of gets the default modes.
+macro_rules! floats_are_used {
+    () => {
+        concat!(
+            "ld.w $t0, $sp, {flags}\n",
+            "andi $t1, $t0, {used}\n",
+            "bnez $t1, 4f\n",
+            "ori $t0, $t0, {used}\n",
+            "st.w $t0, $sp, {flags}\n",
+            "movgr2fcsr $fcsr0, $zero\n",
+            "4:\n",
+        )
+    };
+}
+
 global_asm!(
     ".pushsection .text.sigctx_entry, \"ax\", @progbits",
     ".balign 16",
@@ -591,13 +616,19 @@ global_asm!(
     ".cfi_adjust_cfa_offset 16",
     "st.d $ra, $sp, 8",         // `return_address` looks here
     ".cfi_offset 1, -8",
+    "st.d $a2, $sp, 0",
     "pcaddu18i $ra, %call36({dispatch})",
     "jirl $ra, $ra, 0",
     "bnez $a0, 2f",
+    "ld.d $a2, $sp, 0",
     "ld.d $ra, $sp, 8",
     "addi.d $sp, $sp, 16",
     ".cfi_adjust_cfa_offset -16",
     ".cfi_restore 1",
+    "addi.d $t0, $sp, {ucontext}",
+    "bne $a2, $t0, 1f",         // called by a handler that was put over this one: no frame here
+    floats_are_used!(),
+    "1:",
     "ret",                      // to the sigreturn code: a plain return from the handler
     "2:",
     ".cfi_adjust_cfa_offset 16",
@@ -634,6 +665,7 @@ global_asm!(
     "st.w $zero, $a0, 0",       // the stack may be injected again, but not from in here
     "move $sp, $s0",
     "move $ra, $s1",
+    floats_are_used!(),
     "ret",                      // to the sigreturn code, with sp at the copied frame
     ".size sigctx_injected_call_0_1, . - sigctx_injected_call_0_1",
     // Resumes a frame whose callback never returned. a0 = the copied frame, a1 = where the handler
@@ -657,6 +689,9 @@ global_asm!(
     back = const offset_of!(Call, back),
     record = const offset_of!(Call, record),
     pc = const UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.pc),
+    ucontext = const UCONTEXT_OFFSET,
+    flags = const UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.flags),
+    used = const Status::USED_FP.bits(),
 );
 
 // Names carry the version, so that two versions of this crate can be linked together.
@@ -696,7 +731,79 @@ pub(crate) fn trampoline() -> core::ops::Range<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::boxed::Box;
+    use core::sync::atomic::{AtomicU32, Ordering};
+
+    use super::super::resume_address;
     use super::*;
+
+    /// A stack with a frame at its top that has no record.
+    #[repr(C, align(16))]
+    struct FakeStack {
+        below: [u8; 64 * 1024],
+        info: [u8; UCONTEXT_OFFSET],
+        uc: Ucontext,
+        end: RecordHeader,
+    }
+
+    /// Jumps to `code` on the stack `sp`, with a place to return to in a1 and ra.
+    ///
+    /// # Safety
+    ///
+    /// `code` can run so, and keeps s2 to s8.
+    unsafe fn jump(code: usize, sp: usize, a0: usize, a2: usize) {
+        // SAFETY: the caller's obligation. The stack pointer comes back at the end.
+        unsafe {
+            asm!(
+                "move $s2, $sp",
+                "move $sp, $s3",
+                "la.local $ra, 2f",
+                "move $a1, $ra",
+                "jr $s4",
+                "2:",
+                "move $sp, $s2",
+                in("$a0") a0,
+                in("$a2") a2,
+                in("$s3") sp,
+                in("$s4") code,
+                out("$s0") _,
+                out("$s1") _,
+                out("$s2") _,
+                clobber_abi("C"),
+            );
+        }
+    }
+
+    /// 0 is no signal: nothing is called.
+    const NO_SIGNAL: usize = 0;
+
+    #[test]
+    fn a_frame_without_floats_says_that_the_thread_has_some() {
+        // SAFETY: plain integers, for which zeroes are values.
+        let mut stack = unsafe { Box::<FakeStack>::new_zeroed().assume_init() };
+        let (frame, uc) = (&raw mut stack.info as usize, &raw mut stack.uc as usize);
+        let flags = (&raw const stack.uc.mcontext.flags).cast::<u32>();
+        // SAFETY: both are within the frame. Volatile: the code below writes there.
+        let (get, set) = (|| unsafe { flags.read_volatile() }, |to| unsafe {
+            flags.cast_mut().write_volatile(to);
+        });
+        let (used, other) = (Status::USED_FP.bits() as u32, Status::ADDRERR_WR.bits() as u32);
+
+        set(other);
+        // SAFETY: as a function calls it, with room on the stack.
+        unsafe { jump(entry(), frame - 4096, NO_SIGNAL, uc) };
+        assert_eq!(get(), other, "called by another handler");
+        // SAFETY: as the kernel calls it, with room on the stack.
+        unsafe { jump(entry(), frame, NO_SIGNAL, uc) };
+        assert_eq!(get(), other | used, "after a handler");
+
+        set(other);
+        let active = AtomicU32::new(1);
+        // SAFETY: as for a call that never returned, with room on the stack.
+        unsafe { jump(resume_address(), frame - 4096, frame, &raw const active as usize) };
+        assert_eq!(get(), other | used, "after an injected call");
+        assert_eq!(active.load(Ordering::Relaxed), 0);
+    }
 
     /// As the kernel writes it for a thread that uses LSX.
     #[repr(C)]
