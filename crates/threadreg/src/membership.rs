@@ -22,7 +22,8 @@ pub(crate) struct Membership {
 impl Membership {
     /// The calling thread becomes the one that `record` was published for.
     ///
-    /// Signals must be blocked: a handler must not find the thread half registered.
+    /// Signals must be blocked, but for those of a fault or a trapped call: a handler must not find the
+    /// thread half registered.
     pub(crate) fn begin(
         record: &'static Record,
         generation: u32,
@@ -68,8 +69,9 @@ impl Membership {
         // From here on a handler takes the thread for a foreign one.
         lookup::set(ptr::null());
         if let Some(alternate) = self.alternate.take() {
-            // SAFETY: all signals are blocked but libc's own, whose handlers run to their end on
-            // whatever stack they find, and neither keep a frame nor move it.
+            // SAFETY: all signals are blocked but libc's own and those of a fault or a trapped call.
+            // Their handlers run to their end on whatever stack they find; none of them injects or
+            // moves what it interrupted, since it finds no record of this thread any more.
             unsafe { alternate.remove_blocked() };
         }
         if own {
