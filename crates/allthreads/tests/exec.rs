@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use allthreads::sigctx::sys::gettid;
-use allthreads::{AllThreads, Error, privileges, threadreg};
+use allthreads::{AllThreads, Error, Signal, privileges, threadreg};
 use common::*;
 use testkit::{in_child, until};
 
@@ -154,5 +154,28 @@ fn stress_programs_start_beside_operations() {
         }
         STOP.store(true, SeqCst);
         operations.join().unwrap();
+    });
+}
+
+/// What the README advises where `threadreg::exec` cannot be used.
+#[test]
+fn stress_a_signal_that_is_ignored_by_default_harms_no_new_program() {
+    let test = "stress_a_signal_that_is_ignored_by_default_harms_no_new_program";
+    in_child(test, 3 * LIMIT, || {
+        for _ in 0..testkit::budget(100) {
+            let status = testkit::forked(|| {
+                static BEGUN: AtomicBool = AtomicBool::new(false);
+                let all = AllThreads::new().signal(Signal::Number(libc::SIGWINCH));
+                thread::spawn(move || {
+                    loop {
+                        let _ = all.batch(&name(c"held"));
+                        BEGUN.store(true, SeqCst);
+                    }
+                });
+                until("operations are made", || BEGUN.load(SeqCst));
+                panic!("{}", Command::new("/bin/true").exec());
+            });
+            assert_eq!(status, 0, "the status of the new program");
+        }
     });
 }
