@@ -15,7 +15,7 @@ use allthreads::{AllThreads, Error, Signal, privileges, threadreg};
 use common::*;
 use testkit::{in_child, until};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// What the parent looks for, in the words of the test harness.
 const END: &str = "running 1 test: this output is exec's; test result: ok";
