@@ -122,17 +122,26 @@ fn refuse(root: bool) -> Result<Section, Box<dyn std::error::Error>> {
 
 /// Runs an operation, again as long as it is not its turn: on a busy machine threads that the one
 /// before has let go may not have been scheduled since, and they must leave it first. Returns also
-/// how long the last one took.
+/// how long the last one took, without the time in which the caller was to run and had no processor.
 fn in_turn(operation: impl Fn() -> Result<Outcome, Error>) -> (Result<Outcome, Error>, Duration) {
     let first = Instant::now();
     loop {
-        let start = Instant::now();
+        let (start, without) = (Instant::now(), without_processor());
         let end = operation();
         let busy = matches!(end, Err(Error::Busy { .. }));
         if !busy || first.elapsed() > PATIENCE {
-            return (end, start.elapsed());
+            let without = without_processor().saturating_sub(without);
+            return (end, start.elapsed().saturating_sub(without));
         }
     }
+}
+
+/// For how long in its life the calling thread was to run, and others had the processors; zero where
+/// the kernel does not say.
+fn without_processor() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let waited = text.split_ascii_whitespace().nth(1).and_then(|ns| ns.parse().ok());
+    Duration::from_nanos(waited.unwrap_or_default())
 }
 
 /// A thread that blocks every signal there is, the library's own included.
