@@ -314,6 +314,12 @@ impl Record {
         self.places.store(core::ptr::null_mut(), Ordering::Relaxed);
     }
 
+    /// What a pin has done when it has counted and not looked yet.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn begin_pin(&self) {
+        self.gate.0.fetch_add(1, Ordering::Acquire);
+    }
+
     /// After fork, in the child, where nobody else runs: forgets the thread, which was not copied.
     #[cfg(not(loom))]
     pub(crate) fn reset(&self) -> bool {

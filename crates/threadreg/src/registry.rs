@@ -144,4 +144,24 @@ mod tests {
             other.join().expect("no panic");
         });
     }
+
+    /// The fork comes in the middle of a pin, whatever the scheduler does.
+    #[test]
+    fn t14_a_pin_that_a_fork_copies_half_made_holds_nobody_up() {
+        let name = "registry::tests::t14_a_pin_that_a_fork_copies_half_made_holds_nobody_up";
+        in_child(name, Duration::from_secs(20), || {
+            let worker = crate::spawn(|| ());
+            let stale = worker.thread();
+            worker.join().expect("no panic");
+            let record = ARENA.all().nth(stale.index()).expect("it had a record");
+            record.begin_pin();
+            let status = forked(|| {
+                let me = crate::attach().expect("attaches");
+                assert_eq!(me.thread().index(), stale.index(), "the record is free");
+                // Would wait for a pin that nobody holds.
+                drop(me);
+            });
+            assert_eq!(status, 0, "in the child of fork");
+        });
+    }
 }
