@@ -15,8 +15,8 @@ use crate::sync::{Ordering, fence};
 pub(super) struct Model;
 
 // One queue for all words: a wake wakes everybody, which is allowed, since sleepers look again. A
-// wake that is missing leaves a sleeper behind, and loom reports the deadlock. No timeouts: the
-// protocol has to get there without looking again.
+// wake that is missing leaves a sleeper behind, and loom reports the deadlock. No timeouts but
+// those that are over at once: the protocol has to get there without looking again.
 loom::lazy_static! {
     static ref QUEUE: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
 }
@@ -32,7 +32,10 @@ impl Edge for Model {
         fence(Ordering::SeqCst);
     }
 
-    fn wait(&self, word: &AtomicU32, expected: u32, _timeout: Option<Duration>) {
+    fn wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
+        if timeout == Some(Duration::ZERO) {
+            return thread::yield_now();
+        }
         let held = QUEUE.0.lock().expect("no model panics with it held");
         if word.load(Ordering::SeqCst) == expected {
             drop(QUEUE.1.wait(held).expect("no model panics with it held"));

@@ -15,6 +15,9 @@ loom::lazy_static! {
     /// That thread is in a region, or in code that it entered after it had answered.
     static ref INSIDE: AtomicU32 = AtomicU32::new(0);
     static ref SERVED: AtomicU32 = AtomicU32::new(0);
+    /// The thread's task is held.
+    static ref HELD: AtomicU32 = AtomicU32::new(1);
+    /// The thread stayed, and found its task held.
     static ref STAYED: AtomicU32 = AtomicU32::new(0);
 }
 
@@ -45,7 +48,7 @@ pub(super) fn serve() {
 }
 
 pub(super) fn stay_while_held() {
-    STAYED.store(1, Ordering::Release);
+    STAYED.store(HELD.load(Ordering::Acquire), Ordering::Release);
 }
 
 /// Nudges once, at its first look.
@@ -64,7 +67,7 @@ impl Pace<Model> for Nudges {
         false
     }
     fn nap(&self) -> Option<Duration> {
-        None
+        self.0.then_some(Duration::ZERO)
     }
     fn due(&mut self) -> bool {
         self.0
@@ -165,22 +168,25 @@ fn a_recall_in_a_stop_is_served() {
     });
 }
 
-/// I8: a recall that comes in a region is found when it is left, or by the next look.
+/// I8: a recall that comes in a region is found when it is left, or by the next look, also one that
+/// comes while an earlier one is heeded, by which nothing was held any more.
 #[test]
 fn a_recall_is_not_lost() {
     RECALLS.set(true);
     loom::model(|| {
         let world = World::new();
         let slot = world.attach();
-        let stopper = spawn(&world, World::stop_outside);
+        HELD.store(0, Ordering::Relaxed);
         world.protocol.enter(slot, Stance::Away);
-        let handler = spawn(&world, move |world| world.protocol.recall(slot));
+        let handler = spawn(&world, move |world| {
+            world.protocol.recall(slot);
+            HELD.store(1, Ordering::Release);
+            world.protocol.recall(slot);
+        });
         world.protocol.leave(slot);
         handler.join().unwrap();
         world.poll(slot);
         assert_eq!(STAYED.load(Ordering::Acquire), 1, "stays while its task is held");
-        world.protocol.enter(slot, Stance::Away);
-        stopper.join().unwrap();
     });
 }
 

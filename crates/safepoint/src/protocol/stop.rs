@@ -157,3 +157,51 @@ impl<E: Edge> Protocol<E> {
         self.edge.wake_all(&self.stop_word);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+    use crate::edge::{Fences, Identity, Linux};
+    use crate::protocol::Limit;
+
+    /// Too late from the start; looks at who owes what.
+    struct TooLate<'a>(&'a Protocol<Linux>);
+
+    impl Limit for TooLate<'_> {
+        fn left(&self) -> Option<Duration> {
+            Some(Duration::ZERO)
+        }
+    }
+
+    impl Pace<Linux> for TooLate<'_> {
+        type Seen = (bool, bool);
+
+        fn expired(&self) -> bool {
+            true
+        }
+        fn nap(&self) -> Option<Duration> {
+            Some(Duration::ZERO)
+        }
+        fn due(&mut self) -> bool {
+            true
+        }
+        fn late(&mut self, _slot: &'static Slot<Identity>, _wanted: &dyn Fn() -> bool) {}
+        fn look(&self, slot: &'static Slot<Identity>) -> (bool, bool) {
+            let owes = slot.asked.stop_owed.load(Ordering::Relaxed) != 0;
+            (owes, !self.0.stop_word.load(Ordering::Relaxed).is_multiple_of(2))
+        }
+    }
+
+    /// Later the slot may be another's, or its owner be somewhere else.
+    #[test]
+    fn stragglers_are_looked_at_while_they_owe_and_the_world_stops() {
+        let protocol = Protocol::new(Linux::new(Fences::Full));
+        for _ in 0..2 {
+            protocol.attach(|_| (), |_| (), &TooLate(&protocol)).expect("room");
+        }
+        let late = protocol.stop(None, &mut TooLate(&protocol)).expect_err("nobody polls");
+        assert_eq!(late.0, [(true, true), (true, true)]);
+    }
+}

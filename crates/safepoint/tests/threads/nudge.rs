@@ -283,3 +283,122 @@ fn a_nudge_that_panics_ends_neither_a_stop_nor_a_for_each() {
         });
     });
 }
+
+/// A nudge that takes its time between its mark and the signal, which it does not really send.
+#[derive(Default)]
+struct Slow {
+    marked: Flag,
+    on_its_way: AtomicU32,
+    wanted: AtomicU32,
+    /// If set, waits for `answered` before it looks whether it is wanted.
+    late: bool,
+    answered: Flag,
+    settled: AtomicU32,
+}
+
+impl Nudge for Slow {
+    fn nudge(
+        &self,
+        _thread: ThreadRef,
+        _call: NudgeCall,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<(), NudgeError> {
+        self.on_its_way.store(1, Ordering::SeqCst);
+        self.marked.raise();
+        if self.late {
+            self.answered.wait();
+        }
+        if wanted() {
+            self.wanted.fetch_add(1, Ordering::SeqCst);
+            // The signal comes in this time.
+            thread::sleep(Duration::from_millis(20));
+        }
+        self.on_its_way.store(0, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// By who has answered.
+    fn settle(&self, timeout: Duration) -> bool {
+        self.answered.raise();
+        let start = Instant::now();
+        while self.on_its_way.load(Ordering::SeqCst) != 0 && start.elapsed() < timeout {
+            thread::yield_now();
+        }
+        self.settled.fetch_add(1, Ordering::SeqCst);
+        true
+    }
+}
+
+/// `poll`: answers at a poll, and enters the region afterwards.
+fn a_region_with_a_nudge_on_its_way(poll: bool, each: bool) {
+    let (world, nudge) = (World::new(), Arc::new(Slow::default()));
+    // SAFETY: it makes no calls.
+    unsafe { world.set_nudge(nudge.clone()) };
+    let over = Flag::default();
+    thread::scope(|scope| {
+        let blocks = mutator(scope, &world, "blocks", |m| {
+            nudge.marked.wait();
+            if poll {
+                m.poll();
+            }
+            m.blocking(|| {
+                let on_its_way = nudge.on_its_way.load(Ordering::SeqCst);
+                assert_eq!(on_its_way, 0, "a nudge comes in the region ({poll}, {each})");
+                over.wait();
+            });
+        });
+        if each {
+            let mut own = world.attach().unwrap();
+            assert_eq!(own.for_each_processor(|_| ()).unwrap(), 2);
+        } else {
+            world.stop_from_outside("test").unwrap().resume();
+        }
+        over.raise();
+        blocks.join().unwrap();
+    });
+    assert!(nudge.settled.load(Ordering::SeqCst) > 0, "nobody waited for the nudge");
+}
+
+#[test]
+fn a_region_is_not_entered_with_a_nudge_on_its_way() {
+    let name = "nudge::a_region_is_not_entered_with_a_nudge_on_its_way";
+    in_child(name, Duration::from_secs(20), || {
+        for (poll, each) in [(false, false), (true, false), (false, true), (true, true)] {
+            a_region_with_a_nudge_on_its_way(poll, each);
+        }
+    });
+}
+
+/// A requester that was about to nudge one who has answered meanwhile does not.
+#[test]
+fn who_has_answered_is_not_nudged() {
+    let name = "nudge::who_has_answered_is_not_nudged";
+    in_child(name, Duration::from_secs(20), || {
+        for each in [false, true] {
+            let world = World::new();
+            let nudge = Arc::new(Slow { late: true, ..Slow::default() });
+            // SAFETY: it makes no calls.
+            unsafe { world.set_nudge(nudge.clone()) };
+            let over = Flag::default();
+            thread::scope(|scope| {
+                let answers = mutator(scope, &world, "answers", |m| {
+                    nudge.marked.wait();
+                    if each {
+                        m.poll();
+                    }
+                    m.blocking(|| over.wait());
+                });
+                if each {
+                    let mut own = world.attach().unwrap();
+                    assert_eq!(own.for_each_processor(|_| ()).unwrap(), 2);
+                } else {
+                    world.stop_from_outside("test").unwrap().resume();
+                }
+                over.raise();
+                answers.join().unwrap();
+            });
+            let wanted = nudge.wanted.load(Ordering::SeqCst);
+            assert_eq!(wanted, 0, "nudged after its answer (each: {each})");
+        }
+    });
+}
