@@ -45,10 +45,13 @@ impl<E: Edge> Protocol<E> {
         // Pairs with the fence between a requester's odd stop word and its walk: either the walk
         // meets this slot, or this look meets the odd word.
         fence(Ordering::SeqCst);
+        let mut in_time = true;
         if self.is_stopping() {
             slot.asked.poll.fetch_or(STOP, Ordering::Relaxed);
+            // Not by way of Running, where a stop that gives up would find, and blame, it.
+            in_time = self.be_stopped(slot, limit);
         }
-        if self.leave_within(slot, limit) {
+        if in_time && self.leave_within(slot, limit) {
             return Ok(slot);
         }
         // It never ran: what is asked of it is answered, and not done.
