@@ -4,7 +4,7 @@
 //!
 //! `protocol` is the core and makes no system calls; `edge` gives it fences, waiting and memory.
 //! `world`, `mutator`, `stopped` and `processor` are what users hold; `pace` is how long requesters
-//! wait and when they nudge.
+//! wait and when they nudge; `forks` puts worlds in order in the child of a fork.
 
 // Under loom only the protocol is built: the rest makes system calls and real threads.
 #![cfg_attr(
