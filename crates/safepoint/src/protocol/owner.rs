@@ -245,7 +245,7 @@ impl<E: Edge> Protocol<E> {
     pub(crate) fn stay_while_held(&self, slot: &Slot<E::Identity>) {
         // I8: cleared first. A recall that comes after this is found by the next look.
         if slot.is_recalled(&self.edge) {
-            slot.asked.poll.fetch_and(!REST, Ordering::Relaxed);
+            slot.asked.poll.fetch_and(!REST, Ordering::AcqRel);
             self.edge.stay_while_held();
         }
     }
@@ -253,9 +253,11 @@ impl<E: Edge> Protocol<E> {
     /// Handler, on the owner's thread, which stands still: its task is held from now on, or the holder
     /// wants something of it.
     pub(crate) fn recall(&self, slot: &Slot<E::Identity>) {
-        slot.asked.poll.fetch_or(REST, Ordering::Relaxed);
+        // Release, as for the other bits: on one thread that is so anyway, in models the handler is
+        // another.
+        slot.asked.poll.fetch_or(REST, Ordering::Release);
         // A wait that the signal cuts short, or that is about to begin, finds another value. Release:
-        // whoever finds it finds REST; on one thread that is so anyway, in models the handler is another.
+        // whoever finds it finds REST.
         self.stop_word.fetch_add(2, Ordering::Release);
         self.stop_turn.recall();
         self.each_turn.recall();
