@@ -13,6 +13,7 @@
 //! | `table` | writer | handlers | store / load, `SeqCst` | points to a live snapshot |
 //! | `readers[i]` | handlers ±1 | writer | `SeqCst` | counts the handlers that may hold a snapshot |
 //! | `turn` | writer | handlers | `SeqCst` | which counter a new handler uses |
+//! | `Code::stopped` | handlers +1, injected calls −1 | `retire` | `SeqCst` / release, acquire | counts those who stand still in the range |
 //!
 //! The writer stores `table`, then loads the counters; a handler increments a counter, then loads
 //! `table`: store-then-load on both sides, hence sequential consistency throughout.
@@ -22,31 +23,123 @@
 use core::fmt;
 use core::ops::Range;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::SeqCst};
-use std::sync::Mutex;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize};
+use core::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Instant;
 
-type Snapshot = Vec<Range<usize>>;
+use crate::ranges::{Overlap, Table};
+
+type Snapshot = Table<Code>;
 
 static TABLE: AtomicPtr<Snapshot> = AtomicPtr::new(ptr::null_mut());
 static READERS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
 static TURN: AtomicUsize = AtomicUsize::new(0);
 static WRITER: Mutex<()> = Mutex::new(());
 
+/// How many of the threads that stand still in a range are known by name.
+const NAMED: usize = 4;
+
+/// A registered range, and who stands still in it.
+#[derive(Debug)]
+#[repr(align(8))]
+pub(crate) struct Code {
+    range: Range<usize>,
+    /// Taken out of the table, and no handler sees it there any more.
+    is_out: AtomicBool,
+    stopped: AtomicU32,
+    /// Thread ids; 0 is free.
+    tids: [AtomicU32; NAMED],
+}
+
+impl Code {
+    fn new(range: Range<usize>) -> Self {
+        Self {
+            range,
+            is_out: AtomicBool::new(false),
+            stopped: AtomicU32::new(0),
+            tids: [const { AtomicU32::new(0) }; NAMED],
+        }
+    }
+}
+
+/// Counts an interruption of registered code, from before the call is injected until it is about to
+/// return. It travels as one word through the injected call.
+#[derive(Debug)]
+pub(crate) struct Stop {
+    code: *const Code,
+    /// Which of the names is this thread's; `NAMED` for none.
+    name: usize,
+}
+
+impl Stop {
+    /// Async-signal-safe.
+    fn new(code: &Arc<Code>) -> Self {
+        // One reference more: the range may be taken out, and its owner gone, during the call.
+        let code = Arc::into_raw(Arc::clone(code));
+        // SAFETY: the reference just made.
+        let this = unsafe { &*code };
+        // SeqCst: counted before the handler leaves the readers, whom a writer waits for before it
+        // looks at the count.
+        this.stopped.fetch_add(1, SeqCst);
+        let tid = sigctx::sys::gettid() as u32;
+        // Relaxed: names, for an error.
+        let is_mine = |slot: &AtomicU32| slot.compare_exchange(0, tid, Relaxed, Relaxed).is_ok();
+        let name = this.tids.iter().position(is_mine).unwrap_or(NAMED);
+        Self { code, name }
+    }
+
+    /// For `InjectedFn`'s word.
+    pub(crate) fn as_word(&self) -> usize {
+        const { assert!(align_of::<Code>() > NAMED, "the name has its place in the low bits") };
+        self.code as usize | self.name
+    }
+
+    /// # Safety
+    ///
+    /// The word is from [`Stop::as_word`] of one that was not dropped, and is used once.
+    pub(crate) unsafe fn from_word(word: usize) -> Self {
+        let name = word & (align_of::<Code>() - 1);
+        Self { code: (word - name) as *const Code, name }
+    }
+}
+
+impl Drop for Stop {
+    /// Async-signal-safe while somebody else has a reference to the code.
+    fn drop(&mut self) {
+        // SAFETY: the reference that `new` made is ours until the end of this.
+        let code = unsafe { Arc::from_raw(self.code) };
+        if let Some(slot) = code.tids.get(self.name) {
+            slot.store(0, Relaxed);
+        }
+        // Release: the writer that sees the count fall sees what the call did.
+        code.stopped.fetch_sub(1, Release);
+    }
+}
+
 /// Code registered as interruptible; dropping it takes the range out again.
 ///
 /// # Examples
 ///
 /// See [`register_code`].
-#[derive(PartialEq, Eq)]
 #[must_use = "dropping this takes the code out of the registry"]
-pub struct CodeRange(Range<usize>);
+pub struct CodeRange(Arc<Code>);
 
 impl fmt::Debug for CodeRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CodeRange({:#x}..{:#x})", self.0.start, self.0.end)
+        write!(f, "CodeRange({:#x}..{:#x})", self.0.range.start, self.0.range.end)
     }
 }
+
+impl PartialEq for CodeRange {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for CodeRange {}
 
 /// Why code cannot be registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +151,7 @@ pub enum CodeError {
     Overlaps {
         /// The range to be registered.
         range: Range<usize>,
-        /// The registered one.
+        /// The registered one, or another one of the same call.
         registered: Range<usize>,
     },
 }
@@ -120,32 +213,214 @@ pub unsafe fn register_code(range: Range<usize>) -> Result<CodeRange, CodeError>
     if range.is_empty() {
         return Err(CodeError::Empty(range));
     }
-    edit(|snapshot| {
-        let at = snapshot.partition_point(|r| r.end <= range.start);
-        if let Some(next) = snapshot.get(at).filter(|r| r.start < range.end) {
-            let registered = next.clone();
-            return Err(CodeError::Overlaps { range: range.clone(), registered });
-        }
-        snapshot.insert(at, range.clone());
-        Ok(())
+    let code = Arc::new(Code::new(range));
+    edit(|table| table.insert(&code.range, Arc::clone(&code)).map_err(overlaps))?;
+    Ok(CodeRange(code))
+}
+
+/// Registers many ranges at once, or none: what a JIT does with all functions of a module.
+///
+/// Takes about as long as the ranges take to sort. One by one, each registration copies a part of
+/// the table that grows slowly with its size.
+///
+/// # Signal safety
+///
+/// Not async-signal-safe: allocates and locks.
+///
+/// # Blocking
+///
+/// As [`register_code`].
+///
+/// # Errors
+///
+/// An empty range, or one that overlaps a registered one or another one of the call: none is
+/// registered then.
+///
+/// # Safety
+///
+/// As [`register_code`], for each range.
+///
+/// # Examples
+///
+/// ```
+/// # let module = 0x7f00_0000_usize;
+/// let functions = (0..1000).map(|i| module + i * 64..module + i * 64 + 48);
+/// // SAFETY: the JIT emits no locks, and keeps the code until `code` is dropped.
+/// let code = unsafe { preempt::register_code_ranges(functions) }?;
+/// assert_eq!(code.len(), 1000);
+/// assert!(preempt::is_registered_code(module + 64));
+/// # Ok::<(), preempt::CodeError>(())
+/// ```
+pub unsafe fn register_code_ranges(
+    ranges: impl IntoIterator<Item = Range<usize>>,
+) -> Result<Vec<CodeRange>, CodeError> {
+    let codes: Vec<_> = ranges.into_iter().map(|range| Arc::new(Code::new(range))).collect();
+    if let Some(code) = codes.iter().find(|code| code.range.is_empty()) {
+        return Err(CodeError::Empty(code.range.clone()));
+    }
+    edit(|table| {
+        let all = codes.iter().map(|code| (code.range.clone(), Arc::clone(code)));
+        table.insert_all(all).map_err(overlaps)
     })?;
-    Ok(CodeRange(range))
+    Ok(codes.into_iter().map(CodeRange).collect())
+}
+
+fn overlaps((range, registered): Overlap) -> CodeError {
+    CodeError::Overlaps { range, registered }
+}
+
+impl CodeRange {
+    /// Takes the range out of the registry and waits until no task stands still in it.
+    ///
+    /// After `Ok` no [`Suspended`](crate::Suspended) reports an instruction in the range, no frame of
+    /// an interruption leads back into it, and none will. The threads that were let go last may still
+    /// execute in it, as may any that was not interrupted: how the code is left is its owner's to know.
+    ///
+    /// A drop takes the range out without waiting. Tasks that stand still there then go on there when
+    /// they are resumed: those that are suspended, those whose hook has not returned (a coroutine that
+    /// was preempted and waits to be scheduled), and threads that make the call of a nudge.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: allocates, locks and waits.
+    ///
+    /// # Blocking
+    ///
+    /// Until the last of them goes on, at most about `timeout`. Called on a thread that stands still
+    /// there itself (in a hook), always for that long.
+    ///
+    /// # Errors
+    ///
+    /// [`RetireError`]: some stand still there yet; it names their threads. The range is out of the
+    /// registry, and `retire` may be called again. In the child of a fork, what the parent's other
+    /// threads were doing counts forever.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # let code = 0x7f00_0000_usize;
+    /// // SAFETY: nothing runs there.
+    /// let range = unsafe { preempt::register_code(code..code + 64) }?;
+    /// // … no task calls the function any more …
+    /// range.retire(Duration::from_secs(1))?;
+    /// // No task is stopped in there: the memory may be used again when none runs in there.
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retire(&self, timeout: Duration) -> Result<(), RetireError> {
+        const FIRST_NAP: Duration = Duration::from_micros(20);
+        const LONGEST_NAP: Duration = Duration::from_millis(1);
+
+        let start = Instant::now();
+        self.take_out();
+        let mut nap = FIRST_NAP;
+        loop {
+            // Acquire: partner, the release in `Stop::drop`. A handler that counted itself had done so
+            // when `take_out` saw the last reader leave.
+            let stopped = self.0.stopped.load(Acquire);
+            if stopped == 0 {
+                return Ok(());
+            }
+            let left = timeout.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Err(RetireError {
+                    range: self.0.range.clone(),
+                    stopped: stopped as usize,
+                    threads: self.threads(),
+                    waited: start.elapsed(),
+                });
+            }
+            // A nap: those who leave wake no one, for they have just served a request and are late.
+            let _ = sigctx::sys::futex_wait(&self.0.stopped, stopped, Some(nap.min(left)));
+            nap = (nap * 2).min(LONGEST_NAP);
+        }
+    }
+
+    fn threads(&self) -> Vec<(i32, threadreg::Name)> {
+        // Relaxed: names, for an error.
+        let tids = self.0.tids.iter().map(|tid| tid.load(Relaxed) as i32).filter(|tid| *tid != 0);
+        let name = |tid| {
+            let mut threads = threadreg::threads();
+            threads.find(|thread| thread.tid() == Some(tid)).map(|thread| thread.name())
+        };
+        tids.map(|tid| (tid, name(tid).unwrap_or_default())).collect()
+    }
+
+    fn take_out(&self) {
+        // Acquire, release: whoever sees it set need not wait for handlers that saw the old table. Two
+        // threads that come here at once both edit: the second finds nothing to take out.
+        if !self.0.is_out.load(Acquire) {
+            let removed: Result<(), CodeError> = edit(|table| {
+                table.remove(&self.0.range, &self.0);
+                Ok(())
+            });
+            debug_assert_eq!(removed, Ok(()));
+            self.0.is_out.store(true, Release);
+        }
+    }
 }
 
 impl Drop for CodeRange {
     fn drop(&mut self) {
-        let removed: Result<(), CodeError> = edit(|snapshot| {
-            snapshot.retain(|r| *r != self.0);
-            Ok(())
-        });
-        debug_assert_eq!(removed, Ok(()));
+        self.take_out();
     }
+}
+
+/// Some tasks stand still in a range that was [retired](CodeRange::retire).
+#[derive(Debug, Clone)]
+pub struct RetireError {
+    range: Range<usize>,
+    stopped: usize,
+    threads: Vec<(i32, threadreg::Name)>,
+    waited: Duration,
+}
+
+impl RetireError {
+    /// How many interruptions have not ended.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn stopped(&self) -> usize {
+        self.stopped
+    }
+
+    /// The threads that were interrupted there, up to four, by id and name. A task that was switched
+    /// out since may be on another thread, or on none.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn threads(&self) -> &[(i32, threadreg::Name)] {
+        &self.threads
+    }
+}
+
+impl fmt::Display for RetireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Range { start, end }, stopped) = (&self.range, self.stopped);
+        write!(f, "code {start:#x}..{end:#x} has {stopped} interruptions that have not ended in ")?;
+        write!(f, "{:.0?}; interrupted there:", self.waited)?;
+        for (i, (tid, name)) in self.threads.iter().enumerate() {
+            write!(f, "{} thread {tid} ({name})", if i == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+impl core::error::Error for RetireError {}
+
+fn writer() -> MutexGuard<'static, ()> {
+    WRITER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Replaces the snapshot by an edited copy and frees the old one when no handler can hold it.
 fn edit<E>(change: impl FnOnce(&mut Snapshot) -> Result<(), E>) -> Result<(), E> {
     crate::fork::watch();
-    let _one_writer = WRITER.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one_writer = writer();
     let old = TABLE.load(SeqCst);
     // SAFETY: `old` is null or a snapshot that only a writer frees, and we are the only writer.
     let mut next = unsafe { old.as_ref() }.cloned().unwrap_or_default();
@@ -177,22 +452,32 @@ pub(crate) fn after_fork() {
     }
 }
 
+/// Looks `pc` up and calls `then` with the registered code that it is in. Async-signal-safe if `then`
+/// is: what it gets is not freed meanwhile.
+fn look<R>(pc: usize, then: impl FnOnce(Option<&Arc<Code>>) -> R) -> R {
+    let readers = if TURN.load(SeqCst) == 0 { &READERS[0] } else { &READERS[1] };
+    readers.fetch_add(1, SeqCst);
+    // SAFETY: null, or a snapshot that is not freed while a counter is raised.
+    let table = unsafe { TABLE.load(SeqCst).as_ref() };
+    let result = then(table.and_then(|table| table.find(pc)));
+    readers.fetch_sub(1, SeqCst);
+    result
+}
+
+/// Handler: calls `interrupt` with a counted [`Stop`] if `pc` is in registered code. Those who retire
+/// the range wait for it unless `interrupt` drops it.
+pub(crate) fn stop_at<R>(pc: usize, interrupt: impl FnOnce(Stop) -> R) -> Option<R> {
+    look(pc, |code| code.map(|code| interrupt(Stop::new(code))))
+}
+
 /// Whether `pc` lies in registered code.
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe: two counters and a binary search.
+/// Async-signal-safe: two counters and two binary searches.
 #[must_use]
 pub fn is_registered_code(pc: usize) -> bool {
-    let readers = if TURN.load(SeqCst) == 0 { &READERS[0] } else { &READERS[1] };
-    readers.fetch_add(1, SeqCst);
-    // SAFETY: null, or a snapshot that is not freed while a counter is raised.
-    let found = unsafe { TABLE.load(SeqCst).as_ref() }.is_some_and(|snapshot| {
-        let at = snapshot.partition_point(|r| r.end <= pc);
-        snapshot.get(at).is_some_and(|r| r.start <= pc)
-    });
-    readers.fetch_sub(1, SeqCst);
-    found
+    look(pc, |code| code.is_some())
 }
 
 /// The address range of the functions that this program placed in the section `preemptible`.

@@ -3,19 +3,77 @@
 use core::fmt;
 use core::time::Duration;
 
+use sigctx::handler::Standing;
+
+use crate::install::number;
+use crate::symbol::Address;
 use crate::thread::Outcome;
 
-/// The handler of SIGURG could not be installed.
+/// Why preemption could not be installed, or not as it was asked.
 #[derive(Debug, Clone)]
-pub struct InstallError(pub(crate) sigctx::handler::InstallError);
+#[non_exhaustive]
+pub enum InstallError {
+    /// The signal cannot be preemption's.
+    Unusable {
+        /// The signal.
+        signal: i32,
+        /// Why not.
+        why: Unusable,
+    },
+    /// Preemption is installed with another signal, for the whole process.
+    OtherSignal {
+        /// The signal that was asked for.
+        asked: i32,
+        /// The one that is installed.
+        installed: i32,
+    },
+    /// The handler could not be installed.
+    Refused(sigctx::handler::InstallError),
+}
+
+/// Why a signal cannot be used for preemption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unusable {
+    /// There is no signal of that number.
+    NoSignal,
+    /// `SIGKILL` or `SIGSTOP`.
+    Uncatchable,
+    /// The CPU, the kernel or `abort` raises it because of what the thread does: to block it even for
+    /// a moment ends the process then.
+    Synchronous,
+    /// libc keeps it for itself.
+    Libc,
+}
 
 impl fmt::Display for InstallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot install the handler of SIGURG: {}", self.0)
+        match self {
+            Self::Unusable { signal, why } => {
+                write!(f, "signal {signal} cannot be used for preemption: ")?;
+                f.write_str(match why {
+                    Unusable::NoSignal => "there is none of that number",
+                    Unusable::Uncatchable => "no handler can catch it",
+                    Unusable::Synchronous => "it is raised by what a thread does",
+                    Unusable::Libc => "libc keeps it for itself",
+                })
+            }
+            Self::OtherSignal { asked, installed } => {
+                write!(f, "preemption is installed with signal {installed}, not {asked}")
+            }
+            Self::Refused(error) => write!(f, "cannot install the handler of preemption: {error}"),
+        }
     }
 }
 
-impl core::error::Error for InstallError {}
+impl core::error::Error for InstallError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Refused(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// Why a thread cannot enter a task, or block in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,11 +127,20 @@ pub enum SuspendError {
 pub enum Why {
     /// Another suspender had it all the time.
     HeldByAnother,
-    /// It was between two threads.
+    /// It ran on no thread.
     NotRunning,
     /// The handler is not [installed](crate::install), so that only a poll could stop it.
     NotInstalled,
-    /// The thread blocks SIGURG, or its handler is just running.
+    /// Somebody installed a handler over ours, so that no call can be injected:
+    /// [`install`](crate::install()) again puts ours on top.
+    Covered {
+        /// The address of that handler.
+        by: usize,
+    },
+    /// Somebody set the default action or "ignore" in the place of our handler:
+    /// [`install`](crate::install()) again.
+    Replaced,
+    /// The thread blocks the signal, or its handler is just running.
     SignalBlocked,
     /// The signal could not be sent.
     NotSent(threadreg::SignalError),
@@ -89,17 +156,34 @@ pub enum Why {
     },
 }
 
+impl From<Standing> for Why {
+    /// What keeps signals from our handler.
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Covered { by } => Self::Covered { by: by.get() },
+            _ => Self::Replaced,
+        }
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::HeldByAnother => f.write_str("somebody else has it suspended"),
-            Self::NotRunning => f.write_str("it was changing threads"),
-            Self::NotInstalled => f.write_str("the handler of SIGURG is not installed"),
-            Self::SignalBlocked => f.write_str("the thread blocks SIGURG"),
+            Self::NotRunning => f.write_str("it ran on no thread"),
+            Self::NotInstalled => f.write_str("preempt::install has not been called"),
+            Self::Covered { by } => {
+                let by = Address(*by);
+                write!(f, "handler {by} of signal {} was installed over ours", number())
+            }
+            Self::Replaced => {
+                write!(f, "somebody set signal {} to its default action or to be ignored", number())
+            }
+            Self::SignalBlocked => write!(f, "the thread blocks signal {}", number()),
             Self::NotSent(error) => write!(f, "the signal could not be sent: {error}"),
             Self::NotHandled => f.write_str("the signal was sent, and not handled yet"),
             Self::Refused { outcome, pc } => {
-                write!(f, "no safe point was found, last at pc {pc:#x}: ")?;
+                write!(f, "no safe point was found, last at pc {}: ", Address(*pc))?;
                 f.write_str(match outcome {
                     Outcome::OutsideCode => "outside the registered code",
                     Outcome::Disabled => "preemption is disabled",
@@ -130,3 +214,31 @@ impl fmt::Display for SuspendError {
 }
 
 impl core::error::Error for SuspendError {}
+
+/// Why a [request](crate::Task::request_within) was not served. It stands until the task comes to a
+/// safe point.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RequestError {
+    /// The thread that runs the task.
+    pub tid: Option<i32>,
+    /// The thread's name.
+    pub name: threadreg::Name,
+    /// How long the caller waited.
+    pub waited: Duration,
+    /// Why the task did not come to a safe point.
+    pub why: Why,
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tid, name, waited, why } = self;
+        match tid {
+            Some(tid) => write!(f, "the task on thread {tid} ({name}) ")?,
+            None => write!(f, "the task ")?,
+        }
+        write!(f, "did not come to its hook in {waited:.0?}: {why}")
+    }
+}
+
+impl core::error::Error for RequestError {}

@@ -6,13 +6,15 @@
 //! |---|---|
 //! | `word` | protocol: who runs, wants and holds a task; pure, under loom |
 //! | `pending` | protocol: the signal on its way, acknowledged first; pure, under loom |
+//! | `install` | which signal, and whether our handler still gets it |
 //! | `signal` | the handler and the injected call |
 //! | `task`, `place`, `suspend` | tasks, where they run, and stopping them |
-//! | `code` | which code may be interrupted |
+//! | `code`, `ranges` | which code may be interrupted |
 //! | `disable` | sections that must not be |
 //! | `nudge` | the door for `safepoint` |
 //! | `thread` | what the handler finds of a thread |
 //! | `fork` | what a child of a fork takes back |
+//! | `symbol` | names for addresses in errors |
 
 // Under loom only the two protocols are built: the rest makes system calls.
 #![cfg_attr(loom, allow(dead_code, reason = "used by the models of the protocols alone"))]
@@ -36,18 +38,25 @@ cfg_if::cfg_if! {
         mod disable;
         mod error;
         mod fork;
+        mod install;
         mod nudge;
         mod place;
+        mod ranges;
         mod signal;
         mod suspend;
+        mod symbol;
         mod task;
         mod thread;
 
-        pub use code::{CodeError, CodeRange, is_registered_code, register_code};
+        pub use code::{
+            CodeError, CodeRange, RetireError, is_registered_code, register_code,
+            register_code_ranges,
+        };
         pub use disable::{Disabled, disable};
-        pub use error::{EnterError, InstallError, SuspendError, Why};
+        pub use error::{EnterError, InstallError, RequestError, SuspendError, Unusable, Why};
+        pub use install::{Options, install, install_with};
         pub use nudge::Nudger;
-        pub use signal::{install, poll};
+        pub use signal::poll;
         pub use sigctx::inject::Frame;
         pub use suspend::{StoppedAt, Suspended, suspend};
         pub use task::Task;

@@ -6,10 +6,10 @@ use sigctx::sys::{self, MaskHow, SigSet};
 use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
 
 use crate::fork;
-use crate::signal::{SIGNAL, is_installed};
+use crate::install::{is_installed, number};
 use crate::thread::{ThreadState, owner_mark};
 
-/// Reaches threads in registered code by SIGURG: what a stop-the-world needs for loops that never
+/// Reaches threads in registered code by the signal: what a stop-the-world needs for loops that never
 /// poll. Give it to `safepoint::World::set_nudge`.
 ///
 /// The signalled thread makes the call outside the handler, on its own stack, between two
@@ -58,7 +58,7 @@ impl Nudge for Nudger {
         let start = Instant::now();
         state.pending.settle(owner_mark(me), || {
             std::thread::yield_now();
-            let blocked = sys::sigprocmask(MaskHow::Block, &SigSet::empty()).contains(SIGNAL);
+            let blocked = sys::sigprocmask(MaskHow::Block, &SigSet::empty()).contains(number());
             !blocked && start.elapsed() < timeout
         })
     }

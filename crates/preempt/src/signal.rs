@@ -1,64 +1,86 @@
-//! The handler of SIGURG, and the call that it injects.
+//! The handler of the signal, and the call that it injects.
 
-use std::sync::OnceLock;
+use core::mem::ManuallyDrop;
 
-use sigctx::handler::{Delivery, Flow, Installed, Options};
+use sigctx::handler::{Delivery, Flow};
 use sigctx::inject::Frame;
 use sigctx::sys::{self, MaskHow, SigSet};
 use threadreg::ThreadRef;
+use threadreg::procfs::TaskDir;
 
-use crate::code::is_registered_code;
-use crate::error::InstallError;
-use crate::fork;
+use crate::code::{self, Stop};
+use crate::install;
 use crate::task::{self, TaskCore};
 use crate::thread::{self, Outcome, ThreadState};
 use crate::word::Mode;
 
-/// The signal: harmless by default, rarely used, and not special to any debugger or libc. Go
-/// chose it for the same reasons (proposal 24543).
-pub(crate) const SIGNAL: i32 = libc::SIGURG;
+pub(crate) use crate::install::{is_installed, number};
 
-static INSTALLED: OnceLock<Result<Installed, sigctx::handler::InstallError>> = OnceLock::new();
-
-/// Installs the handler of SIGURG for the process. Further calls do nothing.
-///
-/// A SIGURG that somebody else sent, or that was merged with ours, goes on to the handler that was
-/// installed before; so does ours, since the kernel merges two that are pending into one.
-///
-/// # Signal safety
-///
-/// Not async-signal-safe: allocates.
-///
-/// # Errors
-///
-/// The kernel refused the handler; the same error again for each further call.
-///
-/// # Examples
-///
-/// ```
-/// preempt::install()?;
-/// # Ok::<(), preempt::InstallError>(())
-/// ```
-pub fn install() -> Result<(), InstallError> {
-    let installed = INSTALLED.get_or_init(|| {
-        // A thread that inherited a mask with the signal in it could not be interrupted.
-        threadreg::never_block(SIGNAL);
-        fork::watch();
-        // SAFETY: `on_signal` fulfils what a handler must: it does not allocate, lock, panic or
-        // touch anything but atomics, constant thread-locals and the delivery.
-        unsafe { sigctx::handler::install(SIGNAL, on_signal, Options::default()) }
-    });
-    installed.as_ref().map(drop).map_err(|error| InstallError(*error))
-}
-
-fn on_signal(delivery: &mut Delivery<'_>) -> Flow {
-    // Signals to a thread that is not registered, or was never asked anything, are not ours.
+pub(crate) fn on_signal(delivery: &mut Delivery<'_>) -> Flow {
+    // Signals to a thread that is not registered are not ours.
     let Some(me) = threadreg::current() else { return Flow::Chain };
-    let Some(state) = ThreadState::get(me) else { return Flow::Chain };
+    let Some(state) = ThreadState::get(me) else {
+        share(delivery);
+        return Flow::Resume;
+    };
     state.pending.handle(|| {
-        delivery.chain();
+        share(delivery);
         interrupt(delivery, me, state)
     })
+}
+
+/// Hands the signal to whom it may have been meant for.
+///
+/// Ours, too: two of one signal that are pending for a thread are one. But the default action of most
+/// signals ends the process, and ours must not do that.
+fn share(delivery: &mut Delivery<'_>) {
+    if install::is_last() {
+        if is_ours(delivery) {
+            if !is_harmless(delivery.signal()) {
+                return;
+            }
+        } else if hand_to_reader(delivery) {
+            return;
+        }
+    }
+    delivery.chain();
+}
+
+/// Whether the signal was sent by a thread of this process to this thread, as far as can be told.
+fn is_ours(delivery: &Delivery<'_>) -> bool {
+    let from = delivery.sender().map(|sender| sender.pid);
+    match delivery.code() {
+        libc::SI_TKILL => from == Some(sys::getpid()),
+        // What is left of the information when the queue is full. No process has the id 0.
+        libc::SI_USER => from == Some(0),
+        _ => false,
+    }
+}
+
+/// Whether the default action is to do nothing.
+fn is_harmless(signal: i32) -> bool {
+    matches!(signal, libc::SIGURG | libc::SIGCHLD | libc::SIGWINCH | libc::SIGCONT)
+}
+
+/// Hands a signal to the process, for which there is no handler, to the main thread if that blocks it:
+/// it reads it with `signalfd` or waits for it, and the kernel has chosen this thread only because it
+/// must be open to ours. Returns false if it does not.
+fn hand_to_reader(delivery: &Delivery<'_>) -> bool {
+    let (pid, signal) = (sys::getpid(), delivery.signal());
+    if sys::gettid() == pid {
+        return false;
+    }
+    let status = TaskDir::open().and_then(|tasks| tasks.status(pid));
+    if !status.is_ok_and(|status| status.blocked.contains(signal)) {
+        return false;
+    }
+    let (info, _) = delivery.as_raw();
+    let args = [pid as usize, pid as usize, signal as usize, info as usize, 0, 0];
+    // SAFETY: reads the information, which is the kernel's own.
+    let queued = unsafe { sys::syscall(libc::SYS_rt_tgsigqueueinfo, args) };
+    // The kernel lets only the main thread queue again what came from it or by `kill(2)`. Without the
+    // information, then.
+    queued.is_ok() || sys::tgkill(pid, pid, signal).is_ok()
 }
 
 /// Injects a call if something is asked of the thread and it is at a safe point.
@@ -74,20 +96,25 @@ fn interrupt(delivery: &mut Delivery<'_>, me: ThreadRef, state: &'static ThreadS
     let pc = delivery.pc();
     let outcome = if thread::is_disabled() {
         Outcome::Disabled
-    } else if !is_registered_code(pc) {
-        Outcome::OutsideCode
     } else {
         // SAFETY: this thread keeps the stack alive while it is inside.
         let own = thread::inside().map(|inside| unsafe { inside.stack.as_ref() });
         let stack = own.unwrap_or(me.call_stack());
-        // SAFETY: the pc is in registered code, whose promise is that any call may be made there;
-        // the stack is a thread's, which is never forgotten, or a task's, which outlives the code.
-        match unsafe { delivery.inject(stack, interrupted, 0) } {
-            Ok(injection) => {
+        let injected = code::stop_at(pc, |stop| {
+            // SAFETY: the pc is in registered code, whose promise is that any call may be made there;
+            // the stack is a thread's, which is never forgotten, or a task's, which outlives the code.
+            let injection = unsafe { delivery.inject(stack, interrupted, stop.as_word()) }?;
+            // The call drops it.
+            let _ = ManuallyDrop::new(stop);
+            Ok(injection)
+        });
+        match injected {
+            None => Outcome::OutsideCode,
+            Some(Ok(injection)) => {
                 state.record(Outcome::Interrupted, pc);
                 return Flow::Inject(injection);
             }
-            Err(refusal) => Outcome::of(&refusal),
+            Some(Err(refusal)) => Outcome::of(&refusal),
         }
     };
     state.record(outcome, pc);
@@ -98,48 +125,78 @@ fn is_asked(state: &ThreadState) -> bool {
     state.has_call() || task::current().is_some_and(TaskCore::is_asked)
 }
 
+/// Whether anything is asked of the calling thread, whichever it is now.
+///
+/// Not inlined: a hook may come back on another thread, and the address of a thread-local variable
+/// that a function has once computed is the first one's.
+#[inline(never)]
+fn is_asked_here() -> bool {
+    threadreg::current().and_then(ThreadState::get).is_some_and(is_asked)
+}
+
 /// The injected call: runs on the interrupted stack, outside the handler, with all signals as they
 /// were. When it returns, the interrupted code goes on exactly where it was.
 ///
 /// A signal between the last look and the return would find the thread in here, where it is not
 /// interrupted, and its request would wait for another signal. So the signal is blocked before the
 /// last look: it then waits until the return has put the interrupted code and its mask back.
-fn interrupted(frame: &mut Frame<'_>, _data: usize) {
-    let Some(me) = threadreg::current() else { return };
-    let Some(state) = ThreadState::get(me) else { return };
-    let signal = SigSet::of(SIGNAL);
+///
+/// A hook may leave this stack, and come back on another thread: nothing that belongs to a thread is
+/// kept here.
+fn interrupted(frame: &mut Frame<'_>, data: usize) {
+    // SAFETY: `interrupt` made it for this call.
+    let stop = unsafe { Stop::from_word(data) };
+    let no_way_back = NoWayBack;
+    let signal = SigSet::of(number());
     loop {
-        serve(me, Some(frame));
+        serve(Some(frame));
         sys::sigprocmask(MaskHow::Block, &signal);
-        if !is_asked(state) {
-            return;
+        if !is_asked_here() {
+            break;
         }
         sys::sigprocmask(MaskHow::Unblock, &signal);
     }
+    let _ = ManuallyDrop::new(no_way_back);
+    drop(stop);
 }
 
-/// Does what is asked of the calling thread, `me`, until nothing is.
-pub(crate) fn serve(me: ThreadRef, mut frame: Option<&mut Frame<'_>>) {
-    loop {
-        make_calls(me);
-        if !task::current().is_some_and(|task| task.serve(me, frame.as_deref_mut())) {
-            return;
-        }
+/// Says why the process ends, when something unwinds out of a hook or an errand into code that was
+/// interrupted between two instructions. `sigctx` ends it.
+struct NoWayBack;
+
+impl Drop for NoWayBack {
+    fn drop(&mut self) {
+        eprintln!(
+            "preempt: a panic, or a coroutine that is dropped while it is preempted, unwinds into \
+             code that was interrupted between two instructions. There is nothing to unwind it by: \
+             resume a preempted coroutine to its end, or give its stack up without unwinding."
+        );
     }
 }
 
-/// Makes the calls that the calling thread, `me`, is asked to make.
-pub(crate) fn make_calls(me: ThreadRef) {
+/// Does what is asked of the calling thread until nothing is.
+pub(crate) fn serve(mut frame: Option<&mut Frame<'_>>) {
+    while serve_once(frame.as_deref_mut()) {}
+}
+
+/// Does one thing that is asked of the calling thread's task, and all calls that the thread is to make.
+///
+/// Not inlined, for the reason of [`is_asked_here`]: after a hook nothing here may ask for the thread.
+#[inline(never)]
+fn serve_once(frame: Option<&mut Frame<'_>>) -> bool {
+    make_calls();
+    // A reference of its own: the hook may come back when the task has been left, and let go.
+    task::current_shared().is_some_and(|task| task.serve(frame))
+}
+
+/// Makes the calls that the calling thread is asked to make. They come back on it.
+pub(crate) fn make_calls() {
+    let Some(me) = threadreg::current() else { return };
     let Some(state) = ThreadState::get(me) else { return };
     while let Some(call) = state.take_call(me) {
         // SAFETY: whoever asked promised that the call may run on this thread at a safe point.
         unsafe { call.call() };
     }
-}
-
-/// Whether the handler is installed. A signal sent before would be ignored, and its mark would stay.
-pub(crate) fn is_installed() -> bool {
-    INSTALLED.get().is_some_and(Result::is_ok)
 }
 
 /// A safe point for code that is not registered: does what is asked of the calling thread.
@@ -162,15 +219,10 @@ pub(crate) fn is_installed() -> bool {
 ///     preempt::poll();
 /// }
 /// ```
-#[inline]
+// Not inlined: a loop of polls may come back from one on another thread; see `is_asked_here`.
+#[inline(never)]
 pub fn poll() {
-    if let Some(me) = threadreg::current() {
-        poll_registered(me);
-    }
-}
-
-fn poll_registered(me: ThreadRef) {
-    if !thread::is_disabled() && ThreadState::get(me).is_some_and(is_asked) {
-        serve(me, None);
+    if !thread::is_disabled() && is_asked_here() {
+        serve(None);
     }
 }

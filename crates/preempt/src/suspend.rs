@@ -11,7 +11,7 @@ use sigctx::inject::Frame;
 use sigctx::{Reg, Registers};
 
 use crate::error::{SuspendError, Why};
-use crate::signal::SIGNAL;
+use crate::install::{self, number};
 use crate::task::{self, Task, TaskCore};
 use crate::thread::{Outcome, ThreadState};
 use crate::word::Mode;
@@ -127,7 +127,7 @@ fn finish(held: Result<Mode, SuspendError>, task: &Task) -> Result<Suspended, Su
 }
 
 /// One suspension under way.
-struct Attempt<'a> {
+pub(crate) struct Attempt<'a> {
     target: &'a TaskCore,
     start: Instant,
     deadline: Duration,
@@ -137,7 +137,7 @@ struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    fn new(target: &'a TaskCore, deadline: Duration) -> Self {
+    pub(crate) fn new(target: &'a TaskCore, deadline: Duration) -> Self {
         Self { target, start: Instant::now(), deadline, generation: None, send: Ok(()) }
     }
 
@@ -165,6 +165,28 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Sends for the task until it has taken the request to run its hook.
+    pub(crate) fn request(mut self) -> Result<(), SuspendError> {
+        let mut round = FIRST_WAIT;
+        loop {
+            let seen = self.target.word.seen();
+            if !seen.is_yield() {
+                return Ok(());
+            }
+            let left = self.deadline.saturating_sub(self.start.elapsed());
+            if left.is_zero() {
+                return Err(self.late(seen.is_held()));
+            }
+            if seen.mode() == Mode::Running {
+                self.note_generation();
+                self.send = self.target.signal();
+            }
+            // The task wakes no one when it takes a request: most requesters do not wait.
+            self.target.word.wait_change(seen, round.min(left));
+            round = (round * 2).min(LONGEST_WAIT);
+        }
+    }
+
     fn note_generation(&mut self) {
         if self.generation.is_none() {
             let state = self.target.thread().and_then(ThreadState::get);
@@ -185,6 +207,12 @@ impl<'a> Attempt<'a> {
             Why::NotSent(*error)
         } else if !crate::signal::is_installed() {
             Why::NotInstalled
+        } else if let Some((outcome, pc)) =
+            self.refusal(thread).filter(|(outcome, _)| *outcome != Outcome::Other)
+        {
+            Why::Refused { outcome, pc }
+        } else if let Some(obstacle) = install::obstacle() {
+            Why::from(obstacle)
         } else if let Some((outcome, pc)) = self.refusal(thread) {
             Why::Refused { outcome, pc }
         } else if is_signal_blocked(thread) {
@@ -208,7 +236,7 @@ impl<'a> Attempt<'a> {
 fn is_signal_blocked(thread: threadreg::ThreadRef) -> bool {
     let tasks = threadreg::procfs::TaskDir::open().ok();
     let status = tasks.zip(thread.tid()).and_then(|(dir, tid)| dir.status(tid).ok());
-    status.is_some_and(|status| status.blocked.contains(SIGNAL))
+    status.is_some_and(|status| status.blocked.contains(number()))
 }
 
 /// Where a suspended task was stopped.

@@ -5,6 +5,7 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
 use std::sync::Arc;
 
 use sigctx::Registers;
@@ -12,9 +13,10 @@ use sigctx::inject::{CallStack, Frame};
 use sigctx::sys::{self, MaskHow, SigSet};
 use threadreg::ThreadRef;
 
-use crate::error::EnterError;
+use crate::error::{EnterError, RequestError, SuspendError};
 use crate::fork;
 use crate::place::Place;
+use crate::suspend::Attempt;
 use crate::thread::{self, Inside, ThreadState, owner_mark};
 use crate::word::{Mode, TaskWord};
 
@@ -56,6 +58,8 @@ pub(crate) struct TaskCore {
     /// Where the task runs; written by the owner before it enters Running.
     pub(crate) place: Place,
     hook: Option<Box<Hook>>,
+    /// The hook runs, or has left its stack and will come back. Written by the owner alone.
+    in_hook: AtomicU32,
     /// Written by the owner before it parks, read by the holder of the parked task.
     pub(crate) interrupted: UnsafeCell<Option<Registers>>,
     /// Written by the holder before CALL, read by the owner while CALL is set.
@@ -107,10 +111,17 @@ impl Task {
     ///
     /// Not async-signal-safe: allocates.
     ///
+    /// The hook is not entered again while it runs, also where it has switched to another stack. It may
+    /// come back on another thread (`Frame::move_here` of `sigctx`). One whose stack is given up while it
+    /// is switched out never ends: the task's hook does not run any more, and the task goes with it.
+    ///
     /// # Panics
     ///
     /// A panic of the hook ends the process, unless the task came to a [`poll`](crate::poll), from
-    /// which it unwinds.
+    /// which it unwinds: code that was interrupted between two instructions cannot be unwound. The
+    /// same for a coroutine library that unwinds a stack when it drops a coroutine: let a preempted
+    /// one come to its end first, or give its stack up without unwinding
+    /// (`force_reset` of `corosensei`).
     #[must_use]
     pub fn with_hook(hook: impl Fn(Option<&mut Frame<'_>>) + Send + Sync + 'static) -> Self {
         Self::build(Some(Box::new(hook)))
@@ -125,6 +136,7 @@ impl Task {
             word: TaskWord::new(),
             place: Place::nowhere(),
             hook,
+            in_hook: AtomicU32::new(NO_HOOK),
             interrupted: UnsafeCell::new(None),
             errand: UnsafeCell::new(None),
         }))
@@ -223,9 +235,15 @@ impl Task {
 
     /// Asks the task to run its hook at its next safe point, and sends a signal if it runs.
     ///
-    /// Requests that come before the hook starts are one request. Best effort, as in Go: if the
-    /// signal finds the thread where it cannot be interrupted, the request stands until the next
-    /// signal or [`poll`](crate::poll).
+    /// Requests that come before the hook starts are one request. One that comes while the hook runs is
+    /// served when it has returned, once; so a requester that asks more often than a hook takes keeps
+    /// the task from its own code. One that comes when the task is not on its own stack (switched out,
+    /// to the scheduler's) waits until it is there again.
+    ///
+    /// Best effort, as in Go: a signal that finds the thread where it cannot be interrupted is not sent
+    /// again, and coming back to registered code is not noticed. The request then stands until the next
+    /// signal or [`poll`](crate::poll), however long that is. A scheduler's tick asks again anyway;
+    /// [`Task::request_within`] sends until the request is served.
     ///
     /// # Signal safety
     ///
@@ -238,6 +256,44 @@ impl Task {
         self.0.word.request_yield();
         self.0.signal()
     }
+
+    /// As [`Task::request`], and sends until the task has come to its hook.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: locks, waits.
+    ///
+    /// # Blocking
+    ///
+    /// Until the hook starts, at most about `timeout`. From the hook itself, always for that long.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`] names the thread, and why it did not come to a safe point. The request stands.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// preempt::install()?;
+    /// let task = preempt::Task::with_hook(|_| println!("made way"));
+    /// let _me = threadreg::attach()?;
+    /// task.enter(|| task.request_within(Duration::from_secs(1)))??; // of itself: at once
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn request_within(&self, timeout: Duration) -> Result<(), RequestError> {
+        self.0.word.request_yield();
+        if current().is_some_and(|own| ptr::eq(own, Arc::as_ptr(&self.0))) {
+            crate::poll();
+        }
+        match Attempt::new(&self.0, timeout).request() {
+            Err(SuspendError::Late { tid, name, waited, why }) => {
+                Err(RequestError { tid, name, waited, why })
+            }
+            Ok(()) | Err(SuspendError::Own) => Ok(()),
+        }
+    }
 }
 
 /// Takes the signal that is on its way, if one is, so that none interrupts what comes now.
@@ -247,7 +303,7 @@ fn settle() {
     state.pending.settle(owner_mark(me), || {
         std::thread::yield_now();
         // A thread that blocks the signal would wait for ever, and is not interrupted anyway.
-        !sys::sigprocmask(MaskHow::Block, &SigSet::empty()).contains(crate::signal::SIGNAL)
+        !sys::sigprocmask(MaskHow::Block, &SigSet::empty()).contains(crate::install::number())
     });
 }
 
@@ -278,6 +334,30 @@ pub(crate) fn current<'a>() -> Option<&'a TaskCore> {
     Some(unsafe { inside.task.as_ref() })
 }
 
+/// `in_hook`: no hook runs, one runs in an injected call, or one at a poll.
+const NO_HOOK: u32 = 0;
+const IN_CALL: u32 = 1;
+const AT_POLL: u32 = 2;
+
+/// [`current`], with a reference of its own.
+pub(crate) fn current_shared() -> Option<Arc<TaskCore>> {
+    let task = ptr::from_ref(current()?);
+    // SAFETY: every `TaskCore` is made in an `Arc`, and this one lives (`current`).
+    unsafe { Arc::increment_strong_count(task) };
+    // SAFETY: the reference just counted.
+    Some(unsafe { Arc::from_raw(task) })
+}
+
+/// The hook has ended, on drop, so also when it panics.
+struct InHook<'a>(&'a AtomicU32);
+
+impl Drop for InHook<'_> {
+    fn drop(&mut self) {
+        // Relaxed: of the owner's, on whichever thread.
+        self.0.store(NO_HOOK, Ordering::Relaxed);
+    }
+}
+
 impl TaskCore {
     pub(crate) fn thread(&self) -> Option<ThreadRef> {
         self.place.thread()
@@ -298,19 +378,59 @@ impl TaskCore {
     /// Whether the running task is asked for anything. Async-signal-safe.
     pub(crate) fn is_asked(&self) -> bool {
         let seen = self.word.seen();
-        seen.mode() == Mode::Running && (seen.is_wanted() || seen.is_yield())
+        seen.mode() == Mode::Running
+            && (seen.is_wanted() || seen.is_yield() && !self.is_in_hook())
     }
 
-    /// Owner, at a safe point: does one thing that is asked. Returns false if nothing is.
-    pub(crate) fn serve(&self, me: ThreadRef, mut frame: Option<&mut Frame<'_>>) -> bool {
+    /// A hook is not entered while it runs: it would be interrupted by itself until the stack is full.
+    /// What is asked meanwhile waits for its end.
+    fn is_in_hook(&self) -> bool {
+        // Relaxed: of the owner's, on whichever thread.
+        match self.in_hook.load(Ordering::Relaxed) {
+            NO_HOOK => false,
+            // One that took its frame out (`Frame::park`) never returns. Then the stack says that the
+            // interrupted code goes on.
+            IN_CALL => thread::inside().is_none_or(|inside| {
+                // SAFETY: this thread keeps the stack alive while it is inside.
+                unsafe { inside.stack.as_ref() }.is_active()
+            }),
+            _ => true,
+        }
+    }
+
+    /// Whether the calling thread is on the stack of the task that it is inside. On another one (a
+    /// scheduler's, to which the task's coroutine has switched back) a hook would leave that.
+    #[inline(never)] // see `signal::is_asked_here`
+    fn is_on_its_stack() -> bool {
+        let here = 0_u8;
+        let Some(inside) = thread::inside() else { return false };
+        // SAFETY: this thread keeps the stack alive while it is inside.
+        let stack = unsafe { inside.stack.as_ref() };
+        let is_threads = threadreg::current().is_some_and(|me| ptr::eq(me.call_stack(), stack));
+        let (lo, hi) = stack.bounds();
+        // The bounds of a thread's own stack may be too narrow (the main thread's, with some libcs).
+        is_threads || (lo..hi).contains(&(&raw const here as usize))
+    }
+
+    /// Owner, at a safe point: does one thing that is asked. Returns false if nothing is. The hook may
+    /// come back on another thread.
+    pub(crate) fn serve(&self, mut frame: Option<&mut Frame<'_>>) -> bool {
         if !self.is_asked() {
             return false;
         }
-        if self.word.take_yield() {
+        let may_run = !self.is_in_hook() && (frame.is_some() || Self::is_on_its_stack());
+        if may_run && self.word.take_yield() {
             if let Some(hook) = &self.hook {
+                // Relaxed: of the owner's, on whichever thread.
+                let how = if frame.is_some() { IN_CALL } else { AT_POLL };
+                self.in_hook.store(how, Ordering::Relaxed);
+                let _in_hook = InHook(&self.in_hook);
                 hook(frame);
             }
             return true;
+        }
+        if !self.word.seen().is_wanted() {
+            return false;
         }
         let interrupted = frame.as_deref().map(Frame::registers);
         // SAFETY: the owner writes before it parks; a holder reads only while it is parked.
@@ -325,7 +445,7 @@ impl TaskCore {
             }
         };
         // A stop of the world reaches a parked task, too: its holder may be stopped already.
-        self.word.park(errand, || crate::signal::make_calls(me));
+        self.word.park(errand, crate::signal::make_calls);
         true
     }
 

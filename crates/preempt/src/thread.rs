@@ -10,7 +10,7 @@ use threadreg::{NudgeCall, SignalError, Slot, SlotId, ThreadRef};
 
 use crate::fork::process;
 use crate::pending::Pending;
-use crate::signal::{SIGNAL, is_installed};
+use crate::install::{self, is_installed, number};
 use crate::task::TaskCore;
 
 static STATE: Slot<ThreadState> = Slot::new(SlotId::Preempt);
@@ -39,6 +39,8 @@ pub(crate) struct ThreadState {
     call: CallBox,
     outcome: AtomicU32,
     outcome_pc: AtomicUsize,
+    /// The handler's count when the last signal was sent; see [`Self::is_deaf`].
+    sent_at: AtomicU32,
 }
 
 impl ThreadState {
@@ -48,6 +50,7 @@ impl ThreadState {
             call: CallBox::new(),
             outcome: AtomicU32::new(Outcome::Unknown as u32),
             outcome_pc: AtomicUsize::new(0),
+            sent_at: AtomicU32::new(u32::MAX),
         }
     }
 
@@ -72,7 +75,12 @@ impl ThreadState {
         if !thread.is_alive() {
             return Err(SignalError::Gone);
         }
-        state.pending.request(owner_mark(thread), wanted, || thread.signal(SIGNAL))
+        state.pending.request(owner_mark(thread), wanted, || {
+            install::look_after(|| state.is_deaf());
+            // Relaxed: a hint, of the last sender.
+            state.sent_at.store(state.pending.generation(), Ordering::Relaxed);
+            thread.signal(number())
+        })
     }
 
     /// Stores the call that `thread` is asked to make.
@@ -99,6 +107,13 @@ impl ThreadState {
         // Diagnosis only: the two may belong to different signals, and nothing depends on them.
         self.outcome_pc.store(pc, Ordering::Relaxed);
         self.outcome.store(outcome as u32, Ordering::Relaxed);
+    }
+
+    /// Whether the last signal was sent in vain: its handler has not run, or could not inject because
+    /// another handler called it.
+    fn is_deaf(&self) -> bool {
+        let unheard = self.sent_at.load(Ordering::Relaxed) == self.pending.generation();
+        unheard || self.outcome().0 == Outcome::Other
     }
 
     pub(crate) fn outcome(&self) -> (Outcome, usize) {
@@ -238,6 +253,7 @@ pub(crate) fn owner_mark(thread: ThreadRef) -> u32 {
 }
 
 /// Adds to the thread's count of guards, and returns the new count.
+#[inline(never)] // see `signal::is_asked_here`
 pub(crate) fn add_disabled(by: i32) -> u32 {
     DISABLED.with(|count| {
         let next = count.get().wrapping_add_signed(by);
@@ -247,11 +263,13 @@ pub(crate) fn add_disabled(by: i32) -> u32 {
 }
 
 /// What the calling thread is inside. Async-signal-safe.
+#[inline(never)] // see `signal::is_asked_here`
 pub(crate) fn inside() -> Option<Inside> {
     INSIDE.with(Cell::get)
 }
 
 /// Says what the calling thread is inside.
+#[inline(never)] // see `signal::is_asked_here`
 pub(crate) fn set_inside(inside: Option<Inside>) {
     INSIDE.with(|cell| cell.set(inside));
     // The handler runs on this thread: only the compiler could move what follows above this.
@@ -259,6 +277,7 @@ pub(crate) fn set_inside(inside: Option<Inside>) {
 }
 
 /// Whether the thread holds a guard. Async-signal-safe.
+#[inline(never)] // see `signal::is_asked_here`
 pub(crate) fn is_disabled() -> bool {
     DISABLED.with(|count| count.get() != 0)
 }

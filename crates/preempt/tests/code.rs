@@ -1,6 +1,15 @@
 //! The registry of interruptible code.
 
-use preempt::{CodeError, is_registered_code, register_code};
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use common::{SOON, Spinner, set_up, until};
+use preempt::{
+    CodeError, Outcome, StoppedAt, SuspendError, Task, Why, is_registered_code, register_code,
+    suspend,
+};
 
 #[test]
 fn ranges_are_found_by_their_addresses_and_only_while_registered() {
@@ -56,4 +65,88 @@ fn stress_lookups_while_ranges_come_and_go() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+}
+
+#[test]
+fn many_ranges_are_registered_at_once_or_none_is() {
+    let ranges = |last: usize| (0..10_000).map(|i| 0x10_0000 + i * 16).chain([last]).map(|at| at..at + 8);
+    // SAFETY: nothing runs at these addresses.
+    let _taken = unsafe { register_code(0x50_0000..0x50_0010) }.expect("free");
+    // SAFETY: as above.
+    let error = unsafe { preempt::register_code_ranges(ranges(0x50_0008)) }.expect_err("overlaps");
+    let range = 0x50_0008..0x50_0010;
+    assert_eq!(error, CodeError::Overlaps { range, registered: 0x50_0000..0x50_0010 });
+    assert!(!is_registered_code(0x10_0000));
+    // SAFETY: as above.
+    let all = unsafe { preempt::register_code_ranges(ranges(0x60_0000)) }.expect("free");
+    assert_eq!(all.len(), 10_001);
+    assert!(ranges(0x60_0000).all(|r| is_registered_code(r.start) && !is_registered_code(r.end)));
+    drop(all);
+    assert!(ranges(0x60_0000).all(|r| !is_registered_code(r.start)));
+}
+
+/// A JIT may use the memory again only when nothing leads back into it.
+#[test]
+fn a_range_is_retired_when_no_task_stands_still_in_it() {
+    let code = set_up();
+    let spinner = Spinner::start("spinner", Task::new());
+    let stopped = suspend(&spinner.task, SOON).expect("stops");
+    assert_eq!(stopped.stopped_at(), StoppedAt::Instruction);
+    let error = code.retire(Duration::from_millis(10)).expect_err("a task is stopped in there");
+    let tid = spinner.thread.thread().tid().expect("runs");
+    let threads: Vec<_> = error.threads().iter().map(|(tid, name)| (*tid, name.to_string())).collect();
+    assert_eq!((error.stopped(), threads), (1, vec![(tid, "spinner".to_owned())]), "{error}");
+    assert!(error.to_string().contains(&format!("thread {tid} (spinner)")), "{error}");
+    stopped.resume();
+    code.retire(SOON).expect("it goes on");
+    spinner.progress();
+    let mut patience = Duration::from_millis(50);
+    let error = loop {
+        match suspend(&spinner.task, patience).expect_err("not registered any more") {
+            SuspendError::Late { why: Why::Refused { outcome, .. }, .. } => break outcome,
+            error => assert!(patience < SOON, "{error}"),
+        }
+        patience *= 2;
+    };
+    assert_eq!(error, Outcome::OutsideCode);
+    // Again: there is nothing to take out, and nothing to wait for.
+    code.retire(Duration::ZERO).expect("empty");
+    spinner.end();
+}
+
+/// A task that was preempted stands still in its hook.
+#[test]
+fn a_range_is_retired_when_the_hook_of_a_preempted_task_has_returned() {
+    static GO_ON: AtomicBool = AtomicBool::new(false);
+    let code = set_up();
+    let task = Task::with_hook(|_| until("it may go on", || GO_ON.load(SeqCst)));
+    let spinner = Spinner::start("spinner", task);
+    spinner.task.request_within(SOON).expect("served");
+    let error = code.retire(Duration::from_millis(10)).expect_err("preempted in there");
+    assert_eq!(error.stopped(), 1, "{error}");
+    GO_ON.store(true, SeqCst);
+    code.retire(SOON).expect("it goes on");
+    spinner.end();
+}
+
+/// What a debug build meets: the pc is in a function that was not inlined.
+#[test]
+fn the_error_names_the_function_that_is_not_registered() {
+    let code = set_up();
+    let spinner = Spinner::start("spinner", Task::new());
+    drop(code);
+    let mut patience = Duration::from_millis(50);
+    let text = loop {
+        let error = suspend(&spinner.task, patience).expect_err("not registered");
+        if matches!(error, SuspendError::Late { why: Why::Refused { .. }, .. }) {
+            break error.to_string();
+        }
+        assert!(patience < SOON, "{error}");
+        patience *= 2;
+    };
+    assert!(text.contains("outside the registered code"), "{text}");
+    if cfg!(feature = "symbols") {
+        assert!(text.contains("spin_without_polls"), "{text}");
+    }
+    spinner.end();
 }
