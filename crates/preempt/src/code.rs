@@ -287,7 +287,9 @@ impl CodeRange {
     /// # Blocking
     ///
     /// Until the last of them goes on, at most about `timeout`. Called on a thread that stands still
-    /// there itself (in a hook), always for that long.
+    /// there itself (in a hook), always for that long. The same if a call was injected there that never
+    /// returned: its hook took the frame out (`Frame::park` of `sigctx`) or its stack was given up, or a
+    /// handler from before left the code before the call began.
     ///
     /// # Errors
     ///

@@ -115,7 +115,9 @@ pub fn install_with(options: Options) -> Result<(), InstallError> {
     if let Some(installed) = INSTALLED.get() {
         let signal = installed.signal();
         return match options.signal {
-            Some(asked) if asked != signal => Err(InstallError::OtherSignal { asked, installed: signal }),
+            Some(asked) if asked != signal => {
+                Err(InstallError::OtherSignal { asked, installed: signal })
+            }
             _ if installed.standing() == Standing::First => Ok(()),
             _ => installed.restore().map(drop).map_err(InstallError::Refused),
         };
@@ -138,8 +140,13 @@ pub fn install_with(options: Options) -> Result<(), InstallError> {
 fn check(signal: i32) -> Result<(), InstallError> {
     let why = match signal {
         libc::SIGKILL | libc::SIGSTOP => Unusable::Uncatchable,
-        libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP
-        | libc::SIGSYS | libc::SIGABRT => Unusable::Synchronous,
+        libc::SIGSEGV
+        | libc::SIGBUS
+        | libc::SIGFPE
+        | libc::SIGILL
+        | libc::SIGTRAP
+        | libc::SIGSYS
+        | libc::SIGABRT => Unusable::Synchronous,
         _ if signal < 1 || signal > libc::SIGRTMAX() => Unusable::NoSignal,
         _ if (FIRST_OF_LIBC..libc::SIGRTMIN()).contains(&signal) => Unusable::Libc,
         _ => return Ok(()),

@@ -89,7 +89,7 @@ impl<T> Table<T> {
         let at = items.partition_point(|item| item.end <= range.start);
         items.insert(at, Item { start: range.start, end: range.end, value });
         let replaced = index..(index + 1).min(self.0.len());
-        let size = if items.len() > CHUNK { CHUNK / 2 } else { CHUNK };
+        let size = if items.len() > CHUNK { items.len().div_ceil(2) } else { CHUNK };
         self.replace(replaced, &items, size);
         Ok(())
     }
@@ -99,7 +99,8 @@ impl<T> Table<T> {
         &mut self,
         new: impl Iterator<Item = (Range<usize>, Arc<T>)>,
     ) -> Result<(), Overlap> {
-        let mut items: Vec<_> = self.0.iter().flat_map(|(_, chunk)| chunk.iter().cloned()).collect();
+        let mut items: Vec<_> =
+            self.0.iter().flat_map(|(_, chunk)| chunk.iter().cloned()).collect();
         let old = items.len();
         items.extend(new.map(|(range, value)| Item { start: range.start, end: range.end, value }));
         if items.len() == old {
@@ -109,9 +110,8 @@ impl<T> Table<T> {
         items.sort_by_key(|item| item.start);
         for pair in items.windows(2) {
             if pair[1].start < pair[0].end {
-                let second_is_old = self.find(pair[1].start).is_some_and(|at| {
-                    Arc::ptr_eq(at, &pair[1].value)
-                });
+                let second_is_old =
+                    self.find(pair[1].start).is_some_and(|at| Arc::ptr_eq(at, &pair[1].value));
                 let (there, added) = if second_is_old { (1, 0) } else { (0, 1) };
                 return Err((pair[added].range(), pair[there].range()));
             }
@@ -132,7 +132,12 @@ impl<T> Table<T> {
         let mut items: Vec<_> = others.cloned().collect();
         let mut replaced = index..index + 1;
         // Chunks that have become small are put together, or there would be as many as ranges.
-        if let Some((_, next)) = self.0.get(index + 1).filter(|next| next.1.len() + items.len() <= CHUNK / 2) {
+        let small = |other: &&(usize, Chunk<T>)| other.1.len() + items.len() <= CHUNK / 2;
+        let previous = index.checked_sub(1).and_then(|before| self.0.get(before)).filter(small);
+        if let Some((_, previous)) = previous {
+            items.splice(0..0, previous.iter().cloned());
+            replaced.start -= 1;
+        } else if let Some((_, next)) = self.0.get(index + 1).filter(small) {
             items.extend(next.iter().cloned());
             replaced.end += 1;
         }
@@ -235,9 +240,14 @@ mod tests {
         let mut table = Table::default();
         table.insert(&(1000..1100), Arc::new(1)).expect("free");
         let ranges = |wrong: std::ops::Range<usize>| {
-            (0..2 * CHUNK).map(|i| 2000 + i * 10..2000 + i * 10 + 10).chain([wrong]).map(|r| (r.clone(), Arc::new(r.start)))
+            (0..2 * CHUNK)
+                .map(|i| 2000 + i * 10..2000 + i * 10 + 10)
+                .chain([wrong])
+                .map(|r| (r.clone(), Arc::new(r.start)))
         };
-        for (wrong, taken) in [(1099..1101, 1000..1100), (990..1001, 1000..1100), (2005..2006, 2000..2010)] {
+        for (wrong, taken) in
+            [(1099..1101, 1000..1100), (990..1001, 1000..1100), (2005..2006, 2000..2010)]
+        {
             let before = table.clone();
             assert_eq!(table.insert_all(ranges(wrong.clone())), Err((wrong, taken)));
             assert_eq!((before.0.len(), shared(&before, &table)), (1, 1), "something was changed");

@@ -18,7 +18,8 @@ impl fmt::Display for Address {
         let text = |text: *const core::ffi::c_char| {
             // SAFETY: `dladdr` gives texts of the loaded object. Another thread that unloads it right
             // now would have to unload the code at the address.
-            let text = (found && !text.is_null()).then(|| unsafe { core::ffi::CStr::from_ptr(text) });
+            let text =
+                (found && !text.is_null()).then(|| unsafe { core::ffi::CStr::from_ptr(text) });
             text.map(|text| text.to_string_lossy().into_owned())
         };
         if function.is_none() {
@@ -38,14 +39,18 @@ impl fmt::Display for Address {
 /// that the dynamic linker has.
 #[cfg(feature = "symbols")]
 fn function(address: usize) -> Option<String> {
-    let mut name = None;
-    // The first is the innermost function that was inlined there.
-    backtrace::resolve(address as *mut _, |symbol| {
-        if name.is_none() {
-            name = symbol.name().map(|name| format!("{name:#}"));
-        }
+    let (mut innermost, mut outermost) = (None, None);
+    // One more: it takes the address for that after a call. What was inlined comes first.
+    backtrace::resolve(address.wrapping_add(1) as *mut _, |symbol| {
+        outermost = symbol.name().map(|name| format!("{name:#}"));
+        innermost = innermost.take().or_else(|| outermost.clone());
     });
-    name
+    match (innermost?, outermost) {
+        (inlined, Some(function)) if inlined != function => {
+            Some(format!("{inlined}, inlined into {function},"))
+        }
+        (function, _) => Some(function),
+    }
 }
 
 #[cfg(not(feature = "symbols"))]
@@ -60,7 +65,8 @@ mod tests {
     #[test]
     #[cfg_attr(not(feature = "symbols"), ignore = "needs the feature `symbols`")]
     fn an_address_shows_its_function_and_file() {
-        let text = Address(an_address_shows_its_function_and_file as *const () as usize).to_string();
+        let text =
+            Address(an_address_shows_its_function_and_file as *const () as usize).to_string();
         assert!(text.contains("an_address_shows_its_function_and_file"), "{text}");
         assert!(text.contains(" of /"), "{text}");
         assert_eq!(Address(8).to_string(), "0x8");

@@ -378,8 +378,7 @@ impl TaskCore {
     /// Whether the running task is asked for anything. Async-signal-safe.
     pub(crate) fn is_asked(&self) -> bool {
         let seen = self.word.seen();
-        seen.mode() == Mode::Running
-            && (seen.is_wanted() || seen.is_yield() && !self.is_in_hook())
+        seen.mode() == Mode::Running && (seen.is_wanted() || seen.is_yield() && !self.is_in_hook())
     }
 
     /// A hook is not entered while it runs: it would be interrupted by itself until the stack is full.

@@ -9,8 +9,8 @@ use sigctx::inject::{CallStack, InjectError};
 use threadreg::{NudgeCall, SignalError, Slot, SlotId, ThreadRef};
 
 use crate::fork::process;
-use crate::pending::Pending;
 use crate::install::{self, is_installed, number};
+use crate::pending::Pending;
 use crate::task::TaskCore;
 
 static STATE: Slot<ThreadState> = Slot::new(SlotId::Preempt);

@@ -69,7 +69,8 @@ fn stress_lookups_while_ranges_come_and_go() {
 
 #[test]
 fn many_ranges_are_registered_at_once_or_none_is() {
-    let ranges = |last: usize| (0..10_000).map(|i| 0x10_0000 + i * 16).chain([last]).map(|at| at..at + 8);
+    let ranges =
+        |last: usize| (0..10_000).map(|i| 0x10_0000 + i * 16).chain([last]).map(|at| at..at + 8);
     // SAFETY: nothing runs at these addresses.
     let _taken = unsafe { register_code(0x50_0000..0x50_0010) }.expect("free");
     // SAFETY: as above.
@@ -94,7 +95,8 @@ fn a_range_is_retired_when_no_task_stands_still_in_it() {
     assert_eq!(stopped.stopped_at(), StoppedAt::Instruction);
     let error = code.retire(Duration::from_millis(10)).expect_err("a task is stopped in there");
     let tid = spinner.thread.thread().tid().expect("runs");
-    let threads: Vec<_> = error.threads().iter().map(|(tid, name)| (*tid, name.to_string())).collect();
+    let threads: Vec<_> =
+        error.threads().iter().map(|(tid, name)| (*tid, name.to_string())).collect();
     assert_eq!((error.stopped(), threads), (1, vec![(tid, "spinner".to_owned())]), "{error}");
     assert!(error.to_string().contains(&format!("thread {tid} (spinner)")), "{error}");
     stopped.resume();

@@ -2,8 +2,8 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -302,7 +302,8 @@ mod switched {
             // SAFETY: the function only stores a number.
             let call = unsafe { threadreg::NudgeCall::new(called, 0) };
             let tid = first.thread().tid().expect("runs").unsigned_abs();
-            threadreg::Nudge::nudge(&preempt::Nudger, first.thread(), call, &|| true).expect("sent");
+            threadreg::Nudge::nudge(&preempt::Nudger, first.thread(), call, &|| true)
+                .expect("sent");
             let second = {
                 let task = task.clone();
                 threadreg::spawn(move || {

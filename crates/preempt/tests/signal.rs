@@ -12,7 +12,9 @@ use preempt::{
     InstallError, Options, StoppedAt, SuspendError, Task, Unusable, Why, install, install_with,
     suspend,
 };
-use sigctx::sys::{KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigSet, rt_sigaction, sigprocmask};
+use sigctx::sys::{
+    KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigSet, rt_sigaction, sigprocmask,
+};
 
 static COVER_CALLS: AtomicU32 = AtomicU32::new(0);
 static BENEATH: AtomicUsize = AtomicUsize::new(0);
@@ -55,9 +57,14 @@ fn install_again_puts_ours_on_top_again() {
     testkit::in_child("install_again_puts_ours_on_top_again", Duration::from_mins(2), || {
         let _code = set_up();
         let spinner = Spinner::start("spinner", Task::new());
-        let over = [SIG_IGN, SIG_DFL, keeps::<1> as *const () as usize, chains as *const () as usize];
+        let over =
+            [SIG_IGN, SIG_DFL, keeps::<1> as *const () as usize, chains as *const () as usize];
         for handler in over {
-            let flags = if handler == chains as *const () as usize { SaFlags::SIGINFO } else { SaFlags::empty() };
+            let flags = if handler == chains as *const () as usize {
+                SaFlags::SIGINFO
+            } else {
+                SaFlags::empty()
+            };
             let ours = set_action(libc::SIGURG, handler, flags);
             BENEATH.store(ours, SeqCst);
             install().expect("installs again");
@@ -111,14 +118,27 @@ fn the_error_names_the_handler_that_stays_over_ours() {
         let _code = set_up();
         let spinner = Spinner::start("spinner", Task::new());
         let many: [extern "C" fn(i32); 10] = [
-            keeps::<1>, keeps::<2>, keeps::<3>, keeps::<4>, keeps::<5>, keeps::<6>, keeps::<7>,
-            keeps::<8>, keeps::<9>, keeps::<10>,
+            keeps::<1>,
+            keeps::<2>,
+            keeps::<3>,
+            keeps::<4>,
+            keeps::<5>,
+            keeps::<6>,
+            keeps::<7>,
+            keeps::<8>,
+            keeps::<9>,
+            keeps::<10>,
         ];
         let (mut stopped, mut last) = (0, None);
         for handler in many {
             set_action(libc::SIGURG, handler as *const () as usize, SaFlags::empty());
             match suspend(&spinner.task, Duration::from_secs(1)) {
-                Ok(_) => stopped += 1,
+                Ok(held) => {
+                    held.resume();
+                    // Parked still, it would be held again without a signal.
+                    spinner.progress();
+                    stopped += 1;
+                }
                 Err(error) => {
                     last = Some((handler as *const () as usize, error));
                     break;
@@ -179,29 +199,36 @@ fn a_signal_that_the_main_thread_reads_comes_back_to_it() {
 
 #[test]
 fn a_chosen_signal_preempts_and_leaves_sigurg_alone() {
-    testkit::in_child("a_chosen_signal_preempts_and_leaves_sigurg_alone", Duration::from_mins(2), || {
-        let signal = libc::SIGRTMIN() + 3;
-        install_with(Options::new().signal(signal)).expect("installs");
-        install().expect("as it is");
-        let other = install_with(Options::new().signal(libc::SIGURG));
-        assert!(
-            matches!(other, Err(InstallError::OtherSignal { asked: libc::SIGURG, installed }) if installed == signal),
-            "{other:?}"
-        );
-        assert_eq!(handler_of(libc::SIGURG), SIG_DFL);
-        let _code = set_up();
-        let runs = Arc::new(AtomicU32::new(0));
-        let counted = runs.clone();
-        let spinner = Spinner::start("spinner", Task::with_hook(move |_| {
-            counted.fetch_add(1, SeqCst);
-        }));
-        works(&spinner);
-        for _ in 0..10 {
-            spinner.task.request_within(SOON).expect("served");
-        }
-        until("the hook has run", || runs.load(SeqCst) >= 10);
-        spinner.end();
-    });
+    testkit::in_child(
+        "a_chosen_signal_preempts_and_leaves_sigurg_alone",
+        Duration::from_mins(2),
+        || {
+            let signal = libc::SIGRTMIN() + 3;
+            install_with(Options::new().signal(signal)).expect("installs");
+            install().expect("as it is");
+            let other = install_with(Options::new().signal(libc::SIGURG));
+            assert!(
+                matches!(other, Err(InstallError::OtherSignal { asked: libc::SIGURG, installed }) if installed == signal),
+                "{other:?}"
+            );
+            assert_eq!(handler_of(libc::SIGURG), SIG_DFL);
+            let _code = set_up();
+            let runs = Arc::new(AtomicU32::new(0));
+            let counted = runs.clone();
+            let spinner = Spinner::start(
+                "spinner",
+                Task::with_hook(move |_| {
+                    counted.fetch_add(1, SeqCst);
+                }),
+            );
+            works(&spinner);
+            for _ in 0..10 {
+                spinner.task.request_within(SOON).expect("served");
+            }
+            until("the hook has run", || runs.load(SeqCst) >= 10);
+            spinner.end();
+        },
+    );
 }
 
 /// Its default action stands: only what the crate sends does not end the process.
