@@ -17,8 +17,11 @@ use crate::word::Mode;
 pub(crate) use crate::install::{is_installed, number};
 
 pub(crate) fn on_signal(delivery: &mut Delivery<'_>) -> Flow {
-    // Signals to a thread that is not registered are not ours.
-    let Some(me) = threadreg::current() else { return Flow::Chain };
+    // Signals to a thread that is not registered are not ours, but for one that was on its way when the
+    // thread left the registry.
+    let Some(me) = threadreg::current() else {
+        return if is_to_be_spared(delivery) { Flow::Resume } else { Flow::Chain };
+    };
     let Some(state) = ThreadState::get(me) else {
         share(delivery);
         return Flow::Resume;
@@ -29,21 +32,19 @@ pub(crate) fn on_signal(delivery: &mut Delivery<'_>) -> Flow {
     })
 }
 
-/// Hands the signal to whom it may have been meant for.
-///
-/// Ours, too: two of one signal that are pending for a thread are one. But the default action of most
-/// signals ends the process, and ours must not do that.
+/// Hands the signal to whom it may have been meant for: ours, too, since two of one signal that are
+/// pending for a thread are one.
 fn share(delivery: &mut Delivery<'_>) {
-    if install::is_last() {
-        if is_ours(delivery) {
-            if !is_harmless(delivery.signal()) {
-                return;
-            }
-        } else if hand_to_reader(delivery) {
-            return;
-        }
+    let is_theirs = !is_to_be_spared(delivery);
+    if is_theirs && !(install::is_last() && !is_ours(delivery) && hand_to_reader(delivery)) {
+        delivery.chain();
     }
-    delivery.chain();
+}
+
+/// Whether the signal is ours, and the action from before would end the process: the default action of
+/// most signals does.
+fn is_to_be_spared(delivery: &Delivery<'_>) -> bool {
+    !is_harmless(delivery.signal()) && install::is_last() && is_ours(delivery)
 }
 
 /// Whether the signal was sent by a thread of this process to this thread, as far as can be told.

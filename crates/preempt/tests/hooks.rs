@@ -101,8 +101,9 @@ fn a_hook_that_panicked_at_a_poll_runs_again() {
 
 #[test]
 fn a_request_that_finds_other_code_is_served_when_the_task_is_back_in_its_own() {
-    let _code = set_up();
     static PHASE: AtomicU32 = AtomicU32::new(0);
+
+    let _code = set_up();
     let runs = Arc::new(AtomicU32::new(0));
     let counted = runs.clone();
     let task = Task::with_hook(move |frame| {

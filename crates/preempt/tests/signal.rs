@@ -13,7 +13,8 @@ use preempt::{
     suspend,
 };
 use sigctx::sys::{
-    KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigSet, rt_sigaction, sigprocmask,
+    KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigSet, getpid, kill, rt_sigaction,
+    sigprocmask,
 };
 
 static COVER_CALLS: AtomicU32 = AtomicU32::new(0);
@@ -98,8 +99,7 @@ fn a_handler_over_ours_keeps_its_signals_and_tasks_stop() {
             BENEATH.store(set_action(libc::SIGURG, handler, flags), SeqCst);
             works(&spinner);
             let before = COVER_CALLS.load(SeqCst);
-            // SAFETY: sends a signal to this process.
-            assert_eq!(unsafe { libc::kill(libc::getpid(), libc::SIGURG) }, 0);
+            kill(getpid(), libc::SIGURG).expect("sent");
             until("it gets its signal", || COVER_CALLS.load(SeqCst) > before);
         }
         for action in [SIG_IGN, SIG_DFL] {
@@ -170,19 +170,16 @@ fn a_signal_that_the_main_thread_reads_comes_back_to_it() {
         let status = testkit::forked(|| {
             let urgent = SigSet::of(libc::SIGURG);
             sigprocmask(MaskHow::Block, &urgent);
-            // SAFETY: a set of the kernel's layout, in memory of libc's length.
-            let fd = unsafe {
-                let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
-                libc::sigemptyset(set.as_mut_ptr());
-                libc::sigaddset(set.as_mut_ptr(), libc::SIGURG);
-                libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK)
-            };
+            let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+            // SAFETY: writes the set.
+            unsafe { libc::sigaddset(set.as_mut_ptr(), libc::SIGURG) };
+            // SAFETY: a set; zeroes are the empty one.
+            let fd = unsafe { libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK) };
             assert!(fd >= 0);
             let _code = set_up();
             let spinner = Spinner::start("spinner", Task::new());
             for _ in 0..50 {
-                // SAFETY: sends a signal to this process.
-                assert_eq!(unsafe { libc::kill(libc::getpid(), libc::SIGURG) }, 0);
+                kill(getpid(), libc::SIGURG).expect("sent");
                 let mut info = [0_u8; 128];
                 until("the signal can be read", || {
                     // SAFETY: writes at most as many bytes as there are.
@@ -240,13 +237,38 @@ fn a_chosen_signal_from_outside_does_what_it_did() {
         let _code = set_up();
         let spinner = Spinner::start("spinner", Task::new());
         works(&spinner);
-        // SAFETY: sends a signal to this process.
-        unsafe { libc::kill(libc::getpid(), libc::SIGUSR2) };
+        kill(getpid(), libc::SIGUSR2).expect("sent");
         until("the process ends", || false);
     });
     if let Some(ended) = ended {
         assert_eq!(ended.status.signal(), Some(libc::SIGUSR2), "{}", ended.output);
     }
+}
+
+/// One that was on its way when its thread left the registry.
+#[test]
+fn a_chosen_signal_does_not_end_the_process_when_it_comes_late() {
+    let name = "a_chosen_signal_does_not_end_the_process_when_it_comes_late";
+    testkit::in_child(name, Duration::from_mins(1), || {
+        install_with(Options::new().signal(libc::SIGUSR2)).expect("installs");
+        let me = threadreg::attach().expect("attach");
+        let task = Task::new();
+        let signal = SigSet::of(libc::SIGUSR2);
+        sigprocmask(MaskHow::Block, &signal);
+        task.enter(|| task.request().expect("sent")).expect("enters");
+        assert!(is_pending(libc::SIGUSR2), "nothing was sent");
+        drop(me);
+        sigprocmask(MaskHow::Unblock, &signal);
+        assert!(!is_pending(libc::SIGUSR2), "not delivered");
+    });
+}
+
+fn is_pending(signal: i32) -> bool {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: writes the set.
+    assert_eq!(unsafe { libc::sigpending(set.as_mut_ptr()) }, 0);
+    // SAFETY: written, over zeroes.
+    unsafe { libc::sigismember(set.as_ptr(), signal) == 1 }
 }
 
 #[test]
