@@ -87,11 +87,36 @@ pub enum EnterError {
     Running,
     /// The calling thread is not inside this task, or the task is blocked already.
     NotInside,
+    /// The idle task was kept suspended for longer than the caller would wait.
+    Late(Held),
 }
+
+/// A task that was to go on is suspended still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Held {
+    /// The thread that suspended it last, if any has it.
+    pub holder: Option<i32>,
+    /// How long the caller has waited.
+    pub waited: Duration,
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waited = self.waited;
+        match self.holder {
+            Some(tid) => write!(f, "thread {tid} has the task suspended, after {waited:.0?} still"),
+            None => write!(f, "others want the task suspended, after {waited:.0?} still"),
+        }
+    }
+}
+
+impl core::error::Error for Held {}
 
 impl fmt::Display for EnterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Late(held) => return held.fmt(f),
             Self::NotRegistered => "the thread is not registered",
             Self::InsideTask => "the thread is inside a task already",
             Self::Running => "the task runs on another thread",
@@ -121,12 +146,48 @@ pub enum SuspendError {
     },
 }
 
+/// Why a suspended task's thread did not run what its holder asked it to.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The task was held where it was idle or blocked: no thread of it can run anything.
+    NotParked,
+    /// Its thread did not begin in time. It will not run it later either.
+    Late {
+        /// The thread.
+        tid: Option<i32>,
+        /// The thread's name.
+        name: threadreg::Name,
+        /// How long the caller waited.
+        waited: Duration,
+        /// Why it did not begin.
+        why: Why,
+    },
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotParked => f.write_str("the task was held where it was idle or blocked"),
+            Self::Late { tid, name, waited, why } => {
+                let tid = tid.unwrap_or(0);
+                write!(f, "thread {tid} ({name}), whose task is suspended, ")?;
+                write!(f, "did not begin to run what it was to in {waited:.0?}: {why}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for RunError {}
+
 /// Why a task did not stop.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Why {
     /// Another suspender had it all the time.
     HeldByAnother,
+    /// It was let go by another suspender, has its turn to run, and its thread has not come to that.
+    ItsTurn,
     /// It ran on no thread.
     NotRunning,
     /// The handler is not [installed](crate::install), so that only a poll could stop it.
@@ -170,6 +231,7 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::HeldByAnother => f.write_str("somebody else has it suspended"),
+            Self::ItsTurn => f.write_str("it was let go by another, and has not run since"),
             Self::NotRunning => f.write_str("it ran on no thread"),
             Self::NotInstalled => f.write_str("preempt::install has not been called"),
             Self::Covered { by } => {

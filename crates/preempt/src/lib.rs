@@ -10,6 +10,8 @@
 //! | `signal` | the handler and the injected call |
 //! | `task`, `place`, `suspend` | tasks, where they run, and stopping them |
 //! | `code`, `ranges` | which code may be interrupted |
+//! | `wait` | how threads wait here, and tasks of threads that wait elsewhere |
+//! | `clock` | how old a mark is, and how long a task ran |
 //! | `disable` | sections that must not be |
 //! | `nudge` | the door for `safepoint` |
 //! | `thread` | what the handler finds of a thread |
@@ -34,6 +36,7 @@ cfg_if::cfg_if! {
 
 cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
+        mod clock;
         mod code;
         mod disable;
         mod error;
@@ -47,13 +50,16 @@ cfg_if::cfg_if! {
         mod symbol;
         mod task;
         mod thread;
+        mod wait;
 
         pub use code::{
             CodeError, CodeRange, RetireError, is_registered_code, register_code,
             register_code_ranges,
         };
         pub use disable::{Disabled, disable};
-        pub use error::{EnterError, InstallError, RequestError, SuspendError, Unusable, Why};
+        pub use error::{
+            EnterError, Held, InstallError, RequestError, RunError, SuspendError, Unusable, Why,
+        };
         pub use install::{Options, install, install_with};
         pub use nudge::Nudger;
         pub use signal::poll;

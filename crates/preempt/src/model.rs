@@ -1,11 +1,14 @@
 //! The two protocol cores under loom.
 
+use core::time::Duration;
+
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use loom::thread;
 
-use crate::pending::Pending;
-use crate::word::{Mode, TaskWord};
+use crate::pending::{LOST_AFTER, Pending};
+use crate::sync::interrupt;
+use crate::word::{GoOn, Mode, TaskWord, Waiter};
 
 /// What the kernel and a handler do: a signal sent is handled once, later; signals sent while one
 /// is pending merge with it.
@@ -32,9 +35,12 @@ impl Thread {
     }
 
     fn deliver(&self) {
-        if self.kernel.swap(0, SeqCst) == 1 {
+        // What is sent while the handler runs comes when it returns, before the thread's own code.
+        while self.kernel.swap(0, SeqCst) == 1 {
             self.pending.handle(|| {
-                if self.reachable.load(SeqCst) == 1 {
+                // Plain loads, as in the handler: a read-modify-write would see the newest request
+                // without the fences.
+                if self.reachable.load(SeqCst) == 1 && self.request.load(SeqCst) != 0 {
                     self.served.fetch_add(self.request.swap(0, SeqCst), SeqCst);
                 }
             });
@@ -42,9 +48,15 @@ impl Thread {
     }
 
     fn ask(&self) {
+        self.ask_at(0);
+    }
+
+    /// Asks, at this time in milliseconds.
+    fn ask_at(&self, time: u32) {
         self.request.fetch_add(1, SeqCst);
         let sent = self.pending.request(
             7,
+            || time,
             || self.reachable.load(SeqCst) != 2,
             || {
                 // A read-modify-write, as in the kernel, which holds a lock.
@@ -53,6 +65,18 @@ impl Thread {
             },
         );
         assert_eq!(sent, Ok(()));
+    }
+
+    /// Says that it wants no signal, and waits until none is on its way.
+    fn settle(&self) {
+        self.reachable.store(2, SeqCst);
+        let settled = self.pending.settle(7, || {
+            self.deliver();
+            thread::yield_now();
+            true
+        });
+        assert!(settled);
+        assert_eq!(self.kernel.swap(0, SeqCst), 0, "a signal is on its way");
     }
 }
 
@@ -105,17 +129,14 @@ fn an_early_return_acknowledges() {
 fn a_failed_send_does_not_count_as_on_its_way() {
     loom::model(|| {
         let pending = Pending::new();
-        assert_eq!(pending.request(7, || true, || Err(())), Err(()));
-        let mut sent = false;
-        let second = pending.request(
-            7,
-            || true,
-            || {
-                sent = true;
-                Ok::<(), ()>(())
-            },
-        );
-        assert_eq!((second, sent), (Ok(()), true));
+        assert_eq!(pending.request(7, || 0, || true, || Err(())), Err(()));
+        let sent = core::cell::Cell::new(false);
+        let send = || {
+            sent.set(true);
+            Ok::<(), ()>(())
+        };
+        let second = pending.request(7, || 0, || true, send);
+        assert_eq!((second, sent.get()), (Ok(()), true));
     });
 }
 
@@ -125,17 +146,70 @@ fn no_signal_comes_to_a_thread_that_has_settled() {
     loom::model(|| {
         let target = Thread::new(1);
         let requesters = two_ask(&target);
-        target.reachable.store(2, SeqCst);
-        target.pending.settle(7, || {
-            target.deliver();
-            thread::yield_now();
-            true
-        });
-        assert_eq!(target.kernel.swap(0, SeqCst), 0, "a signal is on its way");
+        target.settle();
         for requester in requesters {
             requester.join().unwrap();
         }
         assert_eq!(target.kernel.swap(0, SeqCst), 0, "a signal came");
+    });
+}
+
+/// Nor does one that was sent since an earlier one seemed lost, and was not.
+#[test]
+fn no_second_signal_comes_to_a_thread_that_has_settled() {
+    loom::model(|| {
+        let target = Thread::new(1);
+        target.ask();
+        let requester = {
+            let target = target.clone();
+            thread::spawn(move || target.ask_at(LOST_AFTER))
+        };
+        target.deliver();
+        target.settle();
+        requester.join().unwrap();
+        assert_eq!(target.kernel.swap(0, SeqCst), 0, "a signal came");
+    });
+}
+
+/// A signal that the handler does not get is sent again, and not before it is late.
+#[test]
+fn a_signal_that_another_consumed_is_sent_again() {
+    loom::model(|| {
+        let target = Thread::new(1);
+        target.ask();
+        assert_eq!(target.kernel.swap(0, SeqCst), 1, "consumed");
+        target.ask_at(LOST_AFTER - 1);
+        assert_eq!(target.kernel.load(SeqCst), 0, "sent again too soon");
+        let requester = {
+            let target = target.clone();
+            thread::spawn(move || target.ask_at(LOST_AFTER))
+        };
+        target.ask_at(LOST_AFTER);
+        requester.join().unwrap();
+        target.deliver();
+        assert_eq!(target.served.load(SeqCst), 4);
+    });
+}
+
+/// A thread whose signal another consumed does not wait for it when it is about to block.
+#[test]
+fn a_thread_settles_when_another_consumed_its_signal() {
+    loom::model(|| {
+        let target = Thread::new(1);
+        target.ask();
+        assert_eq!(target.kernel.swap(0, SeqCst), 1, "consumed");
+        target.reachable.store(2, SeqCst);
+        let mut pauses = 0;
+        let settled = target.pending.settle(7, || {
+            pauses += 1;
+            pauses < 3
+        });
+        assert!(settled, "it waits for a signal that does not come");
+        // And nothing stands in the way of the next.
+        target.reachable.store(1, SeqCst);
+        target.ask();
+        target.deliver();
+        assert_eq!(target.served.load(SeqCst), 2);
     });
 }
 
@@ -157,11 +231,83 @@ fn a_mark_that_is_taken_back_loses_no_request() {
     });
 }
 
-/// The task's code, reduced to two steps that a holder must never see apart.
-fn run_code(word: &TaskWord, steps: &AtomicU32) {
-    steps.fetch_add(1, SeqCst);
-    steps.fetch_add(1, SeqCst);
-    word.park(|| {}, || ());
+/// What a parked or waiting owner is asked for: errands by the holder, calls by its handler.
+#[derive(Debug)]
+struct Asked {
+    word: TaskWord,
+    errands: AtomicU32,
+    call: AtomicU32,
+    calls: AtomicU32,
+    /// What the task's code counts.
+    steps: AtomicU32,
+}
+
+impl Asked {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            word: TaskWord::new(),
+            errands: AtomicU32::new(0),
+            call: AtomicU32::new(0),
+            calls: AtomicU32::new(0),
+            steps: AtomicU32::new(0),
+        })
+    }
+
+    fn start(&self) {
+        assert_ne!(self.word.start(&mut { self }), GoOn::Taken);
+    }
+
+    fn unblock(&self) {
+        assert_ne!(self.word.go_on(Mode::Blocked, &mut { self }), GoOn::Taken);
+    }
+
+    fn park(&self) {
+        self.word.park(&mut { self });
+    }
+
+    /// The task's code, reduced to two steps that a holder must never see apart.
+    fn run_code(&self) {
+        self.steps.fetch_add(1, SeqCst);
+        self.steps.fetch_add(1, SeqCst);
+    }
+
+    /// A suspender that waits for as long as it takes.
+    fn hold(&self) -> Mode {
+        self.word.want();
+        loop {
+            match self.word.try_hold() {
+                Ok(mode) => return mode,
+                Err(seen) => self.word.wait_change(seen, Duration::MAX),
+            }
+        }
+    }
+
+    /// A requester, and the handler on the owner's thread: a thread of its own here, which only sets
+    /// bits and ends the wait as a signal does.
+    fn ask_for_a_call(&self) {
+        self.call.store(1, SeqCst);
+        self.word.stir();
+        interrupt();
+    }
+}
+
+impl Waiter for &Asked {
+    fn errand(&mut self) {
+        self.errands.fetch_add(1, SeqCst);
+    }
+
+    fn is_called(&mut self) -> bool {
+        self.call.load(SeqCst) != 0
+    }
+
+    fn look(&mut self) {
+        self.calls.fetch_add(self.call.swap(0, SeqCst), SeqCst);
+        crate::sync::wake_all(&self.calls);
+    }
+
+    fn left(&mut self) -> Option<Duration> {
+        None
+    }
 }
 
 /// While a suspender holds a task, the task's code does not run, whether it was found idle,
@@ -169,35 +315,80 @@ fn run_code(word: &TaskWord, steps: &AtomicU32) {
 #[test]
 fn a_held_task_does_not_run() {
     loom::model(|| {
-        let word = Arc::new(TaskWord::new());
-        let steps = Arc::new(AtomicU32::new(0));
+        let task = Asked::new();
         let owner = {
-            let (word, steps) = (word.clone(), steps.clone());
+            let task = task.clone();
             thread::spawn(move || {
-                assert!(word.start());
-                run_code(&word, &steps);
-                word.block();
-                word.unblock();
-                run_code(&word, &steps);
-                word.finish();
+                task.start();
+                task.run_code();
+                task.park();
+                assert!(task.word.block());
+                task.unblock();
+                task.run_code();
+                task.word.finish();
             })
         };
-        word.want();
-        let mode = loop {
-            match word.try_hold() {
-                Ok(mode) => break mode,
-                Err(seen) => word.wait_change(seen, core::time::Duration::MAX),
-            }
-        };
-        assert_ne!(mode, Mode::Running);
-        let before = steps.load(SeqCst);
+        assert_ne!(task.hold(), Mode::Running);
+        let before = task.steps.load(SeqCst);
         assert_eq!(before % 2, 0, "held in the middle of a step");
         loom::thread::yield_now();
-        assert_eq!(steps.load(SeqCst), before, "the code of a held task ran");
-        word.release();
+        assert_eq!(task.steps.load(SeqCst), before, "the code of a held task ran");
+        task.word.release();
         owner.join().unwrap();
-        assert_eq!(word.seen().mode(), Mode::Idle);
-        assert!(!word.seen().is_wanted());
+        assert_eq!(task.word.seen().mode(), Mode::Idle);
+        assert!(!task.word.seen().is_wanted());
+    });
+}
+
+/// A suspender that waits for a task to stop is woken by whatever the owner does next.
+fn wakes_its_suspender(leave: impl Fn(&Asked) + Copy + Send + Sync + 'static) {
+    loom::model(move || {
+        let task = Asked::new();
+        task.start();
+        let suspender = {
+            let task = task.clone();
+            thread::spawn(move || {
+                let mode = task.hold();
+                task.word.release();
+                mode
+            })
+        };
+        leave(&task);
+        assert_ne!(suspender.join().unwrap(), Mode::Running);
+    });
+}
+
+#[test]
+fn a_task_that_ends_wakes_its_suspender() {
+    wakes_its_suspender(|task| task.word.finish());
+}
+
+#[test]
+fn a_task_that_blocks_wakes_its_suspender() {
+    wakes_its_suspender(|task| assert!(task.word.block()));
+}
+
+#[test]
+fn a_task_that_parks_wakes_its_suspender() {
+    wakes_its_suspender(|task| {
+        // As a loop in registered code, which a signal stops again and again until nobody asks: the
+        // last park is the one that finds the suspender.
+        while !task.word.seen().is_wanted() {
+            thread::yield_now();
+        }
+        task.park();
+    });
+}
+
+/// The handler of a thread that stands still has its task held, and the thread goes on afterwards.
+#[test]
+fn a_thread_that_stands_still_is_held_and_goes_on() {
+    wakes_its_suspender(|task| {
+        while !task.word.rest(Mode::Parked) {
+            thread::yield_now();
+        }
+        let gone_on = task.word.go_on(Mode::Parked, &mut { task });
+        assert!(matches!(gone_on, GoOn::AtOnce | GoOn::Waited));
     });
 }
 
@@ -205,44 +396,72 @@ fn a_held_task_does_not_run() {
 #[test]
 fn giving_up_lets_the_task_go_on() {
     loom::model(|| {
-        let word = Arc::new(TaskWord::new());
+        let task = Asked::new();
         let owner = {
-            let word = word.clone();
+            let task = task.clone();
             thread::spawn(move || {
-                assert!(word.start());
-                word.park(|| {}, || ());
-                word.finish();
+                task.start();
+                task.park();
+                task.word.finish();
             })
         };
-        word.want();
-        word.unwant();
+        task.word.want();
+        task.word.unwant();
         owner.join().unwrap();
-        assert_eq!(word.seen().mode(), Mode::Idle);
+        assert_eq!(task.word.seen().mode(), Mode::Idle);
     });
 }
 
-/// Two suspenders hold one after the other, never together.
+/// Two suspenders hold one after the other, never together; the second is woken by the first, or by
+/// the task, which has its turn in between.
 #[test]
 fn two_suspenders_take_turns() {
     loom::model(|| {
-        let word = Arc::new(TaskWord::new());
+        let task = Asked::new();
         let holders = Arc::new(AtomicU32::new(0));
-        let suspend = |word: &TaskWord, holders: &AtomicU32| {
-            word.want();
-            while let Err(seen) = word.try_hold() {
-                word.wait_change(seen, core::time::Duration::MAX);
-            }
+        let suspend = |task: &Asked, holders: &AtomicU32| {
+            task.hold();
             assert_eq!(holders.fetch_add(1, SeqCst), 0, "two holders");
             holders.fetch_sub(1, SeqCst);
-            word.release();
+            task.word.release();
         };
         let other = {
-            let (word, holders) = (word.clone(), holders.clone());
-            thread::spawn(move || suspend(&word, &holders))
+            let (task, holders) = (task.clone(), holders.clone());
+            thread::spawn(move || suspend(&task, &holders))
         };
-        suspend(&word, &holders);
+        suspend(&task, &holders);
         other.join().unwrap();
-        assert!(!word.seen().is_wanted());
+        assert!(!task.word.seen().is_wanted());
+    });
+}
+
+/// Whatever two suspenders do, a parked task that is let go runs before it is held again.
+#[test]
+fn a_task_that_waits_runs_between_two_holds() {
+    loom::model(|| {
+        let task = Asked::new();
+        // One more than what the task had done when it was last held where it was parked.
+        let last = Arc::new(AtomicU32::new(0));
+        task.start();
+        let suspenders = [(); 2].map(|()| {
+            let (task, last) = (task.clone(), last.clone());
+            thread::spawn(move || {
+                if task.hold() == Mode::Parked {
+                    let done = task.steps.load(SeqCst) + 1;
+                    assert_ne!(last.swap(done, SeqCst), done, "held again before it ran");
+                }
+                task.word.release();
+            })
+        });
+        for _ in 0..2 {
+            task.steps.fetch_add(1, SeqCst);
+            task.park();
+        }
+        task.steps.fetch_add(1, SeqCst);
+        task.word.finish();
+        for suspender in suspenders {
+            suspender.join().unwrap();
+        }
     });
 }
 
@@ -250,31 +469,70 @@ fn two_suspenders_take_turns() {
 #[test]
 fn a_call_is_served_by_the_parked_owner() {
     loom::model(|| {
-        let word = Arc::new(TaskWord::new());
-        let served = Arc::new(AtomicU32::new(0));
+        let task = Asked::new();
         let owner = {
-            let (word, served) = (word.clone(), served.clone());
+            let task = task.clone();
             thread::spawn(move || {
-                assert!(word.start());
-                let errand = || {
-                    served.fetch_add(1, SeqCst);
-                };
-                word.park(errand, || ());
-                word.finish();
+                task.start();
+                task.park();
+                task.word.finish();
             })
         };
-        word.want();
-        let mode = loop {
-            match word.try_hold() {
-                Ok(mode) => break mode,
-                Err(seen) => word.wait_change(seen, core::time::Duration::MAX),
-            }
-        };
-        if mode == Mode::Parked {
-            word.call();
-            assert_eq!(served.load(SeqCst), 1);
+        if task.hold() == Mode::Parked {
+            assert!(task.word.call(|| Duration::MAX));
+            assert_eq!(task.errands.load(SeqCst), 1);
         }
-        word.release();
+        task.word.release();
         owner.join().unwrap();
     });
+}
+
+/// A holder that gives up its closure knows that it does not run, now or later.
+#[test]
+fn a_call_that_is_given_up_is_not_served() {
+    loom::model(|| {
+        let task = Asked::new();
+        let owner = {
+            let task = task.clone();
+            thread::spawn(move || {
+                task.start();
+                task.park();
+                task.word.finish();
+            })
+        };
+        if task.hold() == Mode::Parked {
+            let served = task.word.call(|| Duration::ZERO);
+            assert_eq!(task.errands.load(SeqCst), u32::from(served));
+            task.word.release();
+            owner.join().unwrap();
+            assert_eq!(task.errands.load(SeqCst), u32::from(served), "run after it was given up");
+        } else {
+            task.word.release();
+            owner.join().unwrap();
+        }
+    });
+}
+
+/// An owner that waits makes the calls that its thread is asked for, wherever it waits: its holder
+/// waits for that here.
+fn makes_calls_while_it_waits(wait: impl Fn(&Asked) + Copy + Send + Sync + 'static) {
+    loom::model(move || {
+        let task = Asked::new();
+        assert_eq!(task.hold(), Mode::Idle);
+        let owner = {
+            let task = task.clone();
+            thread::spawn(move || wait(&task))
+        };
+        task.ask_for_a_call();
+        while task.calls.load(SeqCst) == 0 {
+            crate::sync::wait(&task.calls, 0, None);
+        }
+        task.word.release();
+        owner.join().unwrap();
+    });
+}
+
+#[test]
+fn an_owner_that_waits_makes_calls() {
+    makes_calls_while_it_waits(Asked::start);
 }

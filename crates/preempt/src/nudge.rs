@@ -1,13 +1,13 @@
 //! How a late mutator is reached that never polls.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sigctx::sys::{self, MaskHow, SigSet};
 use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
 
 use crate::fork;
-use crate::install::{is_installed, number};
-use crate::thread::{ThreadState, owner_mark};
+use crate::install::is_installed;
+use crate::task;
+use crate::thread::ThreadState;
 
 /// Reaches threads in registered code by the signal: what a stop-the-world needs for loops that never
 /// poll. Give it to `safepoint::World::set_nudge`.
@@ -53,13 +53,6 @@ impl Nudge for Nudger {
     }
 
     fn settle(&self, timeout: Duration) -> bool {
-        let Some(me) = threadreg::current() else { return true };
-        let Some(state) = ThreadState::get(me) else { return true };
-        let start = Instant::now();
-        state.pending.settle(owner_mark(me), || {
-            std::thread::yield_now();
-            let blocked = sys::sigprocmask(MaskHow::Block, &SigSet::empty()).contains(number());
-            !blocked && start.elapsed() < timeout
-        })
+        task::settle(timeout)
     }
 }

@@ -9,12 +9,10 @@ use threadreg::ThreadRef;
 use threadreg::procfs::TaskDir;
 
 use crate::code::{self, Stop};
-use crate::install;
+use crate::install::{self, number};
 use crate::task::{self, TaskCore};
 use crate::thread::{self, Outcome, ThreadState};
-use crate::word::Mode;
-
-pub(crate) use crate::install::{is_installed, number};
+use crate::wait;
 
 pub(crate) fn on_signal(delivery: &mut Delivery<'_>) -> Flow {
     // Signals to a thread that is not registered are not ours, but for one that was on its way when the
@@ -86,12 +84,18 @@ fn hand_to_reader(delivery: &Delivery<'_>) -> bool {
 
 /// Injects a call if something is asked of the thread and it is at a safe point.
 fn interrupt(delivery: &mut Delivery<'_>, me: ThreadRef, state: &'static ThreadState) -> Flow {
+    let inside = thread::inside().filter(|inside| !inside.entered_at_rest);
+    if inside.is_some()
+        && !thread::is_disabled()
+        && task::current().is_some_and(wait::rest_in_place)
+    {
+        return Flow::Resume;
+    }
     if !is_asked(state) {
         return Flow::Resume;
     }
-    if let Some(task) = task::current().filter(|task| task.word.seen().mode() == Mode::Parked) {
-        // It waits in `park`, in an injected call or a poll; there it serves calls, too.
-        task.word.poke();
+    if wait::stir() {
+        // It waits in a call of ours, and makes its calls there.
         return Flow::Resume;
     }
     let pc = delivery.pc();
@@ -184,8 +188,11 @@ pub(crate) fn serve(mut frame: Option<&mut Frame<'_>>) {
 ///
 /// Not inlined, for the reason of [`is_asked_here`]: after a hook nothing here may ask for the thread.
 #[inline(never)]
-fn serve_once(frame: Option<&mut Frame<'_>>) -> bool {
-    make_calls();
+fn serve_once(mut frame: Option<&mut Frame<'_>>) -> bool {
+    match task::current() {
+        Some(task) => task.with_frame(frame.as_deref_mut(), make_calls),
+        None => make_calls(),
+    }
     // A reference of its own: the hook may come back when the task has been left, and let go.
     task::current_shared().is_some_and(|task| task.serve(frame))
 }

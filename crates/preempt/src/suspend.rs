@@ -9,12 +9,15 @@ use std::time::Instant;
 
 use sigctx::inject::Frame;
 use sigctx::{Reg, Registers};
+use threadreg::ThreadRef;
 
-use crate::error::{SuspendError, Why};
-use crate::install::{self, number};
+use crate::error::{RunError, SuspendError, Why};
+use crate::install::{self, is_installed, number};
+use crate::signal::make_calls;
 use crate::task::{self, Task, TaskCore};
 use crate::thread::{Outcome, ThreadState};
-use crate::word::Mode;
+use crate::wait::{self, WaitsOn};
+use crate::word::{GoOn, Mode, Seen};
 
 /// The first wait for an answer; doubled each round. A signal reaches a running thread in about
 /// 15 µs, so an earlier look would only find the same.
@@ -28,10 +31,16 @@ const GIVE_WAY: Duration = Duration::from_millis(1);
 ///
 /// A running task is stopped at its next instruction in registered code, or at its next
 /// [`poll`](crate::poll). One that is idle, or inside [`Task::blocking`], is held as it is and not
-/// signalled. Several suspenders of one task take turns.
+/// signalled; what runs in `blocking` goes on ([`StoppedAt::Blocked`]). So is one whose thread stands
+/// still for another crate: where it is stopped with its world it counts as stopped at the safe point
+/// that it came to, in a safe region as blocked.
 ///
-/// A mutator of a stop-the-world calls this, and [`Suspended::run`], in a safe region: the task may
-/// be stopped with the world, and would answer only when the world goes on.
+/// Several suspenders of one task take turns, and the task has its turn between two of them: once it
+/// is let go its thread has 50 µs of processor time before it is stopped again.
+///
+/// A mutator of a stop-the-world calls this, and [`Suspended::run`], in a safe region, unless it is
+/// stopped by nudges ([`Nudger`](crate::Nudger)): while it waits, it makes the calls that it is nudged
+/// for.
 ///
 /// A task that calls this counts as blocked while it waits, so two tasks may suspend each other:
 /// one gives way, is suspended, and goes on when it is resumed.
@@ -64,30 +73,30 @@ pub fn suspend(task: &Task, deadline: Duration) -> Result<Suspended, SuspendErro
         return Err(SuspendError::Own);
     }
     // Parked or blocked already, it has nothing to give up and nothing to take back.
-    let own = own.filter(|own| own.word.seen().mode() == Mode::Running);
+    let own = own.filter(|own| own.can_block());
     if let Some(own) = own {
-        own.word.block();
+        own.block();
     }
     let mut attempt = Attempt::new(target, deadline);
     let result = loop {
         let held = attempt.hold();
         let Some(own) = own else { break finish(held, task) };
-        if own.word.try_unblock() {
+        if own.unblock(Some(Duration::ZERO)) != GoOn::Late {
             break finish(held, task);
         }
         if held.is_err() {
-            own.word.unblock();
+            own.unblock(None);
             break finish(held, task);
         }
         // Somebody wants us while we hold the target, and may be the target itself. One of the two
         // must give way: the later at once, the earlier if that does not help, for the other may
         // hold us from its own code, where it is stopped now and cannot let go.
-        if own.id < target.id && unblock_within(own, GIVE_WAY) {
+        if own.id < target.id && own.unblock(Some(GIVE_WAY)) != GoOn::Late {
             break finish(held, task);
         }
         target.word.release();
-        own.word.unblock();
-        own.word.block();
+        own.unblock(None);
+        own.block();
     };
     if own.is_some() {
         // What was asked of the caller meanwhile has sent no signal.
@@ -96,34 +105,25 @@ pub fn suspend(task: &Task, deadline: Duration) -> Result<Suspended, SuspendErro
     result
 }
 
-/// Blocked → Running, if nobody wants the task any more before `patience` is over.
-fn unblock_within(own: &TaskCore, patience: Duration) -> bool {
-    let start = Instant::now();
-    loop {
-        let seen = own.word.seen();
-        if own.word.try_unblock() {
-            return true;
-        }
-        let left = patience.saturating_sub(start.elapsed());
-        if left.is_zero() {
-            return false;
-        }
-        own.word.wait_change(seen, left);
-    }
-}
-
 fn finish(held: Result<Mode, SuspendError>, task: &Task) -> Result<Suspended, SuspendError> {
     let mode = held?;
-    // SAFETY: we hold the task; if it is parked, its owner wrote this before and will not again
-    // until we let go.
-    let interrupted = unsafe { *task.0.interrupted.get() }.filter(|_| mode == Mode::Parked);
+    // SAFETY: we hold the task, and it is parked: its owner wrote this before and will not again until
+    // we let go.
+    let interrupted =
+        (mode == Mode::Parked).then(|| unsafe { *task.0.interrupted.get() }).flatten();
     let at = match mode {
         Mode::Parked if interrupted.is_some() => StoppedAt::Instruction,
         Mode::Parked => StoppedAt::Poll,
         Mode::Blocked => StoppedAt::Blocked,
         Mode::Idle | Mode::Running => StoppedAt::Idle,
     };
-    Ok(Suspended { task: Arc::clone(&task.0), at, interrupted, not_sync: PhantomData })
+    let me = sigctx::sys::gettid();
+    task.0.set_holder(Some(me));
+    let thread = task.0.thread();
+    if let Some(thread) = thread {
+        thread.set_suspended_by(Some(me));
+    }
+    Ok(Suspended { task: Arc::clone(&task.0), at, interrupted, thread, not_sync: PhantomData })
 }
 
 /// One suspension under way.
@@ -144,38 +144,55 @@ impl<'a> Attempt<'a> {
     /// Wants the task and holds it, or wants it no more.
     fn hold(&mut self) -> Result<Mode, SuspendError> {
         self.target.word.want();
+        let _on = WaitsOn::new(&self.target.word);
+        let me = threadreg::current();
         let mut round = FIRST_WAIT;
         loop {
+            // The caller may be a mutator, whose world stops before the target does.
+            if me.is_some_and(wait::is_called) {
+                make_calls();
+            }
             let seen = match self.target.word.try_hold() {
                 Ok(mode) => return Ok(mode),
                 Err(seen) => seen,
             };
             let left = self.deadline.saturating_sub(self.start.elapsed());
             if left.is_zero() {
-                let error = self.late(seen.is_held());
+                let error = self.late(seen);
                 self.target.word.unwant();
                 return Err(error);
             }
             if seen.mode() == Mode::Running {
                 self.note_generation();
                 self.send = self.target.signal();
+                self.target.word.wait_change(seen, round.min(left));
+                round = (round * 2).min(LONGEST_WAIT);
+            } else {
+                // Another has it, and wakes us when it lets go; or it is about to run, as it has not
+                // since: then the signal is ours to send.
+                let wait = if seen.is_held() { LONGEST_WAIT } else { FIRST_WAIT };
+                self.target.word.wait_change(seen, wait.min(left));
+                round = FIRST_WAIT;
             }
-            self.target.word.wait_change(seen, round.min(left));
-            round = (round * 2).min(LONGEST_WAIT);
         }
     }
 
     /// Sends for the task until it has taken the request to run its hook.
     pub(crate) fn request(mut self) -> Result<(), SuspendError> {
+        let _on = WaitsOn::new(&self.target.word);
+        let me = threadreg::current();
         let mut round = FIRST_WAIT;
         loop {
+            if me.is_some_and(wait::is_called) {
+                make_calls();
+            }
             let seen = self.target.word.seen();
             if !seen.is_yield() {
                 return Ok(());
             }
             let left = self.deadline.saturating_sub(self.start.elapsed());
             if left.is_zero() {
-                return Err(self.late(seen.is_held()));
+                return Err(self.late(seen));
             }
             if seen.mode() == Mode::Running {
                 self.note_generation();
@@ -195,37 +212,34 @@ impl<'a> Attempt<'a> {
     }
 
     /// Who is late, and why.
-    fn late(&self, held: bool) -> SuspendError {
+    fn late(&self, seen: Seen) -> SuspendError {
         let waited = self.start.elapsed();
+        let kept = if seen.is_held() {
+            Some(Why::HeldByAnother)
+        } else {
+            seen.is_its_turn().then_some(Why::ItsTurn)
+        };
         let Some(thread) = self.target.thread() else {
-            let why = if held { Why::HeldByAnother } else { Why::NotRunning };
+            let why = kept.unwrap_or(Why::NotRunning);
             return SuspendError::Late { tid: None, name: threadreg::Name::default(), waited, why };
         };
-        let why = if held {
-            Why::HeldByAnother
+        let why = if let Some(why) = kept {
+            why
         } else if let Err(error) = &self.send {
             Why::NotSent(*error)
-        } else if !crate::signal::is_installed() {
-            Why::NotInstalled
-        } else if let Some((outcome, pc)) =
-            self.refusal(thread).filter(|(outcome, _)| *outcome != Outcome::Other)
-        {
+        } else if let Some((outcome, pc)) = self.refusal(thread).filter(|(outcome, _)| {
+            is_installed() && (*outcome != Outcome::Other || install::obstacle().is_none())
+        }) {
             Why::Refused { outcome, pc }
-        } else if let Some(obstacle) = install::obstacle() {
-            Why::from(obstacle)
-        } else if let Some((outcome, pc)) = self.refusal(thread) {
-            Why::Refused { outcome, pc }
-        } else if is_signal_blocked(thread) {
-            Why::SignalBlocked
         } else {
-            Why::NotHandled
+            why_silent(thread)
         };
         SuspendError::Late { tid: thread.tid(), name: thread.name(), waited, why }
     }
 
     /// What the handler found last, if it has run since it was sent for. To be asked before the
     /// thread's mask is looked at: a handler that runs blocks its own signal.
-    fn refusal(&self, thread: threadreg::ThreadRef) -> Option<(Outcome, usize)> {
+    fn refusal(&self, thread: ThreadRef) -> Option<(Outcome, usize)> {
         let state = ThreadState::get(thread)?;
         let (outcome, pc) = state.outcome();
         let handled = Some(state.pending.generation()) != self.generation;
@@ -233,7 +247,20 @@ impl<'a> Attempt<'a> {
     }
 }
 
-fn is_signal_blocked(thread: threadreg::ThreadRef) -> bool {
+/// Why a thread has not handled its signal.
+fn why_silent(thread: ThreadRef) -> Why {
+    if !is_installed() {
+        Why::NotInstalled
+    } else if let Some(obstacle) = install::obstacle() {
+        Why::from(obstacle)
+    } else if is_signal_blocked(thread) {
+        Why::SignalBlocked
+    } else {
+        Why::NotHandled
+    }
+}
+
+fn is_signal_blocked(thread: ThreadRef) -> bool {
     let tasks = threadreg::procfs::TaskDir::open().ok();
     let status = tasks.zip(thread.tid()).and_then(|(dir, tid)| dir.status(tid).ok());
     status.is_some_and(|status| status.blocked.contains(number()))
@@ -245,8 +272,9 @@ fn is_signal_blocked(thread: threadreg::ThreadRef) -> bool {
 pub enum StoppedAt {
     /// It was not running.
     Idle,
-    /// It was inside [`Task::blocking`]. The kernel may still write to buffers that it handed to a
-    /// system call.
+    /// It was inside [`Task::blocking`], or in a safe region of its thread's. The closure that it runs
+    /// there goes on, and the kernel may write to buffers that it handed to a system call. None of its
+    /// code outside runs.
     Blocked,
     /// It came to a [`poll`](crate::poll).
     Poll,
@@ -254,7 +282,8 @@ pub enum StoppedAt {
     Instruction,
 }
 
-/// A suspended task. None of its code runs until this is dropped.
+/// A suspended task. None of its code runs until this is dropped, but for the closure of a task that
+/// was held inside [`Task::blocking`] ([`StoppedAt::Blocked`]).
 ///
 /// It may be sent to another thread, but not shared:
 ///
@@ -267,6 +296,7 @@ pub struct Suspended {
     task: Arc<TaskCore>,
     at: StoppedAt,
     interrupted: Option<Registers>,
+    thread: Option<ThreadRef>,
     /// Not Sync: the task's mailbox has room for one errand.
     not_sync: PhantomData<Cell<()>>,
 }
@@ -327,10 +357,10 @@ impl Suspended {
     ///
     /// # Signal safety
     ///
-    /// Not async-signal-safe: locks.
+    /// Async-signal-safe.
     #[must_use]
-    pub fn thread(&self) -> Option<threadreg::ThreadRef> {
-        self.task.thread()
+    pub fn thread(&self) -> Option<ThreadRef> {
+        self.thread
     }
 
     /// Has the task's own thread run `f`, on top of the task's stack, and returns what it
@@ -346,22 +376,73 @@ impl Suspended {
     ///
     /// # Blocking
     ///
-    /// Until `f` has returned.
+    /// Until `f` has returned; [`Suspended::run_within`] bounds the wait until it begins. A thread that
+    /// was stopped with its world runs `f` there.
     ///
     /// # Panics
     ///
     /// With the panic of `f`; the task is unharmed.
     pub fn run<R: Send>(&self, f: impl FnOnce(Option<&mut Frame<'_>>) -> R + Send) -> Option<R> {
+        self.errand(None, f).ok()
+    }
+
+    /// As [`Suspended::run`], if the task's thread begins with `f` before `timeout` is over.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: waits.
+    ///
+    /// # Blocking
+    ///
+    /// At most about `timeout` until `f` begins; then until it has returned.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::NotParked`] where [`Suspended::run`] returns `None`. [`RunError::Late`] names the
+    /// thread and says why it did not begin: `f` is not going to be run.
+    ///
+    /// # Panics
+    ///
+    /// As [`Suspended::run`].
+    pub fn run_within<R: Send>(
+        &self,
+        timeout: Duration,
+        f: impl FnOnce(Option<&mut Frame<'_>>) -> R + Send,
+    ) -> Result<R, RunError> {
+        self.errand(Some(timeout), f)
+    }
+
+    fn errand<R: Send>(
+        &self,
+        timeout: Option<Duration>,
+        f: impl FnOnce(Option<&mut Frame<'_>>) -> R + Send,
+    ) -> Result<R, RunError> {
         if !matches!(self.at, StoppedAt::Poll | StoppedAt::Instruction) {
-            return None;
+            return Err(RunError::NotParked);
         }
-        let mut f = Some(f);
-        let mut result = None;
-        let ran = self.task.run_errand(&mut |frame| result = f.take().map(|f| f(frame)));
-        match ran {
-            Ok(()) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
+        let start = Instant::now();
+        let mut round = Duration::ZERO;
+        let patience = || {
+            if !round.is_zero() {
+                // A thread that does not wait in our code, but is stopped with its world, is told.
+                let is_asked = || self.task.word.seen().is_call();
+                // If it cannot be signalled, it waits in our code or is gone: the timeout says so.
+                let _ = self.thread.map(|thread| ThreadState::signal(thread, is_asked));
+            }
+            round = (round * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
+            timeout.map_or(round, |timeout| round.min(timeout.saturating_sub(start.elapsed())))
+        };
+        let (mut f, mut result) = (Some(f), None);
+        let ran = self.task.run_errand(&mut |frame| result = f.take().map(|f| f(frame)), patience);
+        if let Some(Err(panic)) = ran {
+            std::panic::resume_unwind(panic);
         }
+        result.ok_or_else(|| RunError::Late {
+            tid: self.thread.and_then(|thread| thread.tid()),
+            name: self.thread.map(|thread| thread.name()).unwrap_or_default(),
+            waited: start.elapsed(),
+            why: self.thread.map_or(Why::NotRunning, why_silent),
+        })
     }
 
     /// The task's stack, innermost frame first, symbolised; through the injected call into the
@@ -390,6 +471,11 @@ impl Suspended {
 
 impl Drop for Suspended {
     fn drop(&mut self) {
+        // Before others can say that it is theirs.
+        self.task.set_holder(None);
+        if let Some(thread) = self.thread {
+            thread.set_suspended_by(None);
+        }
         self.task.word.release();
     }
 }

@@ -1,24 +1,28 @@
 //! Tasks: units of work that can be stopped and let go again.
 
 use core::any::Any;
-use core::cell::UnsafeCell;
+use core::cell::{Cell, UnsafeCell};
 use core::fmt;
+use core::mem;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
+use std::time::Instant;
 
 use sigctx::Registers;
 use sigctx::inject::{CallStack, Frame};
 use sigctx::sys::{self, MaskHow, SigSet};
-use threadreg::ThreadRef;
+use threadreg::{ThreadRef, rest};
 
-use crate::error::{EnterError, RequestError, SuspendError};
+use crate::clock;
+use crate::error::{EnterError, Held, RequestError, SuspendError};
 use crate::fork;
 use crate::place::Place;
 use crate::suspend::Attempt;
 use crate::thread::{self, Inside, ThreadState, owner_mark};
-use crate::word::{Mode, TaskWord};
+use crate::wait::{self, Wait};
+use crate::word::{GoOn, Mode, TaskWord};
 
 /// What a task runs when it is asked to make way; gets the interrupted frame, or `None` when the
 /// task came to a [`poll`](crate::poll).
@@ -26,6 +30,13 @@ pub(crate) type Hook = dyn Fn(Option<&mut Frame<'_>>) + Send + Sync;
 
 /// What the holder of a parked task has its thread run.
 pub(crate) type Errand<'a> = dyn FnMut(Option<&mut Frame<'_>>) + Send + 'a;
+
+/// How much processor time a task's thread has, at least, before the task is stopped again, in
+/// microseconds: two to four times what a stop costs.
+const GRACE: u32 = 50;
+
+/// A requester is between its mark and its signal for a system call or two, if it is scheduled.
+const SETTLE_WITHIN: Duration = Duration::from_secs(1);
 
 /// A unit of work that [`suspend`](crate::suspend) can stop, wherever it is in registered code.
 ///
@@ -64,12 +75,20 @@ pub(crate) struct TaskCore {
     pub(crate) interrupted: UnsafeCell<Option<Registers>>,
     /// Written by the holder before CALL, read by the owner while CALL is set.
     errand: UnsafeCell<Option<*mut Errand<'static>>>,
+    /// The frame that `interrupted` was read from, while that call lasts. The owner's.
+    frame: Cell<Option<NonNull<Frame<'static>>>>,
+    /// The owner's processor time when it went on after a wait, in microseconds; 0 once that is long
+    /// ago. Relaxed: the owner's.
+    went_on: AtomicU32,
+    /// The thread that holds the task, or 0. Relaxed: for diagnosis.
+    holder: AtomicI32,
 }
 
 // SAFETY: `interrupted` and `errand` are handed between the owner and the one holder by the word, as
-// their comments say; everything else is Sync by itself.
+// their comments say, `frame` is the owner's alone; everything else is Sync by itself.
 unsafe impl Sync for TaskCore {}
-// SAFETY: the raw pointer in `errand` is to a closure that is Send, and is there only during a call.
+// SAFETY: the raw pointer in `errand` is to a closure that is Send, and is there only during a call;
+// that in `frame` is there only while the thread it belongs to is inside the task.
 unsafe impl Send for TaskCore {}
 
 impl fmt::Debug for Task {
@@ -131,6 +150,7 @@ impl Task {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         // A task can be held, and its owner fork, without the handler for the signal.
         fork::watch();
+        wait::settle_in();
         Self(Arc::new(TaskCore {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             word: TaskWord::new(),
@@ -139,6 +159,9 @@ impl Task {
             in_hook: AtomicU32::new(NO_HOOK),
             interrupted: UnsafeCell::new(None),
             errand: UnsafeCell::new(None),
+            frame: Cell::new(None),
+            went_on: AtomicU32::new(0),
+            holder: AtomicI32::new(0),
         }))
     }
 
@@ -150,15 +173,39 @@ impl Task {
     ///
     /// # Blocking
     ///
-    /// Waits at the start for as long as somebody has the idle task suspended: for ever, if the
-    /// caller itself has.
+    /// Waits at the start for as long as somebody has the idle task suspended: forever, if the
+    /// caller itself has. [`Task::enter_within`] bounds that. Meanwhile the thread makes the calls that
+    /// it is [nudged](crate::Nudger) for.
     ///
     /// # Errors
     ///
     /// The thread is not registered, or is inside a task already; the task runs elsewhere.
     pub fn enter<R>(&self, body: impl FnOnce() -> R) -> Result<R, EnterError> {
         let me = threadreg::current().ok_or(EnterError::NotRegistered)?;
-        self.enter_on(me.call_stack(), body)
+        self.run_as(me.call_stack(), None, body)
+    }
+
+    /// As [`Task::enter`], if the task can be entered before `timeout` is over.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: may wait.
+    ///
+    /// # Blocking
+    ///
+    /// Before `body`, at most about `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Task::enter`]; and [`EnterError::Late`], with the thread that has the task suspended:
+    /// then `body` was not run.
+    pub fn enter_within<R>(
+        &self,
+        timeout: Duration,
+        body: impl FnOnce() -> R,
+    ) -> Result<R, EnterError> {
+        let me = threadreg::current().ok_or(EnterError::NotRegistered)?;
+        self.run_as(me.call_stack(), Some(timeout), body)
     }
 
     /// Runs `body` as this task, where the registered code that it runs has `stack` as its stack:
@@ -183,17 +230,56 @@ impl Task {
         stack: &CallStack,
         body: impl FnOnce() -> R,
     ) -> Result<R, EnterError> {
+        self.run_as(stack, None, body)
+    }
+
+    /// As [`Task::enter_on`], if the task can be entered before `timeout` is over.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: may wait.
+    ///
+    /// # Blocking
+    ///
+    /// As [`Task::enter_within`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Task::enter_within`].
+    pub fn enter_on_within<R>(
+        &self,
+        stack: &CallStack,
+        timeout: Duration,
+        body: impl FnOnce() -> R,
+    ) -> Result<R, EnterError> {
+        self.run_as(stack, Some(timeout), body)
+    }
+
+    fn run_as<R>(
+        &self,
+        stack: &CallStack,
+        timeout: Option<Duration>,
+        body: impl FnOnce() -> R,
+    ) -> Result<R, EnterError> {
         let me = threadreg::current().ok_or(EnterError::NotRegistered)?;
         ThreadState::of(me);
         if thread::inside().is_some() {
             return Err(EnterError::InsideTask);
         }
-        if !self.0.word.start() {
-            return Err(EnterError::Running);
+        let mut wait = Wait::new(&self.0, Some(me), timeout);
+        let started = self.0.word.start(&mut wait);
+        let waited = wait.waited();
+        drop(wait);
+        match started {
+            GoOn::Taken => return Err(EnterError::Running),
+            GoOn::Late => return Err(EnterError::Late(self.0.held_for(waited))),
+            GoOn::AtOnce => {}
+            GoOn::Waited => self.0.note_went_on(),
         }
         self.0.place.set(Some(me));
         let (task, stack) = (NonNull::from(&*self.0), NonNull::from(stack));
-        thread::set_inside(Some(Inside { task, stack }));
+        let entered_at_rest = rest::resting() != rest::Rest::Running;
+        thread::set_inside(Some(Inside { task, stack, entered_at_rest }));
         let _entered = Entered(&self.0);
         // What was asked between `start` and the store found no task on this thread.
         crate::poll();
@@ -203,8 +289,8 @@ impl Task {
     /// Runs `body`, which may block, while the task counts as stopped: a suspender does not wait
     /// for it, and no signal interrupts it. Comes back when nobody has the task suspended.
     ///
-    /// To be called inside [`Task::enter`] of this task. `body` must not touch what a suspender
-    /// looks at.
+    /// To be called inside [`Task::enter`] of this task. `body` goes on while the task is suspended,
+    /// so it must not touch what a suspender looks at.
     ///
     /// # Signal safety
     ///
@@ -212,22 +298,62 @@ impl Task {
     ///
     /// # Blocking
     ///
-    /// Waits after `body` for as long as somebody has the task suspended.
+    /// Waits after `body` for as long as somebody has the task suspended; [`Task::blocking_within`]
+    /// has a say in that. Meanwhile the thread makes the calls that it is [nudged](crate::Nudger) for.
+    /// Before `body` it waits for a signal that is just being sent, at most about a second.
     ///
     /// # Errors
     ///
     /// The calling thread is not inside this task.
     pub fn blocking<R>(&self, body: impl FnOnce() -> R) -> Result<R, EnterError> {
+        self.block(None, body, |_| ())
+    }
+
+    /// As [`Task::blocking`], and calls `late` each time that another `timeout` is over and the task,
+    /// whose `body` has returned, is suspended still.
+    ///
+    /// The task counts as stopped while `late` runs, as for `body`. It can log who is in the way, or
+    /// end the process. It cannot have the task go on: whoever suspended it relies on that.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: may wait.
+    ///
+    /// # Blocking
+    ///
+    /// As [`Task::blocking`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Task::blocking`].
+    pub fn blocking_within<R>(
+        &self,
+        timeout: Duration,
+        body: impl FnOnce() -> R,
+        late: impl FnMut(&Held),
+    ) -> Result<R, EnterError> {
+        self.block(Some(timeout), body, late)
+    }
+
+    fn block<R>(
+        &self,
+        timeout: Option<Duration>,
+        body: impl FnOnce() -> R,
+        mut late: impl FnMut(&Held),
+    ) -> Result<R, EnterError> {
         let inside = current().is_some_and(|task| ptr::eq(task, Arc::as_ptr(&self.0)));
-        if !inside || self.0.word.seen().mode() != Mode::Running {
+        if !inside || !self.0.can_block() {
             return Err(EnterError::NotInside);
         }
-        self.0.word.block();
-        let result = {
-            let _blocked = Blocked(&self.0);
-            settle();
-            body()
-        };
+        self.0.block();
+        let blocked = Blocked(&self.0);
+        settle(SETTLE_WITHIN);
+        let result = body();
+        let start = Instant::now();
+        while self.0.unblock(timeout) == GoOn::Late {
+            late(&self.0.held_for(start.elapsed()));
+        }
+        drop(blocked);
         // What was asked meanwhile has sent no signal.
         crate::poll();
         Ok(result)
@@ -296,15 +422,20 @@ impl Task {
     }
 }
 
-/// Takes the signal that is on its way, if one is, so that none interrupts what comes now.
-fn settle() {
-    let Some(me) = threadreg::current() else { return };
-    let Some(state) = ThreadState::get(me) else { return };
+/// Takes the signal that is on its way, if one is, so that none interrupts what comes now. False after
+/// `timeout`, and for a thread that blocks the signal.
+pub(crate) fn settle(timeout: Duration) -> bool {
+    let Some(me) = threadreg::current() else { return true };
+    let Some(state) = ThreadState::get(me) else { return true };
+    let mut start = None;
     state.pending.settle(owner_mark(me), || {
+        let start = *start.get_or_insert_with(Instant::now);
+        // For a requester that has not been scheduled since its mark.
         std::thread::yield_now();
-        // A thread that blocks the signal would wait for ever, and is not interrupted anyway.
-        !sys::sigprocmask(MaskHow::Block, &SigSet::empty()).contains(crate::install::number())
-    });
+        // A system call: what was sent comes at its end.
+        let blocked = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
+        !blocked.contains(crate::install::number()) && start.elapsed() < timeout
+    })
 }
 
 /// Leaves the task on drop, so also when `body` panics.
@@ -314,15 +445,18 @@ impl Drop for Entered<'_> {
     fn drop(&mut self) {
         thread::set_inside(None);
         self.0.place.set(None);
+        // Another thread's clock is another.
+        self.0.went_on.store(0, Ordering::Relaxed);
         self.0.word.finish();
     }
 }
 
+/// Comes back to Running when `body` panics.
 struct Blocked<'a>(&'a TaskCore);
 
 impl Drop for Blocked<'_> {
     fn drop(&mut self) {
-        self.0.word.unblock();
+        self.0.unblock(None);
     }
 }
 
@@ -375,10 +509,85 @@ impl TaskCore {
         ThreadState::signal(thread, || self.word.seen().mode() == Mode::Running)
     }
 
-    /// Whether the running task is asked for anything. Async-signal-safe.
+    /// Whether the running task is asked for anything that it is to do now. Async-signal-safe; owner.
     pub(crate) fn is_asked(&self) -> bool {
         let seen = self.word.seen();
-        seen.mode() == Mode::Running && (seen.is_wanted() || seen.is_yield() && !self.is_in_hook())
+        let is_to_run_its_hook =
+            seen.mode() == Mode::Running && seen.is_yield() && !self.is_in_hook();
+        is_to_run_its_hook || self.is_to_stop()
+    }
+
+    fn is_to_stop(&self) -> bool {
+        let seen = self.word.seen();
+        seen.mode() == Mode::Running && seen.is_wanted() && !self.has_just_gone_on()
+    }
+
+    fn note_went_on(&self) {
+        let now = clock::own_micros().map_or(0, |now| now.max(1));
+        self.went_on.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether the owner has waited, and since had less than [`GRACE`]. Suspenders ask again.
+    fn has_just_gone_on(&self) -> bool {
+        let then = self.went_on.load(Ordering::Relaxed);
+        if then == 0 {
+            return false;
+        }
+        let just = clock::own_micros().is_some_and(|now| now.wrapping_sub(then) < GRACE);
+        if !just {
+            self.went_on.store(0, Ordering::Relaxed);
+        }
+        just
+    }
+
+    /// Who holds the task.
+    pub(crate) fn holder(&self) -> Option<i32> {
+        Some(self.holder.load(Ordering::Relaxed)).filter(|&tid| tid != 0)
+    }
+
+    /// Says who holds the task.
+    pub(crate) fn set_holder(&self, tid: Option<i32>) {
+        self.holder.store(tid.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    fn held_for(&self, waited: Duration) -> Held {
+        Held { holder: self.holder(), waited }
+    }
+
+    /// Owner: whether it can [`Self::block`] now.
+    pub(crate) fn can_block(&self) -> bool {
+        match self.word.seen().mode() {
+            Mode::Running => true,
+            Mode::Blocked => wait::is_rested(),
+            Mode::Idle | Mode::Parked => false,
+        }
+    }
+
+    /// Owner: Running → Blocked. The handler may have done that, in a safe region; then it is ours from
+    /// here on.
+    pub(crate) fn block(&self) {
+        if !self.word.block() {
+            let rested = wait::take_rested();
+            debug_assert!(rested, "the task was not running");
+        }
+    }
+
+    /// Owner: Blocked → Running, once it may run, or [`GoOn::Late`] after `timeout`.
+    pub(crate) fn unblock(&self, timeout: Option<Duration>) -> GoOn {
+        self.go_on(threadreg::current(), timeout)
+    }
+
+    /// Owner: back to Running, once it may run; makes the calls of `me` meanwhile.
+    pub(crate) fn go_on(&self, me: Option<ThreadRef>, timeout: Option<Duration>) -> GoOn {
+        let mode = self.word.seen().mode();
+        if mode == Mode::Running {
+            return GoOn::AtOnce;
+        }
+        let gone_on = self.word.go_on(mode, &mut Wait::new(self, me, timeout));
+        if gone_on == GoOn::Waited {
+            self.note_went_on();
+        }
+        gone_on
     }
 
     /// A hook is not entered while it runs: it would be interrupted by itself until the stack is full.
@@ -413,7 +622,7 @@ impl TaskCore {
 
     /// Owner, at a safe point: does one thing that is asked. Returns false if nothing is. The hook may
     /// come back on another thread.
-    pub(crate) fn serve(&self, mut frame: Option<&mut Frame<'_>>) -> bool {
+    pub(crate) fn serve(&self, frame: Option<&mut Frame<'_>>) -> bool {
         if !self.is_asked() {
             return false;
         }
@@ -428,40 +637,67 @@ impl TaskCore {
             }
             return true;
         }
-        if !self.word.seen().is_wanted() {
+        if !self.is_to_stop() {
             return false;
         }
-        let interrupted = frame.as_deref().map(Frame::registers);
-        // SAFETY: the owner writes before it parks; a holder reads only while it is parked.
-        unsafe { *self.interrupted.get() = interrupted };
-        let errand = || {
-            // SAFETY: CALL is set, so the holder has written it and waits.
-            let errand = unsafe { (*self.errand.get()).take() };
-            if let Some(errand) = errand {
-                // SAFETY: the holder keeps the closure alive until CALL is cleared, and does not
-                // touch it meanwhile.
-                unsafe { (*errand)(frame.as_deref_mut()) };
-            }
-        };
-        // A stop of the world reaches a parked task, too: its holder may be stopped already.
-        self.word.park(errand, crate::signal::make_calls);
+        self.with_frame(frame, || {
+            self.word.park(&mut Wait::new(self, threadreg::current(), None));
+        });
+        self.note_went_on();
         true
     }
 
-    /// Holder of the parked task: has its thread run `errand`. A panic in it comes back.
-    pub(crate) fn run_errand(&self, errand: &mut Errand<'_>) -> Result<(), Box<dyn Any + Send>> {
+    /// Owner, at a safe point: does `work`, in which the task may be parked at `frame`.
+    pub(crate) fn with_frame(&self, frame: Option<&mut Frame<'_>>, work: impl FnOnce()) {
+        // In a wait of the task's, what was interrupted is what the wait says.
+        if self.word.seen().mode() != Mode::Running {
+            return work();
+        }
+        let interrupted = frame.as_deref().map(Frame::registers);
+        let frame = frame.map(|frame| NonNull::from(frame).cast());
+        // SAFETY: the owner writes while it runs; a holder reads only while it is parked.
+        let interrupted = unsafe { mem::replace(&mut *self.interrupted.get(), interrupted) };
+        let frame = self.frame.replace(frame);
+        work();
+        // SAFETY: as above: the task is parked in `work` alone.
+        unsafe { *self.interrupted.get() = interrupted };
+        self.frame.set(frame);
+    }
+
+    /// Owner, in the place of a CALL: runs what the holder has posted.
+    pub(crate) fn run_posted(&self) {
+        // SAFETY: the holder has written it before CALL, and waits for the end of SERVING.
+        let errand = unsafe { (*self.errand.get()).take() };
+        let Some(errand) = errand else { return };
+        // SAFETY: the frame is that of the injected call in which the owner waits, below this one, and
+        // the reference to it that was handed to `with_frame` is not used meanwhile.
+        let frame = self.frame.get().map(|mut frame| unsafe { frame.as_mut() });
+        // SAFETY: the holder keeps the closure alive until SERVING is over, and does not touch it
+        // meanwhile.
+        unsafe { (*errand)(frame) };
+    }
+
+    /// Holder of the parked task: has its thread run `errand`. A panic in it comes back. `None` if it
+    /// has not begun when `patience` says that the next wait is none.
+    pub(crate) fn run_errand(
+        &self,
+        errand: &mut Errand<'_>,
+        patience: impl FnMut() -> Duration,
+    ) -> Option<Result<(), Box<dyn Any + Send>>> {
         let mut outcome = Ok(());
         let mut guarded = |frame: Option<&mut Frame<'_>>| {
             let run = core::panic::AssertUnwindSafe(|| errand(frame));
             outcome = std::panic::catch_unwind(run);
         };
         let guarded: &mut Errand<'_> = &mut guarded;
-        // SAFETY: only the lifetime changes; the pointer is taken out before `call` returns.
+        // SAFETY: only the lifetime changes; the pointer is taken out before `call` returns, or never.
         let guarded =
             unsafe { core::mem::transmute::<&mut Errand<'_>, &mut Errand<'static>>(guarded) };
-        // SAFETY: the owner reads it only while CALL is set, which the next line does.
+        // SAFETY: the owner reads it only after CALL, which the next line sets.
         unsafe { *self.errand.get() = Some(&raw mut *guarded) };
-        self.word.call();
-        outcome
+        let served = self.word.call(patience);
+        // SAFETY: CALL and SERVING are over, so the owner does not look.
+        unsafe { *self.errand.get() = None };
+        served.then_some(outcome)
     }
 }

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, compiler_f
 use sigctx::inject::{CallStack, InjectError};
 use threadreg::{NudgeCall, SignalError, Slot, SlotId, ThreadRef};
 
+use crate::clock;
 use crate::fork::process;
 use crate::install::{self, is_installed, number};
 use crate::pending::Pending;
@@ -30,6 +31,9 @@ thread_local! {
 pub(crate) struct Inside {
     pub(crate) task: NonNull<TaskCore>,
     pub(crate) stack: NonNull<CallStack>,
+    /// The thread was away in another crate's safe region when it entered: that it is there says
+    /// nothing about this task's code.
+    pub(crate) entered_at_rest: bool,
 }
 
 /// One a thread record; made once, used again by later owners of the record.
@@ -64,8 +68,8 @@ impl ThreadState {
         STATE.get_or_init(thread, Self::new)
     }
 
-    /// Sends `thread` the signal, unless one is on its way, `wanted` says that it wants none, or
-    /// there is no handler for it yet: then it is left to polls.
+    /// Sends `thread` the signal, unless one is on its way and not overdue, `wanted` says that it wants
+    /// none, or there is no handler for it yet: then it is left to polls.
     pub(crate) fn signal(thread: ThreadRef, wanted: impl Fn() -> bool) -> Result<(), SignalError> {
         let Some(state) = Self::get(thread) else { return Ok(()) };
         if !is_installed() {
@@ -75,12 +79,13 @@ impl ThreadState {
         if !thread.is_alive() {
             return Err(SignalError::Gone);
         }
-        state.pending.request(owner_mark(thread), wanted, || {
+        let send = || {
             install::look_after(|| state.is_deaf());
             // Relaxed: a hint, of the last sender.
             state.sent_at.store(state.pending.generation(), Ordering::Relaxed);
             thread.signal(number())
-        })
+        };
+        state.pending.request(owner_mark(thread), clock::millis, wanted, send)
     }
 
     /// Stores the call that `thread` is asked to make.

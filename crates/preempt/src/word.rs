@@ -9,7 +9,7 @@
 //!      +------+ -----------> +---------+ ---------------------------> +--------+
 //!      | Idle |              | Running |                              | Parked |
 //!      +------+ <----------- +---------+ <--------------------------- +--------+
-//!              owner: finish   |     ^     owner: when nobody wants it
+//!              owner: finish   |     ^     owner: when it may run
 //!                owner: block  v     | owner: unblock
 //!                            +---------+
 //!                            | Blocked |          suspender: hold, in Idle, Blocked or Parked
@@ -18,20 +18,32 @@
 //!
 //! | bits | what | set by | cleared by |
 //! |---|---|---|---|
-//! | 0–1 | mode | owner only | owner only |
+//! | 0–1 | mode | owner, or its handler | owner |
 //! | 2 | HELD: one suspender has it | suspender | the same suspender |
 //! | 3 | YIELD: run the task's hook | anyone | owner, before the hook |
-//! | 4 | CALL: run the closure in the mailbox | the holder | owner, after the closure |
-//! | 5 | POKED: look into the call box | owner's handler | owner |
-//! | 8–31 | how many suspenders want it | suspender | the same suspender |
+//! | 4 | CALL: run the closure in the mailbox | the holder | owner, before the closure; the holder, which gives up |
+//! | 5 | SERVING: the closure runs | owner, with CALL's end | owner, after the closure |
+//! | 6 | WAITS: the owner waits to run | owner | owner |
+//! | 7 | TURN: the owner runs before anyone holds it again | the holder, as it lets go | owner |
+//! | 8–12 | a count of the handlers that stirred a waiter | handlers | — |
+//! | 13–31 | how many suspenders want it | suspender | the same suspender |
 //!
 //! Invariants:
 //! - I1: only the owner's thread changes the mode, so a mode once seen under HELD stays.
 //! - I2: HELD implies that the mode is not Running and that the wanted count is not zero.
-//! - I3: the owner enters Running only when the wanted count is zero.
-//! - I4: every change that somebody may wait for is followed by a wake of the word.
+//! - I3: the owner enters Running only when nobody holds the task, and either nobody wants it or it is
+//!   the task's TURN.
+//! - I4: every change that somebody may wait for is followed by a wake of the word. A suspender that
+//!   waits for a running task to stop is woken when that leaves Running.
+//! - I5: TURN implies WAITS and not HELD. So of two holds in a row that a waiting task is kept by, the
+//!   task runs in between.
 //!
 //! From I1–I3: while a suspender holds a task, none of the task's code runs.
+//!
+//! A thread that waits here, as owner or as suspender, can be asked for calls, by a signal. Its handler
+//! *stirs* the word that it waits on: a wait that the signal interrupts, or that is about to begin,
+//! finds another value, and the thread looks for its calls. The kernel restarts a wait with the same
+//! value.
 //!
 //! All operations are on the one word and sequentially consistent, for simplicity: what the owner
 //! wrote before it parked is seen by the holder, and the other way round. The order of a request
@@ -49,8 +61,13 @@ const MODE: u32 = 0b11;
 const HELD: u32 = 1 << 2;
 const YIELD: u32 = 1 << 3;
 const CALL: u32 = 1 << 4;
-const POKED: u32 = 1 << 5;
-const WANT_ONE: u32 = 1 << 8;
+const SERVING: u32 = 1 << 5;
+const WAITS: u32 = 1 << 6;
+const TURN: u32 = 1 << 7;
+const STIR_ONE: u32 = 1 << 8;
+const STIR: u32 = WANT_ONE - STIR_ONE;
+/// More suspenders than a process can have threads, with any default limit.
+const WANT_ONE: u32 = 1 << 13;
 
 /// What a task is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,16 +97,63 @@ impl Seen {
     }
 
     pub(crate) fn is_held(self) -> bool {
-        self.0 & HELD != 0
+        self.has(HELD)
     }
 
     pub(crate) fn is_yield(self) -> bool {
-        self.0 & YIELD != 0
+        self.has(YIELD)
+    }
+
+    /// Whether it is to run before anyone holds it again.
+    pub(crate) fn is_its_turn(self) -> bool {
+        self.has(TURN)
+    }
+
+    /// Whether the holder waits for the owner to begin its closure.
+    pub(crate) fn is_call(self) -> bool {
+        self.has(CALL)
+    }
+
+    fn has(self, bit: u32) -> bool {
+        self.0 & bit != 0
+    }
+
+    /// I3.
+    fn may_run(self) -> bool {
+        !self.is_held() && (!self.is_wanted() || self.is_its_turn())
     }
 
     fn with_mode(self, mode: Mode) -> u32 {
         self.0 & !MODE | mode as u32
     }
+}
+
+/// What an owner does while it waits to run.
+pub(crate) trait Waiter {
+    /// Runs what the holder has put into the mailbox.
+    fn errand(&mut self);
+
+    /// Whether there is anything for [`Waiter::look`].
+    fn is_called(&mut self) -> bool;
+
+    /// Makes the calls that the thread is asked to make.
+    fn look(&mut self);
+
+    /// How long it goes on waiting; `None`: as long as it takes.
+    fn left(&mut self) -> Option<Duration>;
+}
+
+/// How an owner's wait to run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GoOn {
+    /// It runs, and did not have to wait.
+    AtOnce,
+    /// It runs, after a wait.
+    Waited,
+    /// The waiter's time is over. The mode is what it was.
+    Late,
+    /// Another thread runs the task.
+    Taken,
 }
 
 /// See the module's documentation.
@@ -111,66 +175,73 @@ impl TaskWord {
 
     // Owner.
 
-    /// Idle → Running, once nobody wants the task (I3).
-    ///
-    /// Returns false if it is not idle: another thread runs it.
-    pub(crate) fn start(&self) -> bool {
+    /// Idle → Running, once it may run (I3).
+    pub(crate) fn start(&self, waiter: &mut impl Waiter) -> GoOn {
+        self.go_on(Mode::Idle, waiter)
+    }
+
+    /// From `mode` to Running, once it may run (I3).
+    pub(crate) fn go_on(&self, mode: Mode, waiter: &mut impl Waiter) -> GoOn {
+        let mut slept = false;
         loop {
             let seen = self.seen();
-            if seen.mode() != Mode::Idle {
-                return false;
+            if seen.mode() != mode {
+                return GoOn::Taken;
             }
-            if seen.is_wanted() {
-                wait(&self.0, seen.0, None);
-            } else if self.change(seen, seen.with_mode(Mode::Running)) {
-                return true;
+            if seen.is_call() {
+                self.serve(|| waiter.errand());
+            } else if seen.may_run() {
+                let runs = seen.with_mode(Mode::Running) & !(WAITS | TURN);
+                if self.change(seen, runs) {
+                    return if slept { GoOn::Waited } else { GoOn::AtOnce };
+                }
+            } else if waiter.is_called() {
+                // Not WAITS meanwhile (I5): a call may last for as long as the world is stopped.
+                if !seen.has(WAITS) || self.change(seen, seen.0 & !WAITS) {
+                    waiter.look();
+                }
+            } else if !seen.has(WAITS) {
+                slept = true;
+                self.change(seen, seen.0 | WAITS);
+            } else {
+                slept = true;
+                let left = waiter.left();
+                if left != Some(Duration::ZERO) {
+                    wait(&self.0, seen.0, left);
+                } else if self.change(seen, seen.0 & !WAITS) {
+                    return GoOn::Late;
+                }
             }
         }
     }
 
     /// Running → Idle.
     pub(crate) fn finish(&self) {
-        self.leave_running(Mode::Idle);
+        let left = self.leave_running(Mode::Idle, |_| true);
+        debug_assert!(left, "the owner ends a task that it does not run");
     }
 
-    /// Running → Blocked: the owner may wait, and be held while it does.
-    pub(crate) fn block(&self) {
-        self.leave_running(Mode::Blocked);
+    /// Running → Blocked: the owner may wait, and be held while it does. False if it is not Running.
+    pub(crate) fn block(&self) -> bool {
+        self.leave_running(Mode::Blocked, |_| true)
     }
 
-    fn leave_running(&self, to: Mode) {
+    /// Handler, on the owner's thread, which stands still: Running → `to`, if anyone wants the task.
+    pub(crate) fn rest(&self, to: Mode) -> bool {
+        self.leave_running(to, Seen::is_wanted)
+    }
+
+    fn leave_running(&self, to: Mode, allowed: impl Fn(Seen) -> bool) -> bool {
         loop {
             let seen = self.seen();
-            debug_assert_eq!(seen.mode(), Mode::Running);
+            if seen.mode() != Mode::Running || !allowed(seen) {
+                return false;
+            }
             if self.change(seen, seen.with_mode(to)) {
                 if seen.is_wanted() {
                     wake_all(&self.0);
                 }
-                return;
-            }
-        }
-    }
-
-    /// Blocked → Running if nobody wants the task.
-    pub(crate) fn try_unblock(&self) -> bool {
-        loop {
-            let seen = self.seen();
-            debug_assert_eq!(seen.mode(), Mode::Blocked);
-            if seen.is_wanted() {
-                return false;
-            }
-            if self.change(seen, seen.with_mode(Mode::Running)) {
                 return true;
-            }
-        }
-    }
-
-    /// Blocked → Running, once nobody wants the task.
-    pub(crate) fn unblock(&self) {
-        while !self.try_unblock() {
-            let seen = self.seen();
-            if seen.is_wanted() {
-                wait(&self.0, seen.0, None);
             }
         }
     }
@@ -180,37 +251,46 @@ impl TaskWord {
         self.0.fetch_and(!YIELD, SeqCst) & YIELD != 0
     }
 
-    /// Handler, on the owner's thread: has a parked owner look into its call box.
-    pub(crate) fn poke(&self) {
-        // The owner sleeps on the word: a wait that the signal interrupts, or that is about to
-        // begin, finds another value.
-        self.0.fetch_or(POKED, SeqCst);
-    }
-
-    /// Stays Parked for as long as anybody wants the task; runs `serve` for each CALL, and `look`
-    /// when poked.
-    pub(crate) fn park(&self, mut serve: impl FnMut(), mut look: impl FnMut()) {
-        let mut parked = false;
+    /// Running → Parked → Running, if anyone wants the task: stays Parked until it may run.
+    pub(crate) fn park(&self, waiter: &mut impl Waiter) {
         loop {
             let seen = self.seen();
-            if seen.0 & CALL != 0 {
-                serve();
-                self.0.fetch_and(!CALL, SeqCst);
+            if !seen.is_wanted() {
+                return;
+            }
+            if self.change(seen, seen.with_mode(Mode::Parked) | WAITS) {
                 wake_all(&self.0);
-            } else if seen.0 & POKED != 0 {
-                self.0.fetch_and(!POKED, SeqCst);
-                look();
-            } else if !seen.is_wanted() {
-                if !parked || self.change(seen, seen.with_mode(Mode::Running)) {
-                    return;
-                }
-            } else if !parked {
-                parked = self.change(seen, seen.with_mode(Mode::Parked));
-                if parked {
-                    wake_all(&self.0);
-                }
-            } else {
-                wait(&self.0, seen.0, None);
+                break;
+            }
+        }
+        self.go_on(Mode::Parked, waiter);
+    }
+
+    /// Runs the closure in the mailbox, if the holder waits for it to begin.
+    pub(crate) fn serve(&self, errand: impl FnOnce()) -> bool {
+        loop {
+            let seen = self.seen();
+            if !seen.is_call() {
+                return false;
+            }
+            if self.change(seen, seen.0 & !CALL | SERVING) {
+                break;
+            }
+        }
+        errand();
+        self.0.fetch_and(!SERVING, SeqCst);
+        wake_all(&self.0);
+        true
+    }
+
+    /// Handler, on a thread that waits on the word: has it look for its calls. See the module's
+    /// documentation.
+    pub(crate) fn stir(&self) {
+        loop {
+            let seen = self.seen();
+            let stirred = seen.0 & !STIR | seen.0.wrapping_add(STIR_ONE) & STIR;
+            if self.change(seen, stirred) {
+                return;
             }
         }
     }
@@ -234,11 +314,12 @@ impl TaskWord {
         wake_all(&self.0);
     }
 
-    /// Holds the task if it is not running and nobody else holds it. The caller must want it.
+    /// Holds the task if it is not running, nobody else holds it and it is not its turn. The caller
+    /// must want it.
     pub(crate) fn try_hold(&self) -> Result<Mode, Seen> {
         loop {
             let seen = self.seen();
-            if seen.mode() == Mode::Running || seen.is_held() {
+            if seen.mode() == Mode::Running || seen.is_held() || seen.is_its_turn() {
                 return Err(seen);
             }
             if self.change(seen, seen.0 | HELD) {
@@ -252,24 +333,39 @@ impl TaskWord {
         wait(&self.0, seen.0, Some(timeout));
     }
 
-    /// Lets a held task go, and wants it no more.
+    /// Lets a held task go, and wants it no more. One that waits has its turn.
     pub(crate) fn release(&self) {
-        // One step: were HELD cleared first, the owner could see itself wanted by nobody who is
-        // still there to let it go.
-        self.0.fetch_sub(HELD + WANT_ONE, SeqCst);
+        loop {
+            let seen = self.seen();
+            // One step: were HELD cleared first, the owner could see itself wanted by nobody who is
+            // still there to let it go.
+            let turn = if seen.has(WAITS) { TURN } else { 0 };
+            if self.change(seen, (seen.0 - HELD - WANT_ONE) | turn) {
+                break;
+            }
+        }
         wake_all(&self.0);
     }
 
-    /// Has the owner of a held, Parked task run what lies in the mailbox, and waits for it.
-    pub(crate) fn call(&self) {
+    /// Has the owner of a held, Parked task run what lies in the mailbox, and waits for it. False if it
+    /// has not begun when `patience`, which says how long the next wait for that may be, says none.
+    pub(crate) fn call(&self, mut patience: impl FnMut() -> Duration) -> bool {
         self.0.fetch_or(CALL, SeqCst);
         wake_all(&self.0);
         loop {
             let seen = self.seen();
-            if seen.0 & CALL == 0 {
-                return;
+            if seen.is_call() {
+                let next = patience();
+                if !next.is_zero() {
+                    wait(&self.0, seen.0, Some(next));
+                } else if self.change(seen, seen.0 & !CALL) {
+                    return false;
+                }
+            } else if seen.has(SERVING) {
+                wait(&self.0, seen.0, None);
+            } else {
+                return true;
             }
-            wait(&self.0, seen.0, None);
         }
     }
 
