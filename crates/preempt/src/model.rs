@@ -340,6 +340,16 @@ fn a_held_task_does_not_run() {
     });
 }
 
+/// An owner that comes to one safe point.
+fn parks_once(task: &Arc<Asked>) -> thread::JoinHandle<()> {
+    let task = task.clone();
+    thread::spawn(move || {
+        task.start();
+        task.park();
+        task.word.finish();
+    })
+}
+
 /// A suspender that waits for a task to stop is woken by whatever the owner does next.
 fn wakes_its_suspender(leave: impl Fn(&Asked) + Copy + Send + Sync + 'static) {
     loom::model(move || {
@@ -371,7 +381,7 @@ fn a_task_that_blocks_wakes_its_suspender() {
 #[test]
 fn a_task_that_parks_wakes_its_suspender() {
     wakes_its_suspender(|task| {
-        // As a loop in registered code, which a signal stops again and again until nobody asks: the
+        // As a loop in registered code, which a signal stops again and again until no one asks: the
         // last park is the one that finds the suspender.
         while !task.word.seen().is_wanted() {
             thread::yield_now();
@@ -397,14 +407,7 @@ fn a_thread_that_stands_still_is_held_and_goes_on() {
 fn giving_up_lets_the_task_go_on() {
     loom::model(|| {
         let task = Asked::new();
-        let owner = {
-            let task = task.clone();
-            thread::spawn(move || {
-                task.start();
-                task.park();
-                task.word.finish();
-            })
-        };
+        let owner = parks_once(&task);
         task.word.want();
         task.word.unwant();
         owner.join().unwrap();
@@ -470,14 +473,7 @@ fn a_task_that_waits_runs_between_two_holds() {
 fn a_call_is_served_by_the_parked_owner() {
     loom::model(|| {
         let task = Asked::new();
-        let owner = {
-            let task = task.clone();
-            thread::spawn(move || {
-                task.start();
-                task.park();
-                task.word.finish();
-            })
-        };
+        let owner = parks_once(&task);
         if task.hold() == Mode::Parked {
             assert!(task.word.call(|| Duration::MAX));
             assert_eq!(task.errands.load(SeqCst), 1);
@@ -492,14 +488,7 @@ fn a_call_is_served_by_the_parked_owner() {
 fn a_call_that_is_given_up_is_not_served() {
     loom::model(|| {
         let task = Asked::new();
-        let owner = {
-            let task = task.clone();
-            thread::spawn(move || {
-                task.start();
-                task.park();
-                task.word.finish();
-            })
-        };
+        let owner = parks_once(&task);
         if task.hold() == Mode::Parked {
             let served = task.word.call(|| Duration::ZERO);
             assert_eq!(task.errands.load(SeqCst), u32::from(served));

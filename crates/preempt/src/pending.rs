@@ -193,7 +193,7 @@ impl Pending {
         // Partner: the third fence in `request`.
         fence(SeqCst);
         loop {
-            // In this order: a mark that is seen with nobody sending is of a signal that was sent.
+            // In this order: a mark that is seen with no requester sending is of a signal that was sent.
             let mark = self.pending.load(Acquire);
             let sending = self.sending.load(Acquire);
             let is_sending = is_of(sending, owner) && count(sending) != 0;

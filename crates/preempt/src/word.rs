@@ -31,7 +31,7 @@
 //! Invariants:
 //! - I1: only the owner's thread changes the mode, so a mode once seen under HELD stays.
 //! - I2: HELD implies that the mode is not Running and that the wanted count is not zero.
-//! - I3: the owner enters Running only when nobody holds the task, and either nobody wants it or it is
+//! - I3: the owner enters Running only when no suspender holds the task, and either none wants it or it is
 //!   the task's TURN.
 //! - I4: every change that somebody may wait for is followed by a wake of the word. A suspender that
 //!   waits for a running task to stop is woken when that leaves Running.
@@ -314,7 +314,7 @@ impl TaskWord {
         wake_all(&self.0);
     }
 
-    /// Holds the task if it is not running, nobody else holds it and it is not its turn. The caller
+    /// Holds the task if it is not running, no other holds it and it is not its turn. The caller
     /// must want it.
     pub(crate) fn try_hold(&self) -> Result<Mode, Seen> {
         loop {

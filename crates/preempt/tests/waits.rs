@@ -201,7 +201,7 @@ fn stress_a_task_runs_between_two_holds() {
 }
 
 #[test]
-fn who_waits_to_enter_is_told_who_has_the_task() {
+fn a_thread_that_waits_to_enter_is_told_who_has_the_task() {
     let _me = threadreg::attach().expect("attach");
     let task = Task::new();
     let held = suspend(&task, SOON).expect("idle");
@@ -215,9 +215,9 @@ fn who_waits_to_enter_is_told_who_has_the_task() {
 }
 
 #[test]
-fn who_comes_back_from_blocking_is_told_who_has_the_task() {
+fn a_task_that_comes_back_from_blocking_is_told_who_has_it() {
     testkit::in_child(
-        "who_comes_back_from_blocking_is_told_who_has_the_task",
+        "a_task_that_comes_back_from_blocking_is_told_who_has_it",
         Duration::from_secs(30),
         || {
             let _me = threadreg::attach().expect("attach");
@@ -321,20 +321,20 @@ fn a_waiting_thread_makes_calls(name: &str, wait: impl FnOnce(&Task) + Send) {
 }
 
 #[test]
-fn who_waits_to_enter_makes_the_calls_that_it_is_asked_to_make() {
-    let name = "who_waits_to_enter_makes_the_calls_that_it_is_asked_to_make";
+fn a_thread_that_waits_to_enter_makes_calls() {
+    let name = "a_thread_that_waits_to_enter_makes_calls";
     a_waiting_thread_makes_calls(name, |task| task.enter(|| ()).expect("entered"));
 }
 
 #[test]
-fn who_waits_to_suspend_makes_the_calls_that_it_is_asked_to_make() {
-    let name = "who_waits_to_suspend_makes_the_calls_that_it_is_asked_to_make";
+fn a_thread_that_waits_to_suspend_makes_calls() {
+    let name = "a_thread_that_waits_to_suspend_makes_calls";
     a_waiting_thread_makes_calls(name, |task| suspend(task, SOON).map(drop).expect("let go"));
 }
 
 #[test]
-fn who_comes_back_from_blocking_makes_the_calls_that_it_is_asked_to_make() {
-    let name = "who_comes_back_from_blocking_makes_the_calls_that_it_is_asked_to_make";
+fn a_task_that_comes_back_from_blocking_makes_calls() {
+    let name = "a_task_that_comes_back_from_blocking_makes_calls";
     a_waiting_thread_makes_calls(name, |task| {
         let own = Task::new();
         let blocked = own.enter(|| {
