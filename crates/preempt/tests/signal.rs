@@ -182,6 +182,8 @@ fn a_signal_that_the_main_thread_reads_comes_back_to_it() {
             let spinner = Spinner::start("spinner", Task::new());
             for _ in 0..20 {
                 kill(getpid(), libc::SIGURG).expect("sent");
+                // Read at once, it would be ours before the other thread has come to run.
+                until("the open thread takes it", || !is_pending_for_the_process(libc::SIGURG));
                 let mut info = [0_u8; 128];
                 until("the signal can be read", || {
                     // SAFETY: writes at most as many bytes as there are.
@@ -194,6 +196,14 @@ fn a_signal_that_the_main_thread_reads_comes_back_to_it() {
         });
         assert_eq!(status, 0, "in the child");
     });
+}
+
+/// Whether a signal waits for any thread that takes it.
+fn is_pending_for_the_process(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
+    let shared = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).expect("a line");
+    let shared = u128::from_str_radix(shared.trim(), 16).expect("hexadecimal");
+    shared & (1 << (signal - 1)) != 0
 }
 
 #[test]
