@@ -91,6 +91,8 @@ impl Pace<Model> for Nudges {
 fn blocks(world: &World, slot: Mutator) {
     world.protocol.enter(slot, Stance::Away);
     INSIDE.store(1, Ordering::Relaxed);
+    // Others get on here without a preemption, of which a model has few.
+    thread::yield_now();
     INSIDE.store(0, Ordering::Relaxed);
     world.protocol.leave(slot);
 }
@@ -109,7 +111,9 @@ fn no_nudge_for_a_stop_comes_to_a_region() {
             world.protocol.resume();
             world.protocol.stop_turn.pass(&Model);
         });
+        thread::yield_now();
         world.poll(slot);
+        thread::yield_now();
         blocks(&world, slot);
         world.protocol.enter(slot, Stance::Away);
         stopper.join().unwrap();
@@ -128,7 +132,9 @@ fn no_nudge_for_a_for_each_comes_to_a_region() {
             world.protocol.for_each(own, 1, &visit, &mut Nudges(true)).expect("no deadline");
             world.protocol.enter(own, Stance::Away);
         });
+        thread::yield_now();
         world.poll(slot);
+        thread::yield_now();
         blocks(&world, slot);
         world.protocol.enter(slot, Stance::Away);
         requester.join().unwrap();
