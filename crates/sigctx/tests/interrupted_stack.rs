@@ -300,9 +300,16 @@ fn a_call_is_called_off_when_the_previous_handler_sends_the_code_elsewhere() {
     });
 }
 
-/// The loop of patterns, under a handler from before that writes every register, and, with `inject`,
-/// under injected calls as well.
-fn patterns_stay(injects: bool) {
+/// The same the other way round: the frame is on the interrupted stack already.
+fn inject_and_chain(delivery: &mut Delivery<'_>) -> Flow {
+    let flow = inject_anywhere(delivery);
+    delivery.chain();
+    flow
+}
+
+/// The loop of patterns, under a handler from before that writes every register; `handler` chains, and
+/// may inject calls as well.
+fn patterns_stay(handler: handler::Handler, injects: bool) {
     static STOP: Mutex<Option<Stop>> = Mutex::new(None);
 
     extern "C" fn clobber(_: c_int) {
@@ -313,7 +320,7 @@ fn patterns_stay(injects: bool) {
         }
     }
     before(libc::SIGURG, clobber as *const () as usize, SaFlags::empty(), SigSet::empty());
-    let _installed = install(libc::SIGURG, if injects { chain_and_inject } else { chain });
+    let _installed = install(libc::SIGURG, handler);
     let lost = lost_by_an_ordinary_handler();
     let enough = testkit::budget(10_000) as usize;
     let mut sent = 0;
@@ -360,13 +367,19 @@ fn patterns_stay(injects: bool) {
 #[test]
 fn stress_a_previous_handler_on_the_interrupted_stack_changes_nothing() {
     let name = "stress_a_previous_handler_on_the_interrupted_stack_changes_nothing";
-    testkit::in_child(name, DEADLINE, || patterns_stay(false));
+    testkit::in_child(name, DEADLINE, || patterns_stay(chain, false));
 }
 
 #[test]
 fn stress_a_previous_handler_and_an_injected_call_change_nothing() {
     let name = "stress_a_previous_handler_and_an_injected_call_change_nothing";
-    testkit::in_child(name, DEADLINE, || patterns_stay(true));
+    testkit::in_child(name, DEADLINE, || patterns_stay(chain_and_inject, true));
+}
+
+#[test]
+fn stress_a_previous_handler_after_a_prepared_call_changes_nothing() {
+    let name = "stress_a_previous_handler_after_a_prepared_call_changes_nothing";
+    testkit::in_child(name, DEADLINE, || patterns_stay(inject_and_chain, true));
 }
 
 /// The frame's copy lies on the interrupted stack while the handler runs, and the next signal's below

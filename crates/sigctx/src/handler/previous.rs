@@ -178,11 +178,7 @@ impl Finds for HandOn<'_> {
             }
             return;
         }
-        if !action.flags.contains(SaFlags::ONSTACK)
-            && self.entry_sp != 0
-            // SAFETY: the kernel's frame.
-            && inject::can_leave(unsafe { &*self.uc }, self.entry_sp)
-        {
+        if !action.flags.contains(SaFlags::ONSTACK) && self.entry_sp != 0 && self.can_leave() {
             // SAFETY: as above.
             let later = unsafe { &mut (*self.passage).deferred };
             later.function = Some(carry_out_later);
@@ -204,6 +200,15 @@ impl Finds for HandOn<'_> {
 }
 
 impl HandOn<'_> {
+    /// Whether the handler can be left for the interrupted stack.
+    fn can_leave(&self) -> bool {
+        // SAFETY: alive, and not borrowed while no handler runs.
+        let prepared = unsafe { (*self.passage).call } != 0;
+        // A call that has been prepared has its frame there already, which the look would write to.
+        // SAFETY: the kernel's frame.
+        prepared || inject::can_leave(unsafe { &*self.uc }, self.entry_sp)
+    }
+
     /// Does what the kernel would have done before the first install: hands the signal to the actions
     /// from before, until one is the end of the chain.
     ///
