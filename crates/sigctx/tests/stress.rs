@@ -274,7 +274,9 @@ fn stress_ordinary_handler_says_what_it_loses() {
             let registers: BTreeSet<_> = different.iter().map(|d| d.register).collect();
             LOSING.fetch_add(usize::from(!registers.is_empty()), SeqCst);
             let mut lost = LOST.lock().expect("no panic while it is held");
-            registers.into_iter().for_each(|register| *lost.entry(register).or_default() += 1);
+            for register in registers {
+                *lost.entry(register).or_default() += 1;
+            }
         };
         timer_storm_with(judge, || HANDLED.load(SeqCst) >= count);
         let lost = LOST.lock().expect("no panic while it is held");

@@ -312,7 +312,9 @@ pub fn lost_by_an_ordinary_handler() -> BTreeSet<&'static str> {
             let ready = || tid.store(sys::gettid(), SeqCst);
             let different = patterned.run(|| rng.next_u64(), Spin::UntilStopped, ready);
             let registers: BTreeSet<_> = different.iter().map(|d| d.register).collect();
-            registers.into_iter().for_each(|register| *times.entry(register).or_default() += 1);
+            for register in registers {
+                *times.entry(register).or_default() += 1;
+            }
         }
         running.store(false, SeqCst);
     });
