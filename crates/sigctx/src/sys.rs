@@ -45,6 +45,10 @@ pub mod id_calls {
 
     use crate::arch;
 
+    /// The number of `getresgid`.
+    pub const GETRESGID: c_long = arch::SYS_GETRESGID;
+    /// The number of `getresuid`.
+    pub const GETRESUID: c_long = arch::SYS_GETRESUID;
     /// The number of `getuid`.
     pub const GETUID: c_long = arch::SYS_GETUID;
     /// The number of `setgroups`.

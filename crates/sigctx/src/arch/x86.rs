@@ -48,6 +48,8 @@ pub(crate) const MAX_FRAME: usize = 64 * 1024;
 pub(crate) const SI_TIMER: c_int = -2;
 pub(crate) const SI_ASYNCIO: c_int = -4;
 /// The call that gives a user id of 32 bits.
+pub(crate) const SYS_GETRESGID: c_long = libc::SYS_getresgid32;
+pub(crate) const SYS_GETRESUID: c_long = libc::SYS_getresuid32;
 pub(crate) const SYS_GETUID: c_long = libc::SYS_getuid32;
 /// The call that takes group ids of 32 bits.
 pub(crate) const SYS_SETGROUPS: c_long = libc::SYS_setgroups32;

@@ -48,6 +48,8 @@ pub(crate) const SI_TIMER: c_int = -2;
 /// `si_code` of completed asynchronous input or output.
 pub(crate) const SI_ASYNCIO: c_int = -4;
 /// The call that gives a user id of 32 bits.
+pub(crate) const SYS_GETRESGID: c_long = libc::SYS_getresgid;
+pub(crate) const SYS_GETRESUID: c_long = libc::SYS_getresuid;
 pub(crate) const SYS_GETUID: c_long = libc::SYS_getuid;
 /// The call that takes group ids of 32 bits.
 pub(crate) const SYS_SETGROUPS: c_long = libc::SYS_setgroups;
