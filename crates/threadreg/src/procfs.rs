@@ -24,8 +24,10 @@ pub(crate) mod maps;
 mod read;
 mod threads;
 
+use core::ffi::{CStr, c_int};
 use core::fmt;
 use core::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use sigctx::sys::{self, Errno, SigSet};
 
@@ -72,15 +74,46 @@ impl TaskDir {
     /// ```
     /// use threadreg::procfs::TaskDir;
     ///
-    /// let mut tasks = TaskDir::open()?;
+    /// let tasks = TaskDir::open()?;
     /// println!("{} threads", tasks.count()?);
     /// let mut buffer = [0; 1024];
     /// tasks.for_each_tid(&mut buffer, |tid| println!("{tid}"))?;
     /// # Ok::<(), threadreg::procfs::ProcError>(())
     /// ```
     pub fn open() -> Result<Self, ProcError> {
+        Self::open_in(libc::AT_FDCWD, c"/proc/self/task")
+    }
+
+    /// Opens `self/task` below a `/proc` that was opened before: after `chroot`, or in a child that
+    /// has no `/proc` of its own any more.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::fd::AsFd;
+    /// use threadreg::procfs::TaskDir;
+    ///
+    /// let proc = std::fs::File::open("/proc")?;
+    /// // Here the process may change its root, and fork.
+    /// let tasks = TaskDir::open_at(proc.as_fd())?;
+    /// println!("{} threads", tasks.count()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn open_at(proc: BorrowedFd<'_>) -> Result<Self, ProcError> {
+        Self::open_in(proc.as_raw_fd(), c"self/task")
+    }
+
+    fn open_in(place: c_int, path: &CStr) -> Result<Self, ProcError> {
         let error = |errno| ProcError { what: What::TaskDir, tid: None, errno };
-        let dir = Fd::open(libc::AT_FDCWD, c"/proc/self/task", libc::O_DIRECTORY).map_err(error)?;
+        let dir = Fd::open(place, path, libc::O_DIRECTORY).map_err(error)?;
         if has_other_ids(&dir).map_err(error)? {
             return Err(ProcError { what: What::Namespace, tid: None, errno: Errno::ESRCH });
         }
@@ -107,7 +140,8 @@ impl TaskDir {
     /// Calls `visit` with each thread id that one reading of the directory shows.
     ///
     /// Some threads may be missing if any exited meanwhile; see the [module](self). `buffer` takes
-    /// what the kernel hands out at a time: 32 bytes a thread, at least 64.
+    /// what the kernel hands out at a time: 32 bytes a thread, at least 64. Two readings at the same
+    /// time take entries from each other.
     ///
     /// # Signal safety
     ///
@@ -117,7 +151,7 @@ impl TaskDir {
     ///
     /// `ESTALE` in the child of a fork; `EINVAL` when the buffer is too small for one entry.
     pub fn for_each_tid(
-        &mut self,
+        &self,
         buffer: &mut [u8],
         mut visit: impl FnMut(i32),
     ) -> Result<(), ProcError> {
@@ -405,10 +439,84 @@ pub struct TaskStatus {
     pub shared_pending: SigSet,
     /// Signals that the thread blocks.
     pub blocked: SigSet,
+    /// Supplementary groups.
+    pub groups: Groups,
+    /// Capabilities that survive `execve` if the file has them, too.
+    pub inheritable_capabilities: u64,
+    /// Capabilities that the thread may make effective.
+    pub permitted_capabilities: u64,
     /// Effective capabilities.
     pub effective_capabilities: u64,
+    /// The most that `execve` can give.
+    pub bounding_capabilities: u64,
+    /// Capabilities that survive any `execve` without privileges of its own.
+    pub ambient_capabilities: u64,
     /// Whether `PR_SET_NO_NEW_PRIVS` is on.
     pub no_new_privs: bool,
+    /// The mode of seccomp: 0 off, 1 strict, 2 filters.
+    pub seccomp: u32,
+    /// How many seccomp filters there are; 0 before Linux 5.9.
+    pub seccomp_filters: u32,
+    /// How often the thread gave up its processor.
+    pub voluntary_switches: u64,
+    /// How often it lost its processor to another. When both are 0 it has not begun to run, or has not
+    /// stopped since.
+    pub involuntary_switches: u64,
+}
+
+/// Supplementary groups of a thread, as many as fit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Groups {
+    first: [u32; Groups::ROOM],
+    len: usize,
+    complete: bool,
+}
+
+impl Groups {
+    const ROOM: usize = 64;
+    const NONE: Self = Self { first: [0; Self::ROOM], len: 0, complete: true };
+
+    fn parse(value: &[u8], whole_line: bool) -> Self {
+        let mut groups = Self { complete: whole_line, ..Self::NONE };
+        for field in Fields::new(value) {
+            let place = groups.first.get_mut(groups.len);
+            let (Some(place), Some(group)) = (place, read::number(field)) else {
+                groups.complete = false;
+                break;
+            };
+            *place = group as u32;
+            groups.len += 1;
+        }
+        groups
+    }
+
+    /// The groups in the kernel's order, at most 64.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u32] {
+        self.first.get(..self.len).unwrap_or_default()
+    }
+
+    /// Whether these are all.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+}
+
+impl fmt::Debug for Groups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut list = f.debug_list();
+        list.entries(self.as_slice());
+        if self.complete { list.finish() } else { list.finish_non_exhaustive() }
+    }
 }
 
 impl Default for TaskStatus {
@@ -420,8 +528,17 @@ impl Default for TaskStatus {
             pending: SigSet::empty(),
             shared_pending: SigSet::empty(),
             blocked: SigSet::empty(),
+            groups: Groups::NONE,
+            inheritable_capabilities: 0,
+            permitted_capabilities: 0,
             effective_capabilities: 0,
+            bounding_capabilities: 0,
+            ambient_capabilities: 0,
             no_new_privs: false,
+            seccomp: 0,
+            seccomp_filters: 0,
+            voluntary_switches: 0,
+            involuntary_switches: 0,
         }
     }
 }
@@ -438,11 +555,24 @@ impl TaskStatus {
             b"SigPnd" => self.pending = read::signals(value),
             b"ShdPnd" => self.shared_pending = read::signals(value),
             b"SigBlk" => self.blocked = read::signals(value),
+            b"Groups" => self.groups = Groups::parse(value, line.len() < read::LINE),
+            b"CapInh" => self.inheritable_capabilities = read::hexadecimal(value),
+            b"CapPrm" => self.permitted_capabilities = read::hexadecimal(value),
             b"CapEff" => self.effective_capabilities = read::hexadecimal(value),
+            b"CapBnd" => self.bounding_capabilities = read::hexadecimal(value),
+            b"CapAmb" => self.ambient_capabilities = read::hexadecimal(value),
             b"NoNewPrivs" => self.no_new_privs = value == b"1",
+            b"Seccomp" => self.seccomp = count(value) as u32,
+            b"Seccomp_filters" => self.seccomp_filters = count(value) as u32,
+            b"voluntary_ctxt_switches" => self.voluntary_switches = count(value),
+            b"nonvoluntary_ctxt_switches" => self.involuntary_switches = count(value),
             _ => {}
         }
     }
+}
+
+fn count(value: &[u8]) -> u64 {
+    read::number(value).unwrap_or_default()
 }
 
 fn ids(value: &[u8]) -> [u32; 4] {
@@ -548,11 +678,31 @@ mod tests {
     #[test]
     fn status_lines_are_taken_apart() {
         let mut status = TaskStatus::default();
-        for line in
-            ["Name:\tx y", "Uid:\t1\t2\t3\t4", "SigBlk:\t0000000100000001", "NoNewPrivs:\t1"]
-        {
+        for line in [
+            "Name:\tx y",
+            "Uid:\t1\t2\t3\t4",
+            "Groups:\t4 24 100 ",
+            "SigBlk:\t0000000100000001",
+            "CapBnd:\t000001ffffffffff",
+            "CapPrm:\t0000000000000003",
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+            "Seccomp_filters:\t3",
+            "nonvoluntary_ctxt_switches:\t17",
+        ] {
             status.take(line.as_bytes());
         }
+        assert_eq!(status.groups.as_slice(), [4, 24, 100]);
+        assert!(status.groups.is_complete());
+        assert_eq!(status.bounding_capabilities, (1 << 41) - 1);
+        assert_eq!((status.permitted_capabilities, status.effective_capabilities), (3, 0));
+        assert_eq!((status.seccomp, status.seccomp_filters), (2, 3));
+        assert_eq!((status.involuntary_switches, status.voluntary_switches), (17, 0));
+        // What does not fit is said not to be there.
+        let many = format!("Groups:\t{}", "1 ".repeat(65));
+        status.take(many.as_bytes());
+        assert_eq!(status.groups.as_slice(), [1; 64]);
+        assert!(!status.groups.is_complete());
         assert_eq!(status.name.as_str(), "x y");
         assert_eq!(status.uid, [1, 2, 3, 4]);
         assert_eq!(status.blocked, SigSet::of(1).with(33));

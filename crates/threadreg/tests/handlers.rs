@@ -82,7 +82,7 @@ extern "C" fn look(_: i32) {
     if current().is_some() && tid % 16 == 0 {
         drop(try_freeze_creation());
         match TaskDir::open() {
-            Ok(mut dir) => {
+            Ok(dir) => {
                 wrong(dir.stat(tid).is_err() || dir.status(tid).is_err() || dir.count().is_err());
                 wrong(dir.for_each_tid(&mut [0; 256], |_| ()).is_err());
             }
@@ -126,7 +126,7 @@ fn s14_s15_s16_stress_handlers_on_threads_in_every_stage_of_life() {
         unsafe { sys::rt_sigaction(libc::SIGUSR2, Some(&action)) }.expect("installs");
         // Whatever id the kernel shows gets a signal: newborn, dying, registered, foreign.
         let shower = thread::spawn(|| {
-            let mut dir = TaskDir::open().expect("/proc");
+            let dir = TaskDir::open().expect("/proc");
             let (pid, me) = (sys::getpid(), sys::gettid());
             let mut sent = 0_usize;
             while !STOP.load(SeqCst) {

@@ -21,7 +21,7 @@ fn asleep(dir: &TaskDir, thread: ThreadRef) -> i32 {
 #[test]
 fn proc_tells_names_and_who_is_exiting() {
     in_child("proc_tells_names_and_who_is_exiting", MINUTE, || {
-        let mut dir = TaskDir::open().expect("/proc");
+        let dir = TaskDir::open().expect("/proc");
         let count = dir.count().expect("counts");
         let worker = Builder::new().name("a) b (c").spawn(thread::park).expect("spawns");
         let tid = asleep(&dir, worker.thread());

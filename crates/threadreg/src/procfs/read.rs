@@ -220,10 +220,13 @@ pub(super) fn signals(text: &[u8]) -> SigSet {
     set
 }
 
+/// The most that is shown of a line.
+pub(super) const LINE: usize = 1024;
+
 /// Lines of a file. Of a line longer than the buffer only the beginning is shown.
 pub(super) struct Lines<'f> {
     file: &'f Fd,
-    buffer: [MaybeUninit<u8>; 1024],
+    buffer: [MaybeUninit<u8>; LINE],
     /// How many bytes the buffer holds, and how many of them were shown.
     filled: usize,
     shown: usize,
@@ -233,7 +236,7 @@ pub(super) struct Lines<'f> {
 
 impl<'f> Lines<'f> {
     pub(super) fn new(file: &'f Fd) -> Self {
-        let buffer = [MaybeUninit::uninit(); 1024];
+        let buffer = [MaybeUninit::uninit(); LINE];
         Self { file, buffer, filled: 0, shown: 0, skipping: false }
     }
 
