@@ -17,11 +17,14 @@ use sigctx::sys::{futex_wait, futex_wake};
 
 use crate::calls::Calls;
 use crate::census::Notes;
+use crate::credentials::Credentials;
 use crate::excluded::Excluded;
 use crate::hold::Hold;
 use crate::lock::{Lock, Locked};
 use crate::process::Process;
+use crate::roll::Roll;
 use crate::signal::Previous;
+use crate::signals::Signals;
 use crate::table::Table;
 
 const TAKING: u32 = 1 << 31;
@@ -33,9 +36,12 @@ pub(crate) struct Block {
     pub(crate) lock: Lock,
     pub(crate) hold: Hold,
     pub(crate) table: Table,
+    pub(crate) roll: Roll,
     pub(crate) calls: Calls,
+    pub(crate) credentials: Credentials,
     pub(crate) excluded: Excluded,
     pub(crate) previous: Previous,
+    pub(crate) signals: Signals,
     /// Not 0 while instances of `kill` are ours. Relaxed: set before the system call that sends.
     pub(crate) broadcast: AtomicU32,
     notes: UnsafeCell<Notes>,
@@ -53,9 +59,12 @@ impl Block {
             lock: Lock::new(),
             hold: Hold::new(),
             table: Table::new(),
+            roll: Roll::new(),
             calls: Calls::new(),
+            credentials: Credentials::new(),
             excluded: Excluded::new(),
             previous: Previous::new(),
+            signals: Signals::new(),
             broadcast: AtomicU32::new(0),
             notes: UnsafeCell::new(Notes::new()),
         }
@@ -81,6 +90,7 @@ impl Block {
             {
                 self.lock.reset();
                 self.hold.reset();
+                self.roll.reset();
                 self.broadcast.store(0, Ordering::Relaxed);
                 // SAFETY: who took over is alone until `process` says so: nobody has the lock.
                 unsafe { &mut *self.notes.get() }.reset();

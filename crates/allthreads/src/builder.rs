@@ -2,12 +2,14 @@
 
 use core::ffi::{c_long, c_void};
 use core::time::Duration;
+use std::time::Instant;
 
-use safepoint::{Reason, StopError, StopOptions, Stopped, World};
+use safepoint::{Reason, StopOptions, Stopped, World};
 use sigctx::sys::{SigSet, Tid};
+use threadreg::procfs::TaskDir;
 
 use crate::batch::Batch;
-use crate::calls::{Call, MAX_CALLS};
+use crate::calls::Call;
 use crate::error::Error;
 use crate::excluded::check_excluded;
 use crate::hold::Release;
@@ -64,6 +66,51 @@ pub enum OnDivergence {
     Abort,
 }
 
+/// Which results of a call are equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Results {
+    /// The same number on every thread.
+    #[default]
+    Same,
+    /// Any that are no errors: for calls whose result says something of a thread that may differ, like
+    /// the keyring that `KEYCTL_JOIN_SESSION_KEYRING` left.
+    Succeed,
+}
+
+/// What to do when threads have other ids or capabilities than the caller before a batch that changes
+/// them: by the calls of [`privileges`](crate::privileges), or others of their kind by number.
+///
+/// A thread that may not do what the caller may would be refused what the caller was not, and the drop
+/// would be half done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnMixed {
+    /// Return [`Error::Mixed`], with nothing applied, if they still differ after some 30 ms: a broadcast
+    /// of libc's may be under way.
+    #[default]
+    Refuse,
+    /// Make the calls. Who is refused one is then seen as [`OnDivergence`] says.
+    Proceed,
+}
+
+/// What to do when the kernel has threads of its own in the process, which run no user code and keep
+/// what they were made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum KernelWorkers {
+    /// Leave them; [`Outcome::kernel_workers`] counts them.
+    #[default]
+    Leave,
+    /// Return [`Error::KernelWorkers`], with nothing applied, if one polls an `io_uring`
+    /// (`IORING_SETUP_SQPOLL`; the threads named `iou-sqp-`). Such a thread goes on doing what is put in
+    /// the ring with the credentials that it was made with, long after a drop. Other workers of
+    /// `io_uring` have those of the thread that submits.
+    RefusePolling,
+    /// The same if there is any.
+    Refuse,
+}
+
 /// Makes system calls, or a function call, on every thread of the process.
 ///
 /// # Examples
@@ -88,6 +135,10 @@ pub struct AllThreads<'a> {
     deadline: Option<Duration>,
     excluded: &'a [Tid],
     world: Option<&'a World>,
+    results: Results,
+    on_mixed: OnMixed,
+    kernel_workers: KernelWorkers,
+    tasks: Option<&'a TaskDir>,
 }
 
 impl<'a> AllThreads<'a> {
@@ -105,14 +156,16 @@ impl<'a> AllThreads<'a> {
             deadline: None,
             excluded: &[],
             world: None,
+            results: Results::Same,
+            on_mixed: OnMixed::Refuse,
+            kernel_workers: KernelWorkers::Leave,
+            tasks: None,
         }
     }
 
-    /// Sets how long to wait for the turn among other operations, and to try to hold all threads;
-    /// both together. What follows, the calls themselves, is not bounded. Longer than the clock
-    /// runs is for ever.
-    ///
-    /// With [`world`](Self::world) it is given twice: once to stop the world, once to the rest.
+    /// Sets how long to wait for a [`world`](Self::world) to stop, for the turn among other
+    /// operations, and for all threads to be held; all of it together. What follows, the calls
+    /// themselves, is not bounded. Longer than the clock runs is no bound.
     ///
     /// # Signal safety
     ///
@@ -173,14 +226,71 @@ impl<'a> AllThreads<'a> {
     /// safe points, and see all of the operation or nothing. The caller must not be a running
     /// mutator of it. With a world, an operation is not async-signal-safe.
     ///
-    /// The stop and what follows have a [`deadline`](Self::deadline) each. Without one the stop
-    /// waits for as long as it takes.
+    /// The [`deadline`](Self::deadline), or the default one, covers the stop and what follows
+    /// together.
     ///
     /// # Signal safety
     ///
     /// Async-signal-safe.
     pub const fn world(mut self, world: &'a World) -> Self {
         self.world = Some(world);
+        self
+    }
+
+    /// Sets which results are equal.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub const fn results(mut self, results: Results) -> Self {
+        self.results = results;
+        self
+    }
+
+    /// Sets what happens when threads have other credentials before the operation.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub const fn on_mixed(mut self, on_mixed: OnMixed) -> Self {
+        self.on_mixed = on_mixed;
+        self
+    }
+
+    /// Sets what happens when the kernel has threads of its own in the process.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    pub const fn kernel_workers(mut self, kernel_workers: KernelWorkers) -> Self {
+        self.kernel_workers = kernel_workers;
+        self
+    }
+
+    /// Finds the threads by a directory that was opened before, for a process that has no `/proc` any
+    /// more: after `chroot`, or behind Landlock. It belongs to one process: a child of `fork` opens its
+    /// own, by [`TaskDir::open_at`] if need be.
+    ///
+    /// Where a security module lets the directory be listed, but no file in it be read, operations
+    /// work; what keeps a thread that does not come cannot be told then.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use allthreads::threadreg::procfs::TaskDir;
+    /// use allthreads::{AllThreads, Batch};
+    ///
+    /// let tasks = TaskDir::open()?;
+    /// std::os::unix::fs::chroot("/var/empty")?;
+    /// AllThreads::new().tasks(&tasks).batch(&Batch::new().no_new_privs())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub const fn tasks(mut self, tasks: &'a TaskDir) -> Self {
+        self.tasks = Some(tasks);
         self
     }
 
@@ -230,12 +340,15 @@ impl<'a> AllThreads<'a> {
     ///
     /// See [`Error`]; [`Error::applied`] says what is in effect nevertheless.
     pub fn batch(&self, batch: &Batch<'_>) -> Result<Outcome, Error> {
-        let mut calls = [Call::Syscall(0, [0; 6]); MAX_CALLS];
-        self.run(batch.pack(&mut calls)?)
+        self.run(batch.check()?)
     }
 
-    /// Runs `function(data)` once on every thread: for what is not a system call, like a control
-    /// register of the CPU.
+    /// Runs `function(data)` once on every thread: for what is not one system call.
+    ///
+    /// It runs in a signal handler, on the calling thread as on all others. So what it does to registers
+    /// is undone when it returns, on every thread alike, and for control registers (the rounding mode,
+    /// flush-to-zero, protection keys) as for others: they cannot be changed in this way. The one
+    /// exception is a process of one thread, where it is a plain call.
     ///
     /// # Signal safety
     ///
@@ -247,7 +360,8 @@ impl<'a> AllThreads<'a> {
     ///
     /// # Errors
     ///
-    /// As [`batch`](Self::batch), but for a refusal or a divergence: a function has no result.
+    /// As [`batch`](Self::batch), but for a divergence: a function has no result.
+    /// [`Error::Refused`] when the calling thread cannot have the handler run.
     ///
     /// # Safety
     ///
@@ -273,8 +387,12 @@ impl<'a> AllThreads<'a> {
             return Err(Error::BadSignal { signal });
         }
         check_excluded(self.excluded)?;
+        let start = Instant::now();
         // Before any thread is held: who stops a world waits for its mutators to run on.
-        let stopped = self.stop().map_err(Error::WorldNotStopped)?;
+        let stopped = match self.world {
+            Some(world) => Some(self.stop(world)?),
+            None => None,
+        };
         let end = owner::run(&Request {
             calls,
             signal,
@@ -283,8 +401,13 @@ impl<'a> AllThreads<'a> {
                 Barrier::Early => Release::Each,
             },
             on_divergence: self.on_divergence,
+            start,
             deadline: self.deadline,
             excluded: self.excluded,
+            results: self.results,
+            on_mixed: self.on_mixed,
+            kernel_workers: self.kernel_workers,
+            tasks: self.tasks,
         });
         if let Some(stopped) = stopped {
             stopped.resume();
@@ -292,10 +415,12 @@ impl<'a> AllThreads<'a> {
         end
     }
 
-    fn stop(&self) -> Result<Option<Stopped<'_>>, StopError> {
-        let Some(world) = self.world else { return Ok(None) };
-        let mut options = StopOptions::new(REASON);
-        options.deadline = self.deadline;
-        world.stop_from_outside_with(options).map(Some)
+    fn stop<'w>(&self, world: &'w World) -> Result<Stopped<'w>, Error> {
+        let deadline = match self.deadline {
+            Some(deadline) => deadline,
+            None => owner::default_deadline(owner::population(self.tasks)?),
+        };
+        let options = StopOptions::new(REASON).deadline(deadline);
+        world.stop_from_outside_with(options).map_err(Error::WorldNotStopped)
     }
 }

@@ -5,14 +5,16 @@
 //! enough. The types are atomic so that a stray handler could at worst read a mixture, never be
 //! undefined; by I5 there is none while they are written.
 
-use core::ffi::{c_long, c_void};
+use core::ffi::{c_int, c_long, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicI32, AtomicIsize, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
-use sigctx::sys::{Errno, Tid, syscall_raw};
+use sigctx::sys::{Errno, Tid, id_calls, syscall_raw};
+
+use crate::builder::Results;
 
 /// The most calls in one batch.
-pub const MAX_CALLS: usize = 16;
+pub const MAX_CALLS: usize = 64;
 /// How many threads with a different result are named.
 pub(crate) const NAMED: usize = 4;
 
@@ -24,17 +26,29 @@ pub(crate) type Function = unsafe extern "C" fn(*mut c_void);
 pub(crate) enum Call {
     /// A system call.
     Syscall(c_long, [usize; 6]),
+    /// A system call that only the caller makes, because it changes the process.
+    Once(c_long, [usize; 6]),
     /// A function and its argument. Its result is always 0.
     Function(Function, *mut c_void),
 }
 
+// SAFETY: who built the call promised that it may run on every thread, with its pointers.
+unsafe impl Send for Call {}
+// SAFETY: it is only read.
+unsafe impl Sync for Call {}
+
 impl Call {
+    /// What fills a batch up.
+    pub(crate) const NONE: Self = Self::Once(0, [0; 6]);
+
     /// Makes the call on this thread.
     #[inline(always)]
     fn run(&self) -> isize {
         match *self {
             // SAFETY: who built the call promised that it may run on every thread.
-            Self::Syscall(number, args) => unsafe { syscall_raw(number, args) },
+            Self::Syscall(number, args) | Self::Once(number, args) => unsafe {
+                syscall_raw(number, args)
+            },
             Self::Function(function, data) => {
                 // SAFETY: who built the call promised that it may run on every thread.
                 unsafe { function(data) };
@@ -42,16 +56,60 @@ impl Call {
             }
         }
     }
+
+    /// Whether it is a call that a thread may make or not by what ids and capabilities it has.
+    pub(crate) fn needs_credentials(&self) -> bool {
+        let Self::Syscall(number, args) = *self else { return false };
+        let option = args[0] as c_int;
+        if number == libc::SYS_prctl {
+            return PRIVILEGED_OPTIONS.contains(&option);
+        }
+        PRIVILEGED.contains(&number)
+    }
+}
+
+/// Calls that change ids and capabilities, and so need some.
+const PRIVILEGED: [c_long; 13] = [
+    id_calls::SETGROUPS,
+    id_calls::SETRESGID,
+    id_calls::SETRESUID,
+    libc::SYS_setgroups,
+    libc::SYS_setresgid,
+    libc::SYS_setresuid,
+    libc::SYS_setregid,
+    libc::SYS_setreuid,
+    libc::SYS_setgid,
+    libc::SYS_setuid,
+    libc::SYS_setfsgid,
+    libc::SYS_setfsuid,
+    libc::SYS_capset,
+];
+
+/// The same among the options of `prctl`.
+const PRIVILEGED_OPTIONS: [c_int; 4] =
+    [libc::PR_CAPBSET_DROP, libc::PR_SET_SECUREBITS, libc::PR_CAP_AMBIENT, libc::PR_SET_KEEPCAPS];
+
+/// Whether what a system call returned is an error.
+#[inline(always)]
+fn is_error(value: isize) -> bool {
+    matches!(value, -4095..=-1)
 }
 
 /// Makes the calls on the owner, in order, up to the first that the kernel refuses: what it
 /// refuses once is not tried on another thread. What follows for everybody else is exactly what
-/// went well here. `seen` gets each result.
-pub(crate) fn rehearse(calls: &[Call], mut seen: impl FnMut(usize, isize)) -> Rehearsal {
+/// went well here. `seen` gets each result; `function` runs the function that a call is.
+pub(crate) fn rehearse(
+    calls: &[Call],
+    mut function: impl FnMut(usize, &dyn Fn() -> isize) -> isize,
+    mut seen: impl FnMut(usize, isize),
+) -> Rehearsal {
     let mut values = [0; MAX_CALLS];
     for (index, (call, value)) in calls.iter().zip(&mut values).enumerate() {
-        *value = call.run();
-        if let -4095..=-1 = *value {
+        *value = match call {
+            Call::Function(..) => function(index, &|| call.run()),
+            _ => call.run(),
+        };
+        if is_error(*value) {
             let refused = Some(Errno::new(-*value as i32));
             return Rehearsal { applied: index, values, refused };
         }
@@ -60,7 +118,12 @@ pub(crate) fn rehearse(calls: &[Call], mut seen: impl FnMut(usize, isize)) -> Re
     Rehearsal { applied: calls.len(), values, refused: None }
 }
 
+const SYSCALL: u32 = 0;
+const ONCE: u32 = 1;
+const FUNCTION: u32 = 2;
+
 struct Slot {
+    kind: AtomicU32,
     function: AtomicPtr<c_void>,
     number: AtomicIsize,
     args: [AtomicUsize; 6],
@@ -78,6 +141,11 @@ pub(crate) struct Calls {
     slots: [Slot; MAX_CALLS],
     /// How many of the calls the held threads run.
     count: AtomicUsize,
+    /// Not 0: any result that is no error will do.
+    success: AtomicU32,
+    /// The owner, while it is to run one of the functions in its handler, and which.
+    own: AtomicU32,
+    own_call: AtomicUsize,
     different: AtomicUsize,
     first: [Different; NAMED],
 }
@@ -85,6 +153,7 @@ pub(crate) struct Calls {
 impl Slot {
     const fn new() -> Self {
         Self {
+            kind: AtomicU32::new(ONCE),
             function: AtomicPtr::new(ptr::null_mut()),
             number: AtomicIsize::new(0),
             args: [const { AtomicUsize::new(0) }; 6],
@@ -93,36 +162,42 @@ impl Slot {
     }
 
     fn set(&self, call: &Call) {
-        match *call {
+        let kind = match *call {
             Call::Syscall(number, args) => {
-                self.function.store(ptr::null_mut(), Ordering::Relaxed);
                 self.number.store(number as isize, Ordering::Relaxed);
                 for (slot, arg) in self.args.iter().zip(args) {
                     slot.store(arg, Ordering::Relaxed);
                 }
+                SYSCALL
             }
+            Call::Once(..) => ONCE,
             Call::Function(function, data) => {
                 self.function.store(function as *mut c_void, Ordering::Relaxed);
                 self.args[0].store(data.expose_provenance(), Ordering::Relaxed);
+                FUNCTION
             }
-        }
+        };
+        self.kind.store(kind, Ordering::Relaxed);
     }
 
+    /// The call; `None` when the thread is not to make it.
     #[inline(always)]
-    fn get(&self) -> Call {
+    fn get(&self) -> Option<Call> {
         let [first, ..] = &self.args;
-        let function = self.function.load(Ordering::Relaxed);
-        if function.is_null() {
-            let number = self.number.load(Ordering::Relaxed) as c_long;
-            let arg = |slot: &AtomicUsize| slot.load(Ordering::Relaxed);
-            Call::Syscall(number, self.args.each_ref().map(arg))
-        } else {
-            // SAFETY: a non-null word was stored from a `Function` by `set`.
-            let function = unsafe { core::mem::transmute::<*mut c_void, Function>(function) };
-            Call::Function(
-                function,
-                ptr::with_exposed_provenance_mut(first.load(Ordering::Relaxed)),
-            )
+        match self.kind.load(Ordering::Relaxed) {
+            SYSCALL => {
+                let number = self.number.load(Ordering::Relaxed) as c_long;
+                let arg = |slot: &AtomicUsize| slot.load(Ordering::Relaxed);
+                Some(Call::Syscall(number, self.args.each_ref().map(arg)))
+            }
+            FUNCTION => {
+                let function = self.function.load(Ordering::Relaxed);
+                // SAFETY: stored from a `Function` by `set`, with this kind.
+                let function = unsafe { core::mem::transmute::<*mut c_void, Function>(function) };
+                let data = ptr::with_exposed_provenance_mut(first.load(Ordering::Relaxed));
+                Some(Call::Function(function, data))
+            }
+            _ => None,
         }
     }
 }
@@ -132,6 +207,9 @@ impl Calls {
         Self {
             slots: [const { Slot::new() }; MAX_CALLS],
             count: AtomicUsize::new(0),
+            success: AtomicU32::new(0),
+            own: AtomicU32::new(0),
+            own_call: AtomicUsize::new(0),
             different: AtomicUsize::new(0),
             first: [const {
                 Different {
@@ -144,7 +222,9 @@ impl Calls {
     }
 
     /// Takes the calls of a new operation. Only while no thread can have joined.
-    pub(crate) fn load(&self, calls: &[Call]) {
+    pub(crate) fn load(&self, calls: &[Call], results: Results) {
+        self.success.store(u32::from(results == Results::Succeed), Ordering::Relaxed);
+        self.own.store(0, Ordering::Relaxed);
         for (slot, call) in self.slots.iter().zip(calls) {
             slot.set(call);
         }
@@ -168,9 +248,12 @@ impl Calls {
     #[inline(always)]
     pub(crate) fn run(&self, tid: Tid) {
         let count = self.count.load(Ordering::Relaxed);
+        let success = self.success.load(Ordering::Relaxed) != 0;
         for (index, slot) in self.slots.iter().take(count).enumerate() {
-            let value = slot.get().run();
-            if value != slot.expected.load(Ordering::Relaxed) {
+            let Some(call) = slot.get() else { continue };
+            let value = call.run();
+            let expected = slot.expected.load(Ordering::Relaxed);
+            if if success { is_error(value) } else { value != expected } {
                 let number = self.different.fetch_add(1, Ordering::Relaxed);
                 if let Some(first) = self.first.get(number) {
                     first.tid.store(tid, Ordering::Relaxed);
@@ -180,6 +263,31 @@ impl Calls {
                 break;
             }
         }
+    }
+
+    /// Has the handler of the owner run the function that a call is.
+    pub(crate) fn ask_own(&self, owner: Tid, call: usize) {
+        self.own_call.store(call, Ordering::Relaxed);
+        self.own.store(owner as u32, Ordering::Relaxed);
+    }
+
+    /// Runs what `ask_own` asked for, if this thread is the owner: it reads its own writes.
+    #[inline(always)]
+    pub(crate) fn run_own(&self, tid: Tid) -> bool {
+        if self.own.load(Ordering::Relaxed) != tid as u32 {
+            return false;
+        }
+        self.own.store(0, Ordering::Relaxed);
+        let slot = self.slots.get(self.own_call.load(Ordering::Relaxed));
+        if let Some(call) = slot.and_then(Slot::get) {
+            call.run();
+        }
+        true
+    }
+
+    /// Whether what `ask_own` asked for was done. It is not done any more.
+    pub(crate) fn was_own_run(&self) -> bool {
+        self.own.swap(0, Ordering::Relaxed) == 0
     }
 
     /// Who got a different result: how many threads, and the first of them.

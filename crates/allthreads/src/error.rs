@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::time::Duration;
+use std::io;
 
 use safepoint::StopError;
 use sigctx::module::KeepError;
@@ -9,7 +10,8 @@ use sigctx::sys::{Errno, Tid};
 use threadreg::Name;
 use threadreg::procfs::ProcError;
 
-use crate::calls::{MAX_CALLS, NAMED};
+use crate::call_name::CallName;
+use crate::calls::{Call, MAX_CALLS, NAMED, Rehearsal};
 use crate::table::SLOTS;
 
 /// Why an operation failed. [`Error::applied`] says what is changed nevertheless.
@@ -21,6 +23,8 @@ pub enum Error {
     Refused {
         /// Which call, from 0.
         call: usize,
+        /// What it does.
+        name: CallName,
         /// What the kernel said.
         errno: Errno,
     },
@@ -29,7 +33,8 @@ pub enum Error {
     /// A call had another result on some threads than on the calling thread. Those threads ran no
     /// further call; all others ran all of them.
     Diverged(Diverged),
-    /// `/proc/self/task` cannot be read, so that nobody could prove that all threads are held.
+    /// `/proc/self/task` cannot be read, so that nobody could prove that all threads are held. A program
+    /// that will have no `/proc` opens it before, see [`AllThreads::tasks`](crate::AllThreads::tasks).
     NoProc(ProcError),
     /// A filter or a security module forbids to signal a thread of this process.
     Forbidden {
@@ -55,12 +60,29 @@ pub enum Error {
     BadId {
         /// Which call of the batch, from 0.
         call: usize,
+        /// What it does.
+        name: CallName,
+    },
+    /// Some threads have other user ids, group ids or capabilities than the caller, so that calls which
+    /// change these could go well on some and be refused on others. Nothing is applied. See
+    /// [`OnMixed`](crate::OnMixed).
+    Mixed {
+        /// One of them.
+        tid: Tid,
+        /// How many there are.
+        threads: usize,
+    },
+    /// The kernel has threads of its own in the process, which would keep what they have, and
+    /// [`KernelWorkers`](crate::KernelWorkers) was set to refuse. Nothing is applied.
+    KernelWorkers {
+        /// One of them.
+        tid: Tid,
+        /// How many there are.
+        workers: usize,
     },
     /// Other operations were under way until the deadline passed. Nothing is applied.
     Busy {
-        /// The thread that had its turn when it was last looked at; 0 when the last operation was
-        /// over, but some thread that it had held was still on its way out: not scheduled, or
-        /// stopped by a debugger.
+        /// The thread that had its turn when it was last looked at.
         holder: Tid,
         /// How long this one waited for its turn.
         waited: Duration,
@@ -103,44 +125,106 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Error {
+    /// What the kernel said: of the call that it refused, on the caller or on another thread, of the
+    /// signal, or of `/proc`. `None` where it was not the kernel that refused.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
         match self {
-            Self::Refused { call: 0, errno } => {
-                write!(f, "the kernel refused the call: {errno}; nothing was applied")
+            Self::Refused { errno, .. } | Self::Forbidden { errno, .. } => Some(*errno),
+            Self::NoProc(error) => Some(error.errno()),
+            Self::Diverged(who) => {
+                let mut values = who.threads().map(|different| different.value);
+                let refused = values.find(|value| (-4095..0).contains(value));
+                let there = refused.map(|value| Errno::new(-value as i32));
+                there.or(who.refused().map(|(_, errno)| errno))
             }
-            Self::Refused { call, errno } => write!(
+            _ => None,
+        }
+    }
+
+    fn what(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { call: 0, name, errno } => {
+                write!(f, "the kernel refused {name}: {errno}")
+            }
+            Self::Refused { call, name, errno } => write!(
                 f,
-                "the kernel refused call {call}: {errno}; the calls before it were applied on \
-                 every thread, the rest on none"
+                "the kernel refused {name}, call {call} of the batch: {errno}; the calls before it \
+                 were applied on every thread, the rest on none"
             ),
-            Self::Unresponsive(who) => write!(f, "{who}; nothing was applied"),
-            Self::Diverged(who) => who.fmt(f),
-            Self::NoProc(error) => error.fmt(f),
+            Self::Unresponsive(who) => write!(f, "{who}"),
+            Self::Diverged(who) => write!(f, "{who}"),
+            Self::NoProc(error) => write!(f, "{error}"),
             Self::Forbidden { tid, errno } => {
                 write!(f, "may not signal thread {tid} of this process: {errno}")
             }
             Self::BadSignal { signal } => write!(f, "signal {signal} cannot be used"),
             Self::NotKept(error) => write!(f, "{error}; nothing was applied"),
             Self::BadThread { tid } => write!(f, "{tid} is no id of a thread to be excluded"),
-            Self::BadId { call } => {
-                write!(f, "call {call} has an id of {}, which means \"unchanged\"", u32::MAX)
+            Self::BadId { call, name } => {
+                let bad = u32::MAX;
+                write!(f, "{name}, call {call}, has an id of {bad}, which means \"unchanged\"")
             }
-            Self::Busy { holder: 0, waited } => write!(
+            Self::Mixed { tid, threads: 1 } => {
+                write!(f, "thread {tid} has other ids or capabilities than the caller")
+            }
+            Self::Mixed { tid, threads } => write!(
                 f,
-                "no turn in {waited:?}; threads are still in the operation before; nothing was \
-                 applied"
+                "{threads} threads, {tid} among them, have other ids or capabilities than the caller"
+            ),
+            Self::KernelWorkers { tid, workers } => write!(
+                f,
+                "the kernel has {workers} threads of its own in the process, {tid} among them, which \
+                 would keep what they have"
             ),
             Self::Busy { holder, waited } => {
-                write!(f, "no turn in {waited:?}; thread {holder} has it; nothing was applied")
+                write!(f, "no turn in {waited:?}; thread {holder} has it")
             }
             Self::TooManyCalls { calls } => {
                 write!(f, "{calls} calls, but a batch holds {MAX_CALLS}")
             }
             Self::TooManyThreads => write!(f, "more than about {SLOTS} threads"),
             Self::Nested => f.write_str("called from inside another operation"),
-            Self::WorldNotStopped(error) => error.fmt(f),
+            Self::WorldNotStopped(error) => write!(f, "{error}"),
         }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.what(f)?;
+        if self.applied() == Applied::Calls(0) {
+            f.write_str("; nothing was applied")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Of the kind of what the kernel said, where it said something, with this error inside.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Unresponsive(_) | Error::Busy { .. } | Error::WorldNotStopped(_) => {
+                io::ErrorKind::TimedOut
+            }
+            Error::BadSignal { .. }
+            | Error::BadThread { .. }
+            | Error::BadId { .. }
+            | Error::TooManyCalls { .. } => io::ErrorKind::InvalidInput,
+            Error::TooManyThreads => io::ErrorKind::QuotaExceeded,
+            Error::Nested => io::ErrorKind::Deadlock,
+            other => match other.errno() {
+                Some(errno) => Self::from_raw_os_error(errno.raw()).kind(),
+                None => io::ErrorKind::Other,
+            },
+        };
+        Self::new(kind, error)
     }
 }
 
@@ -169,6 +253,8 @@ pub enum Why {
     Uninterruptible,
     /// It could run its handler, but was not scheduled in time.
     Starved,
+    /// What the kernel says of it may not be read.
+    Unknown,
 }
 
 impl fmt::Display for Why {
@@ -179,6 +265,7 @@ impl fmt::Display for Why {
             Self::Traced => "is held by a tracer",
             Self::Uninterruptible => "is in an uninterruptible sleep",
             Self::Starved => "was not scheduled",
+            Self::Unknown => "did not come",
         })
     }
 }
@@ -337,7 +424,11 @@ pub struct Different {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Diverged {
     count: u32,
+    /// What the first of them made.
+    name: CallName,
     expected: isize,
+    /// The call at which the caller stopped.
+    refused: Option<(u32, Errno)>,
     first: [(Tid, u32, isize); NAMED],
 }
 
@@ -345,15 +436,44 @@ impl Diverged {
     pub(crate) fn new(
         count: usize,
         first: impl Iterator<Item = (Tid, usize, isize)>,
-        values: &[isize],
+        calls: &[Call],
+        rehearsal: &Rehearsal,
     ) -> Self {
-        let mut diverged = Self { count: count as u32, expected: 0, first: [(0, 0, 0); NAMED] };
+        let mut diverged = Self {
+            count: count as u32,
+            name: CallName::UNKNOWN,
+            expected: 0,
+            refused: rehearsal.refused.map(|errno| (rehearsal.applied as u32, errno)),
+            first: [(0, 0, 0); NAMED],
+        };
         for (to, (tid, call, value)) in diverged.first.iter_mut().zip(first) {
             *to = (tid, call as u32, value);
         }
         let call = diverged.first[0].1 as usize;
-        diverged.expected = values.get(call).copied().unwrap_or_default();
+        diverged.name = CallName::of(calls, call);
+        diverged.expected = rehearsal.values.get(call).copied().unwrap_or_default();
         diverged
+    }
+
+    /// What the call does at which the first of them stopped.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub const fn name(&self) -> CallName {
+        self.name
+    }
+
+    /// The call that the kernel refused on the calling thread, further on in the batch, and what it
+    /// said: neither it nor what follows was made on any thread. `None`: the caller made all of them.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn refused(&self) -> Option<(usize, Errno)> {
+        self.refused.map(|(call, errno)| (call as usize, errno))
     }
 
     /// How many threads had a different result.
@@ -394,7 +514,11 @@ impl fmt::Display for Diverged {
             let lead = if index == 0 { ":" } else { "," };
             write!(f, "{lead} {tid} got {value} from call {call}")?;
         }
-        write!(f, "; the caller got {}", self.expected)
+        write!(f, "; the caller got {} from {}", self.expected, self.name)?;
+        match self.refused {
+            Some((call, errno)) => write!(f, ", and was refused call {call}: {errno}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -12,17 +12,19 @@ use crate::error::Error;
 /// The most threads that a caller may exclude.
 pub const MAX_EXCLUDED: usize = 16;
 
+/// Those of an operation, and those of every operation.
+pub(crate) const EXCLUDED: usize = 2 * MAX_EXCLUDED;
+
 /// Threads that the caller vouches for, where the handler finds them: those of the operation and
 /// those of every operation. Written before the gate opens, read after.
-pub(crate) struct Excluded([AtomicI32; 2 * MAX_EXCLUDED]);
+pub(crate) struct Excluded([AtomicI32; EXCLUDED]);
 
 impl Excluded {
     pub(crate) const fn new() -> Self {
-        Self([const { AtomicI32::new(0) }; 2 * MAX_EXCLUDED])
+        Self([const { AtomicI32::new(0) }; EXCLUDED])
     }
 
-    pub(crate) fn set(&self, tids: impl Iterator<Item = Tid>) {
-        let tids = tids.chain(core::iter::repeat(0));
+    pub(crate) fn set(&self, tids: [Tid; EXCLUDED]) {
         for (slot, tid) in self.0.iter().zip(tids) {
             slot.store(tid, Ordering::Relaxed);
         }

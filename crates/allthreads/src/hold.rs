@@ -14,6 +14,8 @@
 //!             \________________ roll_back, or refused by the kernel ____________/
 //!
 //!   a thread   join -> stay (waits while WAIT) -> run -> done+1 -> (waits while RUN) -> left+1
+//!
+//!   an owner that ended: who inherits its lock: WAIT -> roll_back; RUN -> (waits for all) finish
 //! ```
 //!
 //! | word | writers | readers | ordering | invariant |
@@ -22,8 +24,8 @@
 //! | `command` | owner | held threads (futex) | release / acquire: carries the calls and their expected results | I3 |
 //! | `wake_at`, `bell` | owner, handlers | handlers, owner (futex) | relaxed, ordered by the read-modify-writes of `gate` | I4 |
 //! | `held`, `leavers` | owner, before `command` | held threads | relaxed, carried by `command` | I3 |
-//! | `done` | held threads | owner (futex) | acquire-release: carries results to the owner | the last one wakes |
-//! | `left` | held threads | the next owner (futex) | acquire-release | I5 |
+//! | `done` | held threads, owner for the dead | owner (futex) | acquire-release: carries results to the owner | the last one wakes |
+//! | `left` | held threads, owner for the dead | the next owner (futex) | acquire-release | I5 |
 //!
 //! - **I1** A join and a roll-back (or a close) are read-modify-writes of one word: exactly one of
 //!   them comes first. Who joins is counted in the number that ends the gathering.
@@ -36,8 +38,12 @@
 //!   after the owner's read-modify-write and so sees `wake_at`, or the owner sees the arrival.
 //! - **I5** `left` is the last word that a held thread touches. The words are reset only when
 //!   `left == leavers`; an owner that cannot wait for that leaves them as they are.
+//! - **I6** Whoever has the lock is the owner. The operation of a dead one is ended by who inherits the
+//!   lock before anything else is done with the words.
 //!
-//! *Exit*: a held thread cannot exit; a thread that exits instead of joining is never counted.
+//! *Exit*: a held thread does not exit, but a seccomp filter may end it at a system call; the owner then
+//! does its part (`roll`). An owner may end in the same way (I6). A thread that exits instead of joining
+//! is never counted.
 //! *Fork*: the words belong to one process; `block` gives a forked child its own. *Lost or refused
 //! signals*: a thread that does not join is not counted, and the owner does not close. *Masked
 //! signal*: the same; the owner rolls back. *Nesting*: the handler masks every signal.
@@ -62,8 +68,9 @@ const LEAVE: u32 = 3;
 pub(crate) trait Futex {
     /// How long the owner is ready to wait.
     type Timeout;
-    /// Sleeps while `word` holds `expected`; may return early.
-    fn wait(&self, word: &AtomicU32, expected: u32);
+    /// Sleeps while `word` holds `expected`; may return early. True when it has slept for so long that
+    /// the owner may be dead, or may be unable to wake anybody.
+    fn wait(&self, word: &AtomicU32, expected: u32) -> bool;
     /// Like `wait`, and no longer than `timeout`.
     fn wait_for(&self, word: &AtomicU32, expected: u32, timeout: Self::Timeout);
     /// Wakes the one thread that may sleep on `word`.
@@ -151,30 +158,43 @@ impl Hold {
     }
 
     /// Stays until the operation ends; calls `run` once if it is executed, never if it is not.
+    ///
+    /// `leave` comes just before the last access to a word, with no system call between them. `alone` is
+    /// called after a long sleep, and lets everybody go if the owner is dead.
     #[inline(always)]
-    pub(crate) fn stay(&self, futex: &impl Futex, run: impl FnOnce()) {
-        let mut command;
+    pub(crate) fn stay(
+        &self,
+        futex: &impl Futex,
+        run: impl FnOnce(),
+        leave: impl FnOnce(),
+        alone: impl Fn(),
+    ) {
+        let mut run = Some(run);
         loop {
             // Acquire: the owner's release of the command publishes the calls and `held` (I3).
-            command = self.command.load(Ordering::Acquire);
-            if command != WAIT {
+            let command = self.command.load(Ordering::Acquire);
+            if command == LEAVE {
                 break;
             }
-            futex.wait(&self.command, WAIT);
-        }
-        if command != LEAVE {
-            run();
-            let held = self.held.load(Ordering::Relaxed);
-            // Release: this thread's result is seen by the owner that counts it.
-            if self.done.fetch_add(1, Ordering::AcqRel) + 1 == held {
-                futex.wake_one(&self.done);
+            if command != WAIT
+                && let Some(run) = run.take()
+            {
+                run();
+                let held = self.held.load(Ordering::Relaxed);
+                // Release: this thread's result is seen by the owner that counts it.
+                if self.done.fetch_add(1, Ordering::AcqRel) + 1 == held {
+                    futex.wake_one(&self.done);
+                }
             }
-            while command == RUN {
-                futex.wait(&self.command, RUN);
-                command = self.command.load(Ordering::Acquire);
+            if command == RUN_AND_LEAVE {
+                break;
+            }
+            if futex.wait(&self.command, command) {
+                alone();
             }
         }
         let leavers = self.leavers.load(Ordering::Relaxed);
+        leave();
         // The last access to any word of the protocol (I5); a wake needs the address only.
         if self.left.fetch_add(1, Ordering::AcqRel) + 1 == leavers {
             futex.wake_one(&self.left);
@@ -214,7 +234,12 @@ impl Hold {
             if left == leavers {
                 break;
             }
-            let Some(time) = time_left() else { return false };
+            let time = time_left();
+            // Some may have been buried.
+            if self.left.load(Ordering::Acquire) != left {
+                continue;
+            }
+            let Some(time) = time else { return false };
             futex.wait_for(&self.left, left, time);
         }
         prepare();
@@ -234,6 +259,7 @@ impl Hold {
     }
 
     /// How many have joined.
+    #[inline(always)]
     pub(crate) fn arrivals(&self) -> u32 {
         self.gate.load(Ordering::Acquire) & COUNT
     }
@@ -269,7 +295,9 @@ impl Hold {
         closed
     }
 
-    /// Ends the gathering; all that have joined go without having run anything.
+    /// Ends the gathering, or a closed operation of which nobody was told to run anything; all that
+    /// have joined go without having run anything.
+    #[inline(always)]
     pub(crate) fn roll_back(&self, futex: &impl Futex) {
         let seq = self.gate.load(Ordering::Relaxed) & !(PHASE | COUNT);
         // One read-modify-write (I1): what it returns is everybody who ever joins.
@@ -279,8 +307,8 @@ impl Hold {
         futex.wake_all(&self.command);
     }
 
-    /// Lets all held threads run the calls, and waits until all have.
-    pub(crate) fn execute(&self, futex: &impl Futex, release: Release) {
+    /// Tells all held threads to run the calls.
+    pub(crate) fn command(&self, futex: &impl Futex, release: Release) {
         let command = match release {
             Release::Together => RUN,
             Release::Each => RUN_AND_LEAVE,
@@ -288,7 +316,12 @@ impl Hold {
         // Release: publishes the calls and their expected results (I3).
         self.command.store(command, Ordering::Release);
         futex.wake_all(&self.command);
-        // Without a bound: who is held may have made the calls, and cannot be left behind.
+    }
+
+    /// Waits until all held threads have run the calls: who is held may have made them, and cannot be
+    /// left behind. `bury` makes up for those that have ended, and says how long to sleep at a time.
+    #[inline(always)]
+    pub(crate) fn await_done<F: Futex>(&self, futex: &F, mut bury: impl FnMut() -> F::Timeout) {
         let held = self.held.load(Ordering::Relaxed);
         loop {
             // Acquire: pairs with the release of `done` in `stay`, so that results are seen.
@@ -296,11 +329,37 @@ impl Hold {
             if done == held {
                 return;
             }
-            futex.wait(&self.done, done);
+            // Who is buried in between changes the word that is slept on.
+            futex.wait_for(&self.done, done, bury());
+        }
+    }
+
+    /// Does for a held thread that has ended what it cannot do any more. Only by the owner.
+    #[inline(always)]
+    pub(crate) fn bury(&self, was_not_done: bool) {
+        if was_not_done {
+            self.done.fetch_add(1, Ordering::AcqRel);
+        }
+        self.left.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Ends the operation of an owner that has ended: with nothing applied if nobody was told to run the
+    /// calls, else when all have run them. By who has inherited the lock, a held thread or a later owner.
+    #[inline(always)]
+    pub(crate) fn recover<F: Futex>(&self, futex: &F, bury: impl FnMut() -> F::Timeout) {
+        // Acquire: the owner is dead, but its writes may still be on their way.
+        let command = self.command.load(Ordering::Acquire);
+        let phase = self.gate.load(Ordering::Acquire) & PHASE;
+        if phase != IDLE && command == WAIT {
+            self.roll_back(futex);
+        } else if phase != IDLE {
+            self.await_done(futex, bury);
+            self.finish(futex);
         }
     }
 
     /// Ends a closed operation: everybody who is still held goes.
+    #[inline(always)]
     pub(crate) fn finish(&self, futex: &impl Futex) {
         let seq = self.gate.load(Ordering::Relaxed) & !(PHASE | COUNT);
         self.gate.store(seq | IDLE, Ordering::Release);
@@ -319,6 +378,11 @@ impl Hold {
         self.command.store(LEAVE, Ordering::Relaxed);
         self.leavers.store(0, Ordering::Relaxed);
         self.left.store(0, Ordering::Relaxed);
+    }
+
+    /// How many joined the last operation, at most.
+    pub(crate) fn joined(&self) -> u32 {
+        self.arrivals().max(self.leavers.load(Ordering::Relaxed))
     }
 
     /// True between `close` and `finish`.

@@ -19,22 +19,32 @@ cfg_if::cfg_if! {
         mod batch;
         mod block;
         mod builder;
+        mod call_name;
         mod calls;
         mod census;
+        mod credentials;
         mod end;
         mod error;
         mod excluded;
         mod exec;
+        mod life;
         mod lock;
         mod outcome;
         mod owner;
+        mod patience;
         pub mod privileges;
         mod process;
+        mod roll;
         mod signal;
+        mod signals;
         mod table;
+        mod trail;
 
         pub use batch::Batch;
-        pub use builder::{AllThreads, Barrier, OnDivergence, Signal};
+        pub use builder::{
+            AllThreads, Barrier, KernelWorkers, OnDivergence, OnMixed, Results, Signal,
+        };
+        pub use call_name::CallName;
         pub use calls::MAX_CALLS;
         pub use error::{Applied, Different, Diverged, Error, Straggler, Unresponsive, Why};
         pub use excluded::{MAX_EXCLUDED, exclude_always};

@@ -33,11 +33,12 @@ impl Sleepers {
 impl Futex for Sleepers {
     type Timeout = ();
 
-    fn wait(&self, word: &AtomicU32, expected: u32) {
+    fn wait(&self, word: &AtomicU32, expected: u32) -> bool {
         let guard = self.lock.lock().unwrap();
         if word.load(Ordering::Relaxed) == expected {
             drop(self.woken(word).wait(guard).unwrap());
         }
+        false
     }
 
     fn wait_for(&self, word: &AtomicU32, expected: u32, (): ()) {
@@ -75,6 +76,12 @@ impl Shared {
         Arc::new(Self { hold: Hold::new(), futex: Sleepers::new(), call: UnsafeCell::new(0) })
     }
 
+    /// Has all that are held run the calls.
+    fn execute(&self, release: Release) {
+        self.hold.command(&self.futex, release);
+        self.hold.await_done(&self.futex, || ());
+    }
+
     /// Begins, and waits for as long as it takes.
     fn begin(&self, prepare: impl FnOnce()) {
         assert!(self.hold.begin(&self.futex, || Some(()), prepare));
@@ -90,10 +97,11 @@ impl Shared {
         let number = self.hold.join(|| false)?;
         self.hold.arrived(&self.futex, number);
         let mut executed = None;
-        self.hold.stay(&self.futex, || {
+        let run = || {
             // SAFETY: loom checks that nobody writes at the same time.
             executed = Some(self.call.with(|call| unsafe { *call }));
-        });
+        };
+        self.hold.stay(&self.futex, run, || (), || ());
         executed
     }
 }
@@ -115,7 +123,7 @@ fn execute_once_and_leave(release: Release) {
         });
         hold_all(&shared, 2);
         shared.set_call(7);
-        shared.hold.execute(&shared.futex, release);
+        shared.execute(release);
         shared.hold.finish(&shared.futex);
         // The next operation may write only when both have left.
         shared.begin(|| shared.set_call(8));
@@ -154,7 +162,7 @@ fn a_late_joiner_and_a_roll_back_cannot_both_win() {
         shared.begin(|| shared.set_call(2));
         let mut held = shared.hold.arrivals();
         if shared.hold.close(held) {
-            shared.hold.execute(&shared.futex, Release::Together);
+            shared.execute(Release::Together);
             shared.hold.finish(&shared.futex);
         } else {
             held = 0;
@@ -186,7 +194,7 @@ fn who_does_not_leave_is_not_waited_for_past_the_deadline() {
                 // An operation that gives up leaves what is in use alone.
                 // SAFETY: loom checks that nobody writes at the same time.
                 assert_eq!(shared.call.with(|call| unsafe { *call }), 1);
-                shared.hold.stay(&shared.futex, || panic!("rolled back"));
+                shared.hold.stay(&shared.futex, || panic!("rolled back"), || (), || ());
             })
         };
         while shared.hold.arrivals() == 0 {
@@ -218,7 +226,7 @@ fn a_stale_signal_joins_the_next_operation_or_none() {
         shared.begin(|| shared.set_call(2));
         let held = shared.hold.arrivals();
         if held == 1 && shared.hold.close(held) {
-            shared.hold.execute(&shared.futex, Release::Together);
+            shared.execute(Release::Together);
             shared.hold.finish(&shared.futex);
             let executed = other.join().unwrap();
             assert_eq!(executed.iter().flatten().copied().collect::<Vec<_>>(), [2]);
@@ -226,6 +234,92 @@ fn a_stale_signal_joins_the_next_operation_or_none() {
             shared.hold.roll_back(&shared.futex);
             assert_eq!(other.join().unwrap(), [None, None]);
         }
+    });
+}
+
+/// How far an owner comes before it is killed.
+#[derive(Clone, Copy)]
+enum End {
+    Gathering,
+    Closed,
+    Commanded(Release),
+}
+
+/// Two threads are held by an owner that ends. Who inherits the lock lets both go, and both have run the
+/// call or none has.
+fn the_operation_of_a_dead_owner_is_ended(end: End) {
+    explore(2, move || {
+        let shared = Shared::new();
+        shared.begin(|| shared.set_call(7));
+        let threads = [(); 2].map(|()| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || shared.deliver())
+        });
+        while shared.hold.arrivals() < 2 {
+            shared.hold.await_arrivals(&shared.futex, 2, ());
+        }
+        match end {
+            End::Gathering => {}
+            End::Closed => assert!(shared.hold.close(2)),
+            End::Commanded(release) => {
+                assert!(shared.hold.close(2));
+                shared.hold.command(&shared.futex, release);
+            }
+        }
+        shared.hold.recover(&shared.futex, || ());
+        // The next operation may write only when both have left.
+        shared.begin(|| shared.set_call(8));
+        shared.hold.roll_back(&shared.futex);
+        let executed = threads.map(|thread| thread.join().unwrap());
+        let expected = if matches!(end, End::Commanded(_)) { Some(7) } else { None };
+        assert_eq!(executed, [expected; 2]);
+    });
+}
+
+#[test]
+fn an_owner_that_ends_while_it_gathers_leaves_nobody_behind() {
+    the_operation_of_a_dead_owner_is_ended(End::Gathering);
+}
+
+#[test]
+fn an_owner_that_ends_in_its_calls_leaves_nobody_behind() {
+    the_operation_of_a_dead_owner_is_ended(End::Closed);
+}
+
+#[test]
+fn an_owner_that_ends_while_others_run_the_calls_lets_all_run_them() {
+    the_operation_of_a_dead_owner_is_ended(End::Commanded(Release::Together));
+}
+
+#[test]
+fn an_owner_that_ends_while_others_run_the_calls_lets_each_run_them() {
+    the_operation_of_a_dead_owner_is_ended(End::Commanded(Release::Each));
+}
+
+/// One of two held threads is killed before it has run the call: nobody waits for it, and the next
+/// operation begins when the other one has left.
+#[test]
+fn a_held_thread_that_ends_is_not_waited_for() {
+    explore(2, || {
+        let shared = Shared::new();
+        shared.begin(|| shared.set_call(7));
+        assert_eq!(shared.hold.join(|| false), Some(1));
+        let other = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || shared.deliver())
+        };
+        hold_all(&shared, 2);
+        shared.hold.command(&shared.futex, Release::Together);
+        let mut buried = false;
+        shared.hold.await_done(&shared.futex, || {
+            if !std::mem::replace(&mut buried, true) {
+                shared.hold.bury(true);
+            }
+        });
+        shared.hold.finish(&shared.futex);
+        shared.begin(|| shared.set_call(8));
+        shared.hold.roll_back(&shared.futex);
+        assert_eq!(other.join().unwrap(), Some(7));
     });
 }
 
@@ -290,6 +384,10 @@ impl Os for Census<'_> {
         Ok(tasks.alive.iter().filter(|alive| **alive).count() as u32)
     }
 
+    fn dead(&mut self, _hold: &Hold, _all: bool) -> u32 {
+        0
+    }
+
     fn summon(&mut self, _hold: &Hold) -> Result<(), ()> {
         let mut tasks = self.machine.tasks.lock().unwrap();
         for tid in [PARENT, CHILD] {
@@ -345,7 +443,7 @@ fn exactly_once_through_clone() {
         let held = gather(&shared.hold, &mut census).unwrap();
         machine.tasks.lock().unwrap().value[OWNER] += 1;
         if held > 0 {
-            shared.hold.execute(&shared.futex, Release::Together);
+            shared.execute(Release::Together);
         }
         shared.hold.finish(&shared.futex);
         machine.tasks.lock().unwrap().finished = true;

@@ -4,10 +4,12 @@ use core::fmt;
 use core::time::Duration;
 use std::time::Instant;
 
-use crate::calls::{MAX_CALLS, Rehearsal};
+use crate::call_name::CallName;
+use crate::calls::{Call, MAX_CALLS, Rehearsal};
 use crate::error::Error;
 
-/// What an operation did: every call had the result given here on every thread.
+/// What an operation did: every call had the result given here on every thread, or with
+/// [`Results::Succeed`](crate::Results::Succeed) on the caller.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outcome {
@@ -17,6 +19,8 @@ pub struct Outcome {
     pub threads: usize,
     /// How often all threads were let go again because one did not come.
     pub retries: u32,
+    /// Threads that ended while they were held: a seccomp filter of their own killed them for a call.
+    pub died: usize,
     /// Threads of the kernel in this process, which have no user code and keep what they were made
     /// with: for example those of an `io_uring`.
     pub kernel_workers: usize,
@@ -28,13 +32,25 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn new(rehearsal: &Rehearsal, calls: usize, start: Instant) -> Result<Self, Error> {
+    pub(crate) fn new(
+        rehearsal: &Rehearsal,
+        calls: &[Call],
+        start: Instant,
+    ) -> Result<Self, Error> {
         if let Some(errno) = rehearsal.refused {
-            return Err(Error::Refused { call: rehearsal.applied, errno });
+            let call = rehearsal.applied;
+            return Err(Error::Refused { call, name: CallName::of(calls, call), errno });
         }
-        let elapsed = start.elapsed();
-        let values = rehearsal.values;
-        Ok(Self { values, calls, threads: 1, retries: 0, kernel_workers: 0, excluded: 0, elapsed })
+        Ok(Self {
+            values: rehearsal.values,
+            calls: calls.len(),
+            threads: 1,
+            retries: 0,
+            died: 0,
+            kernel_workers: 0,
+            excluded: 0,
+            elapsed: start.elapsed(),
+        })
     }
 
     /// The results of the calls, in order.
@@ -64,6 +80,7 @@ impl fmt::Debug for Outcome {
             .field("values", &self.values())
             .field("threads", &self.threads)
             .field("retries", &self.retries)
+            .field("died", &self.died)
             .field("kernel_workers", &self.kernel_workers)
             .field("excluded", &self.excluded)
             .field("elapsed", &self.elapsed)

@@ -1,14 +1,16 @@
 //! One operation from the owner's side: mask, lock, gather, rehearse, execute, release.
 //!
-//! **Masks.** While the caller waits for the lock it has everything blocked but the signal: it can
-//! be held by whoever owns the lock, and no handler can come and want the lock again. As owner it
-//! has everything blocked. Between two attempts it has its own mask, and not the lock: that is
-//! what lets others, libc's own broadcasts among them, come to an end meanwhile.
+//! **Masks.** While the caller waits for the lock it has everything blocked but the signals of
+//! operations, its own and others': it can be held by whoever owns the lock, and no handler can come
+//! and want the lock again. As owner it has everything blocked. Between two attempts it has its own mask,
+//! and not the lock: that is what lets others, libc's own broadcasts among them, come to an end
+//! meanwhile.
 //!
 //! **What happens when** *the caller is the only thread*: the calls are made, nothing else is
 //! touched. *A thread exits or is made meanwhile*: the count says so. *A thread does not come*:
 //! everybody is let go, nothing having been done, and tried again until the deadline. *A call is
-//! refused on the caller*: nobody else tries it. *The queue of signals is full*: see `census`.
+//! refused on the caller*: nobody else tries it. *A thread ends while it is held*: its part is done for
+//! it (`roll`). *The caller ends*: those that it holds, or the next caller, end the operation (`lock`). *The queue of signals is full*: see `census`.
 
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -19,16 +21,20 @@ use sigctx::sys::{self, MaskHow, SigSet, Tid, futex_wait, sigprocmask};
 use threadreg::procfs::TaskDir;
 
 use crate::block::BLOCK;
-use crate::builder::OnDivergence;
+use crate::builder::{KernelWorkers, OnDivergence, OnMixed, Results};
 use crate::calls::{Call, Rehearsal, rehearse};
-use crate::census::{Census, Halt, Kind};
+use crate::census::{self, Census, Halt, Kind, Notes};
+use crate::credentials::Odd;
 use crate::end;
 use crate::error::{Diverged, Error, Unresponsive};
 use crate::exec;
 use crate::gather::gather;
 use crate::hold::{Hold, Release};
+use crate::life;
 use crate::lock::{Locked, Refused};
 use crate::outcome::Outcome;
+use crate::patience::Patience;
+use crate::roll::has_ended_in;
 use crate::signal::{self, Kernel};
 use crate::table::Entry;
 
@@ -36,6 +42,10 @@ const DEADLINE: Duration = Duration::from_secs(2);
 const DEADLINE_PER_THREAD: Duration = Duration::from_millis(2);
 const FIRST_BACK_OFF: Duration = Duration::from_millis(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_millis(50);
+/// The longest sleep without a look at the threads that are held, which may have ended.
+const LOOK_AT_HELD: Duration = Duration::from_millis(10);
+/// How often threads with other credentials are met before the operation is refused.
+const MIXED_ATTEMPTS: u32 = 6;
 
 /// What is to be done.
 pub(crate) struct Request<'a> {
@@ -43,8 +53,14 @@ pub(crate) struct Request<'a> {
     pub(crate) signal: i32,
     pub(crate) release: Release,
     pub(crate) on_divergence: OnDivergence,
+    /// When the operation was asked for.
+    pub(crate) start: Instant,
     pub(crate) deadline: Option<Duration>,
     pub(crate) excluded: &'a [Tid],
+    pub(crate) results: Results,
+    pub(crate) on_mixed: OnMixed,
+    pub(crate) kernel_workers: KernelWorkers,
+    pub(crate) tasks: Option<&'a TaskDir>,
 }
 
 /// The caller's signal mask, put back on drop.
@@ -57,11 +73,16 @@ impl Mask {
         Self { callers: sigprocmask(MaskHow::Set, &set) }
     }
 
-    /// The caller's own mask, in which it can be held nevertheless. So the operation's signal is
-    /// open for a while also where the caller had blocked it, and what waits for it is delivered.
-    fn relax(&self, signal: i32) {
-        sigprocmask(MaskHow::Set, &self.callers.without(signal));
+    /// The caller's own mask, in which it can be held nevertheless. So the signals of operations are
+    /// open for a while also where the caller had blocked them, and what waits for it is delivered.
+    fn relax(&self) {
+        sigprocmask(MaskHow::Set, &BLOCK.signals.without(self.callers));
     }
+}
+
+/// Blocks all that would not bring the caller into the operation of somebody else.
+fn be_reachable() {
+    sigprocmask(MaskHow::Set, &BLOCK.signals.without(SigSet::full()));
 }
 
 impl Drop for Mask {
@@ -70,72 +91,133 @@ impl Drop for Mask {
     }
 }
 
+/// How long an operation may take that was given no deadline.
+pub(crate) fn default_deadline(population: usize) -> Duration {
+    DEADLINE + DEADLINE_PER_THREAD * population as u32
+}
+
+/// How many threads there are.
+pub(crate) fn population(tasks: Option<&TaskDir>) -> Result<usize, Error> {
+    let counted = match tasks {
+        Some(tasks) => tasks.count(),
+        None => TaskDir::open().and_then(|tasks| tasks.count()),
+    };
+    match counted {
+        Ok(count) => Ok(count),
+        Err(_) if life::is_alone() => Ok(1),
+        Err(error) => Err(Error::NoProc(error)),
+    }
+}
+
+/// The way of a process of one thread.
+fn alone(request: &Request<'_>) -> Result<Outcome, Error> {
+    let rehearsal = rehearse(request.calls, |_, run| run(), |_, _| {});
+    Outcome::new(&rehearsal, request.calls, request.start)
+}
+
 /// Runs an operation to its end.
 pub(crate) fn run(request: &Request<'_>) -> Result<Outcome, Error> {
-    let start = Instant::now();
+    let start = request.start;
     signal::keep_loaded().map_err(Error::NotKept)?;
-    let reachable = SigSet::deferrable().without(request.signal);
-    let mask = Mask::change(reachable);
-    let mut dir = TaskDir::open().map_err(Error::NoProc)?;
-    let population = dir.count().map_err(Error::NoProc)?;
-    if population == 1 {
-        let rehearsal = rehearse(request.calls, |_, _| {});
-        return Outcome::new(&rehearsal, request.calls.len(), start);
-    }
+    let mask = Mask::change(BLOCK.signals.without(SigSet::deferrable()));
+    let own;
+    let found = match request.tasks {
+        Some(tasks) => Ok(tasks),
+        None => match TaskDir::open() {
+            Ok(tasks) => {
+                own = tasks;
+                Ok(&own)
+            }
+            Err(error) => Err(error),
+        },
+    };
+    let (dir, population) = match found.and_then(|dir| Ok((dir, dir.count()?))) {
+        Ok((_, 1)) => return alone(request),
+        Ok(found) => found,
+        Err(_) if life::is_alone() => return alone(request),
+        Err(error) => return Err(Error::NoProc(error)),
+    };
     // `None`: the clock ends before the deadline.
-    let until = start.checked_add(
-        request.deadline.unwrap_or_else(|| DEADLINE + DEADLINE_PER_THREAD * population as u32),
-    );
+    let until = start.checked_add(request.deadline.unwrap_or_else(|| default_deadline(population)));
+    let mut patience = Patience::new(until);
     let (pid, me) = (sys::getpid(), sys::gettid());
     BLOCK.take_over(pid);
     if let Err(holder) = exec::note(request.signal, until) {
         return Err(Error::Busy { holder, waited: start.elapsed() });
     }
     let mut back_off = FIRST_BACK_OFF;
-    let mut missing = None;
+    let mut before = None;
     let mut retries = 0;
     loop {
         let ids = (pid, me, request.signal);
-        let attempt = Attempt { request, dir: &mut dir, ids, start, until, missing };
+        let attempt = Attempt { request, dir, ids, patience: &mut patience, before };
         match attempt.run(retries) {
             ControlFlow::Break(end) => return end,
-            ControlFlow::Continue(who) => missing = Some(who),
+            ControlFlow::Continue(who) => before = Some(who),
         }
         retries += 1;
-        mask.relax(request.signal);
+        mask.relax();
         let never = AtomicU32::new(0);
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let nap = back_off.min(patience.left().unwrap_or_default());
         // Wakes early when a signal comes; that only makes the next attempt come early.
-        let _ = futex_wait(&never, 0, Some(left.map_or(back_off, |left| back_off.min(left))));
+        let _ = futex_wait(&never, 0, Some(nap));
+        patience.tick(nap);
         back_off = (back_off * 2).min(LONGEST_BACK_OFF);
-        sigprocmask(MaskHow::Set, &reachable);
+        be_reachable();
     }
 }
 
 /// One attempt at holding everybody.
 struct Attempt<'a> {
     request: &'a Request<'a>,
-    dir: &'a mut TaskDir,
+    dir: &'a TaskDir,
     ids: (i32, Tid, i32),
-    start: Instant,
-    until: Option<Instant>,
-    /// Who was missing in the last attempt, if this is not the first.
-    missing: Option<Unresponsive>,
+    patience: &'a mut Patience,
+    /// What was wrong with the last attempt, if this is not the first.
+    before: Option<Failed>,
+}
+
+/// Why an attempt is made once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failed {
+    /// Some did not come.
+    Unresponsive(Unresponsive),
+    /// Some have other credentials, in so many attempts.
+    Mixed(Odd, u32),
+}
+
+impl Failed {
+    fn after(self, waited: Duration) -> Error {
+        match self {
+            Self::Unresponsive(who) => Error::Unresponsive(who.after(waited)),
+            Self::Mixed(Odd { threads, tid }, _) => Error::Mixed { tid, threads: threads as usize },
+        }
+    }
 }
 
 /// An attempt goes on, with those that did not come, or ends the operation.
-type Next = ControlFlow<Result<Outcome, Error>, Unresponsive>;
+type Next = ControlFlow<Result<Outcome, Error>, Failed>;
 
 /// A hold that has begun. Its end, also by a panic, lets everybody go.
 struct Begun<'a>(&'a Hold);
 
 impl<'a> Begun<'a> {
-    /// `None` when threads of the operation before have not left it by `until`.
-    fn new(hold: &'a Hold, until: Option<Instant>, prepare: impl FnOnce()) -> Option<Self> {
+    /// `None` when threads of the operation before have not left it in time. `bury` does for those that
+    /// have ended what they cannot do.
+    fn new(
+        hold: &'a Hold,
+        patience: &mut Patience,
+        mut bury: impl FnMut(),
+        prepare: impl FnOnce(),
+    ) -> Option<Self> {
+        let mut slept = false;
         let time_left = || {
-            // There is no deadline: as long as the kernel can wait at a time.
-            let Some(until) = until else { return Some(Duration::MAX) };
-            until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            if slept {
+                patience.tick(LOOK_AT_HELD);
+                bury();
+            }
+            slept = true;
+            Some(patience.left()?.min(LOOK_AT_HELD))
         };
         // Not after a refusal: the end of what has not begun would be the end of the one before.
         hold.begin(&Kernel, time_left, prepare).then(|| Self(hold))
@@ -158,21 +240,33 @@ impl Attempt<'_> {
         // A held thread, and the owner, may ask again from a function that `call` runs.
         let nested =
             || BLOCK.hold.is_executing() && BLOCK.table.entry(me).is_some_and(Entry::has_arrived);
-        let mut locked = match BLOCK.lock.acquire(me, self.until, nested) {
+        let mut locked = match BLOCK.lock.acquire(me, self.patience, nested, be_reachable) {
             Ok(locked) => locked,
             Err(Refused::Nested) => return ControlFlow::Break(Err(Error::Nested)),
-            Err(Refused::Late { holder }) => return self.no_turn(holder),
+            Err(Refused::Late { holder }) => {
+                let waited = self.request.start.elapsed();
+                let busy = Error::Busy { holder, waited };
+                let error = self.before.map_or(busy, |before| before.after(waited));
+                return ControlFlow::Break(Err(error));
+            }
         };
         sigprocmask(MaskHow::Set, &SigSet::deferrable());
+        if locked.inherited {
+            signal::inherited(pid);
+        }
         if signal::install(signal).is_err() {
             return ControlFlow::Break(Err(Error::BadSignal { signal }));
+        }
+        if BLOCK.signals.add(signal) {
+            BLOCK.lock.announce();
         }
         // It only spares rounds against a thread that makes others. Not a second time: who waits
         // for it may be the one that does not come. Nor where nobody makes threads by that crate, and
         // a held thread's fork would copy the lock for good.
         let freeze = retries == 0 && threadreg::is_in_use();
-        let frozen = if freeze { threadreg::try_freeze_creation() } else { None };
-        let end = self.gathered(&mut locked, retries);
+        let mut frozen = if freeze { threadreg::try_freeze_creation() } else { None };
+        let thaw = || drop(frozen.take());
+        let end = self.gathered(&mut locked, retries, thaw);
         drop(frozen);
         if BLOCK.broadcast.load(Ordering::Relaxed) != 0 {
             signal::drain(signal, (pid, me));
@@ -182,45 +276,60 @@ impl Attempt<'_> {
         end
     }
 
-    /// The deadline passed before this attempt could begin.
-    fn no_turn(&self, holder: Tid) -> Next {
-        let waited = self.start.elapsed();
-        ControlFlow::Break(Err(match self.missing {
-            Some(who) => Error::Unresponsive(who.after(waited)),
-            None => Error::Busy { holder, waited },
-        }))
-    }
-
-    fn gathered(&mut self, locked: &mut Locked<'_>, retries: u32) -> Next {
-        let request = self.request;
+    /// `thaw` is called when all are held.
+    fn gathered(&mut self, locked: &mut Locked<'_>, retries: u32, thaw: impl FnOnce()) -> Next {
+        let (request, (pid, ..)) = (self.request, self.ids);
         let notes = BLOCK.notes(locked);
         // What may fail or panic comes before the gate opens, where it can.
-        let census = Census::new(self.dir, notes, self.ids, request.excluded, self.until);
+        let census = Census::new(self.dir, notes, self.patience, self.ids, request.excluded);
         let mut census = match census {
             Ok(census) => census,
             Err(error) => return ControlFlow::Break(Err(error)),
         };
-        let begun = Begun::new(&BLOCK.hold, self.until, || {
-            BLOCK.table.clear();
-            BLOCK.excluded.set(census.excluded());
-            BLOCK.calls.load(request.calls);
-        });
-        let Some(begun) = begun else { return self.no_turn(0) };
+        let compare = request.on_mixed == OnMixed::Refuse
+            && request.calls.iter().any(Call::needs_credentials);
+        let (left_out, joined) = (census.excluded(), BLOCK.hold.joined());
+        let begun = Begun::new(
+            &BLOCK.hold,
+            census.patience(),
+            || {
+                BLOCK.roll.bury(&BLOCK.hold, joined, has_ended_in(pid));
+            },
+            || {
+                BLOCK.table.clear();
+                BLOCK.roll.clear(joined);
+                BLOCK.excluded.set(left_out);
+                BLOCK.calls.load(request.calls, request.results);
+                BLOCK.credentials.prepare(compare);
+            },
+        );
+        let Some(begun) = begun else {
+            let waited = request.start.elapsed();
+            let inside = census::inside(self.dir, &BLOCK.hold, waited);
+            let error = self.before.map_or(Error::Unresponsive(inside), |who| who.after(waited));
+            return ControlFlow::Break(Err(error));
+        };
         // The wait is no lack of arrivals.
         census.begin();
-        let gathered = gather(&BLOCK.hold, &mut census);
+        let gathered = gather(&BLOCK.hold, &mut census).and_then(|held| {
+            check_credentials(held, pid, compare)?;
+            check_workers(request.kernel_workers, census.notes())?;
+            Ok(held)
+        });
         let notes = census.notes();
         match gathered {
             Ok(held) => {
-                let rehearsal = execute(request, self.ids.0, begun, held);
+                thaw();
+                let rehearsal = execute(request, self.ids, begun, held);
                 // Everybody came. Else they are kept: what is queued for them is not sent again.
                 notes.forget_missing();
-                let end = rehearsal.and_then(|rehearsal| {
-                    let mut outcome = Outcome::new(&rehearsal, request.calls.len(), self.start)?;
-                    outcome.threads = held as usize + 1;
+                let end = rehearsal.and_then(|(rehearsal, died)| {
+                    let mut outcome = Outcome::new(&rehearsal, request.calls, request.start)?;
+                    outcome.threads = (held + 1 - died) as usize;
+                    outcome.died = died as usize;
                     outcome.retries = retries;
-                    outcome.kernel_workers = notes.bystanders_of(Kind::Worker);
-                    outcome.excluded = notes.bystanders_of(Kind::Excluded);
+                    outcome.kernel_workers = notes.bystanders_of(WORKERS).count();
+                    outcome.excluded = notes.bystanders_of(&[Kind::Excluded]).count();
                     Ok(outcome)
                 });
                 ControlFlow::Break(end)
@@ -228,47 +337,95 @@ impl Attempt<'_> {
             Err(Halt::Failed(error)) => ControlFlow::Break(Err(error)),
             Err(halt) => {
                 drop(begun);
-                let (missing, waited) = (notes.missing.iter().copied(), self.start.elapsed());
+                let (missing, waited) = (notes.missing.iter().copied(), request.start.elapsed());
                 let now = Unresponsive::new(missing, notes.missing_count, waited);
-                let who = who_to_name(&halt, self.missing, now);
-                if self.until.is_none_or(|until| Instant::now() < until) {
-                    ControlFlow::Continue(who)
+                let failed = what_to_name(&halt, self.before, now);
+                let over = matches!(failed, Failed::Mixed(_, MIXED_ATTEMPTS..));
+                if over || self.patience.left().is_none() {
+                    ControlFlow::Break(Err(failed.after(waited)))
                 } else {
-                    ControlFlow::Break(Err(Error::Unresponsive(who)))
+                    ControlFlow::Continue(failed)
                 }
             }
         }
     }
 }
 
-/// Of those missing in the attempt before and those missing now, the ones that did not come.
-fn who_to_name(halt: &Halt, before: Option<Unresponsive>, now: Unresponsive) -> Unresponsive {
-    match (halt, before) {
-        // Who has not come by now says nothing: some may have had no time to.
-        (Halt::Late, Some(before)) => before.after(now.elapsed()),
-        _ => now,
+const WORKERS: &[Kind] = &[Kind::Worker, Kind::Polling];
+
+/// Waits until all that are held have compared their credentials, where that is wanted.
+fn check_credentials(held: u32, pid: i32, compare: bool) -> Result<(), Halt> {
+    if !compare {
+        return Ok(());
+    }
+    let never = AtomicU32::new(0);
+    // They have joined, and only make three system calls.
+    while !BLOCK.roll.have_checked(held) {
+        let _ = futex_wait(&never, 0, Some(Duration::from_micros(50)));
+        // Any of which a filter may answer with the end of the thread.
+        BLOCK.roll.bury(&BLOCK.hold, held, has_ended_in(pid));
+    }
+    BLOCK.credentials.odd().map_or(Ok(()), |odd| Err(Halt::Mixed(odd)))
+}
+
+/// The count proves that all workers are known.
+fn check_workers(allowed: KernelWorkers, notes: &Notes) -> Result<(), Halt> {
+    let refused: &[Kind] = match allowed {
+        KernelWorkers::Leave => &[],
+        KernelWorkers::RefusePolling => &[Kind::Polling],
+        KernelWorkers::Refuse => WORKERS,
+    };
+    let workers = notes.bystanders_of(refused).count();
+    match notes.bystanders_of(refused).next() {
+        Some(tid) => Err(Halt::Failed(Error::KernelWorkers { tid, workers })),
+        None => Ok(()),
     }
 }
 
-/// With everybody held: the caller first, then all, then let go.
+/// Of what was wrong with the attempt before and with this one, what is to be told.
+fn what_to_name(halt: &Halt, before: Option<Failed>, now: Unresponsive) -> Failed {
+    match (halt, before) {
+        (Halt::Mixed(odd), Some(Failed::Mixed(_, attempts))) => Failed::Mixed(*odd, attempts + 1),
+        (Halt::Mixed(odd), _) => Failed::Mixed(*odd, 1),
+        // Who has not come by now says nothing: some may have had no time to.
+        (Halt::Late, Some(Failed::Unresponsive(before))) => {
+            Failed::Unresponsive(before.after(now.elapsed()))
+        }
+        (Halt::Late, Some(mixed)) => mixed,
+        _ => Failed::Unresponsive(now),
+    }
+}
+
+/// With everybody held: the caller first, then all, then let go. Returns how many have died.
 fn execute(
     request: &Request<'_>,
-    pid: i32,
+    ids: (i32, Tid, i32),
     begun: Begun<'_>,
     held: u32,
-) -> Result<Rehearsal, Error> {
-    let rehearsal = rehearse(request.calls, |call, value| BLOCK.calls.expect(call, value));
+) -> Result<(Rehearsal, u32), Error> {
+    let in_handler = |call, _run: &dyn Fn() -> isize| signal::run_own(call, ids);
+    let keep = |call, value| BLOCK.calls.expect(call, value);
+    let rehearsal = rehearse(request.calls, in_handler, keep);
     BLOCK.calls.limit(rehearsal.applied);
     if rehearsal.applied > 0 && held > 0 {
-        BLOCK.hold.execute(&Kernel, request.release);
+        BLOCK.hold.command(&Kernel, request.release);
+        let mut slept = false;
+        BLOCK.hold.await_done(&Kernel, || {
+            if slept {
+                BLOCK.roll.bury(&BLOCK.hold, held, has_ended_in(ids.0));
+            }
+            slept = true;
+            LOOK_AT_HELD
+        });
     }
+    let died = BLOCK.roll.buried(held);
     let (count, first) = BLOCK.calls.different();
-    let diverged = (count > 0).then(|| Diverged::new(count, first, &rehearsal.values));
+    let diverged = (count > 0).then(|| Diverged::new(count, first, request.calls, &rehearsal));
     if let (Some(who), OnDivergence::Abort) = (&diverged, request.on_divergence) {
-        end::die(pid, who);
+        end::die(ids.0, who);
     }
     drop(begun);
-    diverged.map_or(Ok(rehearsal), |who| Err(Error::Diverged(who)))
+    diverged.map_or(Ok((rehearsal, died)), |who| Err(Error::Diverged(who)))
 }
 
 #[cfg(test)]
@@ -282,9 +439,14 @@ mod tests {
         };
         // In the attempt that the deadline cut short nearly everybody is missing.
         let (one, all) = (missing(1, 300), missing(50, 400));
-        assert_eq!(who_to_name(&Halt::Late, Some(one), all), missing(1, 400));
-        assert_eq!(who_to_name(&Halt::Stalled, Some(one), all), all);
-        assert_eq!(who_to_name(&Halt::Late, None, all), all, "nothing better is known");
+        let (some, failed) = (Some(Failed::Unresponsive(one)), Failed::Unresponsive);
+        assert_eq!(what_to_name(&Halt::Late, some, all), failed(missing(1, 400)));
+        assert_eq!(what_to_name(&Halt::Stalled, some, all), failed(all));
+        assert_eq!(what_to_name(&Halt::Late, None, all), failed(all), "nothing better is known");
+        let odd = Odd { threads: 1, tid: 7 };
+        let mixed = what_to_name(&Halt::Mixed(odd), some, all);
+        assert_eq!(what_to_name(&Halt::Mixed(odd), Some(mixed), all), Failed::Mixed(odd, 2));
+        assert_eq!(what_to_name(&Halt::Late, Some(mixed), all), mixed);
     }
 
     /// It had joined, was let go, and has not left its handler: nothing is begun by the deadline, and
@@ -293,18 +455,21 @@ mod tests {
     fn who_has_not_left_is_waited_for_until_the_deadline() {
         let hold = Hold::new();
         let patience = Duration::from_millis(30);
-        let begun = Begun::new(&hold, None, || ()).unwrap();
+        let open = |until, prepare: &dyn Fn()| {
+            Begun::new(&hold, &mut Patience::new(until), || (), prepare)
+        };
+        let begun = open(None, &|| ()).unwrap();
         assert_eq!(hold.join(|| false), Some(1));
         drop(begun);
         for _ in 0..2 {
             let start = Instant::now();
-            let begun = Begun::new(&hold, Some(start + patience), || panic!("somebody is inside"));
+            let begun = open(Some(start + patience), &|| panic!("somebody is inside"));
             assert!(begun.is_none());
             assert!(start.elapsed() >= patience);
         }
-        hold.stay(&Kernel, || panic!("let go"));
+        hold.stay(&Kernel, || panic!("let go"), || (), || ());
         // It has left: that is enough also when the deadline has passed.
-        assert!(Begun::new(&hold, Some(Instant::now()), || ()).is_some());
+        assert!(open(Some(Instant::now()), &|| ()).is_some());
     }
 
     /// Else all threads would stay in their handlers for ever.
@@ -313,7 +478,8 @@ mod tests {
         for close in [false, true] {
             let hold = Hold::new();
             let unwound = std::panic::catch_unwind(|| {
-                let _begun = Begun::new(&hold, None, || ()).unwrap();
+                let mut patience = Patience::new(None);
+                let _begun = Begun::new(&hold, &mut patience, || (), || ()).unwrap();
                 assert!(!close || hold.close(0));
                 std::panic::resume_unwind(Box::new(()));
             });

@@ -10,6 +10,8 @@
 //!
 //! let groups = [65534];
 //! Batch::new()
+//!     .chroot(c"/var/empty")
+//!     .chdir(c"/")
 //!     .set_groups(&groups)
 //!     .set_resgid(Some(65534), Some(65534), Some(65534))
 //!     .set_resuid(Some(65534), Some(65534), Some(65534))
@@ -18,7 +20,7 @@
 //! # Ok::<(), allthreads::Error>(())
 //! ```
 
-use core::ffi::c_long;
+use core::ffi::{CStr, c_long};
 
 use sigctx::sys::id_calls;
 
@@ -157,6 +159,44 @@ impl<'a> Batch<'a> {
     #[must_use]
     pub const fn drop_bounding(self, capability: u32) -> Self {
         self.prctl(libc::PR_CAPBSET_DROP, capability as usize)
+    }
+}
+
+/// Calls of the process: made once, by the caller.
+impl<'a> Batch<'a> {
+    /// Adds: `path` becomes the root directory of the process.
+    ///
+    /// Operations after it find no `/proc`, unless there is one below the new root: give them a
+    /// directory that was opened before, see [`AllThreads::tasks`](crate::AllThreads::tasks).
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # References
+    ///
+    /// `chroot(2)`
+    #[must_use]
+    pub fn chroot(self, path: &'a CStr) -> Self {
+        self.path(libc::SYS_chroot, path)
+    }
+
+    /// Adds: `path` becomes the working directory of the process.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # References
+    ///
+    /// `chdir(2)`
+    #[must_use]
+    pub fn chdir(self, path: &'a CStr) -> Self {
+        self.path(libc::SYS_chdir, path)
+    }
+
+    fn path(self, number: c_long, path: &'a CStr) -> Self {
+        self.with(Call::Once(number, [path.as_ptr().expose_provenance(), 0, 0, 0, 0, 0]))
     }
 }
 

@@ -5,38 +5,40 @@
 //! exit in which the thread takes locks that a held thread may own. glibc uses 33 itself, for its
 //! own set*id broadcast, and musl for cancellation: the handler that was there is kept, and gets
 //! every instance that is not ours. Ours are told apart by a private `si_code`, which nobody but
-//! the sender chooses; nothing in the signal is dereferenced.
+//! the sender chooses, and by a value that tells one copy of this crate in the process from another;
+//! nothing in the signal is dereferenced.
 //!
 //! **The handler runs on threads of any origin**, also on those that have no thread-local storage
 //! or share somebody else's, in the middle of `malloc` or of libc's own thread code. It may only
 //! touch `BLOCK` and make raw system calls. What it calls is inlined; `tests/handler_code.rs`
 //! looks at the machine code.
 
-use core::ffi::{c_int, c_void};
+use core::ffi::{c_int, c_long, c_void};
 use core::mem;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use core::time::Duration;
 
 use sigctx::module::KeepError;
 use sigctx::sys::{
-    self, Errno, KernelAction, SIG_DFL, SIG_IGN, SaFlags, SigSet, Tid, rt_sigaction, syscall,
-    syscall_raw,
+    self, Errno, KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigSet, Tid, rt_sigaction,
+    syscall, syscall_raw,
 };
 
 use crate::block::BLOCK;
 use crate::hold::Futex;
+use crate::life;
+use crate::roll::has_ended_in;
+use crate::signals::SIGNALS;
+use crate::trail::Trail;
 
 /// The signal that libc's masks cannot contain.
 pub(crate) const DEFAULT: i32 = 33;
 
 /// Our instances. Negative, so that the kernel lets a thread send it to another; none of libc's.
 const CODE: i32 = -60;
-/// In `si_errno` of an instance that went to the last handler found: it has been here before.
-const CHAINED: i32 = 0x7461;
-/// The same of one that went to the first handler found, which is the end of the chain.
-const CHAINED_TO_FIRST: i32 = 0x7462;
-/// Signals an architecture may have (128 on MIPS), and one more because they count from 1.
-const SIGNALS: usize = 129;
+/// How long a held thread sleeps without a look at its owner.
+const LOOK_AT_OWNER: c_long = 50_000_000;
 
 type Action = unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
@@ -85,37 +87,70 @@ pub(crate) struct Kernel;
 
 impl Kernel {
     #[inline(always)]
-    fn futex(word: &AtomicU32, operation: c_int, value: u32) {
+    fn futex(word: &AtomicU32, operation: c_int, value: u32, time: Option<&[c_long; 2]>) -> isize {
         let operation = (operation | libc::FUTEX_PRIVATE_FLAG) as usize;
-        let args = [word.as_ptr() as usize, operation, value as usize, 0, 0, 0];
-        // SAFETY: the word is alive during the call, and there is no timeout. Early returns and
-        // errors (EAGAIN, EINTR) only make the caller look at the word again.
-        let _looked_at_again = unsafe { syscall_raw(libc::SYS_futex, args) };
+        let time = time.map_or(ptr::null(), ptr::from_ref) as usize;
+        let args = [word.as_ptr() as usize, operation, value as usize, time, 0, 0];
+        // SAFETY: the word and the time are alive during the call.
+        unsafe { syscall_raw(libc::SYS_futex, args) }
     }
 }
 
 impl Futex for Kernel {
-    type Timeout = core::time::Duration;
+    type Timeout = Duration;
 
     #[inline(always)]
-    fn wait(&self, word: &AtomicU32, expected: u32) {
-        Self::futex(word, libc::FUTEX_WAIT, expected);
+    fn wait(&self, word: &AtomicU32, expected: u32) -> bool {
+        // Early returns (EAGAIN, EINTR) only make the caller look at the word again. What else there is
+        // is the end of the time, or a filter: who cannot sleep looks at the owner.
+        let result = Self::futex(word, libc::FUTEX_WAIT, expected, Some(&[0, LOOK_AT_OWNER]));
+        result != 0 && result != AGAIN && result != INTERRUPTED
     }
 
+    #[inline(always)]
     fn wait_for(&self, word: &AtomicU32, expected: u32, timeout: Self::Timeout) {
+        let seconds = c_long::try_from(timeout.as_secs()).unwrap_or(c_long::MAX);
+        let time = [seconds, timeout.subsec_nanos().cast_signed().into()];
         // Early returns are as good as late ones.
-        let _ = sys::futex_wait(word, expected, Some(timeout));
+        let _ = Self::futex(word, libc::FUTEX_WAIT, expected, Some(&time));
     }
 
     #[inline(always)]
     fn wake_one(&self, word: &AtomicU32) {
-        Self::futex(word, libc::FUTEX_WAKE, 1);
+        // A thread that is not woken, because a filter forbids it, looks again.
+        let _ = Self::futex(word, libc::FUTEX_WAKE, 1, None);
     }
 
     #[inline(always)]
     fn wake_all(&self, word: &AtomicU32) {
-        Self::futex(word, libc::FUTEX_WAKE, i32::MAX as u32);
+        let _ = Self::futex(word, libc::FUTEX_WAKE, i32::MAX as u32, None);
     }
+}
+
+const AGAIN: isize = -(libc::EAGAIN as isize);
+const INTERRUPTED: isize = -(libc::EINTR as isize);
+
+/// Tells this copy's instances from those of another copy of the crate in the process.
+#[inline(always)]
+fn cookie() -> usize {
+    (&raw const BLOCK).addr()
+}
+
+/// Whether an instance was sent by this copy of the crate, by `send`.
+#[inline(always)]
+fn is_ours(info: &libc::siginfo_t) -> bool {
+    info.si_code == CODE && value(info) == cookie()
+}
+
+/// `si_value`, without a call.
+#[inline(always)]
+fn value(info: &libc::siginfo_t) -> usize {
+    // Three words; then, aligned as the union of all that may follow, the sender's two ids.
+    const AT: usize = 12_usize.next_multiple_of(align_of::<usize>()) + 8;
+    // SAFETY: within the 128 bytes of the information.
+    let place = unsafe { ptr::from_ref(info).cast::<u8>().add(AT) };
+    // SAFETY: within the information; any bits are an integer.
+    unsafe { place.cast::<usize>().read_unaligned() }
 }
 
 /// The handler. `tests/handler_code.rs` finds its machine code by its name.
@@ -128,7 +163,7 @@ unsafe extern "C" fn allthreads_on_signal(
     let info = unsafe { &mut *info };
     // An instance of `kill`, sent when the queue was full, cannot carry the code. Ours do not go to
     // a child, which may have been copied while they were under way.
-    let ours = info.si_code == CODE
+    let ours = is_ours(info)
         || (info.si_code == libc::SI_USER
             && BLOCK.broadcast.load(Ordering::Relaxed) != 0
             && BLOCK.process.is(sys::getpid()));
@@ -143,23 +178,57 @@ unsafe extern "C" fn allthreads_on_signal(
 fn hold() {
     // A child of vfork runs in its parent's memory, and a forked child in a copy of it: neither
     // is one of the threads that the block counts.
-    if !BLOCK.process.is(sys::getpid()) {
+    let pid = sys::getpid();
+    if !BLOCK.process.is(pid) {
         return;
     }
     let tid = sys::gettid();
+    if BLOCK.calls.run_own(tid) {
+        return;
+    }
     let Some(number) = BLOCK.hold.join(|| BLOCK.excluded.contains(tid)) else { return };
+    // Before the next system call, at which a filter may end this thread.
+    let line = BLOCK.roll.enter(number, tid);
     let entry = BLOCK.table.entry(tid);
     if let Some(entry) = entry {
         entry.set_arrived();
     }
+    BLOCK.credentials.compare(tid);
+    line.checked();
     BLOCK.hold.arrived(&Kernel, number);
-    BLOCK.hold.stay(&Kernel, || {
+    let run = || {
         BLOCK.calls.run(tid);
         // From here on it is in no function that `call` runs: after an early release its own code
         // may ask for an operation while this one is still executing.
         if let Some(entry) = entry {
             entry.clear_arrived();
         }
+        line.done();
+    };
+    BLOCK.hold.stay(&Kernel, run, || line.left(), || take_over_from_the_dead(pid, tid));
+}
+
+/// Ends the operation of an owner that was killed by a filter of its own, if that is what keeps this
+/// thread.
+#[inline(always)]
+fn take_over_from_the_dead(pid: i32, tid: Tid) {
+    let owner = BLOCK.lock.owner();
+    if owner == 0 || owner == tid || !life::has_ended(pid, owner) {
+        return;
+    }
+    if BLOCK.lock.inherit(owner, tid) {
+        inherited(pid);
+        BLOCK.lock.release();
+    }
+}
+
+/// Ends the operation of a dead owner. The caller has its lock.
+#[inline(always)]
+pub(crate) fn inherited(pid: i32) {
+    BLOCK.broadcast.store(0, Ordering::Relaxed);
+    BLOCK.hold.recover(&Kernel, || {
+        BLOCK.roll.bury(&BLOCK.hold, BLOCK.hold.joined(), has_ended_in(pid));
+        Duration::from_millis(10)
     });
 }
 
@@ -172,23 +241,25 @@ fn chain(signal: c_int, info: &mut libc::siginfo_t, context: *mut c_void) {
     let Some(first) = BLOCK.previous.first.get(signal as usize) else { return };
     // Acquire: pairs with `Previous::keep`.
     let (last, first) = (last.load(Ordering::Acquire), first.load(Ordering::Acquire));
-    // Who installed over us may chain to us, and we to it since: twice round is enough.
-    let (next, mark) = match info.si_errno {
-        CHAINED_TO_FIRST => return,
-        CHAINED if first == last => return,
-        CHAINED => (first, CHAINED_TO_FIRST),
-        _ => (last, CHAINED),
+    // Who installed over us may chain to us, and we to it since. The last one gets it first; when it
+    // comes back it goes to the first one, which was there before, and so cannot lead back again.
+    let trail = Trail::of(info);
+    let visit = trail.visit(cookie());
+    let next = match visit.before {
+        0 => last,
+        // It came from there, unless another copy of this crate did the same as we.
+        1 if first == last && !visit.others => ptr::null_mut(),
+        1 => first,
+        _ => ptr::null_mut(),
     };
-    if !is_function(next) {
-        return;
+    if !next.is_null() && is_function(next) {
+        // SAFETY: it was the kernel's action for this signal, so it is a handler, of three arguments
+        // or of one, which is the same to a caller on every ABI of Linux.
+        let action = unsafe { mem::transmute::<*mut c_void, Action>(next) };
+        // SAFETY: called as the kernel would, with the kernel's own frame.
+        unsafe { action(signal, info, context) };
     }
-    let errno = mem::replace(&mut info.si_errno, mark);
-    // SAFETY: it was the kernel's action for this signal, so it is a handler, of three arguments
-    // or of one, which is the same to a caller on every ABI of Linux.
-    let action = unsafe { mem::transmute::<*mut c_void, Action>(next) };
-    // SAFETY: called as the kernel would, with the kernel's own frame.
-    unsafe { action(signal, info, context) };
-    info.si_errno = errno;
+    Trail::of(info).leave(&visit);
 }
 
 /// Keeps the library that has the handler loaded, from the first operation on. Takes the dynamic
@@ -237,14 +308,59 @@ pub(crate) fn install(signal: i32) -> Result<(), Errno> {
 
 /// Sends one of our instances to a thread of this process.
 pub(crate) fn send(pid: i32, tid: Tid, signal: i32) -> Result<(), Errno> {
-    // SAFETY: integers and padding, for which zero is a value.
-    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
-    info.si_signo = signal;
-    info.si_code = CODE;
-    let info = &raw const info as usize;
-    let args = [pid as usize, tid as usize, signal as usize, info, 0, 0];
-    // SAFETY: the information lives during the call.
-    unsafe { syscall(libc::SYS_rt_tgsigqueueinfo, args) }.map(drop)
+    sys::tgsigqueueinfo(pid, tid, signal, CODE, cookie())
+}
+
+/// The thread's alternate stack is not used while this lives.
+struct OrdinaryStack(Option<libc::stack_t>);
+
+impl OrdinaryStack {
+    fn take() -> Self {
+        let none = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
+        let mut before = none;
+        let args = [&raw const none as usize, &raw mut before as usize, 0, 0, 0, 0];
+        // SAFETY: the kernel reads one structure and writes the other. It refuses on a thread that is on
+        // that stack now, which then goes on there.
+        let taken = unsafe { syscall(libc::SYS_sigaltstack, args) }.is_ok();
+        Self((taken && before.ss_flags & libc::SS_DISABLE == 0).then_some(before))
+    }
+}
+
+impl Drop for OrdinaryStack {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let args = [ptr::from_ref(before) as usize, 0, 0, 0, 0, 0];
+            // What it was: the kernel has no reason to refuse it.
+            // SAFETY: the stack that the thread had.
+            let _ = unsafe { syscall(libc::SYS_sigaltstack, args) };
+        }
+    }
+}
+
+/// Runs a function of the batch on the owner as it runs on all others: in the handler. What it changes in
+/// registers that the end of a handler puts back is then put back on the owner, too.
+///
+/// The caller is the owner, with all signals blocked. Returns 0, or a negated error number when it could
+/// not be run.
+pub(crate) fn run_own(call: usize, (pid, me, signal): (i32, Tid, i32)) -> isize {
+    // Its ordinary stack has more room than an alternate one.
+    let stack = OrdinaryStack::take();
+    BLOCK.calls.ask_own(me, call);
+    let mut sent = send(pid, me, signal);
+    if sent == Err(Errno::EAGAIN) {
+        // The queue is full. This one is never refused; all others have the signal blocked.
+        BLOCK.broadcast.store(1, Ordering::Relaxed);
+        sent = sys::kill(pid, signal);
+    }
+    // Delivered before the call returns.
+    sys::sigprocmask(MaskHow::Set, &SigSet::full().without(signal));
+    sys::sigprocmask(MaskHow::Set, &SigSet::full());
+    drop(stack);
+    if BLOCK.calls.was_own_run() {
+        return 0;
+    }
+    // Forbidden, or somebody has taken the handler away.
+    -(sent.err().unwrap_or(Errno::EAGAIN).raw() as isize)
 }
 
 /// The most foreign instances that `drain` sets aside.
@@ -266,8 +382,7 @@ pub(crate) fn drain(signal: i32, (pid, me): (i32, Tid)) {
     {
         // SAFETY: a signal that was sent has a sender, which is 0 if the queue had no room for it.
         let sender = unsafe { info.si_pid() };
-        let ours =
-            info.si_code == CODE || info.si_code == libc::SI_USER && (sender == pid || sender == 0);
+        let ours = is_ours(info) || info.si_code == libc::SI_USER && (sender == pid || sender == 0);
         if !ours {
             count += 1;
         }
@@ -290,4 +405,25 @@ fn take(signal: i32, info: &mut libc::siginfo_t) -> bool {
     let args = [set, info, &raw const now as usize, size_of::<SigSet>(), 0, 0];
     // SAFETY: the set, the information and the time live during the call.
     unsafe { syscall(libc::SYS_rt_sigtimedwait, args) }.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_copys_instances_are_ours() {
+        let signal = libc::SIGRTMIN() + 7;
+        sys::sigprocmask(MaskHow::Block, &SigSet::of(signal));
+        let (pid, me) = (sys::getpid(), sys::gettid());
+        // SAFETY: integers and padding, for which zero is a value.
+        let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+        for (value, ours) in [(cookie(), true), (cookie() + 64, false), (0, false)] {
+            sys::tgsigqueueinfo(pid, me, signal, CODE, value).unwrap();
+            assert!(take(signal, &mut info));
+            // SAFETY: a signal that was queued has a value.
+            assert_eq!(unsafe { info.si_value() }.sival_ptr.addr(), value);
+            assert_eq!(is_ours(&info), ours, "{value:#x}");
+        }
+    }
 }

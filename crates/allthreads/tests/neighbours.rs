@@ -58,6 +58,28 @@ fn concurrent_callers_take_turns() {
     });
 }
 
+/// Who waits for its turn can be held by the operation of a caller with another signal.
+#[test]
+fn callers_with_different_signals_do_not_wait_for_each_other() {
+    in_child("callers_with_different_signals_do_not_wait_for_each_other", LIMIT, || {
+        park(2);
+        let count = testkit::budget(300);
+        let public = Signal::Number(libc::SIGRTMIN() + 3);
+        let callers =
+            [Signal::Libc33, public, Signal::Number(libc::SIGRTMIN() + 4)].map(|signal| {
+                thread::spawn(move || {
+                    let all = AllThreads::new().signal(signal);
+                    let call = |_| all.batch(&name(c"turns")).unwrap();
+                    (0..count).map(call).filter(|outcome| outcome.retries > 0).count()
+                })
+            });
+        let retried: usize = callers.map(|caller| caller.join().unwrap()).iter().sum();
+        println!("{retried} of {} were tried again", 3 * count);
+        // One or two when a signal is used for the first time, and what a busy machine does.
+        assert!(retried as u64 <= 3 + count / 5, "{retried}");
+    });
+}
+
 #[test]
 fn a_handler_may_call_at_any_point_of_a_caller() {
     in_child("a_handler_may_call_at_any_point_of_a_caller", LIMIT, || {

@@ -13,7 +13,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use allthreads::sigctx::sys::{self, Errno, MaskHow, SigSet, Tid, gettid};
-use allthreads::{AllThreads, Applied, Batch, Error, Signal, Why, privileges};
+use allthreads::threadreg::procfs::TaskDir;
+use allthreads::{
+    AllThreads, Applied, Batch, Error, KernelWorkers, OnMixed, Signal, Why, privileges,
+};
 use common::*;
 use testkit::in_child;
 
@@ -228,14 +231,31 @@ fn a_stopped_process_is_waited_for() {
     });
 }
 
+/// The whole process is stopped for longer than an operation may take: that is no thread's fault.
+#[test]
+fn a_stop_that_is_longer_than_the_deadline_names_nobody() {
+    in_child("a_stop_that_is_longer_than_the_deadline_names_nobody", LIMIT, || {
+        park(3);
+        let pid = std::process::id();
+        let shell = format!(
+            "for i in 1 2 3; do kill -STOP {pid}; sleep 2.3; kill -CONT {pid}; sleep 0.2; done"
+        );
+        let mut child = std::process::Command::new("sh").args(["-c", &shell]).spawn().unwrap();
+        while child.try_wait().unwrap().is_none() {
+            // Two seconds, and a little.
+            name(c"stopped").apply().unwrap();
+        }
+    });
+}
+
 #[test]
 fn what_the_kernel_refuses_nobody_else_tries() {
     in_child("what_the_kernel_refuses_nobody_else_tries", LIMIT, || {
         park(4);
         let error = plain(100_000, [0; 6]).unwrap_err();
-        assert!(matches!(error, Error::Refused { call: 0, errno: Errno::ENOSYS }), "{error:?}");
+        assert!(matches!(error, Error::Refused { call: 0, errno: Errno::ENOSYS, .. }), "{error:?}");
         let error = plain(libc::SYS_capget, [0; 6]).unwrap_err();
-        assert!(matches!(error, Error::Refused { call: 0, errno: Errno::EFAULT }), "{error:?}");
+        assert!(matches!(error, Error::Refused { call: 0, errno: Errno::EFAULT, .. }), "{error:?}");
         assert_eq!(error.applied(), Applied::Calls(0));
     });
 }
@@ -248,7 +268,7 @@ fn a_batch_refused_in_its_middle_is_equal_everywhere() {
         // SAFETY: null is refused.
         let batch = unsafe { first.call(libc::SYS_capget, [0; 6]) };
         let error = batch.no_new_privs().apply().unwrap_err();
-        assert!(matches!(error, Error::Refused { call: 1, errno: Errno::EFAULT }), "{error:?}");
+        assert!(matches!(error, Error::Refused { call: 1, errno: Errno::EFAULT, .. }), "{error:?}");
         assert_eq!(error.applied(), Applied::Calls(1));
         assert_all("Name", "first");
         assert_all("NoNewPrivs", "0");
@@ -268,11 +288,111 @@ fn a_call_that_only_the_caller_may_not_make_is_made_by_nobody() {
             // On this thread only. SAFETY: no pointers.
             let result = unsafe { libc::syscall(libc::SYS_setresuid, nobody, nobody, nobody) };
             assert_eq!(result, 0);
-            privileges::set_groups(&[4712]).unwrap_err()
+            let proceed = AllThreads::new().on_mixed(OnMixed::Proceed);
+            proceed.batch(&Batch::new().set_groups(&[4712])).unwrap_err()
         });
         let error = error.join().unwrap();
-        assert!(matches!(error, Error::Refused { call: 0, errno: Errno::EPERM }), "{error:?}");
+        assert!(matches!(error, Error::Refused { call: 0, errno: Errno::EPERM, .. }), "{error:?}");
         assert_all("Groups", "4711 ");
+    });
+}
+
+/// The caller was refused a call further on: that is told beside the difference.
+#[test]
+fn a_refusal_is_told_beside_a_divergence() {
+    in_child("a_refusal_is_told_beside_a_divergence", LIMIT, || {
+        park(1);
+        let no_option = [0x7fff_ffff, 0, 0, 0, 0, 0];
+        // SAFETY: takes nothing.
+        let batch = unsafe { Batch::new().call(libc::SYS_gettid, [0; 6]) };
+        // SAFETY: no pointers; there is no such option.
+        let batch = unsafe { batch.call(libc::SYS_prctl, no_option) };
+        let error = batch.apply().unwrap_err();
+        println!("{error}");
+        let text = error.to_string();
+        assert_eq!(error.errno(), Some(Errno::EINVAL));
+        let Error::Diverged(who) = error else { panic!("{error:?}") };
+        assert_eq!(who.refused(), Some((1, Errno::EINVAL)));
+        assert!(text.ends_with("and was refused call 1: EINVAL (22)"), "{text}");
+        assert_eq!(who.name().number(), Some(libc::SYS_gettid));
+    });
+}
+
+/// A thread with other credentials would be refused what the caller is not: nothing is done.
+#[test]
+fn a_drop_with_mixed_credentials_is_refused_whole() {
+    in_child("a_drop_with_mixed_credentials_is_refused_whole", LIMIT, || {
+        if !is_root() {
+            return;
+        }
+        park(3);
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            let user = 1000;
+            // On this thread only. SAFETY: no pointers.
+            let result = unsafe { libc::syscall(libc::SYS_setresuid, user, user, 0) };
+            tell.send((result, gettid())).unwrap();
+            loop {
+                thread::park();
+            }
+        });
+        let (result, odd) = told.recv().unwrap();
+        assert_eq!(result, 0);
+        let drop = Batch::new().set_groups(&[4711]).set_resuid(Some(1000), Some(1000), Some(0));
+        let error = drop.apply().unwrap_err();
+        println!("{error}");
+        assert!(matches!(error, Error::Mixed { tid, threads: 1 } if tid == odd), "{error:?}");
+        assert_eq!(error.applied(), Applied::Calls(0));
+        for tid in tids().into_iter().filter(|&tid| tid != odd) {
+            assert_eq!(status(tid, "Uid").as_deref(), Some("0\t0\t0\t0"));
+            assert_ne!(status(tid, "Groups").as_deref(), Some("4711 "));
+        }
+        // What needs no credentials goes on, and what is asked for.
+        privileges::no_new_privs().unwrap();
+        let error = AllThreads::new().on_mixed(OnMixed::Proceed).batch(&drop).unwrap_err();
+        assert!(matches!(error, Error::Diverged(_)), "{error:?}");
+    });
+}
+
+#[test]
+fn an_error_names_the_call_and_converts() {
+    in_child("an_error_names_the_call_and_converts", LIMIT, || {
+        park(1);
+        let error = Batch::new().no_new_privs().drop_bounding(63).apply().unwrap_err();
+        let text = error.to_string();
+        let begin = "the kernel refused drop_bounding(63), call 1 of the batch: E";
+        assert!(text.starts_with(begin), "{text}");
+        let errno = error.errno().unwrap();
+        let expected = std::io::Error::from_raw_os_error(errno.raw()).kind();
+        let error = std::io::Error::from(error);
+        assert_eq!(error.kind(), expected);
+        assert_eq!(error.to_string(), text);
+    });
+}
+
+/// A thread of the kernel that polls a ring keeps its credentials.
+#[test]
+fn a_ring_that_is_polled_is_a_reason_to_refuse() {
+    in_child("a_ring_that_is_polled_is_a_reason_to_refuse", LIMIT, || {
+        park(2);
+        // `struct io_uring_params`: its third word are the flags.
+        let mut params = [0_u32; 30];
+        params[2] = 1 << 1;
+        let args = [4, params.as_mut_ptr() as usize, 0, 0, 0, 0];
+        // SAFETY: the kernel reads and writes the parameters.
+        if let Err(errno) = unsafe { sys::syscall(libc::SYS_io_uring_setup, args) } {
+            return testkit::skip(format!("no io_uring: {errno}"));
+        }
+        for refuse in [KernelWorkers::RefusePolling, KernelWorkers::Refuse] {
+            let all = AllThreads::new().kernel_workers(refuse);
+            let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
+            println!("{error}");
+            let Error::KernelWorkers { tid, workers: 1 } = error else { panic!("{error:?}") };
+            assert!(status(tid, "Name").unwrap().starts_with("iou-sqp-"));
+            assert_eq!(error.applied(), Applied::Calls(0));
+            assert_all("NoNewPrivs", "0");
+        }
+        assert_eq!(privileges::no_new_privs().unwrap().kernel_workers, 1);
     });
 }
 
@@ -284,7 +404,7 @@ fn too_many_calls_are_refused() {
     }
     assert_eq!(batch.apply().unwrap().values().len(), allthreads::MAX_CALLS);
     let error = batch.no_new_privs().apply().unwrap_err();
-    assert!(matches!(error, Error::TooManyCalls { calls: 17 }), "{error:?}");
+    assert!(matches!(error, Error::TooManyCalls { calls: 65 }), "{error:?}");
 }
 
 /// The operation of somebody else, who leaves this thread out, keeps it waiting.
@@ -427,8 +547,13 @@ fn a_thread_stopped_on_its_way_out_is_waited_for_until_the_deadline() {
             println!("{error}");
             assert!(start.elapsed() < testkit::patience(10 * limit), "{:?}", start.elapsed());
             assert_eq!(error.applied(), Applied::Calls(0));
-            if let Error::Busy { holder: 0, waited } = error {
-                assert!(waited >= limit, "{waited:?}");
+            // Not the one that has the signal blocked: the operation did not come so far.
+            if let Error::Unresponsive(who) = error
+                && who.threads().all(|thread| thread.tid() == stopped)
+            {
+                assert!(who.elapsed() >= limit, "{who}");
+                let whys: Vec<_> = who.threads().map(allthreads::Straggler::why).collect();
+                assert_eq!(whys, [Why::Traced], "{who}");
                 break;
             }
             // Stopped before it joined, or when it had left.
@@ -457,10 +582,11 @@ fn a_deadline_beyond_the_clock_is_none() {
 fn a_lack_of_descriptors_is_named() {
     in_child("a_lack_of_descriptors_is_named", LIMIT, || {
         deaf(SigSet::of(SIGNAL), None);
+        let tasks = TaskDir::open().unwrap();
         let next = fs::File::open("/dev/null").unwrap().as_raw_fd() as libc::rlim_t;
-        let all = AllThreads::new().deadline(Duration::from_millis(300));
-        // For the list, and to look whose it is; not for another one beside it, to read from.
-        let limit = libc::rlimit { rlim_cur: next + 2, rlim_max: next + 2 };
+        let all = AllThreads::new().deadline(Duration::from_millis(300)).tasks(&tasks);
+        // The list is open; none is left to read what a thread does.
+        let limit = libc::rlimit { rlim_cur: next, rlim_max: next };
         // SAFETY: reads the limit.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
         let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
@@ -479,11 +605,11 @@ fn ids_that_mean_unchanged_are_refused() {
     ];
     for batch in batches {
         let error = batch.apply().unwrap_err();
-        assert!(matches!(error, Error::BadId { call: 0 }), "{error:?}");
+        assert!(matches!(error, Error::BadId { call: 0, .. }), "{error:?}");
     }
     let batch = Batch::new().no_new_privs().set_resgid(bad, bad, bad).set_resuid(bad, bad, bad);
     let error = batch.apply().unwrap_err();
-    assert!(matches!(error, Error::BadId { call: 1 }), "{error:?}");
+    assert!(matches!(error, Error::BadId { call: 1, .. }), "{error:?}");
     assert_eq!(error.applied(), Applied::Calls(0));
     let unchanged = Batch::new().set_resgid(None, None, None).set_resuid(None, None, None);
     assert_eq!(unchanged.apply().unwrap().values(), [0, 0]);

@@ -5,14 +5,17 @@ mod common;
 use std::ffi::c_void;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use allthreads::safepoint::World;
+use allthreads::safepoint::{StopError, StopOptions, World};
 use allthreads::sigctx::sys::gettid;
+use allthreads::threadreg::procfs::TaskDir;
 use allthreads::{
-    AllThreads, Applied, Barrier, Batch, Error, OnDivergence, privileges, privileges::KeepCaps,
+    AllThreads, Applied, Barrier, Batch, Error, OnDivergence, Results, privileges,
+    privileges::KeepCaps,
 };
 use common::*;
 use testkit::{child, forked, in_child};
@@ -192,6 +195,118 @@ fn a_batch_of_three_is_one_stop() {
 }
 
 #[test]
+fn results_that_differ_and_are_no_errors_will_do_when_asked_for() {
+    in_child("results_that_differ_and_are_no_errors_will_do_when_asked_for", LIMIT, || {
+        park(3);
+        let all = AllThreads::new().results(Results::Succeed);
+        // SAFETY: takes nothing.
+        let outcome = unsafe { all.syscall(libc::SYS_gettid, [0; 6]) }.unwrap();
+        assert_eq!((outcome.value(), outcome.threads), (gettid() as isize, tids().len()));
+        static OWNER: AtomicI32 = AtomicI32::new(0);
+        OWNER.store(gettid(), Ordering::Relaxed);
+        thread::spawn(|| {
+            // SAFETY: no pointers; this thread alone cannot gain privileges any more.
+            unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+            OWNER.store(0, Ordering::SeqCst);
+            loop {
+                thread::park();
+            }
+        });
+        while OWNER.load(Ordering::SeqCst) != 0 {
+            thread::yield_now();
+        }
+        let args = [libc::PR_GET_NO_NEW_PRIVS as usize, 0, 0, 0, 0, 0];
+        assert!(matches!(plain(libc::SYS_prctl, args), Err(Error::Diverged(_))));
+        // SAFETY: no pointers.
+        assert_eq!(unsafe { all.syscall(libc::SYS_prctl, args) }.unwrap().value(), 0);
+    });
+}
+
+/// All threads end alike: what a signal handler's end puts back is put back on the caller, too.
+#[test]
+fn what_a_function_does_to_registers_is_undone_on_every_thread() {
+    #[link(name = "m")]
+    unsafe extern "C" {
+        safe fn fegetround() -> i32;
+        safe fn fesetround(mode: i32) -> i32;
+    }
+    static RUNS: AtomicUsize = AtomicUsize::new(0);
+    static CHANGED: AtomicUsize = AtomicUsize::new(0);
+    unsafe extern "C" fn round_otherwise(_: *mut c_void) {
+        let before = fegetround();
+        // The numbers are the architectures' own: one of these is another mode on each.
+        for mode in [0x400, 0x40_0000, 1] {
+            if fesetround(mode) == 0 && fegetround() != before {
+                CHANGED.fetch_add(1, Ordering::Relaxed);
+                break;
+            }
+        }
+        RUNS.fetch_add(1, Ordering::Relaxed);
+    }
+    in_child("what_a_function_does_to_registers_is_undone_on_every_thread", LIMIT, || {
+        let barrier = std::sync::Barrier::new(4);
+        thread::scope(|scope| {
+            let others = [(); 3].map(|()| {
+                scope.spawn(|| {
+                    barrier.wait();
+                    barrier.wait();
+                    fegetround()
+                })
+            });
+            barrier.wait();
+            let before = fegetround();
+            // SAFETY: touches a register of the thread, and atomics.
+            let outcome =
+                unsafe { allthreads::call(round_otherwise, std::ptr::null_mut()) }.unwrap();
+            let caller = fegetround();
+            barrier.wait();
+            let others = others.map(|other| other.join().unwrap());
+            assert_eq!(RUNS.load(Ordering::Relaxed), outcome.threads);
+            if CHANGED.load(Ordering::Relaxed) != outcome.threads {
+                return testkit::skip("no other rounding mode");
+            }
+            assert_eq!((caller, others), (before, [before; 3]));
+        });
+    });
+}
+
+/// A batch is long enough to empty the bounding set.
+#[test]
+fn all_capabilities_leave_the_bounding_set_in_one_stop() {
+    in_child("all_capabilities_leave_the_bounding_set_in_one_stop", LIMIT, || {
+        if !is_root() {
+            return;
+        }
+        park(3);
+        let last: u32 = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
+        let mut batch = Batch::new();
+        for capability in 0..=last {
+            batch = batch.drop_bounding(capability);
+        }
+        let outcome = batch.no_new_privs().apply().unwrap();
+        assert_eq!((outcome.values().len(), outcome.threads), (last as usize + 2, tids().len()));
+        let tasks = TaskDir::open().unwrap();
+        for tid in tids() {
+            let status = tasks.status(tid).unwrap();
+            assert_eq!(status.bounding_capabilities, 0, "{tid}");
+            assert!(status.no_new_privs);
+        }
+    });
+}
+
+#[test]
+fn batches_may_be_kept_and_shared() {
+    const fn shared<T: Send + Sync>() {}
+    const { shared::<Batch<'static>>() };
+    static DROP: Batch<'static> = Batch::new().no_new_privs();
+    assert_eq!(format!("{DROP:?}").matches("Syscall").count(), 1);
+}
+
+#[test]
 fn ids_and_groups_change_on_every_thread() {
     in_child("ids_and_groups_change_on_every_thread", LIMIT, || {
         if !is_root() {
@@ -230,54 +345,78 @@ fn early_release_applies_the_same() {
     });
 }
 
+/// That the world is stopped is asked from inside the operation: where the mutator happens to be when
+/// the signal comes depends on the processors that there are.
 #[test]
 fn a_world_is_stopped_first() {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    static OWNER: AtomicI32 = AtomicI32::new(0);
+    static HELD: AtomicUsize = AtomicUsize::new(0);
     static POLLS: AtomicUsize = AtomicUsize::new(0);
-    /// The mutator is between two polls, which is nearly always.
-    static WORKING: AtomicBool = AtomicBool::new(false);
-    static SEEN: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
-    /// Any signal holds the mutator; only a stop holds it in a poll.
+    /// Only a thread that has the world stopped is told so.
     unsafe extern "C" fn look(_: *mut c_void) {
-        let at = usize::from(WORKING.load(Ordering::SeqCst));
-        SEEN[at].fetch_add(1, Ordering::SeqCst);
+        if gettid() != OWNER.load(Ordering::SeqCst) {
+            return;
+        }
+        let options = StopOptions::new("again").deadline(Duration::ZERO);
+        match WORLD.get().unwrap().stop_from_outside_with(options) {
+            Err(StopError::Nested { .. }) => drop(HELD.fetch_add(1, Ordering::SeqCst)),
+            other => println!("not stopped: {other:?}"),
+        }
     }
     in_child("a_world_is_stopped_first", LIMIT, || {
-        let world = World::new();
-        let other = world.clone();
-        thread::spawn(move || {
-            let mut mutator = other.attach().unwrap();
+        let world = WORLD.get_or_init(World::new);
+        OWNER.store(gettid(), Ordering::SeqCst);
+        thread::spawn(|| {
+            let mut mutator = world.attach().unwrap();
             loop {
-                WORKING.store(true, Ordering::SeqCst);
-                for n in 0..2000 {
-                    std::hint::black_box(n);
-                }
-                WORKING.store(false, Ordering::SeqCst);
                 mutator.poll();
                 POLLS.fetch_add(1, Ordering::SeqCst);
+                thread::yield_now();
             }
         });
         while POLLS.load(Ordering::SeqCst) == 0 {
             thread::yield_now();
         }
-        let seen = || SEEN.each_ref().map(|count| count.swap(0, Ordering::SeqCst));
-        let all = AllThreads::new().world(&world);
-        for _ in 0..20 {
-            // SAFETY: only atomics.
-            let threads = unsafe { all.call(look, std::ptr::null_mut()) }.unwrap().threads;
-            assert_eq!(seen(), [threads, 0], "the mutator was not stopped");
+        let all = AllThreads::new().world(world);
+        for round in 1..=20 {
+            // SAFETY: on this thread alone more than atomics, and that is refused at once.
+            unsafe { all.call(look, std::ptr::null_mut()) }.unwrap();
+            assert_eq!(HELD.load(Ordering::SeqCst), round);
             // It runs again.
             let before = POLLS.load(Ordering::SeqCst);
             while POLLS.load(Ordering::SeqCst) < before + 10 {
                 thread::yield_now();
             }
         }
-        // Without the world it is held wherever it is, else this test could not fail.
-        while seen()[1] == 0 {
-            // SAFETY: only atomics.
-            unsafe { allthreads::call(look, std::ptr::null_mut()) }.unwrap();
-        }
         let _mutator = world.attach().unwrap();
         let error = all.batch(&name(c"never")).unwrap_err();
         assert!(matches!(error, Error::WorldNotStopped(_)), "{error:?}");
+    });
+}
+
+/// The default bound covers the stop of the world, too.
+#[test]
+fn a_world_that_does_not_stop_is_refused_by_default() {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    static ATTACHED: AtomicBool = AtomicBool::new(false);
+    in_child("a_world_that_does_not_stop_is_refused_by_default", LIMIT, || {
+        let world = World::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let _mutator = world.attach().unwrap();
+                ATTACHED.store(true, Ordering::SeqCst);
+                while !DONE.load(Ordering::SeqCst) {
+                    sleep(1);
+                }
+            });
+            while !ATTACHED.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            let error = AllThreads::new().world(&world).batch(&name(c"never")).unwrap_err();
+            assert!(matches!(error, Error::WorldNotStopped(StopError::Deadline { .. })), "{error}");
+            assert_eq!(error.applied(), Applied::Calls(0));
+            DONE.store(true, Ordering::SeqCst);
+        });
     });
 }

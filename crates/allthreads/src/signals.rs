@@ -1,0 +1,55 @@
+//! The signals that operations of this process use.
+//!
+//! Who waits for its turn can be held by an operation with another signal than its own: it keeps all of
+//! them open. A signal is entered when its handler is in place, by the owner, who then announces it to
+//! those that wait (see `lock`).
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use sigctx::sys::SigSet;
+
+/// Signals an architecture may have (128 on MIPS), and one more because they count from 1.
+pub(crate) const SIGNALS: usize = 129;
+
+/// See the module.
+pub(crate) struct Signals([AtomicU32; SIGNALS.div_ceil(32)]);
+
+impl Signals {
+    pub(crate) const fn new() -> Self {
+        Self([const { AtomicU32::new(0) }; _])
+    }
+
+    /// Enters a signal; whether it is new.
+    pub(crate) fn add(&self, signal: i32) -> bool {
+        let signal = signal as usize;
+        let bit = 1 << (signal % 32);
+        // Relaxed: the announcement publishes it.
+        let word = self.0.get(signal / 32);
+        word.is_some_and(|word| word.fetch_or(bit, Ordering::Relaxed) & bit == 0)
+    }
+
+    /// `set` without these signals.
+    pub(crate) fn without(&self, mut set: SigSet) -> SigSet {
+        for (index, word) in self.0.iter().enumerate() {
+            let mut bits = word.load(Ordering::Relaxed);
+            while bits != 0 {
+                set = set.without((index * 32) as i32 + bits.trailing_zeros() as i32);
+                bits &= bits - 1;
+            }
+        }
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_signal_that_was_entered_is_taken_out() {
+        let signals = Signals::new();
+        assert_eq!(signals.without(SigSet::full()), SigSet::full());
+        assert!(signals.add(33) && !signals.add(33) && signals.add(64));
+        assert_eq!(signals.without(SigSet::full()), SigSet::full().without(33).without(64));
+    }
+}

@@ -1,0 +1,116 @@
+//! Where a foreign signal has been: which copies of this crate it went through, and how often.
+//!
+//! Several copies in one process (two plugins, two versions of the crate) find each other's handlers when
+//! they look at the action, and hand on to each other what is not theirs. A mark that all of them use
+//! says that some copy has seen an instance, not which; marks of their own alone overwrite each other.
+//! So each instance carries a list. It lies in the kernel's information about the signal, behind
+//! what any signal uses (48 of 128 bytes), where the kernel and all handlers leave it alone. It is found
+//! by a word before it, and empty again when the handler ends: what lies there otherwise, from an old
+//! kernel that does not clear it, is no list.
+
+use core::ptr;
+
+/// Bytes that the kernel's own structure takes (`struct kernel_siginfo`).
+const USED: usize = 48;
+const WORDS: usize = (size_of::<libc::siginfo_t>() - USED) / size_of::<usize>();
+/// How often, in the low bits of a copy's word, which is an address that has none.
+const TIMES: usize = 3;
+const BEGIN: usize = 0x7461_7274;
+
+/// See the module.
+pub(crate) struct Trail<'a>(&'a mut [usize; WORDS]);
+
+/// One call of a copy's handler for an instance.
+pub(crate) struct Visit {
+    place: usize,
+    /// How often this copy was visited before.
+    pub(crate) before: usize,
+    /// Whether another copy was.
+    pub(crate) others: bool,
+}
+
+impl<'a> Trail<'a> {
+    #[inline(always)]
+    pub(crate) fn of(info: &'a mut libc::siginfo_t) -> Self {
+        let begin = ptr::from_mut(info).cast::<usize>();
+        // SAFETY: within the information.
+        let words = unsafe { begin.add(USED / size_of::<usize>()) }.cast::<[usize; WORDS]>();
+        // SAFETY: the rest of the information, which is borrowed for as long; any bits are integers.
+        let words = unsafe { &mut *words };
+        if words[0] != BEGIN {
+            // Not `fill`, which may be a call.
+            for word in words.iter_mut() {
+                // SAFETY: a word of the list. Volatile, so that it does not become a call.
+                unsafe { ptr::from_mut(word).write_volatile(0) };
+            }
+            words[0] = BEGIN;
+        }
+        Self(words)
+    }
+
+    /// Notes a visit of the copy whose word is `who`. When the list is full it is one that was here.
+    #[inline(always)]
+    pub(crate) fn visit(self, who: usize) -> Visit {
+        let mut visit = Visit { place: 0, before: 1, others: false };
+        for (place, word) in self.0.iter_mut().enumerate().skip(1) {
+            if *word & !TIMES == who {
+                visit.place = place;
+                visit.before = *word & TIMES;
+            } else if *word != 0 {
+                visit.others = true;
+            } else if visit.place == 0 {
+                *word = who;
+                visit.place = place;
+                visit.before = 0;
+            }
+            if visit.place == place && visit.before < TIMES {
+                *word += 1;
+            }
+        }
+        visit
+    }
+
+    /// Takes the visit back.
+    #[inline(always)]
+    pub(crate) fn leave(self, visit: &Visit) {
+        if visit.place == 0 || visit.before >= TIMES {
+            return;
+        }
+        if let Some(word) = self.0.get_mut(visit.place) {
+            *word = if visit.before == 0 { 0 } else { *word - 1 };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn visits_are_counted_for_each_copy_and_taken_back() {
+        // SAFETY: integers and padding, for which zero is a value.
+        let mut info: libc::siginfo_t = unsafe { core::mem::zeroed() };
+        // What an old kernel left there.
+        Trail::of(&mut info).0[3] = 0x4711;
+        Trail::of(&mut info).0[0] = 0;
+        let mut visit = |who: usize| {
+            let visit = Trail::of(&mut info).visit(who);
+            (visit.before, visit.others, visit.place)
+        };
+        assert_eq!(visit(64), (0, false, 1));
+        assert_eq!(visit(128), (0, true, 2));
+        assert_eq!(visit(64), (1, true, 1));
+        assert_eq!(visit(64), (2, true, 1));
+        for before in [2, 1, 0] {
+            Trail::of(&mut info).leave(&Visit { place: 1, before, others: true });
+        }
+        Trail::of(&mut info).leave(&Visit { place: 2, before: 0, others: true });
+        assert!(Trail::of(&mut info).0[1..].iter().all(|&word| word == 0));
+        for copy in 1..WORDS {
+            assert_eq!(Trail::of(&mut info).visit(copy * 64).before, 0);
+        }
+        // Full: it goes towards the first handler, which is an end.
+        let visit = Trail::of(&mut info).visit(WORDS * 64);
+        assert_eq!((visit.before, visit.place), (1, 0));
+    }
+}
