@@ -120,7 +120,7 @@ fn a_parked_frame_resumes_with_its_errno() {
             set_errno(7);
             // SAFETY: this stack is needed no more.
             let Err((_, error)) = unsafe { parked.resume() };
-            testkit::skip(&format!("frames stay on their threads here: {error}"));
+            testkit::skip(format!("frames stay on their threads here: {error}"));
             SEEN.store(42, SeqCst);
         });
         wait_for("the resumed code", || SEEN.load(SeqCst) != 0);
