@@ -24,7 +24,7 @@
 # a plain handler: 26 of 20000 signals lost registers (28.9 of f0 to f31 on average)
 # a handler that loads them from its frame at its end: 0 of 20000 signals lost registers (0.0 of f0 to f31 on average)
 # Linux 7.2.12+deb14-s390x s390x, #1 SMP PREEMPT Debian 7.2.12-1 (2026-10-22)
-# a plain handler: 39 of 20000 signals lost registers (7.0 of the pairs a2,a3 to a14,a15 on average)
+# a plain handler: 27 of 20000 signals lost registers (7.0 of the pairs a2,a3 to a14,a15 on average)
 # a handler that loads them from its frame at its end: 0 of 20000 signals lost registers (0.0 of the pairs a2,a3 to a14,a15 on average)
 #
 # How many are lost depends on how busy the machine is.
