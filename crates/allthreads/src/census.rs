@@ -2,6 +2,9 @@
 //! `/proc/self/task` and sends signals.
 //!
 //! Nothing here allocates: while threads are held one of them may own the allocator's lock.
+//!
+//! This file is long because what a look at a thread tells, and what follows from it for the gathering,
+//! are read together.
 
 use core::sync::atomic::Ordering;
 use core::time::Duration;

@@ -1,5 +1,7 @@
 //! Operations that are refused: by a thread that does not come, or by the kernel. What is in
 //! effect afterwards is looked at on every thread.
+//!
+//! This file is long because each refusal has its own test.
 
 mod common;
 

@@ -196,13 +196,13 @@ fn a_batch_of_three_is_one_stop() {
 
 #[test]
 fn results_that_differ_and_are_no_errors_will_do_when_asked_for() {
+    static OWNER: AtomicI32 = AtomicI32::new(0);
     in_child("results_that_differ_and_are_no_errors_will_do_when_asked_for", LIMIT, || {
         park(3);
         let all = AllThreads::new().results(Results::Succeed);
         // SAFETY: takes nothing.
         let outcome = unsafe { all.syscall(libc::SYS_gettid, [0; 6]) }.unwrap();
         assert_eq!((outcome.value(), outcome.threads), (gettid() as isize, tids().len()));
-        static OWNER: AtomicI32 = AtomicI32::new(0);
         OWNER.store(gettid(), Ordering::Relaxed);
         thread::spawn(|| {
             // SAFETY: no pointers; this thread alone cannot gain privileges any more.
@@ -300,9 +300,9 @@ fn all_capabilities_leave_the_bounding_set_in_one_stop() {
 
 #[test]
 fn batches_may_be_kept_and_shared() {
+    static DROP: Batch<'static> = Batch::new().no_new_privs();
     const fn shared<T: Send + Sync>() {}
     const { shared::<Batch<'static>>() };
-    static DROP: Batch<'static> = Batch::new().no_new_privs();
     assert_eq!(format!("{DROP:?}").matches("Syscall").count(), 1);
 }
 

@@ -15,6 +15,8 @@
 //! - An open [`TaskDir`] stays usable after `chroot`, and after a change of credentials that hides
 //!   `/proc`.
 //!
+//! This file is long because all that is read about a thread is here.
+//!
 //! # References
 //!
 //! `proc_pid_task(5)`, `proc_pid_stat(5)`, `proc_pid_status(5)`; `fs/proc/base.c`:
