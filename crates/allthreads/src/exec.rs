@@ -4,7 +4,6 @@
 //! die of an operation's signal. `exec` takes the operations' lock as any caller does, and while it
 //! waits for it can be held like any other thread.
 
-use core::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use sigctx::sys::{self, SigSet, Tid};
@@ -13,21 +12,16 @@ use threadreg::{ExecHold, ExecHook};
 
 use crate::block::BLOCK;
 use crate::lock::{Locked, Refused};
+use crate::owner::be_reachable;
+use crate::patience::Patience;
+use crate::signal;
 use crate::table::Entry;
 
 static HOOK: ExecHook = ExecHook::new(signals, hold, release);
 
-/// The signals of all operations that there were. Bits 0 to 128, as MIPS has them.
-static USED: [AtomicU32; 5] = [const { AtomicU32::new(0) }; 5];
-
-/// To be called before an operation first sends `signal`. Fails with the thread that is in `exec` until
-/// `until`.
-pub(crate) fn note(signal: i32, until: Option<Instant>) -> Result<(), Tid> {
-    let bit = signal as usize;
-    if let Some(word) = USED.get(bit / 32) {
-        // Relaxed: `before_exec` orders it, as it does the hook.
-        word.fetch_or(1 << (bit % 32), Ordering::Relaxed);
-    }
+/// To be called before an operation first sends a signal, which is entered in the block by then. Fails
+/// with the thread that is in `exec` until `until`.
+pub(crate) fn note(until: Option<Instant>) -> Result<(), Tid> {
     match threadreg::before_exec(&HOOK, until) {
         // No room for a hook: operations go on as if they did not know of `exec`.
         Err(0) => Ok(()),
@@ -36,11 +30,7 @@ pub(crate) fn note(signal: i32, until: Option<Instant>) -> Result<(), Tid> {
 }
 
 fn signals() -> SigSet {
-    let used = |signal: &i32| {
-        let bit = *signal as usize;
-        USED.get(bit / 32).is_some_and(|word| word.load(Ordering::Relaxed) >> (bit % 32) & 1 != 0)
-    };
-    (1..=128).filter(used).fold(SigSet::empty(), SigSet::with)
+    BLOCK.signals.set()
 }
 
 fn hold(until: Option<Instant>) -> ExecHold {
@@ -53,8 +43,11 @@ fn hold(until: Option<Instant>) -> ExecHold {
     // In a function that `call` runs: all have come, and no signal is sent any more.
     let nested =
         || BLOCK.hold.is_executing() && BLOCK.table.entry(me).is_some_and(Entry::has_arrived);
-    match BLOCK.lock.acquire(me, until, nested) {
+    match BLOCK.lock.acquire(me, &mut Patience::new(until), nested, be_reachable) {
         Ok(locked) => {
+            if locked.inherited {
+                signal::inherited(sys::getpid());
+            }
             locked.keep();
             ExecHold::Still
         }

@@ -164,7 +164,7 @@ impl<'a> Locked<'a> {
 
     /// The lock that the calling thread took and kept.
     pub(crate) fn kept(lock: &'a Lock) -> Self {
-        Self(lock)
+        Self { lock, inherited: false }
     }
 }
 

@@ -81,8 +81,8 @@ impl Mask {
 }
 
 /// Blocks all that would not bring the caller into the operation of somebody else.
-fn be_reachable() {
-    sigprocmask(MaskHow::Set, &BLOCK.signals.without(SigSet::full()));
+pub(crate) fn be_reachable() {
+    sigprocmask(MaskHow::Set, &BLOCK.signals.without(SigSet::deferrable()));
 }
 
 impl Drop for Mask {
@@ -142,7 +142,7 @@ pub(crate) fn run(request: &Request<'_>) -> Result<Outcome, Error> {
     let mut patience = Patience::new(until);
     let (pid, me) = (sys::getpid(), sys::gettid());
     BLOCK.take_over(pid);
-    if let Err(holder) = exec::note(request.signal, until) {
+    if let Err(holder) = exec::note(until) {
         return Err(Error::Busy { holder, waited: start.elapsed() });
     }
     let mut back_off = FIRST_BACK_OFF;

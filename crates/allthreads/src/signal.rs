@@ -353,8 +353,8 @@ pub(crate) fn run_own(call: usize, (pid, me, signal): (i32, Tid, i32)) -> isize 
         sent = sys::kill(pid, signal);
     }
     // Delivered before the call returns.
-    sys::sigprocmask(MaskHow::Set, &SigSet::full().without(signal));
-    sys::sigprocmask(MaskHow::Set, &SigSet::full());
+    sys::sigprocmask(MaskHow::Set, &SigSet::deferrable().without(signal));
+    sys::sigprocmask(MaskHow::Set, &SigSet::deferrable());
     drop(stack);
     if BLOCK.calls.was_own_run() {
         return 0;

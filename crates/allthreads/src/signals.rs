@@ -29,15 +29,21 @@ impl Signals {
     }
 
     /// `set` without these signals.
-    pub(crate) fn without(&self, mut set: SigSet) -> SigSet {
-        for (index, word) in self.0.iter().enumerate() {
-            let mut bits = word.load(Ordering::Relaxed);
-            while bits != 0 {
-                set = set.without((index * 32) as i32 + bits.trailing_zeros() as i32);
-                bits &= bits - 1;
-            }
-        }
-        set
+    pub(crate) fn without(&self, set: SigSet) -> SigSet {
+        self.iter().fold(set, SigSet::without)
+    }
+
+    /// These signals.
+    pub(crate) fn set(&self) -> SigSet {
+        self.iter().fold(SigSet::empty(), SigSet::with)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = i32> {
+        let has = |signal: &usize| {
+            let word = self.0.get(signal / 32);
+            word.is_some_and(|word| word.load(Ordering::Relaxed) >> (signal % 32) & 1 != 0)
+        };
+        (1..SIGNALS).filter(has).map(|signal| signal as i32)
     }
 }
 

@@ -41,7 +41,6 @@ use std::time::{Duration, Instant};
 use sigctx::sys::{self, MaskHow, SigSet};
 
 use crate::freeze::{freeze_creation, freeze_creation_within};
-use crate::mask;
 use crate::name::Name;
 use crate::thread_ref::threads;
 
