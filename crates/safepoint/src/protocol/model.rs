@@ -34,7 +34,7 @@ impl Edge for Model {
 
     fn wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
         if timeout == Some(Duration::ZERO) {
-            return thread::yield_now();
+            return;
         }
         let held = QUEUE.0.lock().expect("no model panics with it held");
         if word.load(Ordering::SeqCst) == expected {

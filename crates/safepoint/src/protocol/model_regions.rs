@@ -80,6 +80,8 @@ impl Pace<Model> for Nudges {
         fence(Ordering::SeqCst);
         if wanted() {
             // The signal comes to the thread at some time from here on, and its handler acknowledges.
+            // The thread gets on without a preemption, of which a model has few.
+            thread::yield_now();
             assert_eq!(INSIDE.load(Ordering::Relaxed), 0, "a nudge came to a thread in its region");
         }
         PENDING.store(0, Ordering::Release);
@@ -91,7 +93,7 @@ impl Pace<Model> for Nudges {
 fn blocks(world: &World, slot: Mutator) {
     world.protocol.enter(slot, Stance::Away);
     INSIDE.store(1, Ordering::Relaxed);
-    // Others get on here without a preemption, of which a model has few.
+    // As in `Nudges::late`.
     thread::yield_now();
     INSIDE.store(0, Ordering::Relaxed);
     world.protocol.leave(slot);
@@ -111,8 +113,6 @@ fn no_nudge_for_a_stop_comes_to_a_region() {
             world.protocol.resume();
             world.protocol.stop_turn.pass(&Model);
         });
-        thread::yield_now();
-        world.poll(slot);
         thread::yield_now();
         blocks(&world, slot);
         world.protocol.enter(slot, Stance::Away);
@@ -134,7 +134,6 @@ fn no_nudge_for_a_for_each_comes_to_a_region() {
         });
         thread::yield_now();
         world.poll(slot);
-        thread::yield_now();
         blocks(&world, slot);
         world.protocol.enter(slot, Stance::Away);
         requester.join().unwrap();

@@ -194,14 +194,53 @@ mod tests {
         }
     }
 
+    /// Has the mutator enter its region just before its deadline is looked at.
+    struct SafeAtLast(&'static Slot<Identity>);
+
+    impl Limit for SafeAtLast {
+        fn left(&self) -> Option<Duration> {
+            Some(Duration::ZERO)
+        }
+    }
+
+    impl Pace<Linux> for SafeAtLast {
+        type Seen = ();
+
+        fn expired(&self) -> bool {
+            self.0.set_safe(super::super::Stance::Away);
+            true
+        }
+        fn nap(&self) -> Option<Duration> {
+            Some(Duration::ZERO)
+        }
+        fn due(&mut self) -> bool {
+            true
+        }
+        fn late(&mut self, _slot: &'static Slot<Identity>, _wanted: &dyn Fn() -> bool) {}
+        fn look(&self, _slot: &'static Slot<Identity>) {}
+    }
+
+    #[test]
+    fn who_is_safe_by_the_deadline_is_not_late() {
+        let protocol = Protocol::new(Linux::new(Fences::Full));
+        let slot = protocol.attach(|_| (), |_| (), &TooLate(&protocol)).expect("room");
+        let counted = protocol.stop(None, &mut SafeAtLast(slot)).expect("it is safe");
+        assert_eq!((counted.mutators, counted.running), (1, 1));
+        protocol.resume();
+        protocol.detach(slot, || ());
+    }
+
     /// Later the slot may be another's, or its owner be somewhere else.
     #[test]
     fn stragglers_are_looked_at_while_they_owe_and_the_world_stops() {
         let protocol = Protocol::new(Linux::new(Fences::Full));
-        for _ in 0..2 {
-            protocol.attach(|_| (), |_| (), &TooLate(&protocol)).expect("room");
-        }
+        let slots =
+            [0, 1].map(|_| protocol.attach(|_| (), |_| (), &TooLate(&protocol)).expect("room"));
         let late = protocol.stop(None, &mut TooLate(&protocol)).expect_err("nobody polls");
         assert_eq!(late.0, [(true, true), (true, true)]);
+        // The slots are used again by other worlds.
+        for slot in slots {
+            protocol.detach(slot, || ());
+        }
     }
 }
