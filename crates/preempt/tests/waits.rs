@@ -53,16 +53,16 @@ fn action(handler: usize) -> libc::sigaction {
 /// The thread runs `then` as `task` after its one signal was lost.
 fn after_a_lost_signal(lost: Lost, task: &Task, then: impl FnOnce() + Send + 'static) {
     let urg = SigSet::of(libc::SIGURG);
-    let (ready, lose) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (ready, told) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let runner = {
-        let (task, ready, lose) = (task.clone(), ready.clone(), lose.clone());
+        let (task, ready, told) = (task.clone(), ready.clone(), told.clone());
         threadreg::spawn(move || {
             task.enter(|| {
                 if lost != Lost::Covered {
                     sigprocmask(MaskHow::Block, &urg);
                 }
                 ready.store(true, SeqCst);
-                while !lose.load(SeqCst) {
+                while !told.load(SeqCst) {
                     std::hint::spin_loop();
                 }
                 match lost {
@@ -98,7 +98,7 @@ fn after_a_lost_signal(lost: Lost, task: &Task, then: impl FnOnce() + Send + 'st
         until("another's handler has it", || COVERED.load(SeqCst) > 0);
         set_action(&ours);
     }
-    lose.store(true, SeqCst);
+    told.store(true, SeqCst);
     if !runner.thread().is_alive() {
         return;
     }
@@ -106,7 +106,7 @@ fn after_a_lost_signal(lost: Lost, task: &Task, then: impl FnOnce() + Send + 'st
 }
 
 fn a_thread_is_stopped_after(lost: Lost, name: &str) {
-    testkit::in_child(name, Duration::from_secs(60), || {
+    testkit::in_child(name, Duration::from_mins(1), || {
         let _code = set_up();
         let task = Task::new();
         let spin = Arc::new(Spin::default());
@@ -144,7 +144,7 @@ fn a_thread_is_stopped_after_its_signal_went_to_another_handler() {
 #[test]
 fn a_task_blocks_after_its_signal_was_lost() {
     let name = "a_task_blocks_after_its_signal_was_lost";
-    testkit::in_child(name, Duration::from_secs(60), || {
+    testkit::in_child(name, Duration::from_mins(1), || {
         let _code = set_up();
         for lost in [Lost::Taken, Lost::Ignored, Lost::Covered] {
             let task = Task::new();
@@ -268,7 +268,7 @@ unsafe fn called(_: usize) {
 #[test]
 fn an_errand_that_is_not_begun_in_time_is_taken_back() {
     let name = "an_errand_that_is_not_begun_in_time_is_taken_back";
-    testkit::in_child(name, Duration::from_secs(60), || {
+    testkit::in_child(name, Duration::from_mins(1), || {
         let _code = set_up();
         let spinner = Spinner::start("spinner", Task::new());
         let thread = spinner.thread.thread();
@@ -294,7 +294,7 @@ fn an_errand_that_is_not_begun_in_time_is_taken_back() {
 
 /// `wait` waits for what the test holds, on a thread that is then nudged.
 fn a_waiting_thread_makes_calls(name: &str, wait: impl FnOnce(&Task) + Send) {
-    testkit::in_child(name, Duration::from_secs(60), || {
+    testkit::in_child(name, Duration::from_mins(1), || {
         preempt::install().expect("install");
         let task = Task::new();
         let held = suspend(&task, SOON).expect("idle");
