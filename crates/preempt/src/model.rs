@@ -16,7 +16,8 @@ use crate::word::{GoOn, Mode, TaskWord, Waiter};
 struct Thread {
     pending: Pending,
     kernel: AtomicU32,
-    request: AtomicU32,
+    /// A word a requester: a look that finds one may miss the other.
+    requests: [AtomicU32; 2],
     /// 1: the thread runs something that a request can reach. 0: the handler returns early. 2: it
     /// wants no signals.
     reachable: AtomicU32,
@@ -28,7 +29,7 @@ impl Thread {
         Arc::new(Self {
             pending: Pending::new(),
             kernel: AtomicU32::new(0),
-            request: AtomicU32::new(0),
+            requests: [(); 2].map(|()| AtomicU32::new(0)),
             reachable: AtomicU32::new(reachable),
             served: AtomicU32::new(0),
         })
@@ -38,22 +39,30 @@ impl Thread {
         // What is sent while the handler runs comes when it returns, before the thread's own code.
         while self.kernel.swap(0, SeqCst) == 1 {
             self.pending.handle(|| {
-                // Plain loads, as in the handler: a read-modify-write would see the newest request
-                // without the fences.
-                if self.reachable.load(SeqCst) == 1 && self.request.load(SeqCst) != 0 {
-                    self.served.fetch_add(self.request.swap(0, SeqCst), SeqCst);
+                if self.reachable.load(SeqCst) == 1 {
+                    self.serve();
                 }
             });
         }
     }
 
-    fn ask(&self) {
-        self.ask_at(0);
+    /// Looks with plain loads, as the handler does: a read-modify-write would see the newest request
+    /// without the fences.
+    fn serve(&self) {
+        for request in &self.requests {
+            if request.load(SeqCst) != 0 {
+                self.served.fetch_add(request.swap(0, SeqCst), SeqCst);
+            }
+        }
+    }
+
+    fn ask(&self, requester: usize) {
+        self.ask_at(requester, 0);
     }
 
     /// Asks, at this time in milliseconds.
-    fn ask_at(&self, time: u32) {
-        self.request.fetch_add(1, SeqCst);
+    fn ask_at(&self, requester: usize, time: u32) {
+        self.requests[requester].fetch_add(1, SeqCst);
         let sent = self.pending.request(
             7,
             || time,
@@ -81,9 +90,9 @@ impl Thread {
 }
 
 fn two_ask(target: &Arc<Thread>) -> [thread::JoinHandle<()>; 2] {
-    [(); 2].map(|()| {
+    [0, 1].map(|requester| {
         let target = target.clone();
-        thread::spawn(move || target.ask())
+        thread::spawn(move || target.ask(requester))
     })
 }
 
@@ -112,13 +121,13 @@ fn an_early_return_acknowledges() {
         let target = Thread::new(0);
         let requester = {
             let target = target.clone();
-            thread::spawn(move || target.ask())
+            thread::spawn(move || target.ask(1))
         };
         target.deliver();
         requester.join().unwrap();
         target.deliver();
         target.reachable.store(1, SeqCst);
-        target.ask();
+        target.ask(0);
         target.deliver();
         assert_eq!(target.served.load(SeqCst), 2);
     });
@@ -159,10 +168,10 @@ fn no_signal_comes_to_a_thread_that_has_settled() {
 fn no_second_signal_comes_to_a_thread_that_has_settled() {
     loom::model(|| {
         let target = Thread::new(1);
-        target.ask();
+        target.ask(0);
         let requester = {
             let target = target.clone();
-            thread::spawn(move || target.ask_at(LOST_AFTER))
+            thread::spawn(move || target.ask_at(1, LOST_AFTER))
         };
         target.deliver();
         target.settle();
@@ -176,15 +185,15 @@ fn no_second_signal_comes_to_a_thread_that_has_settled() {
 fn a_signal_that_another_consumed_is_sent_again() {
     loom::model(|| {
         let target = Thread::new(1);
-        target.ask();
+        target.ask(0);
         assert_eq!(target.kernel.swap(0, SeqCst), 1, "consumed");
-        target.ask_at(LOST_AFTER - 1);
+        target.ask_at(0, LOST_AFTER - 1);
         assert_eq!(target.kernel.load(SeqCst), 0, "sent again too soon");
         let requester = {
             let target = target.clone();
-            thread::spawn(move || target.ask_at(LOST_AFTER))
+            thread::spawn(move || target.ask_at(1, LOST_AFTER))
         };
-        target.ask_at(LOST_AFTER);
+        target.ask_at(0, LOST_AFTER);
         requester.join().unwrap();
         target.deliver();
         assert_eq!(target.served.load(SeqCst), 4);
@@ -196,7 +205,7 @@ fn a_signal_that_another_consumed_is_sent_again() {
 fn a_thread_settles_when_another_consumed_its_signal() {
     loom::model(|| {
         let target = Thread::new(1);
-        target.ask();
+        target.ask(0);
         assert_eq!(target.kernel.swap(0, SeqCst), 1, "consumed");
         target.reachable.store(2, SeqCst);
         let mut pauses = 0;
@@ -207,7 +216,7 @@ fn a_thread_settles_when_another_consumed_its_signal() {
         assert!(settled, "it waits for a signal that does not come");
         // And nothing stands in the way of the next.
         target.reachable.store(1, SeqCst);
-        target.ask();
+        target.ask(0);
         target.deliver();
         assert_eq!(target.served.load(SeqCst), 2);
     });
@@ -222,7 +231,7 @@ fn a_mark_that_is_taken_back_loses_no_request() {
         let requesters = two_ask(&target);
         target.reachable.store(1, SeqCst);
         // The poll of one who comes back; the only one.
-        target.served.fetch_add(target.request.swap(0, SeqCst), SeqCst);
+        target.serve();
         for requester in requesters {
             requester.join().unwrap();
         }
