@@ -230,8 +230,11 @@ fn a_mark_that_is_taken_back_loses_no_request() {
         let target = Thread::new(2);
         let requesters = two_ask(&target);
         target.reachable.store(1, SeqCst);
-        // The poll of one who comes back; the only one.
-        target.serve();
+        // The poll of one who comes back; the only one. It sees what was asked before it came back:
+        // that is a read-modify-write of the word with the requests.
+        for request in &target.requests {
+            target.served.fetch_add(request.swap(0, SeqCst), SeqCst);
+        }
         for requester in requesters {
             requester.join().unwrap();
         }
