@@ -51,7 +51,7 @@ pub(super) fn stay_while_held() {
     STAYED.store(HELD.load(Ordering::Acquire), Ordering::Release);
 }
 
-/// Nudges once, at its first look.
+/// Nudges at its first look, and then waits for answers alone.
 struct Nudges(bool);
 
 impl Limit for Nudges {
@@ -70,12 +70,9 @@ impl Pace<Model> for Nudges {
         self.0.then_some(Duration::ZERO)
     }
     fn due(&mut self) -> bool {
-        self.0
+        core::mem::take(&mut self.0)
     }
     fn late(&mut self, _slot: Mutator, wanted: &dyn Fn() -> bool) {
-        if !core::mem::take(&mut self.0) {
-            return;
-        }
         PENDING.store(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if wanted() {
