@@ -140,11 +140,11 @@ fn a_failed_send_does_not_count_as_on_its_way() {
         let pending = Pending::new();
         assert_eq!(pending.request(7, || 0, || true, || Err(())), Err(()));
         let sent = core::cell::Cell::new(false);
-        let send = || {
+        let deliver = || {
             sent.set(true);
             Ok::<(), ()>(())
         };
-        let second = pending.request(7, || 0, || true, send);
+        let second = pending.request(7, || 0, || true, deliver);
         assert_eq!((second, sent.get()), (Ok(()), true));
     });
 }

@@ -8,8 +8,10 @@ pub(crate) use loom::sync::atomic::{AtomicU32, Ordering, fence};
 
 #[cfg(not(loom))]
 pub(crate) use futex::{wait, wake_all};
+#[cfg(all(loom, test))]
+pub(crate) use model::interrupt;
 #[cfg(loom)]
-pub(crate) use model::{interrupt, wait, wake_all};
+pub(crate) use model::{wait, wake_all};
 
 #[cfg(not(loom))]
 mod futex {

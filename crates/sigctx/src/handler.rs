@@ -26,7 +26,7 @@
 //!
 //! **Circles**: others may be installed over us that chain to us, and we over them. Each signal's way
 //! is kept in its passage (`chain.rs`), so that each handler has it once. **Unloading**: the library
-//! with the entry, and that with the handler, are kept loaded ([`module`](crate::module)).
+//! with the entry, and that with the handler, are kept loaded ([`module`]).
 //! **Exit**: nothing to do. **fork**: the child has the same handlers; a fork while another thread
 //! installs leaves the lock taken in the child, where it must not install. **Nesting**: while a
 //! handler runs its own signal is blocked, and no other, so that at most one frame of each signal

@@ -226,7 +226,7 @@ pub fn exec(command: &mut Command) -> io::Error {
 ///
 /// # Errors
 ///
-/// As [`exec`]; of the kind `TimedOut`, with a [`NotFrozen`] or an [`ExecLate`] in it, when the time
+/// As [`exec`]; of the kind `TimedOut`, with a [`NotFrozen`](crate::NotFrozen) or an [`ExecLate`] in it, when the time
 /// was over.
 ///
 /// # Panics

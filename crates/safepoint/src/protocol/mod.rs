@@ -88,7 +88,9 @@ use self::round::Round;
 #[cfg(not(loom))]
 pub use self::slot::MutatorState;
 use self::slot::OwnLines;
-pub(crate) use self::slot::{Slot, Stance};
+pub(crate) use self::slot::Slot;
+#[cfg(any(test, not(loom)))]
+pub(crate) use self::slot::Stance;
 #[cfg(not(loom))]
 pub(crate) use self::stop::{Counted, TooLate};
 use self::turn::Turn;

@@ -1021,7 +1021,8 @@ mod tests {
             HANDLED.fetch_add(1, Ordering::Relaxed);
             Flow::Resume
         }
-        let name = "arch::aarch64::tests::a_frame_with_the_largest_matrix_fits_on_an_alternate_stack";
+        let name =
+            "arch::aarch64::tests::a_frame_with_the_largest_matrix_fits_on_an_alternate_stack";
         testkit::in_child(name, Duration::from_secs(30), || {
             // SAFETY: the handler counts.
             let installed = unsafe { handler::install(libc::SIGUSR1, handler, Options::new()) };
@@ -1820,15 +1821,42 @@ mod probe {
         (
             0,
             &[
-                Reg::X0, Reg::X1, Reg::X2, Reg::X3, Reg::X4, Reg::X5, Reg::X6, Reg::X7, Reg::X8,
-                Reg::X9, Reg::X10, Reg::X11, Reg::X12, Reg::X13, Reg::X14, Reg::X15, Reg::X16,
+                Reg::X0,
+                Reg::X1,
+                Reg::X2,
+                Reg::X3,
+                Reg::X4,
+                Reg::X5,
+                Reg::X6,
+                Reg::X7,
+                Reg::X8,
+                Reg::X9,
+                Reg::X10,
+                Reg::X11,
+                Reg::X12,
+                Reg::X13,
+                Reg::X14,
+                Reg::X15,
+                Reg::X16,
             ],
         ),
         (
             18,
             &[
-                Reg::X18, Reg::X19, Reg::X20, Reg::X21, Reg::X22, Reg::X23, Reg::X24, Reg::X25,
-                Reg::X26, Reg::X27, Reg::X28, Reg::X29, Reg::X30, Reg::Sp,
+                Reg::X18,
+                Reg::X19,
+                Reg::X20,
+                Reg::X21,
+                Reg::X22,
+                Reg::X23,
+                Reg::X24,
+                Reg::X25,
+                Reg::X26,
+                Reg::X27,
+                Reg::X28,
+                Reg::X29,
+                Reg::X30,
+                Reg::Sp,
             ],
         ),
     ];

@@ -1423,15 +1423,26 @@ mod probe {
     pub(crate) const OWN: &[(Reg, &str)] = &[];
 
     /// DWARF's numbers of registers (AADWARF32): the first, and those from it on.
-    pub(crate) const DWARF: &[(u16, &[Reg])] = &[
-        (
-            0,
-            &[
-                Reg::R0, Reg::R1, Reg::R2, Reg::R3, Reg::R4, Reg::R5, Reg::R6, Reg::R7, Reg::R8,
-                Reg::R9, Reg::R10, Reg::R11, Reg::R12, Reg::Sp, Reg::Lr,
-            ],
-        ),
-    ];
+    pub(crate) const DWARF: &[(u16, &[Reg])] = &[(
+        0,
+        &[
+            Reg::R0,
+            Reg::R1,
+            Reg::R2,
+            Reg::R3,
+            Reg::R4,
+            Reg::R5,
+            Reg::R6,
+            Reg::R7,
+            Reg::R8,
+            Reg::R9,
+            Reg::R10,
+            Reg::R11,
+            Reg::R12,
+            Reg::Sp,
+            Reg::Lr,
+        ],
+    )];
 
     /// What DWARF calls a frame's address (CFA) is so much above the caller's stack pointer.
     pub(crate) const CFA_ABOVE_SP: usize = 0;

@@ -733,8 +733,8 @@ pub(crate) fn trampoline() -> core::ops::Range<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::boxed::Box;
     use core::sync::atomic::{AtomicU32, Ordering};
+    use std::boxed::Box;
 
     use super::super::resume_address;
     use super::*;
@@ -786,9 +786,12 @@ mod tests {
         let (frame, uc) = (&raw mut stack.info as usize, &raw mut stack.uc as usize);
         let flags = (&raw const stack.uc.mcontext.flags).cast::<u32>();
         // SAFETY: both are within the frame. Volatile: the code below writes there.
-        let (get, set) = (|| unsafe { flags.read_volatile() }, |to| unsafe {
-            flags.cast_mut().write_volatile(to);
-        });
+        let (get, set) = (
+            || unsafe { flags.read_volatile() },
+            |to| unsafe {
+                flags.cast_mut().write_volatile(to);
+            },
+        );
         let (used, other) = (Status::USED_FP.bits() as u32, Status::ADDRERR_WR.bits() as u32);
 
         set(other);
@@ -1482,17 +1485,42 @@ mod probe {
     pub(crate) const OWN: &[(Reg, &str)] = &[(Reg::Tp, "the thread's")];
 
     /// DWARF's numbers of registers (the LoongArch psABI): the first, and those from it on.
-    pub(crate) const DWARF: &[(u16, &[Reg])] = &[
-        (
-            1,
-            &[
-                Reg::Ra, Reg::Tp, Reg::Sp, Reg::A0, Reg::A1, Reg::A2, Reg::A3, Reg::A4, Reg::A5,
-                Reg::A6, Reg::A7, Reg::T0, Reg::T1, Reg::T2, Reg::T3, Reg::T4, Reg::T5, Reg::T6,
-                Reg::T7, Reg::T8, Reg::R21, Reg::Fp, Reg::S0, Reg::S1, Reg::S2, Reg::S3, Reg::S4,
-                Reg::S5, Reg::S6, Reg::S7, Reg::S8,
-            ],
-        ),
-    ];
+    pub(crate) const DWARF: &[(u16, &[Reg])] = &[(
+        1,
+        &[
+            Reg::Ra,
+            Reg::Tp,
+            Reg::Sp,
+            Reg::A0,
+            Reg::A1,
+            Reg::A2,
+            Reg::A3,
+            Reg::A4,
+            Reg::A5,
+            Reg::A6,
+            Reg::A7,
+            Reg::T0,
+            Reg::T1,
+            Reg::T2,
+            Reg::T3,
+            Reg::T4,
+            Reg::T5,
+            Reg::T6,
+            Reg::T7,
+            Reg::T8,
+            Reg::R21,
+            Reg::Fp,
+            Reg::S0,
+            Reg::S1,
+            Reg::S2,
+            Reg::S3,
+            Reg::S4,
+            Reg::S5,
+            Reg::S6,
+            Reg::S7,
+            Reg::S8,
+        ],
+    )];
 
     /// What DWARF calls a frame's address (CFA) is so much above the caller's stack pointer.
     pub(crate) const CFA_ABOVE_SP: usize = 0;

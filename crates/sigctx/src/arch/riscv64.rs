@@ -909,7 +909,13 @@ mod tests {
     /// # Safety
     ///
     /// `code` can run so, and keeps s4 to s11.
-    unsafe fn floats_after(code: usize, sp: usize, a0: usize, a2: usize, before: &Floats) -> Floats {
+    unsafe fn floats_after(
+        code: usize,
+        sp: usize,
+        a0: usize,
+        a2: usize,
+        before: &Floats,
+    ) -> Floats {
         let mut after: Floats = [0; 33];
         // SAFETY: the caller's obligation. The stack pointer, s1, which the compiler keeps for
         // itself, and the default modes come back at the end.
@@ -1585,17 +1591,42 @@ mod probe {
     pub(crate) const OWN: &[(Reg, &str)] = &[(Reg::Gp, "the program's"), (Reg::Tp, "the thread's")];
 
     /// DWARF's numbers of registers (the RISC-V psABI): the first, and those from it on.
-    pub(crate) const DWARF: &[(u16, &[Reg])] = &[
-        (
-            1,
-            &[
-                Reg::Ra, Reg::Sp, Reg::Gp, Reg::Tp, Reg::T0, Reg::T1, Reg::T2, Reg::S0, Reg::S1,
-                Reg::A0, Reg::A1, Reg::A2, Reg::A3, Reg::A4, Reg::A5, Reg::A6, Reg::A7, Reg::S2,
-                Reg::S3, Reg::S4, Reg::S5, Reg::S6, Reg::S7, Reg::S8, Reg::S9, Reg::S10, Reg::S11,
-                Reg::T3, Reg::T4, Reg::T5, Reg::T6,
-            ],
-        ),
-    ];
+    pub(crate) const DWARF: &[(u16, &[Reg])] = &[(
+        1,
+        &[
+            Reg::Ra,
+            Reg::Sp,
+            Reg::Gp,
+            Reg::Tp,
+            Reg::T0,
+            Reg::T1,
+            Reg::T2,
+            Reg::S0,
+            Reg::S1,
+            Reg::A0,
+            Reg::A1,
+            Reg::A2,
+            Reg::A3,
+            Reg::A4,
+            Reg::A5,
+            Reg::A6,
+            Reg::A7,
+            Reg::S2,
+            Reg::S3,
+            Reg::S4,
+            Reg::S5,
+            Reg::S6,
+            Reg::S7,
+            Reg::S8,
+            Reg::S9,
+            Reg::S10,
+            Reg::S11,
+            Reg::T3,
+            Reg::T4,
+            Reg::T5,
+            Reg::T6,
+        ],
+    )];
 
     /// What DWARF calls a frame's address (CFA) is so much above the caller's stack pointer.
     pub(crate) const CFA_ABOVE_SP: usize = 0;

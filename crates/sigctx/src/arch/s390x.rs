@@ -925,7 +925,13 @@ mod tests {
     /// # Safety
     ///
     /// `code` can run so, and keeps r8 to r13.
-    unsafe fn access_after(code: usize, sp: usize, r2: usize, r4: usize, before: &Access) -> Access {
+    unsafe fn access_after(
+        code: usize,
+        sp: usize,
+        r2: usize,
+        r4: usize,
+        before: &Access,
+    ) -> Access {
         let mut after = Access::default();
         // SAFETY: the caller's obligation. The stack pointer comes back at the end, and the thread
         // pointer is the same throughout.
@@ -1663,15 +1669,27 @@ mod probe {
     pub(crate) const OWN: &[(Reg, &str)] = &[];
 
     /// DWARF's numbers of registers (the s390x supplement): the first, and those from it on.
-    pub(crate) const DWARF: &[(u16, &[Reg])] = &[
-        (
-            0,
-            &[
-                Reg::R0, Reg::R1, Reg::R2, Reg::R3, Reg::R4, Reg::R5, Reg::R6, Reg::R7, Reg::R8,
-                Reg::R9, Reg::R10, Reg::R11, Reg::R12, Reg::R13, Reg::R14, Reg::R15,
-            ],
-        ),
-    ];
+    pub(crate) const DWARF: &[(u16, &[Reg])] = &[(
+        0,
+        &[
+            Reg::R0,
+            Reg::R1,
+            Reg::R2,
+            Reg::R3,
+            Reg::R4,
+            Reg::R5,
+            Reg::R6,
+            Reg::R7,
+            Reg::R8,
+            Reg::R9,
+            Reg::R10,
+            Reg::R11,
+            Reg::R12,
+            Reg::R13,
+            Reg::R14,
+            Reg::R15,
+        ],
+    )];
 
     /// What DWARF calls a frame's address (CFA) is so much above the caller's stack pointer.
     pub(crate) const CFA_ABOVE_SP: usize = 160;

@@ -1318,14 +1318,8 @@ mod probe {
     pub(crate) const OWN: &[(Reg, &str)] = &[];
 
     /// DWARF's numbers of registers (the i386 psABI): the first, and those from it on.
-    pub(crate) const DWARF: &[(u16, &[Reg])] = &[
-        (
-            0,
-            &[
-                Reg::Eax, Reg::Ecx, Reg::Edx, Reg::Ebx, Reg::Esp, Reg::Ebp, Reg::Esi, Reg::Edi,
-            ],
-        ),
-    ];
+    pub(crate) const DWARF: &[(u16, &[Reg])] =
+        &[(0, &[Reg::Eax, Reg::Ecx, Reg::Edx, Reg::Ebx, Reg::Esp, Reg::Ebp, Reg::Esi, Reg::Edi])];
 
     /// What DWARF calls a frame's address (CFA) is so much above the caller's stack pointer.
     pub(crate) const CFA_ABOVE_SP: usize = 0;

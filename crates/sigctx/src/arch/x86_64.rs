@@ -1382,15 +1382,27 @@ mod probe {
     pub(crate) const OWN: &[(Reg, &str)] = &[];
 
     /// DWARF's numbers of registers (the System V psABI): the first, and those from it on.
-    pub(crate) const DWARF: &[(u16, &[Reg])] = &[
-        (
-            0,
-            &[
-                Reg::Rax, Reg::Rdx, Reg::Rcx, Reg::Rbx, Reg::Rsi, Reg::Rdi, Reg::Rbp, Reg::Rsp,
-                Reg::R8, Reg::R9, Reg::R10, Reg::R11, Reg::R12, Reg::R13, Reg::R14, Reg::R15,
-            ],
-        ),
-    ];
+    pub(crate) const DWARF: &[(u16, &[Reg])] = &[(
+        0,
+        &[
+            Reg::Rax,
+            Reg::Rdx,
+            Reg::Rcx,
+            Reg::Rbx,
+            Reg::Rsi,
+            Reg::Rdi,
+            Reg::Rbp,
+            Reg::Rsp,
+            Reg::R8,
+            Reg::R9,
+            Reg::R10,
+            Reg::R11,
+            Reg::R12,
+            Reg::R13,
+            Reg::R14,
+            Reg::R15,
+        ],
+    )];
 
     /// What DWARF calls a frame's address (CFA) is so much above the caller's stack pointer.
     pub(crate) const CFA_ABOVE_SP: usize = 0;
