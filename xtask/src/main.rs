@@ -30,6 +30,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::mutants::Killers;
 use crate::report::Report;
 use crate::unit::Runner;
 use crate::workspace::Workspace;
@@ -203,12 +204,19 @@ fn test(workspace: &Workspace, selection: &Selection, kinds: &[Kind], report: &m
             report::Step::failed(format!("no crate is called `{name}`; there are {all}"))
         });
     }
+    let whole = [Kind::Unit, Kind::Loom].iter().all(|kind| kinds.contains(kind));
     for kind in kinds {
         match kind {
             Kind::Unit => report.step("unit", |p| unit::run(workspace, selection, p)),
             Kind::Doc => report.step("doc tests", |p| doctests::run(workspace, selection, p)),
             Kind::Loom => report.step("loom", |p| loom::run(workspace, selection, p)),
-            Kind::Mutants => report.step("mutants", |p| mutants::run(workspace, selection, p)),
+            // Their killers have run without a patch in the same run, at the same size.
+            Kind::Mutants if whole && selection.stress.is_none() => {
+                report.step("mutants", |p| mutants::run(workspace, selection, Killers::HaveRun, p));
+            }
+            Kind::Mutants => {
+                report.step("mutants", |p| mutants::run(workspace, selection, Killers::Unknown, p));
+            }
             Kind::Examples => report.step("examples", |p| examples::run(workspace, selection, p)),
         }
     }

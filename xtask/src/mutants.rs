@@ -1,8 +1,8 @@
 //! Known bugs as patches, `crates/<crate>/mutants/<what-it-breaks>.patch`. Each is put into a copy
 //! of the tree, and the test named in its header must fail: a test that cannot fail proves nothing.
 //!
-//! A kill counts only when the test passes on the unpatched copy, the patched copy builds, and the
-//! test was started. Everything else is a failure of its own: a patch that does not apply, a build
+//! A kill counts only when the test passes without the patch, the patched copy builds, and the test
+//! was started. Everything else is a failure of its own: a patch that does not apply, a build
 //! that fails, a filter without a test, a test that ran into the time limit. But where the test
 //! cannot be run the mutant is skipped with it.
 
@@ -36,7 +36,21 @@ struct Mutant {
     header: Header,
 }
 
-pub(crate) fn run(workspace: &Workspace, selection: &Selection, progress: &Progress) -> Step {
+/// What is known of the tests that are to kill, without a patch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Killers {
+    /// Nothing: each is run on the unpatched copy first.
+    Unknown,
+    /// All have run in this run; one that failed has failed the run.
+    HaveRun,
+}
+
+pub(crate) fn run(
+    workspace: &Workspace,
+    selection: &Selection,
+    killers: Killers,
+    progress: &Progress,
+) -> Step {
     let (mut mutants, step) = find(workspace, selection);
     if mutants.is_empty() && step.failures.is_empty() {
         return Step::skipped("no mutant is selected");
@@ -51,6 +65,7 @@ pub(crate) fn run(workspace: &Workspace, selection: &Selection, progress: &Progr
         copy: workspace.target.join("mutants").join("tree"),
         // The full size, whatever the environment says: at a tenth some bugs would slip through.
         selection: Selection { stress: Some("100"), ..Selection::default() },
+        killers,
         unpatched: BTreeMap::new(),
     };
     judge_all(&mut bench, &mutants, step, progress)
@@ -184,6 +199,7 @@ struct Bench<'w> {
     workspace: &'w Workspace,
     copy: PathBuf,
     selection: Selection,
+    killers: Killers,
     /// How each killer did on the unpatched copy, by crate.
     unpatched: BTreeMap<(String, Killer), Result<(), Failure>>,
 }
@@ -191,11 +207,13 @@ struct Bench<'w> {
 impl Bench<'_> {
     fn judge(&mut self, mutant: &Mutant) -> Result<(), Failure> {
         let key = (mutant.package.clone(), mutant.header.killer.clone());
-        if !self.unpatched.contains_key(&key) {
+        if self.killers == Killers::Unknown && !self.unpatched.contains_key(&key) {
             let result = self.sync().and_then(|()| self.passes_unpatched(mutant));
             self.unpatched.insert(key.clone(), result);
         }
-        self.unpatched[&key].clone()?;
+        if let Some(unpatched) = self.unpatched.get(&key) {
+            unpatched.clone()?;
+        }
         self.sync()?;
         self.apply(mutant)?;
         let ended = self.test(mutant)?;

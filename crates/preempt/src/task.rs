@@ -24,8 +24,7 @@ use crate::thread::{self, Inside, ThreadState, owner_mark};
 use crate::wait::{self, Wait};
 use crate::word::{GoOn, Mode, TaskWord};
 
-/// What a task runs when it is asked to make way; gets the interrupted frame, or `None` when the
-/// task came to a [`poll`](crate::poll).
+/// What a task runs when it is asked to make way; gets the interrupted frame, or `None` at a poll.
 pub(crate) type Hook = dyn Fn(Option<&mut Frame<'_>>) + Send + Sync;
 
 /// What the holder of a parked task has its thread run.

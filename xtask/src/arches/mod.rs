@@ -85,7 +85,10 @@ impl Options {
     /// knows of architectures, with what its tests are made of. All crates on all architectures would
     /// take the rest of an hour.
     pub(crate) fn of_ci(available: bool) -> Self {
-        let others = table::ARCHES.iter().filter(|a| a.tools != table::Tools::Host);
+        // Another C library runs the same code of `sigctx`: `test-all-arches` has those rows.
+        let is_emulated =
+            |a: &&table::Arch| a.tools != table::Tools::Host && !a.name.contains("-musl");
+        let others = table::ARCHES.iter().filter(is_emulated);
         let arches = others.map(|a| a.name.to_owned()).collect();
         let package = ["sigctx", "testkit"].map(str::to_owned).to_vec();
         Self { arches, available, package, ..Self::default() }
@@ -398,7 +401,7 @@ mod tests {
     #[test]
     fn ci_tests_every_architecture_that_unit_tests_have_not() {
         let arches = table::select(&Options::of_ci(false).arches).unwrap();
-        assert_eq!(arches.len(), table::ARCHES.len() - 1);
+        assert_eq!(arches.len(), 12);
         assert!(arches.iter().all(|a| a.name != "amd64"));
     }
 
