@@ -1,4 +1,7 @@
 //! Tasks: units of work that can be stopped and let go again.
+//!
+//! This file is long because the public face of a task carries its documentation, and the owner's side
+//! of the protocol stands beside the calls that it serves.
 
 use core::any::Any;
 use core::cell::{Cell, UnsafeCell};
