@@ -234,3 +234,37 @@ pub fn poll() {
         serve(None);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use crate::install::number;
+    use crate::thread::{ThreadState, owner_mark};
+
+    /// Else the next request would take the mark for a signal on its way, and send none for a while.
+    #[test]
+    fn a_signal_that_finds_nothing_asked_is_acknowledged() {
+        let name = "signal::tests::a_signal_that_finds_nothing_asked_is_acknowledged";
+        testkit::in_child(name, Duration::from_secs(20), || {
+            crate::install().expect("install");
+            let attached = threadreg::attach().expect("not attached yet");
+            let me = attached.thread();
+            let state = ThreadState::of(me);
+            // A clock that stands still: no mark grows old.
+            let (now, wanted) = (|| 0, || true);
+            let sends = Cell::new(0);
+            let send = || {
+                sends.set(sends.get() + 1);
+                // To the calling thread, which has it open: handled before the call returns.
+                me.signal(number())
+            };
+            for round in 1..=2 {
+                state.pending.request(owner_mark(me), now, wanted, send).expect("sent");
+                assert_eq!(sends.get(), round);
+                assert_eq!(state.pending.generation(), round, "the handler ran");
+            }
+        });
+    }
+}
