@@ -160,8 +160,12 @@ impl Pace<Linux> for Clock<'_> {
     }
 
     fn nap(&self) -> Option<Duration> {
-        let until = self.deadline.map_or(self.next_look, |at| at.min(self.next_look));
-        Some(until.saturating_duration_since(Instant::now()))
+        let now = Instant::now();
+        // One that has passed has been acted on: what is waited for still is not bounded by it, and
+        // without a sleep the processor would be taken from it.
+        let deadline = self.deadline.filter(|&at| at > now);
+        let until = deadline.map_or(self.next_look, |at| at.min(self.next_look));
+        Some(until.saturating_duration_since(now))
     }
 
     fn due(&mut self) -> bool {

@@ -121,8 +121,9 @@ impl Pace<Model> for Impatient {
     fn expired(&self) -> bool {
         true
     }
+    /// Asked past the deadline only.
     fn nap(&self) -> Option<Duration> {
-        Some(Duration::ZERO)
+        None
     }
     fn due(&mut self) -> bool {
         true
