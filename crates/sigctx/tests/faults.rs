@@ -55,6 +55,10 @@ fn an_ignored_fault_of_an_access_ends_the_process() {
 
 #[test]
 fn an_ignored_fault_of_an_instruction_ends_the_process() {
+    if testkit::emulator().is_some() {
+        testkit::skip("an emulator may report it as a signal that was sent (QEMU 10.0, loong64)");
+        return;
+    }
     is_ended_by(libc::SIGILL, "an_ignored_fault_of_an_instruction_ends_the_process", || {
         set(libc::SIGILL, SIG_IGN, SaFlags::empty());
         let _installed = install(libc::SIGILL, pass_on);

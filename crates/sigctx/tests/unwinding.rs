@@ -118,6 +118,10 @@ fn every_register_is_found_through_an_injected_call() {
         // SAFETY: the loop may be interrupted anywhere by anything that leaves it as it was.
         make_or_count(unsafe { delivery.inject(stack, callback, 0) })
     }
+    if cfg!(target_env = "musl") {
+        testkit::skip("the unwinder of programs with musl finds no frame through an injected call");
+        return;
+    }
     let name = "every_register_is_found_through_an_injected_call";
     testkit::in_child(name, DEADLINE, || {
         interrupt_patterns(handler);

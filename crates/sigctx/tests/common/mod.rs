@@ -133,6 +133,20 @@ pub fn raise(signal: i32) {
 }
 
 /// Runs `victim` on a thread with an alternate stack, and sends it signals until `enough`.
+/// Signals that a mask can hold: all but two. An emulator drops those for which its host has none
+/// (QEMU's user mode, the last real-time signals).
+pub fn maskable() -> Vec<i32> {
+    let before = sys::sigprocmask(sys::MaskHow::Block, &SigSet::empty());
+    let holds = |&signal: &i32| {
+        sys::sigprocmask(sys::MaskHow::Set, &SigSet::of(signal));
+        sys::sigprocmask(sys::MaskHow::Set, &before).contains(signal)
+    };
+    let maskable: Vec<i32> = SigSet::full().iter().filter(holds).collect();
+    let all = SigSet::full().iter().count() - 2;
+    assert!(maskable.len() == all || testkit::emulator().is_some(), "{maskable:?}");
+    maskable
+}
+
 pub fn under_signals(victim: impl FnOnce() + Send, enough: impl FnMut() -> bool) -> usize {
     let mut rng = testkit::Rng::from_env();
     thread::scope(|s| {
