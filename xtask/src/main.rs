@@ -81,7 +81,7 @@ Environment:
     /// Checks the format, clippy, and the documentation; a warning is an error
     Lint,
     /// Runs everything that a change must pass: lint, test, demo, other systems, architectures
-    /// (of the emulated ones the tests of `sigctx`; `test-all-arches` has those of all crates)
+    /// (of one emulated one the tests of `sigctx`; `test-all-arches` has all)
     Ci {
         /// Runs stress tests at a tenth of their size; emulated ones are small anyway
         #[arg(long)]

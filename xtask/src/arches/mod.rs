@@ -81,15 +81,10 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Every architecture but the machine's own, whose tests have run otherwise; and the crate that
-    /// knows of architectures, with what its tests are made of. All crates on all architectures would
-    /// take the rest of an hour.
+    /// One emulated architecture, and the crate that knows of architectures, with what its tests are made
+    /// of: all of them beside the mutants would take more than the hour. `test-all-arches` has the rest.
     pub(crate) fn of_ci(available: bool) -> Self {
-        // Another C library runs the same code of `sigctx`: `test-all-arches` has those rows.
-        let is_emulated =
-            |a: &&table::Arch| a.tools != table::Tools::Host && !a.name.contains("-musl");
-        let others = table::ARCHES.iter().filter(is_emulated);
-        let arches = others.map(|a| a.name.to_owned()).collect();
+        let arches = vec!["loong64".to_owned()];
         let package = ["sigctx", "testkit"].map(str::to_owned).to_vec();
         Self { arches, available, package, ..Self::default() }
     }
@@ -399,9 +394,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ci_tests_every_architecture_that_unit_tests_have_not() {
+    fn ci_tests_an_architecture_that_unit_tests_have_not() {
         let arches = table::select(&Options::of_ci(false).arches).unwrap();
-        assert_eq!(arches.len(), 12);
+        assert!(!arches.is_empty());
         assert!(arches.iter().all(|a| a.name != "amd64"));
     }
 
