@@ -6,10 +6,12 @@
 //! that fails, a filter without a test, a test that ran into the time limit. But where the test
 //! cannot be run the mutant is skipped with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use comfy_table::{Cell, Color};
@@ -18,7 +20,7 @@ use crate::Selection;
 use crate::counts;
 use crate::harness::skip_reason;
 use crate::patch::{self, Harness, Header, Killer};
-use crate::report::{self, Progress, Step, output, seconds};
+use crate::report::{self, Progress, Step, output, seconds, tell};
 use crate::run::{self, Ended};
 use crate::tree;
 use crate::unit;
@@ -60,56 +62,84 @@ pub(crate) fn run(
     }
     // Neighbours share a build.
     mutants.sort_by(|a, b| (&a.package, &a.header.killer).cmp(&(&b.package, &b.header.killer)));
-    let mut bench = Bench {
+    let dirs = ["first", "second"].map(|lane| workspace.target.join("mutants").join(lane));
+    let lanes = thread::available_parallelism().map_or(1, usize::from).min(dirs.len());
+    let benches = dirs.into_iter().take(lanes).map(|dir| Bench {
         workspace,
-        copy: workspace.target.join("mutants").join("tree"),
+        dir,
         // The full size, whatever the environment says: at a tenth some bugs would slip through.
         selection: Selection { stress: Some("100"), ..Selection::default() },
         killers,
         unpatched: BTreeMap::new(),
-    };
-    judge_all(&mut bench, &mutants, step, progress)
+    });
+    let results = judge_all(benches.collect(), &mutants, progress);
+    report_all(&mutants, results, step)
 }
 
-fn judge_all(
-    bench: &mut Bench<'_>,
-    mutants: &[Mutant],
-    mut step: Step,
-    progress: &Progress,
-) -> Step {
+/// How it ended, and after how long.
+type Judged = (Result<(), Failure>, Duration);
+
+/// One bench takes mutants from the front and the other from the back, so that each builds
+/// neighbours in a row. One build is mostly one crate after the other, which leaves a processor idle.
+fn judge_all(benches: Vec<Bench<'_>>, mutants: &[Mutant], progress: &Progress) -> Vec<Judged> {
+    let left = Mutex::new((0..mutants.len()).collect::<VecDeque<_>>());
+    let judged = Mutex::new(BTreeMap::new());
+    progress.idle();
+    thread::scope(|scope| {
+        for (lane, mut bench) in benches.into_iter().enumerate() {
+            let (left, judged) = (&left, &judged);
+            scope.spawn(move || {
+                let line = progress.line();
+                let next = || {
+                    let mut left = left.lock().expect("no lane panics with it");
+                    if lane == 0 { left.pop_front() } else { left.pop_back() }
+                };
+                while let Some(i) = next() {
+                    let title = format!("mutant {}/{} {}", i + 1, mutants.len(), mutants[i].name);
+                    line.doing(title.clone());
+                    let start = Instant::now();
+                    let result = bench.judge(&mutants[i]);
+                    let (verdict, time) = (verdict(&result), start.elapsed());
+                    line.say(&format!("{title}: {verdict} in {}", seconds(time)));
+                    judged.lock().expect("no lane panics with it").insert(i, (result, time));
+                }
+            });
+        }
+    });
+    judged.into_inner().expect("no lane panics with it").into_values().collect()
+}
+
+fn report_all(mutants: &[Mutant], judged: Vec<Judged>, mut step: Step) -> Step {
     let mut table = report::table(["mutant", "breaks", "killed by", "result", "time"]);
-    for (i, mutant) in mutants.iter().enumerate() {
-        let title = format!("mutant {}/{} {}", i + 1, mutants.len(), mutant.name);
-        progress.doing(&title);
-        let start = Instant::now();
-        let result = bench.judge(mutant);
-        let time = seconds(start.elapsed());
-        let (verdict, colour) = match &result {
-            Ok(()) => ("killed", Color::Green),
-            Err(failure @ Failure::Skipped(_)) => (failure.verdict(), Color::Yellow),
-            Err(failure) => (failure.verdict(), Color::Red),
+    for (mutant, (result, time)) in mutants.iter().zip(judged) {
+        let verdict = verdict(&result);
+        let colour = match &result {
+            Ok(()) => Color::Green,
+            Err(Failure::Skipped(_)) => Color::Yellow,
+            Err(_) => Color::Red,
         };
-        progress.say(&format!("{title}: {verdict} in {time}"));
         table.add_row([
             Cell::new(&mutant.name),
             Cell::new(&mutant.header.breaks),
             Cell::new(mutant.header.killer.to_string()),
             report::painted(Cell::new(verdict), colour),
-            Cell::new(time),
+            Cell::new(seconds(time)),
         ]);
         if let Err(Failure::Skipped(reason)) = &result {
-            progress.say(&format!("  {reason}"));
+            tell(&format!("{}: skipped: {reason}", mutant.name));
             step.counts.skipped += 1;
             continue;
         }
         step.add(result.map_err(|failure| {
-            let verdict = failure.verdict();
             format!("{}: {verdict}: {}", mutant.name, failure.explain(mutant))
         }));
     }
-    progress.idle();
     output!("\n{}\n", report::trimmed(&table));
     step
+}
+
+fn verdict(result: &Result<(), Failure>) -> &'static str {
+    result.as_ref().map_or_else(Failure::verdict, |()| "killed")
 }
 
 /// The mutants asked for, and the failures of those that cannot be read.
@@ -194,10 +224,11 @@ fn tail(output: &str) -> String {
     lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
-/// The copy of the tree, and what is known of it.
+/// A copy of the tree with its builds, and what is known of it.
 struct Bench<'w> {
     workspace: &'w Workspace,
-    copy: PathBuf,
+    /// Of the copy and the builds.
+    dir: PathBuf,
     selection: Selection,
     killers: Killers,
     /// How each killer did on the unpatched copy, by crate.
@@ -205,6 +236,10 @@ struct Bench<'w> {
 }
 
 impl Bench<'_> {
+    fn copy(&self) -> PathBuf {
+        self.dir.join("tree")
+    }
+
     fn judge(&mut self, mutant: &Mutant) -> Result<(), Failure> {
         let key = (mutant.package.clone(), mutant.header.killer.clone());
         if self.killers == Killers::Unknown && !self.unpatched.contains_key(&key) {
@@ -228,8 +263,8 @@ impl Bench<'_> {
     }
 
     fn sync(&self) -> Result<(), Failure> {
-        tree::sync(&self.workspace.root, &self.copy).map_err(|error| {
-            Failure::Harness(format!("cannot copy the tree to {}: {error}", self.copy.display()))
+        tree::sync(&self.workspace.root, &self.copy()).map_err(|error| {
+            Failure::Harness(format!("cannot copy the tree to {}: {error}", self.copy().display()))
         })
     }
 
@@ -247,7 +282,7 @@ impl Bench<'_> {
         command
             .args(["-p1", "--batch", "--forward", "--fuzz=0", "--no-backup-if-mismatch", "-i"])
             .arg(&mutant.file)
-            .current_dir(&self.copy)
+            .current_dir(&self.copy())
             .stdin(Stdio::null());
         let ended = run::run(command, TEST_LIMIT, |_| {}).map_err(Failure::Harness)?;
         if ended.success() { Ok(()) } else { Err(Failure::DoesNotApply(ended.output)) }
@@ -268,21 +303,20 @@ impl Bench<'_> {
     }
 
     fn cargo(&self, mutant: &Mutant, harness: Harness, args: &[&str]) -> Command {
-        let builds = self.workspace.target.join("mutants-build");
         let test = ["test", "-p", &mutant.package];
         let mut command = match harness {
             Harness::Loom => {
-                let mut command = self.workspace.cargo_loom(&test, &builds.join("loom"));
+                let mut command = self.workspace.cargo_loom(&test, &self.dir.join("loom"));
                 command.args(["--release", "--lib"]);
                 command
             }
             Harness::Test => {
                 let mut command = self.workspace.cargo(&test);
-                command.env("CARGO_TARGET_DIR", builds.join("test"));
+                command.env("CARGO_TARGET_DIR", self.dir.join("test"));
                 command
             }
         };
-        command.args(args).current_dir(&self.copy);
+        command.args(args).current_dir(&self.copy());
         unit::settings(&mut command, &self.selection);
         command
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use common::{SOON, Spinner, set_up, until};
+use common::{SOON, Spinner, is_asleep, set_up, until};
 use preempt::{Outcome, StoppedAt, SuspendError, Task, Why, suspend};
 use sigctx::sys::{MaskHow, SigSet, sigprocmask};
 
@@ -56,7 +56,7 @@ fn an_idle_task_is_held_at_once_and_starts_when_let_go() {
         let (task, entered) = (task.clone(), entered.clone());
         threadreg::spawn(move || task.enter(|| entered.store(true, SeqCst)))
     };
-    until("the runner waits", || state_of(runner.thread()) == 'S');
+    until("the runner waits", || is_asleep(runner.thread()));
     assert!(!entered.load(SeqCst), "entered a held task");
     held.resume();
     runner.join().expect("no panic").expect("entered");
@@ -522,11 +522,4 @@ fn a_panic_on_the_suspended_task_comes_back() {
     drop(stopped);
     spinner.progress();
     spinner.end();
-}
-
-/// The scheduler's letter for what a thread does now.
-fn state_of(thread: threadreg::ThreadRef) -> char {
-    let Some(tid) = thread.tid() else { return '?' };
-    let stat = std::fs::read_to_string(format!("/proc/self/task/{tid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('?')
 }

@@ -309,6 +309,8 @@ fn inject_and_chain(delivery: &mut Delivery<'_>) -> Flow {
 /// The loop of patterns, under a handler from before that writes every register; `handler` chains, and
 /// may inject calls as well.
 fn patterns_stay(handler: handler::Handler, injects: bool) {
+    /// Signals, or injected calls.
+    const PER_PATTERN: usize = 32;
     static STOP: Mutex<Option<Stop>> = Mutex::new(None);
 
     extern "C" fn clobber(_: c_int) {
@@ -345,11 +347,16 @@ fn patterns_stay(handler: handler::Handler, injects: bool) {
         let stop = STOP.lock().unwrap().take().expect("running");
         let _done = Raise(&DONE);
         let mut rng = testkit::Rng::from_env();
-        sent = send_one_at_a_time(&TID, libc::SIGURG, enough, &mut rng, || {
-            if HANDLED.load(SeqCst).is_multiple_of(32) {
+        // Signals that come between two patterns meet other code, and inject nothing.
+        let done = if injects { &INJECTED } else { &HANDLED };
+        let mut next_pattern = PER_PATTERN;
+        sent = send_one_at_a_time(&TID, libc::SIGURG, usize::MAX, &mut rng, || {
+            let done = done.load(SeqCst);
+            if done >= next_pattern {
+                next_pattern = done + PER_PATTERN;
                 stop.stop();
             }
-            victim.is_finished()
+            done >= enough || victim.is_finished()
         });
         DONE.store(true, SeqCst);
         // The loop goes round until it is stopped, and may be between two rounds.

@@ -132,7 +132,6 @@ pub fn raise(signal: i32) {
     sys::tgkill(sys::getpid(), sys::gettid(), signal).expect("own thread");
 }
 
-/// Runs `victim` on a thread with an alternate stack, and sends it signals until `enough`.
 /// Signals that a mask can hold: all but two. An emulator drops those for which its host has none
 /// (QEMU's user mode, the last real-time signals).
 pub fn maskable() -> Vec<i32> {
@@ -147,6 +146,7 @@ pub fn maskable() -> Vec<i32> {
     maskable
 }
 
+/// Runs `victim` on a thread with an alternate stack, and sends it signals until `enough`.
 pub fn under_signals(victim: impl FnOnce() + Send, enough: impl FnMut() -> bool) -> usize {
     let mut rng = testkit::Rng::from_env();
     thread::scope(|s| {
