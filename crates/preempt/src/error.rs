@@ -185,7 +185,10 @@ impl core::error::Error for RunError {}
 #[non_exhaustive]
 pub enum Why {
     /// Another suspender had it all the time.
-    HeldByAnother,
+    HeldByAnother {
+        /// The thread that suspended it last, unless it has just let go.
+        holder: Option<i32>,
+    },
     /// It was let go by another suspender, has its turn to run, and its thread has not come to that.
     ItsTurn,
     /// It ran on no thread.
@@ -230,7 +233,10 @@ impl From<Standing> for Why {
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::HeldByAnother => f.write_str("somebody else has it suspended"),
+            Self::HeldByAnother { holder: Some(tid) } => {
+                write!(f, "thread {tid} has it suspended")
+            }
+            Self::HeldByAnother { holder: None } => f.write_str("another thread has it suspended"),
             Self::ItsTurn => f.write_str("it was let go by another, and has not run since"),
             Self::NotRunning => f.write_str("it ran on no thread"),
             Self::NotInstalled => f.write_str("preempt::install has not been called"),

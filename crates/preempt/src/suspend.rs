@@ -215,7 +215,7 @@ impl<'a> Attempt<'a> {
     fn late(&self, seen: Seen) -> SuspendError {
         let waited = self.start.elapsed();
         let kept = if seen.is_held() {
-            Some(Why::HeldByAnother)
+            Some(Why::HeldByAnother { holder: self.target.holder() })
         } else {
             seen.is_its_turn().then_some(Why::ItsTurn)
         };

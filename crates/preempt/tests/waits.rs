@@ -363,6 +363,9 @@ fn a_suspender_is_told_that_another_has_the_task() {
     let task = Task::new();
     let held = suspend(&task, SOON).expect("idle");
     let error = suspend(&task, Duration::from_millis(20)).map(drop).expect_err("held");
-    assert!(matches!(error, SuspendError::Late { why: Why::HeldByAnother, .. }), "{error}");
+    let SuspendError::Late { why: Why::HeldByAnother { holder }, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(holder, Some(gettid()));
     drop(held);
 }
