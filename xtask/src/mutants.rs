@@ -130,9 +130,11 @@ fn report_all(mutants: &[Mutant], judged: Vec<Judged>, mut step: Step) -> Step {
             step.counts.skipped += 1;
             continue;
         }
-        step.add(result.map_err(|failure| {
-            format!("{}: {verdict}: {}", mutant.name, failure.explain(mutant))
-        }));
+        step.add(
+            result.map_err(|failure| {
+                format!("{}: {verdict}: {}", mutant.name, failure.explain(mutant))
+            }),
+        );
     }
     output!("\n{}\n", report::trimmed(&table));
     step

@@ -12,6 +12,7 @@ use allthreads::AllThreads;
 use preempt::{CodeRange, StoppedAt, Task};
 use safepoint::{Reason, StopError, StopOptions, World};
 use threadreg::JoinHandle;
+use threadreg::procfs::TaskDir;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -163,12 +164,8 @@ fn a_mutator_that_waits_to_enter_a_held_task_is_stopped() {
                 waiting.enter(|| ()).expect("when it is let go");
             });
             let tid = tid.recv().expect("it tells");
-            let syscall = format!("/proc/self/task/{tid}/syscall");
-            let futex = format!("{} ", libc::SYS_futex);
-            testkit::until("it waits", || {
-                // An emulator or a sandbox may hide it: then it is stopped wherever it is.
-                std::fs::read_to_string(&syscall).map_or(true, |line| line.starts_with(&futex))
-            });
+            let tasks = TaskDir::open().expect("/proc");
+            testkit::until("it waits", || tasks.stat(tid).expect("alive").state == 'S');
             let stopped =
                 loops.world.stop_from_outside_with(StopOptions::new("test").deadline(SOON));
             assert_eq!(stopped.expect("both stand still").stats().mutators, 2);

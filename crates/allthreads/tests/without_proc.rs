@@ -39,7 +39,7 @@ fn after_a_change_of_root_threads_are_found_by_an_open_directory() {
         }
         let jail = jail();
         park(3);
-        let (proc, tasks) = (std::fs::File::open("/proc").unwrap(), TaskDir::open().unwrap());
+        let tasks = TaskDir::open().unwrap();
         let threads = tids().len();
         let drop = Batch::new()
             .set_groups(&[])
@@ -64,13 +64,25 @@ fn after_a_change_of_root_threads_are_found_by_an_open_directory() {
             .unwrap();
         assert_eq!(seen, threads);
         assert_eq!(all.batch(&Batch::new().no_new_privs()).unwrap().threads, threads);
-        // A child has other threads.
+    });
+}
+
+/// A directory is that of one process.
+#[test]
+fn a_child_of_fork_opens_a_directory_of_its_own() {
+    in_child("a_child_of_fork_opens_a_directory_of_its_own", LIMIT, || {
+        if !is_root() {
+            return;
+        }
+        if testkit::emulator().is_some() {
+            testkit::skip("an emulator has threads of its own");
+            return;
+        }
+        let (proc, tasks) = (std::fs::File::open("/proc").unwrap(), TaskDir::open().unwrap());
+        let all = AllThreads::new().tasks(&tasks);
+        change_root(&jail());
         let status = forked(|| {
-            thread::spawn(|| {
-                loop {
-                    thread::park();
-                }
-            });
+            park(1);
             let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
             assert_eq!(error.errno(), Some(Errno::new(libc::ESTALE)));
             let tasks = TaskDir::open_at(proc.as_fd()).unwrap();

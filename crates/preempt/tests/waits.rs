@@ -194,8 +194,13 @@ fn stress_a_task_runs_between_two_holds() {
             }
         });
         let (_, with, without) = *holds.lock().expect("no panic");
-        // The bound is one of processor time, in which a virtual machine's host may have run instead.
-        assert!(without * 50 <= with, "{without} holds found it where the last one had left it");
+        // The bound is one of processor time, in which a virtual machine's host may have run instead;
+        // an emulator spends it on translating the loop, first of all.
+        let chance = if testkit::emulator().is_some() { 1 } else { 50 };
+        assert!(
+            without * chance <= with,
+            "{without} holds found it where the last one had left it"
+        );
         spinner.end();
     });
 }

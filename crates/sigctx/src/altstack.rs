@@ -48,9 +48,10 @@ impl AltStack {
     /// Maps a stack and makes it the calling thread's alternate stack.
     ///
     /// Its size is the larger of [`MIN_SIZE`] and four of the largest frames that the CPU can need
-    /// (`AT_MINSIGSTKSZ`), with the state that may be live in one of them only and that the kernel
-    /// leaves out there: the matrix ZA of aarch64. All its pages are there from the start; below is a guard page. A few
-    /// stacks are kept when they are dropped and used again, with what was written to them.
+    /// (`AT_MINSIGSTKSZ`), and beside that the state that may be live in one of them only and that the
+    /// kernel leaves out there: the matrix ZA of aarch64. All its pages are there from the start; below
+    /// is a guard page. A few stacks are kept when they are dropped and used again, with what was
+    /// written to them.
     ///
     /// # Signal safety
     ///
@@ -66,7 +67,7 @@ impl AltStack {
     pub fn install() -> Result<Self, AltStackError> {
         let page = auxiliary(libc::AT_PAGESZ).max(4096);
         let told = auxiliary(libc::AT_MINSIGSTKSZ);
-        let size = MIN_SIZE.max(4 * told + arch::left_out(told)).next_multiple_of(page);
+        let size = (MIN_SIZE.max(4 * told) + arch::left_out(told)).next_multiple_of(page);
         let length = size + page;
         let map = match pooled() {
             Some(map) => map,

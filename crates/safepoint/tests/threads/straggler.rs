@@ -179,7 +179,10 @@ fn stress_stragglers_are_named_right_while_slots_change_hands() {
                     }
                 });
             }
-            for _ in 0..budget(3000) {
+            let mut left = budget(3000);
+            // On a slow machine few stops of a short run meet a mutator.
+            while left > 0 || late == 0 {
+                left = left.saturating_sub(1);
                 let options = StopOptions::new("test").deadline(Duration::from_millis(1));
                 match world.stop_from_outside_with(options).map(drop) {
                     Err(StopError::Deadline { stragglers, .. }) => {
@@ -197,6 +200,5 @@ fn stress_stragglers_are_named_right_while_slots_change_hands() {
             done.raise();
         });
         println!("{late} stragglers");
-        assert!(late > 0, "no thread was late");
     });
 }
