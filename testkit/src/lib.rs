@@ -165,6 +165,14 @@ pub fn until(what: &str, mut come: impl FnMut() -> bool) {
     }
 }
 
+/// Whether a thread of this process sleeps in the kernel now, such as in a futex wait.
+#[must_use]
+pub fn is_asleep(tid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/self/task/{tid}/stat")).unwrap_or_default();
+    // Behind the name, which may hold anything.
+    stat.rsplit(") ").next().is_some_and(|state| state.starts_with('S'))
+}
+
 /// Runs `body` in a child of `fork` and returns the child's wait status: 0 unless `body` panics.
 ///
 /// # Panics

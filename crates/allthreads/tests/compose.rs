@@ -12,7 +12,6 @@ use allthreads::AllThreads;
 use preempt::{CodeRange, StoppedAt, Task};
 use safepoint::{Reason, StopError, StopOptions, World};
 use threadreg::JoinHandle;
-use threadreg::procfs::TaskDir;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -164,8 +163,7 @@ fn a_mutator_that_waits_to_enter_a_held_task_is_stopped() {
                 waiting.enter(|| ()).expect("when it is let go");
             });
             let tid = tid.recv().expect("it tells");
-            let tasks = TaskDir::open().expect("/proc");
-            testkit::until("it waits", || tasks.stat(tid).expect("alive").state == 'S');
+            testkit::until("it waits", || testkit::is_asleep(tid));
             let stopped =
                 loops.world.stop_from_outside_with(StopOptions::new("test").deadline(SOON));
             assert_eq!(stopped.expect("both stand still").stats().mutators, 2);

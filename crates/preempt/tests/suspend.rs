@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use common::{SOON, Spinner, is_asleep, set_up, until};
+use common::{SOON, Spinner, set_up, until};
 use preempt::{Outcome, StoppedAt, SuspendError, Task, Why, suspend};
 use sigctx::sys::{MaskHow, SigSet, sigprocmask};
 
@@ -56,7 +56,7 @@ fn an_idle_task_is_held_at_once_and_starts_when_let_go() {
         let (task, entered) = (task.clone(), entered.clone());
         threadreg::spawn(move || task.enter(|| entered.store(true, SeqCst)))
     };
-    until("the runner waits", || is_asleep(runner.thread()));
+    until("the runner waits", || runner.thread().tid().is_some_and(testkit::is_asleep));
     assert!(!entered.load(SeqCst), "entered a held task");
     held.resume();
     runner.join().expect("no panic").expect("entered");

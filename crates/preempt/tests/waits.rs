@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use common::{SOON, Spin, Spinner, is_asleep, set_up, until};
+use common::{SOON, Spin, Spinner, set_up, until};
 use preempt::{EnterError, RunError, StoppedAt, SuspendError, Task, Why, suspend};
 use sigctx::sys::{MaskHow, SigSet, gettid, sigprocmask};
 use threadreg::{Nudge, NudgeCall};
@@ -314,7 +314,7 @@ fn a_waiting_thread_makes_calls(name: &str, wait: impl FnOnce(&Task) + Send) {
             let waiter = told.recv().expect("attached");
             let tid = waiter.tid().expect("runs");
             // A call that is there before the wait is made without being told of.
-            until("it waits", || is_asleep(waiter));
+            until("it waits", || testkit::is_asleep(tid));
             until("the call is made", || {
                 // SAFETY: `called` only stores a number.
                 let call = unsafe { NudgeCall::new(called, 0) };

@@ -89,10 +89,3 @@ pub(crate) fn until(what: &str, mut come: impl FnMut() -> bool) {
         thread::yield_now();
     }
 }
-
-/// Whether the thread sleeps in the kernel now.
-pub(crate) fn is_asleep(thread: threadreg::ThreadRef) -> bool {
-    let Some(tid) = thread.tid() else { return false };
-    let stat = std::fs::read_to_string(format!("/proc/self/task/{tid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|state| state.starts_with('S'))
-}
