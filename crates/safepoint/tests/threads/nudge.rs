@@ -329,6 +329,16 @@ impl Nudge for Slow {
     }
 }
 
+/// Asks the one mutator of `world`: by a for-each, or by a stop.
+fn ask(world: &World, each: bool) {
+    if each {
+        let mut own = world.attach().unwrap();
+        assert_eq!(own.for_each_processor(|_| ()).unwrap(), 2);
+    } else {
+        world.stop_from_outside("test").unwrap().resume();
+    }
+}
+
 /// `poll`: answers at a poll, and enters the region afterwards.
 fn a_region_with_a_nudge_on_its_way(poll: bool, each: bool) {
     let (world, nudge) = (World::new(), Arc::new(Slow::default()));
@@ -347,12 +357,7 @@ fn a_region_with_a_nudge_on_its_way(poll: bool, each: bool) {
                 over.wait();
             });
         });
-        if each {
-            let mut own = world.attach().unwrap();
-            assert_eq!(own.for_each_processor(|_| ()).unwrap(), 2);
-        } else {
-            world.stop_from_outside("test").unwrap().resume();
-        }
+        ask(&world, each);
         over.raise();
         blocks.join().unwrap();
     });
@@ -388,12 +393,7 @@ fn who_has_answered_is_not_nudged() {
                     }
                     m.blocking(|| over.wait());
                 });
-                if each {
-                    let mut own = world.attach().unwrap();
-                    assert_eq!(own.for_each_processor(|_| ()).unwrap(), 2);
-                } else {
-                    world.stop_from_outside("test").unwrap().resume();
-                }
+                ask(&world, each);
                 over.raise();
                 answers.join().unwrap();
             });
