@@ -33,6 +33,7 @@ use super::layout::{Structure, layout};
 use super::registers::registers;
 use crate::inject::{BadFrame, Call, MoveError};
 use crate::sys::{KernelAction, SaFlags, SigSet};
+use crate::vdso;
 
 pub(crate) use probe::*;
 
@@ -142,15 +143,22 @@ layout! {
 }
 
 /// `SA_RESTORER`. The kernel has return code of its own, in a vDSO that may be switched off.
+///
+/// Where there is a vDSO no action says it, as none of glibc's does: a program that reads an action with
+/// glibc's `sigaction` and sets it again keeps the flag and loses the address, so that the handler would
+/// return to address 0 (glibc 2.36, `sysdeps/unix/sysv/linux/i386/libc_sigaction.c`).
 const RESTORER: u32 = 0x0400_0000;
 
 impl RawAction {
     #[inline(always)]
     pub(crate) fn new(action: &KernelAction) -> Self {
+        if vdso::range().is_empty() {
+            vdso::find();
+        }
         // Without SA_SIGINFO there is another frame, which another system call returns from: the
         // kernel has the code for that.
-        let (flag, restorer) =
-            if action.flags.contains(SaFlags::SIGINFO) { (RESTORER, restorer()) } else { (0, 0) };
+        let needed = action.flags.contains(SaFlags::SIGINFO) && vdso::range().is_empty();
+        let (flag, restorer) = if needed { (RESTORER, restorer()) } else { (0, 0) };
         let flags = (action.flags.bits() | flag) as usize;
         Self { handler: action.handler, flags, restorer, mask: action.mask }
     }

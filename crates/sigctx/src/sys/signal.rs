@@ -56,7 +56,7 @@ impl KernelAction {
 /// keeps for itself.
 ///
 /// The restorer of a handler is this crate's own: a byte for byte copy of the one that debuggers
-/// and unwinders know.
+/// and unwinders know. On 386 it is the vDSO's, where there is one.
 ///
 /// # Signal safety
 ///
