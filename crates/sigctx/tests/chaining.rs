@@ -63,6 +63,27 @@ fn calls() -> (usize, usize) {
     (OURS.load(SeqCst), OLD_CALLS.load(SeqCst))
 }
 
+/// As a program does that puts its own handler over ours for a while.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "plays a program that goes through libc")]
+fn an_action_that_libc_has_read_and_set_again_works() {
+    testkit::in_child("an_action_that_libc_has_read_and_set_again_works", DEADLINE, || {
+        let _installed = install(libc::SIGUSR1, keep);
+        // SAFETY: all zeroes is a valid action.
+        let mut action = unsafe { std::mem::zeroed::<libc::sigaction>() };
+        // SAFETY: writes one action.
+        let got = unsafe { libc::sigaction(libc::SIGUSR1, std::ptr::null(), &raw mut action) };
+        assert_eq!(got, 0);
+        // SAFETY: the action that is there.
+        let set =
+            unsafe { libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()) };
+        assert_eq!(set, 0);
+        raise(libc::SIGUSR1);
+        raise(libc::SIGUSR1);
+        assert_eq!(calls(), (2, 0));
+    });
+}
+
 #[test]
 fn previous_handler_with_siginfo_gets_the_signal() {
     before(libc::SIGUSR1, old_full as *const () as usize, SaFlags::SIGINFO, SigSet::empty());

@@ -7,11 +7,11 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::SeqCst};
 
 use common::*;
-use sigctx::SigCtx;
 use sigctx::handler::{Delivery, Flow};
 use sigctx::inject::Frame;
 use sigctx::probe::{self, Patterned, Spin, Stop, Unwound};
 use sigctx::sys;
+use sigctx::{Reg, SigCtx};
 use testkit::Rng;
 
 static STOP: AtomicPtr<Stop> = AtomicPtr::new(std::ptr::null_mut());
@@ -59,6 +59,10 @@ extern "C" fn compare(context: *mut c_void, argument: *mut c_void) -> c_int {
     }
     for &(first, registers) in probe::DWARF_REGISTERS {
         for (number, &register) in (first..).zip(registers) {
+            // The frame's address tells it; not all rules do so again (386's vDSO does not).
+            if register == Reg::SP && !own_rules {
+                continue;
+            }
             // SAFETY: above a handler or an injected call.
             let found = unsafe { unwound.get(number) };
             let expected = interrupted.get(register) as usize;
