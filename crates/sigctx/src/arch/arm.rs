@@ -1444,9 +1444,6 @@ mod probe {
         ],
     )];
 
-    /// What DWARF calls a frame's address (CFA) is so much above the caller's stack pointer.
-    pub(crate) const CFA_ABOVE_SP: usize = 0;
-
     /// From a frame pointer to the frame pointer before it, and to the return address, in bytes. `None`
     /// where code keeps no frame pointers.
     pub(crate) const FRAME_POINTER_TO: Option<[isize; 2]> = Some([0, 4]);
