@@ -159,6 +159,7 @@ fn refusal_of(task: &Task) -> Result<(), RequestError> {
 #[cfg(target_env = "gnu")]
 mod switched {
     use std::cell::UnsafeCell;
+    use std::ffi::{c_int, c_ulong, c_void};
     use std::mem::MaybeUninit;
     use std::sync::atomic::AtomicBool;
     use std::sync::mpsc;
@@ -166,10 +167,27 @@ mod switched {
     use super::*;
     use sigctx::inject::CallStack;
 
+    /// glibc's `ucontext_t`, which begins like this everywhere. The crate libc has it, and the functions,
+    /// for some architectures alone.
+    #[repr(C, align(64))]
+    struct Context {
+        flags: c_ulong,
+        link: *mut c_void,
+        stack: libc::stack_t,
+        /// More than any has.
+        registers: [u64; 1024],
+    }
+
+    unsafe extern "C" {
+        fn getcontext(context: *mut Context) -> c_int;
+        fn makecontext(context: *mut Context, begin: extern "C" fn(), arguments: c_int, ...);
+        fn swapcontext(from: *mut Context, to: *const Context) -> c_int;
+    }
+
     /// A coroutine, and the scheduler's side of it.
     struct Coroutine {
-        inside: UnsafeCell<MaybeUninit<libc::ucontext_t>>,
-        outside: UnsafeCell<MaybeUninit<libc::ucontext_t>>,
+        inside: UnsafeCell<MaybeUninit<Context>>,
+        outside: UnsafeCell<MaybeUninit<Context>>,
         body: fn(),
         call_stack: CallStack,
         range: (usize, usize),
@@ -195,15 +213,15 @@ mod switched {
                 range,
             }));
             assert!(CURRENT.set(coroutine).is_ok(), "one a process");
-            let context = coroutine.inside.get().cast::<libc::ucontext_t>();
+            let context = coroutine.inside.get().cast::<Context>();
             // SAFETY: a context of our own.
-            assert_eq!(unsafe { libc::getcontext(context) }, 0);
+            assert_eq!(unsafe { getcontext(context) }, 0);
             // SAFETY: as above; nobody else has it yet.
             let context = unsafe { &mut *context };
-            context.uc_stack.ss_sp = stack.as_mut_ptr().cast();
-            context.uc_stack.ss_size = SIZE;
+            context.stack.ss_sp = stack.as_mut_ptr().cast();
+            context.stack.ss_size = SIZE;
             // SAFETY: `begin` takes no arguments, and never returns.
-            unsafe { libc::makecontext(context, begin, 0) };
+            unsafe { makecontext(context, begin, 0) };
             coroutine
         }
 
@@ -212,7 +230,7 @@ mod switched {
         fn enter(&self) {
             let (to, from) = (self.inside.get().cast(), self.outside.get().cast());
             // SAFETY: `inside` was made by `makecontext` or written by `leave`.
-            assert_eq!(unsafe { libc::swapcontext(from, to) }, 0);
+            assert_eq!(unsafe { swapcontext(from, to) }, 0);
         }
 
         /// Back to the scheduler.
@@ -220,7 +238,7 @@ mod switched {
         fn leave(&self) {
             let (to, from) = (self.outside.get().cast(), self.inside.get().cast());
             // SAFETY: `outside` was written by `enter`, whose caller waits.
-            assert_eq!(unsafe { libc::swapcontext(from, to) }, 0);
+            assert_eq!(unsafe { swapcontext(from, to) }, 0);
         }
 
         fn is_here(&self) -> bool {
