@@ -153,7 +153,8 @@ impl World {
     ///
     /// # Blocking
     ///
-    /// Waits while the world is stopped, for at most `limit`.
+    /// Waits while the world is stopped, for at most `limit`; then, as [`Mutator::blocking`] does, for
+    /// as long as the thread's task is suspended.
     ///
     /// # Errors
     ///

@@ -5,7 +5,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::round::Round;
-use super::slot::{MutatorState, STOP, Slot};
+use super::slot::{MutatorState, REST, STOP, Slot};
 use super::{Edge, Protocol};
 
 impl<E: Edge> Protocol<E> {
@@ -23,8 +23,9 @@ impl<E: Edge> Protocol<E> {
         let stopping = self.stop_turn.after_fork(parent, me);
         self.each_turn.after_fork(parent, me);
         // What requesters that are gone have asked is asked no more. A survivor that has the world
-        // stopped from inside its safe region has asked itself.
-        let kept = if stopping { STOP } else { 0 };
+        // stopped from inside its safe region has asked itself. A recall is of its own handler's (I8): the
+        // task is held no more, and is to go on when the region ends.
+        let kept = REST | if stopping { STOP } else { 0 };
         self.arena.each_slot(|slot| {
             slot.asked.poll.fetch_and(kept, Relaxed);
             slot.asked.stop_owed.store(0, Relaxed);

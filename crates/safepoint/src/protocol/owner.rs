@@ -63,6 +63,8 @@ impl<E: Edge> Protocol<E> {
                 break;
             }
         }
+        // I8. No recall comes any more: to handlers on this thread it does not stand still.
+        self.stay_while_held(slot);
         forget(slot);
         slot.set_state(MutatorState::Dead);
         Err(NoSlot::Stopped)
@@ -348,5 +350,91 @@ impl<E: Edge> Protocol<E> {
             self.visit(slot);
             self.answer_each(slot, owed);
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use core::cell::Cell;
+    use core::time::Duration;
+
+    use threadreg::rest::{self, Resident};
+
+    use super::{EACH, Limit, NoSlot, Protocol, STOP, Slot, Stance};
+    use crate::edge::{Fences, Identity, Linux};
+    use crate::protocol::Pace;
+
+    thread_local! {
+        /// How often this thread stayed while its task was held.
+        static STAYED: Cell<u32> = const { Cell::new(0) };
+    }
+
+    /// A protocol beside a crate that suspends tasks.
+    fn protocol() -> Protocol<Linux> {
+        static RESIDENT: Resident =
+            Resident { serve: || (), leave: || STAYED.set(STAYED.get() + 1) };
+        rest::set_resident(&RESIDENT);
+        Protocol::new(Linux::new(Fences::Full))
+    }
+
+    /// A handler recalls the thread just before its time is over.
+    struct RecalledAtLast<'a> {
+        protocol: &'a Protocol<Linux>,
+        slot: Cell<Option<&'static Slot<Identity>>>,
+    }
+
+    impl Limit for RecalledAtLast<'_> {
+        fn left(&self) -> Option<Duration> {
+            if let Some(slot) = self.slot.take() {
+                assert_eq!(slot.stance(), Some(Stance::Waits), "a handler finds it at rest");
+                self.protocol.recall(slot);
+            }
+            Some(Duration::ZERO)
+        }
+    }
+
+    impl Pace<Linux> for RecalledAtLast<'_> {
+        type Seen = ();
+
+        fn expired(&self) -> bool {
+            true
+        }
+        fn nap(&self) -> Option<Duration> {
+            Some(Duration::ZERO)
+        }
+        fn due(&mut self) -> bool {
+            true
+        }
+        fn late(&mut self, _slot: &'static Slot<Identity>, _wanted: &dyn Fn() -> bool) {}
+        fn look(&self, _slot: &'static Slot<Identity>) {}
+    }
+
+    /// Its task counts as stopped at a safe point from the recall on.
+    #[test]
+    fn who_gives_up_attaching_stays_while_its_task_is_held() {
+        let protocol = protocol();
+        let mut limit = RecalledAtLast { protocol: &protocol, slot: Cell::new(None) };
+        protocol.stop(None, &mut limit).expect("nobody to be late");
+        let forget = |_| assert_eq!(STAYED.get(), 1, "it ran while its task was held");
+        let attached = protocol.attach(|slot| limit.slot.set(Some(slot)), forget, &limit);
+        assert!(matches!(attached, Err(NoSlot::Stopped)));
+        assert_eq!(STAYED.get(), 1);
+        protocol.resume();
+    }
+
+    /// Nobody holds its task any more, but the task still has to be told that it goes on.
+    #[test]
+    fn a_recall_that_came_before_a_fork_is_heeded_in_the_child() {
+        let protocol = protocol();
+        let limit = RecalledAtLast { protocol: &protocol, slot: Cell::new(None) };
+        let slot = protocol.attach(|_| (), |_| (), &limit).expect("room");
+        protocol.enter(slot, Stance::Away);
+        protocol.recall(slot);
+        slot.asked.poll.fetch_or(STOP | EACH, super::Ordering::Relaxed);
+        protocol.after_fork(1, 2, |_| true, |_| ());
+        protocol.leave(slot);
+        assert_eq!(STAYED.get(), 1, "it ran, and its task counts as blocked");
+        assert!(!slot.is_asked(), "nothing else is left");
+        protocol.detach(slot, || ());
     }
 }
