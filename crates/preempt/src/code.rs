@@ -26,10 +26,11 @@ use core::ptr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize};
 use core::time::Duration;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+use crate::fork_lock::ForkLock;
 use crate::ranges::{Overlap, Table};
 
 type Snapshot = Table<Code>;
@@ -37,7 +38,8 @@ type Snapshot = Table<Code>;
 static TABLE: AtomicPtr<Snapshot> = AtomicPtr::new(ptr::null_mut());
 static READERS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
 static TURN: AtomicUsize = AtomicUsize::new(0);
-static WRITER: Mutex<()> = Mutex::new(());
+/// What it protects is whole at every moment: a snapshot is put in the place of another at once.
+static WRITER: ForkLock = ForkLock::new();
 
 /// How many of the threads that stand still in a range are known by name.
 const NAMED: usize = 4;
@@ -415,14 +417,10 @@ impl fmt::Display for RetireError {
 
 impl core::error::Error for RetireError {}
 
-fn writer() -> MutexGuard<'static, ()> {
-    WRITER.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Replaces the snapshot by an edited copy and frees the old one when no handler can hold it.
 fn edit<E>(change: impl FnOnce(&mut Snapshot) -> Result<(), E>) -> Result<(), E> {
     crate::fork::watch();
-    let _one_writer = writer();
+    let _one_writer = WRITER.lock();
     let old = TABLE.load(SeqCst);
     // SAFETY: `old` is null or a snapshot that only a writer frees, and we are the only writer.
     let mut next = unsafe { old.as_ref() }.cloned().unwrap_or_default();
@@ -518,4 +516,39 @@ macro_rules! preemptible_section {
         }
         &raw const __start_preemptible as usize..&raw const __stop_preemptible as usize
     }};
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use testkit::{forked, in_child};
+
+    /// The fork comes while another thread registers code, whatever the scheduler does.
+    #[test]
+    fn code_is_registered_in_the_child_of_a_fork_beside_a_registration() {
+        let name = "code::tests::code_is_registered_in_the_child_of_a_fork_beside_a_registration";
+        in_child(name, Duration::from_secs(20), || {
+            crate::fork::watch();
+            let (locked, is_locked) = mpsc::channel();
+            let (unlock, to_unlock) = mpsc::channel::<()>();
+            let writer = std::thread::spawn(move || {
+                let _writer = super::WRITER.lock();
+                locked.send(()).expect("the test waits");
+                to_unlock.recv().expect("the test tells");
+            });
+            is_locked.recv().expect("the writer tells");
+            let status = forked(|| {
+                // SAFETY: nothing runs there.
+                let code = unsafe { crate::register_code(0x1000..0x2000) }.expect("free");
+                assert!(crate::is_registered_code(0x1800));
+                drop(code);
+                assert!(!crate::is_registered_code(0x1800));
+            });
+            unlock.send(()).expect("the writer waits");
+            writer.join().expect("no panic");
+            assert_eq!(status, 0, "in the child of fork");
+        });
+    }
 }

@@ -41,6 +41,7 @@ cfg_if::cfg_if! {
         mod disable;
         mod error;
         mod fork;
+        mod fork_lock;
         mod install;
         mod nudge;
         mod place;

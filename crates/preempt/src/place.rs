@@ -1,28 +1,16 @@
 //! Where a task runs: a thread, behind a lock that a fork does not leave locked.
 //!
-//! The owner of the task writes it and suspenders copy it, two words each time. A fork at such a
-//! moment copies the lock taken, by a thread that the child does not have. So the lock says which
-//! process took it, and is free for every other.
-//!
-//! ```text
-//!  lock = 0 free, or | process, 30 bits | WAITED | LOCKED |
-//! ```
+//! The owner of the task writes it and suspenders copy it, two words each time.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use threadreg::ThreadRef;
 
-use crate::fork::process;
-use crate::sync::{wait, wake_all};
-
-const FREE: u32 = 0;
-const LOCKED: u32 = 1;
-const WAITED: u32 = 2;
+use crate::fork_lock::ForkLock;
 
 #[derive(Debug)]
 pub(crate) struct Place {
-    lock: AtomicU32,
+    lock: ForkLock,
     thread: UnsafeCell<Option<ThreadRef>>,
 }
 
@@ -31,7 +19,7 @@ unsafe impl Sync for Place {}
 
 impl Place {
     pub(crate) const fn nowhere() -> Self {
-        Self { lock: AtomicU32::new(FREE), thread: UnsafeCell::new(None) }
+        Self { lock: ForkLock::new(), thread: UnsafeCell::new(None) }
     }
 
     pub(crate) fn thread(&self) -> Option<ThreadRef> {
@@ -45,51 +33,25 @@ impl Place {
     /// In the child of a fork, on the thread that runs the task. That wrote nothing meanwhile, so who
     /// had the lock only read.
     pub(crate) fn after_fork(&self) {
-        self.lock.store(FREE, Ordering::Relaxed);
+        self.lock.after_fork();
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Option<ThreadRef>) -> R) -> R {
-        let locked = process() << 2 | LOCKED;
-        let mut mine = locked;
-        loop {
-            let seen = self.lock.load(Ordering::Relaxed);
-            let is_taken = seen | WAITED == locked | WAITED;
-            if !is_taken {
-                // Acquire, with the release below.
-                let took =
-                    self.lock.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed);
-                if took.is_ok() {
-                    if seen != FREE {
-                        // Copied half written, perhaps. The task that ran there does not run here:
-                        // what does was seen to by `after_fork`.
-                        // SAFETY: this thread has the lock, and who had it is not in this process.
-                        unsafe { *self.thread.get() = None };
-                    }
-                    break;
-                }
-            } else if seen & WAITED != 0 || self.mark_waited(seen) {
-                wait(&self.lock, locked | WAITED, None);
-                // Others may wait still.
-                mine = locked | WAITED;
-            }
+        let locked = self.lock.lock();
+        if locked.was_copied {
+            // Half written, perhaps. The task that ran there does not run here: what does was seen to by
+            // `after_fork`.
+            // SAFETY: this thread has the lock, and who had it is not in this process.
+            unsafe { *self.thread.get() = None };
         }
         // SAFETY: this thread has the lock.
-        let result = work(unsafe { &mut *self.thread.get() });
-        if self.lock.swap(FREE, Ordering::Release) & WAITED != 0 {
-            wake_all(&self.lock);
-        }
-        result
-    }
-
-    /// Relaxed: takes nothing.
-    fn mark_waited(&self, seen: u32) -> bool {
-        let waited = seen | WAITED;
-        self.lock.compare_exchange(seen, waited, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        work(unsafe { &mut *self.thread.get() })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::mpsc;
     use std::thread;
     use std::time::Duration;
@@ -146,9 +108,7 @@ mod tests {
                     for _ in 0..2 {
                         scope.spawn(|| place.with(|_| ()));
                     }
-                    testkit::until("one waits", || {
-                        place.lock.load(super::Ordering::Relaxed) & super::WAITED != 0
-                    });
+                    testkit::until("one waits", || place.lock.is_waited_for());
                 });
             });
         });
@@ -159,12 +119,12 @@ mod tests {
         let name = "place::tests::stress_a_place_is_one_threads_at_a_time";
         in_child(name, Duration::from_mins(1), || {
             let place = super::Place::nowhere();
-            let inside = super::AtomicU32::new(0);
+            let inside = AtomicU32::new(0);
             let enter = || {
                 for _ in 0..testkit::budget(10_000) {
                     place.with(|_| {
-                        assert_eq!(inside.fetch_add(1, super::Ordering::Relaxed), 0, "two");
-                        inside.fetch_sub(1, super::Ordering::Relaxed);
+                        assert_eq!(inside.fetch_add(1, Ordering::Relaxed), 0, "two");
+                        inside.fetch_sub(1, Ordering::Relaxed);
                     });
                 }
             };
