@@ -160,14 +160,15 @@ impl Hold {
     /// Stays until the operation ends; calls `run` once if it is executed, never if it is not.
     ///
     /// `leave` comes just before the last access to a word, with no system call between them. `alone` is
-    /// called after a long sleep, and lets everybody go if the owner is dead.
+    /// called after a long sleep, with whether this thread has run the calls, and lets everybody go if the
+    /// owner is dead.
     #[inline(always)]
     pub(crate) fn stay(
         &self,
         futex: &impl Futex,
         run: impl FnOnce(),
         leave: impl FnOnce(),
-        alone: impl Fn(),
+        alone: impl Fn(bool),
     ) {
         let mut run = Some(run);
         loop {
@@ -190,7 +191,7 @@ impl Hold {
                 break;
             }
             if futex.wait(&self.command, command) {
-                alone();
+                alone(run.is_none());
             }
         }
         let leavers = self.leavers.load(Ordering::Relaxed);
@@ -343,6 +344,14 @@ impl Hold {
         self.left.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Whether a held thread may inherit from an owner that has ended. Not one that is to run the calls and
+    /// has not: who ends the operation waits for that.
+    #[inline(always)]
+    pub(crate) fn may_inherit(&self, has_run: bool) -> bool {
+        // Acquire: the owner is dead, but its writes may still be on their way.
+        has_run || self.command.load(Ordering::Acquire) == WAIT
+    }
+
     /// Ends the operation of an owner that has ended: with nothing applied if nobody was told to run the
     /// calls, else when all have run them. By who has inherited the lock, a held thread or a later owner.
     #[inline(always)]
@@ -388,5 +397,55 @@ impl Hold {
     /// True between `close` and `finish`.
     pub(crate) fn is_executing(&self) -> bool {
         self.gate.load(Ordering::Relaxed) & PHASE == EXEC
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use core::cell::Cell;
+    use core::time::Duration;
+
+    use super::*;
+    use crate::signal::Kernel;
+
+    /// The owner tells all to run the calls when this thread is at the end of a long sleep, and dies.
+    struct CommandsAtLast<'a>(&'a Hold, Cell<bool>);
+
+    impl Futex for CommandsAtLast<'_> {
+        type Timeout = Duration;
+
+        fn wait(&self, _word: &AtomicU32, _expected: u32) -> bool {
+            if !self.1.replace(true) {
+                self.0.command(&Kernel, Release::Together);
+            }
+            true
+        }
+        fn wait_for(&self, word: &AtomicU32, expected: u32, timeout: Duration) {
+            Kernel.wait_for(word, expected, timeout);
+        }
+        fn wake_one(&self, _word: &AtomicU32) {}
+        fn wake_all(&self, _word: &AtomicU32) {}
+    }
+
+    /// Who ends the operation waits until all have run the calls.
+    #[test]
+    fn who_is_to_run_the_calls_does_so_before_it_inherits() {
+        let hold = Hold::new();
+        assert!(hold.begin(&Kernel, || None, || ()));
+        assert_eq!(hold.join(|| false), Some(1));
+        assert!(hold.close(1));
+        let (runs, looks) = (Cell::new(0), Cell::new(0));
+        let alone = |has_run| {
+            if hold.may_inherit(has_run) {
+                hold.recover(&Kernel, || {
+                    looks.set(looks.get() + 1);
+                    assert!(looks.get() < 100, "waits for itself");
+                    Duration::from_micros(1)
+                });
+            }
+        };
+        let futex = CommandsAtLast(&hold, Cell::new(false));
+        hold.stay(&futex, || runs.set(runs.get() + 1), || (), alone);
+        assert_eq!((runs.get(), hold.is_executing()), (1, false));
     }
 }

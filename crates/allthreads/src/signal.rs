@@ -205,18 +205,20 @@ fn hold() {
         }
         line.done();
     };
-    BLOCK.hold.stay(&Kernel, run, || line.left(), || take_over_from_the_dead(pid, tid));
+    let alone = |has_run| take_over_from_the_dead(pid, tid, has_run);
+    BLOCK.hold.stay(&Kernel, run, || line.left(), alone);
 }
 
 /// Ends the operation of an owner that was killed by a filter of its own, if that is what keeps this
 /// thread.
 #[inline(always)]
-fn take_over_from_the_dead(pid: i32, tid: Tid) {
+fn take_over_from_the_dead(pid: i32, tid: Tid, has_run: bool) {
     let owner = BLOCK.lock.owner();
     if owner == 0 || owner == tid || !life::has_ended(pid, owner) {
         return;
     }
-    if BLOCK.lock.inherit(owner, tid) {
+    // Once it is dead: until then it may tell this thread to run the calls.
+    if BLOCK.hold.may_inherit(has_run) && BLOCK.lock.inherit(owner, tid) {
         inherited(pid);
         BLOCK.lock.release();
     }
