@@ -366,7 +366,8 @@ impl<'a> AllThreads<'a> {
     /// # Safety
     ///
     /// 1. `function` is async-signal-safe and does not unwind; it makes no use of thread-local
-    ///    storage, `errno` included, if the process has threads that were not made by libc.
+    ///    storage, `errno` included, if the process has threads that were not made by libc. Elsewhere
+    ///    it leaves `errno` as it finds it, as any handler does: the interrupted code's is not kept.
     /// 2. It waits for no other thread: all of them are held, or run it too.
     /// 3. `data` may be used on all threads at the same time.
     pub unsafe fn call(

@@ -69,8 +69,9 @@ pub(crate) trait Futex {
     /// How long the owner is ready to wait.
     type Timeout;
     /// Sleeps while `word` holds `expected`; may return early. True when it has slept for so long that
-    /// the owner may be dead, or may be unable to wake anybody.
-    fn wait(&self, word: &AtomicU32, expected: u32) -> bool;
+    /// the owner may be dead, or may be unable to wake anybody: the longer the greater `number` is, the
+    /// thread's own among those that joined.
+    fn wait(&self, word: &AtomicU32, expected: u32, number: u32) -> bool;
     /// Like `wait`, and no longer than `timeout`.
     fn wait_for(&self, word: &AtomicU32, expected: u32, timeout: Self::Timeout);
     /// Wakes the one thread that may sleep on `word`.
@@ -157,7 +158,7 @@ impl Hold {
         }
     }
 
-    /// Stays until the operation ends; calls `run` once if it is executed, never if it is not.
+    /// Stays until the operation ends, as the `number`th that joined; calls `run` once if it is executed, never if it is not.
     ///
     /// `leave` comes just before the last access to a word, with no system call between them. `alone` is
     /// called after a long sleep, with whether this thread has run the calls, and lets everybody go if the
@@ -166,6 +167,7 @@ impl Hold {
     pub(crate) fn stay(
         &self,
         futex: &impl Futex,
+        number: u32,
         run: impl FnOnce(),
         leave: impl FnOnce(),
         alone: impl Fn(bool),
@@ -190,8 +192,13 @@ impl Hold {
             if command == RUN_AND_LEAVE {
                 break;
             }
-            if futex.wait(&self.command, command) {
+            if futex.wait(&self.command, command, number) {
                 alone(run.is_none());
+                // Relaxed: a hint. Whoever has changed it may be unable to wake anybody, and others look
+                // later.
+                if self.command.load(Ordering::Relaxed) != command {
+                    futex.wake_all(&self.command);
+                }
             }
         }
         let leavers = self.leavers.load(Ordering::Relaxed);
@@ -408,13 +415,14 @@ mod tests {
     use super::*;
     use crate::signal::Kernel;
 
-    /// The owner tells all to run the calls when this thread is at the end of a long sleep, and dies.
-    struct CommandsAtLast<'a>(&'a Hold, Cell<bool>);
+    /// The owner tells all to run the calls when this thread is at the end of a long sleep, and dies, or
+    /// cannot wake anybody.
+    struct CommandsAtLast<'a>(&'a Hold, Cell<bool>, Cell<u32>);
 
     impl Futex for CommandsAtLast<'_> {
         type Timeout = Duration;
 
-        fn wait(&self, _word: &AtomicU32, _expected: u32) -> bool {
+        fn wait(&self, _word: &AtomicU32, _expected: u32, _number: u32) -> bool {
             if !self.1.replace(true) {
                 self.0.command(&Kernel, Release::Together);
             }
@@ -424,7 +432,9 @@ mod tests {
             Kernel.wait_for(word, expected, timeout);
         }
         fn wake_one(&self, _word: &AtomicU32) {}
-        fn wake_all(&self, _word: &AtomicU32) {}
+        fn wake_all(&self, _word: &AtomicU32) {
+            self.2.set(self.2.get() + 1);
+        }
     }
 
     /// Who ends the operation waits until all have run the calls.
@@ -444,8 +454,9 @@ mod tests {
                 });
             }
         };
-        let futex = CommandsAtLast(&hold, Cell::new(false));
-        hold.stay(&futex, || runs.set(runs.get() + 1), || (), alone);
+        let futex = CommandsAtLast(&hold, Cell::new(false), Cell::new(0));
+        hold.stay(&futex, 1, || runs.set(runs.get() + 1), || (), alone);
         assert_eq!((runs.get(), hold.is_executing()), (1, false));
+        assert_eq!(futex.2.get(), 2, "who finds a new command late wakes the others");
     }
 }

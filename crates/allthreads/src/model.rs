@@ -33,7 +33,7 @@ impl Sleepers {
 impl Futex for Sleepers {
     type Timeout = ();
 
-    fn wait(&self, word: &AtomicU32, expected: u32) -> bool {
+    fn wait(&self, word: &AtomicU32, expected: u32, _number: u32) -> bool {
         let guard = self.lock.lock().unwrap();
         if word.load(Ordering::Relaxed) == expected {
             drop(self.woken(word).wait(guard).unwrap());
@@ -101,7 +101,7 @@ impl Shared {
             // SAFETY: loom checks that nobody writes at the same time.
             executed = Some(self.call.with(|call| unsafe { *call }));
         };
-        self.hold.stay(&self.futex, run, || (), |_| ());
+        self.hold.stay(&self.futex, number, run, || (), |_| ());
         executed
     }
 }
@@ -194,7 +194,7 @@ fn who_does_not_leave_is_not_waited_for_past_the_deadline() {
                 // An operation that gives up leaves what is in use alone.
                 // SAFETY: loom checks that nobody writes at the same time.
                 assert_eq!(shared.call.with(|call| unsafe { *call }), 1);
-                shared.hold.stay(&shared.futex, || panic!("rolled back"), || (), |_| ());
+                shared.hold.stay(&shared.futex, 1, || panic!("rolled back"), || (), |_| ());
             })
         };
         while shared.hold.arrivals() == 0 {

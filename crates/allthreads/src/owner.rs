@@ -467,7 +467,7 @@ mod tests {
             assert!(begun.is_none());
             assert!(start.elapsed() >= patience);
         }
-        hold.stay(&Kernel, || panic!("let go"), || (), |_| ());
+        hold.stay(&Kernel, 1, || panic!("let go"), || (), |_| ());
         // It has left: that is enough also when the deadline has passed.
         assert!(open(Some(Instant::now()), &|| ()).is_some());
     }

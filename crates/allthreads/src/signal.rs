@@ -37,8 +37,10 @@ pub(crate) const DEFAULT: i32 = 33;
 
 /// Our instances. Negative, so that the kernel lets a thread send it to another; none of libc's.
 const CODE: i32 = -60;
-/// How long a held thread sleeps without a look at its owner.
-const LOOK_AT_OWNER: c_long = 50_000_000;
+/// How long the first held thread sleeps without a look at its owner, and how much longer each one that
+/// joined after another, in milliseconds.
+const LOOK_AT_OWNER: u32 = 50;
+const LOOK_LATER: u32 = 1;
 
 type Action = unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
@@ -100,10 +102,10 @@ impl Futex for Kernel {
     type Timeout = Duration;
 
     #[inline(always)]
-    fn wait(&self, word: &AtomicU32, expected: u32) -> bool {
+    fn wait(&self, word: &AtomicU32, expected: u32, number: u32) -> bool {
         // Early returns (EAGAIN, EINTR) only make the caller look at the word again. What else there is
         // is the end of the time, or a filter: who cannot sleep looks at the owner.
-        let result = Self::futex(word, libc::FUTEX_WAIT, expected, Some(&[0, LOOK_AT_OWNER]));
+        let result = Self::futex(word, libc::FUTEX_WAIT, expected, Some(&nap(number)));
         result != 0 && result != AGAIN && result != INTERRUPTED
     }
 
@@ -125,6 +127,14 @@ impl Futex for Kernel {
     fn wake_all(&self, word: &AtomicU32) {
         let _ = Self::futex(word, libc::FUTEX_WAKE, i32::MAX as u32, None);
     }
+}
+
+/// How long a held thread sleeps without a look, as the kernel takes it. The later it joined the longer:
+/// did all look equally often, thousands of them would leave no processor to those that they wait for.
+#[inline(always)]
+fn nap(number: u32) -> [c_long; 2] {
+    let milliseconds = LOOK_AT_OWNER + LOOK_LATER * number;
+    [(milliseconds / 1000) as c_long, (milliseconds % 1000 * 1_000_000) as c_long]
 }
 
 const AGAIN: isize = -(libc::EAGAIN as isize);
@@ -206,7 +216,7 @@ fn hold() {
         line.done();
     };
     let alone = |has_run| take_over_from_the_dead(pid, tid, has_run);
-    BLOCK.hold.stay(&Kernel, run, || line.left(), alone);
+    BLOCK.hold.stay(&Kernel, number, run, || line.left(), alone);
 }
 
 /// Ends the operation of an owner that was killed by a filter of its own, if that is what keeps this
@@ -427,5 +437,20 @@ mod tests {
             assert_eq!(unsafe { info.si_value() }.sival_ptr.addr(), value);
             assert_eq!(is_ours(&info), ours, "{value:#x}");
         }
+    }
+
+    /// What those that are held cost together, while the caller waits for more to come, has a bound.
+    #[test]
+    fn however_many_are_held_few_of_them_look_at_the_owner_in_a_second() {
+        let in_milliseconds = |number| {
+            let [seconds, nanoseconds] = nap(number);
+            assert!((0..1_000_000_000).contains(&nanoseconds), "{number}: {nanoseconds}");
+            seconds as u64 * 1000 + nanoseconds as u64 / 1_000_000
+        };
+        assert_eq!([1, 950].map(in_milliseconds), [51, 1000]);
+        let held = crate::table::SLOTS as u32;
+        let in_a_second: u64 = (1..=held).map(|number| 1000 / in_milliseconds(number).max(1)).sum();
+        assert!(in_a_second < 6000, "{in_a_second} looks");
+        assert!(in_milliseconds(held) < 20_000);
     }
 }
