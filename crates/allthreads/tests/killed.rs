@@ -161,6 +161,28 @@ fn a_caller_that_a_filter_kills_leaves_nobody_behind() {
     });
 }
 
+/// It has `threadreg` make none while it gathers.
+#[test]
+fn threads_are_made_when_a_filter_has_killed_a_caller() {
+    in_child("threads_are_made_when_a_filter_has_killed_a_caller", LIMIT, || {
+        park(2);
+        // From here on operations freeze that.
+        threadreg::spawn(|| ()).join().unwrap();
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            tell.send(gettid()).unwrap();
+            if forbid(libc::SYS_rt_tgsigqueueinfo, KILL_THREAD) {
+                operation();
+                println!("the caller survived");
+                std::process::abort();
+            }
+        });
+        let tid = told.recv().unwrap();
+        testkit::until("the caller is dead", || status(tid, "Name").is_none());
+        threadreg::spawn(|| ()).join().unwrap();
+    });
+}
+
 /// The main thread stays a thread of the process when it is dead.
 #[test]
 fn a_main_thread_that_a_filter_kills_leaves_nobody_behind() {

@@ -25,7 +25,8 @@
 //! - **C4** A record is published before `clone` and under the read side. So a thread that can
 //!   exist is listed, and while the lock is frozen a thread that is listed exists or has left.
 //!
-//! *Exit:* takes no lock; threads leave while creation is frozen. *Fork:* the child starts with a
+//! *Exit:* takes no lock; threads leave while creation is frozen. A freezer that ends with the write side
+//! is found dead by who waits for it, who gives it back (`freeze`). *Fork:* the child starts with a
 //! free lock (`reset`). *EAGAIN from clone:* the record is unlisted before the read side is given
 //! back, and pins are waited for afterwards: who holds one may be waiting for the lock. *Masked
 //! signals:* a creator blocks signals while it holds the read side, and only then: a
@@ -82,15 +83,16 @@ impl CreationLock {
         false
     }
 
-    /// Sleeps while a writer has or awaits the lock. Nothing is held afterwards.
-    pub(crate) fn wait_readable(&self) {
+    /// Sleeps while a writer has or awaits the lock; calls `nap` before each sleep, which says how long
+    /// that may be. Nothing is held afterwards.
+    pub(crate) fn wait_readable(&self, mut nap: impl FnMut() -> Option<Duration>) {
         loop {
             // Relaxed: a hint; `try_read` decides.
             let now = self.state.load(Ordering::Relaxed);
             if now & WRITER == 0 {
                 return;
             }
-            wait(&self.state, now, None);
+            wait(&self.state, now, nap());
         }
     }
 

@@ -5,14 +5,19 @@ use core::marker::PhantomData;
 use core::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-use sigctx::sys;
+use sigctx::sys::{self, Errno};
 
 use crate::name::Name;
+use crate::procfs::TaskDir;
 use crate::registry::{self, ARENA, CREATION};
 use crate::thread_ref::{ThreadRef, threads};
 
-/// The thread that holds the write side; 0: none.
+/// The thread that holds the write side; 0: none. Set after that is taken, and cleared before it is given
+/// back, by the thread or, when it has ended, by who finds it dead.
 static FREEZER: AtomicI32 = AtomicI32::new(0);
+
+/// The longest wait for the guard without a look whether the thread that holds it lives.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Stops this crate from making threads until the guard is dropped.
 ///
@@ -58,8 +63,9 @@ static FREEZER: AtomicI32 = AtomicI32::new(0);
 pub fn freeze_creation() -> CreationFrozen {
     assert_not_frozen_here();
     registry::init();
-    CREATION.write(|| None);
-    CreationFrozen::new()
+    let me = sys::gettid();
+    CREATION.write(|| Some(look()));
+    CreationFrozen::new(me)
 }
 
 /// Like [`freeze_creation`], but gives up after `limit` and says who was in the way.
@@ -96,9 +102,9 @@ pub fn freeze_creation() -> CreationFrozen {
 pub fn freeze_creation_within(limit: Duration) -> Result<CreationFrozen, NotFrozen> {
     assert_not_frozen_here();
     registry::init();
-    let begin = Instant::now();
-    if CREATION.write(|| Some(limit.saturating_sub(begin.elapsed()))) {
-        Ok(CreationFrozen::new())
+    let (me, begin) = (sys::gettid(), Instant::now());
+    if CREATION.write(|| Some(limit.saturating_sub(begin.elapsed()).min(look()))) {
+        Ok(CreationFrozen::new(me))
     } else {
         Err(NotFrozen::now(limit))
     }
@@ -113,7 +119,8 @@ pub fn freeze_creation_within(limit: Duration) -> Result<CreationFrozen, NotFroz
 /// while the guard lives.
 #[must_use]
 pub fn try_freeze_creation() -> Option<CreationFrozen> {
-    CREATION.try_write().then(CreationFrozen::new)
+    let me = sys::gettid();
+    CREATION.try_write().then(|| CreationFrozen::new(me))
 }
 
 /// Whether the calling thread holds the guard of [`freeze_creation`]: then it must not wait for
@@ -126,6 +133,31 @@ pub fn try_freeze_creation() -> Option<CreationFrozen> {
 pub fn holds_freeze() -> bool {
     // Relaxed: only this thread makes it its own id.
     FREEZER.load(Ordering::Relaxed) == sys::gettid()
+}
+
+/// For who is going to wait for the guard: gives it back for a thread that has ended with it, leaked or
+/// killed by a seccomp filter of its own. Returns how long to wait before the next look.
+pub(crate) fn look() -> Duration {
+    // Relaxed, here and below: what the dead thread wrote is seen by who sees that it has ended.
+    let holder = FREEZER.load(Ordering::Relaxed);
+    if holder != 0 && has_ended(holder) {
+        let taken = FREEZER.compare_exchange(holder, 0, Ordering::Relaxed, Ordering::Relaxed);
+        // Else another one was first.
+        if taken.is_ok() {
+            CREATION.release_write();
+        }
+    }
+    LOOK
+}
+
+fn has_ended(tid: i32) -> bool {
+    let pid = sys::getpid();
+    // The main thread keeps its id until the process ends.
+    let is_dead_leader = || {
+        let stat = TaskDir::open().and_then(|tasks| tasks.stat(tid));
+        tid == pid && stat.is_ok_and(|stat| stat.is_exiting())
+    };
+    sys::tgkill(pid, tid, 0) == Err(Errno::ESRCH) || is_dead_leader()
 }
 
 /// The lock order, in builds with debug assertions.
@@ -143,7 +175,8 @@ pub(crate) fn reset() {
 
 /// No thread is made through this crate while this lives; from [`freeze_creation`].
 ///
-/// Belongs to its thread. In the child of a `fork` it holds nothing any more.
+/// Belongs to its thread. In the child of a `fork` it holds nothing any more, nor when its thread has
+/// ended: whoever waits for it looks, every 100 ms, whether that lives.
 #[must_use = "creation is frozen only while this lives"]
 #[derive(Debug)]
 pub struct CreationFrozen {
@@ -152,9 +185,10 @@ pub struct CreationFrozen {
 }
 
 impl CreationFrozen {
-    /// The caller has the write side.
-    fn new() -> Self {
-        FREEZER.store(sys::gettid(), Ordering::Relaxed);
+    /// The caller, `me`, has the write side, and has made no system call since: at one a filter of its own
+    /// could end it, and it is not known yet.
+    fn new(me: i32) -> Self {
+        FREEZER.store(me, Ordering::Relaxed);
         Self { forks: registry::forks(), not_send: PhantomData }
     }
 

@@ -33,7 +33,7 @@ fn frozen_list_and_existing_threads_agree() {
             let (arena, lock, exist) = (arena.clone(), lock.clone(), exist.clone());
             thread::spawn(move || {
                 while !lock.try_read() {
-                    lock.wait_readable();
+                    lock.wait_readable(|| None);
                 }
                 create(&lock, &arena, &named("new"), |_, _| {
                     exist.fetch_add(1, Ordering::SeqCst);
@@ -306,7 +306,7 @@ fn a_failed_clone_holds_nobody_up() {
             })
         };
         while !lock.try_read() {
-            lock.wait_readable();
+            lock.wait_readable(|| None);
         }
         let made = create(&lock, &arena, &named("x"), |_, _| Err::<(), _>(()));
         lock.release_read();
@@ -336,7 +336,7 @@ fn writers_exclude_creators_and_writers() {
             let (lock, inside) = (lock.clone(), inside.clone());
             thread::spawn(move || {
                 while !lock.try_read() {
-                    lock.wait_readable();
+                    lock.wait_readable(|| None);
                 }
                 assert_eq!(inside.load(Ordering::Relaxed), 0, "a creator beside a writer");
                 lock.release_read();
@@ -362,7 +362,7 @@ fn a_failed_try_for_the_write_side_leaves_it_free() {
             })
         };
         while !lock.try_read() {
-            lock.wait_readable();
+            lock.wait_readable(|| None);
         }
         assert!(!lock.try_write());
         lock.release_read();
@@ -391,7 +391,7 @@ fn a_freeze_that_gives_up_leaves_creation_free() {
             let lock = lock.clone();
             thread::spawn(move || {
                 while !lock.try_read() {
-                    lock.wait_readable();
+                    lock.wait_readable(|| None);
                 }
                 lock.release_read();
             })
@@ -423,7 +423,7 @@ fn a_change_reaches_every_thread_once_through_clone() {
             let (arena, lock, changes) = (arena.clone(), lock.clone(), changes.clone());
             thread::spawn(move || {
                 while !lock.try_read() {
-                    lock.wait_readable();
+                    lock.wait_readable(|| None);
                 }
                 let made = create(&lock, &arena, &named("n"), |record, _| {
                     // `clone` copies the state of its caller.

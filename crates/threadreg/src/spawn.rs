@@ -336,7 +336,7 @@ impl ReadSide {
             }
             // Open while waiting: the freezer may want to signal this very thread.
             mask::restore(&mask);
-            CREATION.wait_readable();
+            CREATION.wait_readable(|| Some(freeze::look()));
         }
     }
 }

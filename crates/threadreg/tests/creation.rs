@@ -412,3 +412,19 @@ fn t13_t14_stress_commands_start_amid_a_spawn_storm() {
         }
     });
 }
+
+/// As by a seccomp filter that kills it: neither drops the guard.
+#[test]
+fn a_freeze_ends_with_its_thread() {
+    in_child("a_freeze_ends_with_its_thread", MINUTE, || {
+        let freeze_and_end = || thread::spawn(|| std::mem::forget(freeze_creation())).join();
+        freeze_and_end().expect("no panic");
+        let made = Builder::new().spawn(|| 7).expect("made").join();
+        assert_eq!(made.expect("no panic"), 7);
+        freeze_and_end().expect("no panic");
+        freeze_creation().thaw();
+        freeze_and_end().expect("no panic");
+        freeze_creation_within(MINUTE).expect("the thread is gone").thaw();
+        assert!(try_freeze_creation().is_some());
+    });
+}
