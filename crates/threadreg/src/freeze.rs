@@ -16,6 +16,9 @@ use crate::thread_ref::{ThreadRef, threads};
 /// back, by the thread or, when it has ended, by who finds it dead.
 static FREEZER: AtomicI32 = AtomicI32::new(0);
 
+/// The process of that thread: a child of `vfork` finds its parent's.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
+
 /// The longest wait for the guard without a look whether the thread that holds it lives.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -63,7 +66,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub fn freeze_creation() -> CreationFrozen {
     assert_not_frozen_here();
     registry::init();
-    let me = sys::gettid();
+    let me = me();
     CREATION.write(|| Some(look()));
     CreationFrozen::new(me)
 }
@@ -102,7 +105,7 @@ pub fn freeze_creation() -> CreationFrozen {
 pub fn freeze_creation_within(limit: Duration) -> Result<CreationFrozen, NotFrozen> {
     assert_not_frozen_here();
     registry::init();
-    let (me, begin) = (sys::gettid(), Instant::now());
+    let (me, begin) = (me(), Instant::now());
     if CREATION.write(|| Some(limit.saturating_sub(begin.elapsed()).min(look()))) {
         Ok(CreationFrozen::new(me))
     } else {
@@ -119,7 +122,7 @@ pub fn freeze_creation_within(limit: Duration) -> Result<CreationFrozen, NotFroz
 /// while the guard lives.
 #[must_use]
 pub fn try_freeze_creation() -> Option<CreationFrozen> {
-    let me = sys::gettid();
+    let me = me();
     CREATION.try_write().then(|| CreationFrozen::new(me))
 }
 
@@ -138,9 +141,10 @@ pub fn holds_freeze() -> bool {
 /// For who is going to wait for the guard: gives it back for a thread that has ended with it, leaked or
 /// killed by a seccomp filter of its own. Returns how long to wait before the next look.
 pub(crate) fn look() -> Duration {
-    // Relaxed, here and below: what the dead thread wrote is seen by who sees that it has ended.
-    let holder = FREEZER.load(Ordering::Relaxed);
-    if holder != 0 && has_ended(holder) {
+    // Acquire: its process with it.
+    let holder = FREEZER.load(Ordering::Acquire);
+    if holder != 0 && has_ended(PROCESS.load(Ordering::Relaxed), holder) {
+        // Relaxed: what the dead thread wrote is seen by who sees that it has ended.
         let taken = FREEZER.compare_exchange(holder, 0, Ordering::Relaxed, Ordering::Relaxed);
         // Else another one was first.
         if taken.is_ok() {
@@ -150,14 +154,19 @@ pub(crate) fn look() -> Duration {
     LOOK
 }
 
-fn has_ended(tid: i32) -> bool {
-    let pid = sys::getpid();
+/// The ids of the calling process and thread.
+fn me() -> (i32, i32) {
+    (sys::getpid(), sys::gettid())
+}
+
+fn has_ended(pid: i32, tid: i32) -> bool {
     // The main thread keeps its id until the process ends.
     let is_dead_leader = || {
         let stat = TaskDir::open().and_then(|tasks| tasks.stat(tid));
-        tid == pid && stat.is_ok_and(|stat| stat.is_exiting())
+        stat.is_ok_and(|stat| stat.is_exiting())
     };
-    sys::tgkill(pid, tid, 0) == Err(Errno::ESRCH) || is_dead_leader()
+    sys::tgkill(pid, tid, 0) == Err(Errno::ESRCH)
+        || tid == pid && pid == sys::getpid() && is_dead_leader()
 }
 
 /// The lock order, in builds with debug assertions.
@@ -187,8 +196,10 @@ pub struct CreationFrozen {
 impl CreationFrozen {
     /// The caller, `me`, has the write side, and has made no system call since: at one a filter of its own
     /// could end it, and it is not known yet.
-    fn new(me: i32) -> Self {
-        FREEZER.store(me, Ordering::Relaxed);
+    fn new((process, me): (i32, i32)) -> Self {
+        PROCESS.store(process, Ordering::Relaxed);
+        // Release: with the acquire in `look`.
+        FREEZER.store(me, Ordering::Release);
         Self { forks: registry::forks(), not_send: PhantomData }
     }
 
