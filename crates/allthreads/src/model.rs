@@ -42,7 +42,7 @@ impl Futex for Sleepers {
     }
 
     fn wait_for(&self, word: &AtomicU32, expected: u32, (): ()) {
-        self.wait(word, expected);
+        self.wait(word, expected, 1);
     }
 
     fn wake_one(&self, word: &AtomicU32) {
