@@ -133,8 +133,8 @@ impl Futex for Kernel {
 /// did all look equally often, thousands of them would leave no processor to those that they wait for.
 #[inline(always)]
 fn nap(number: u32) -> [c_long; 2] {
-    let milliseconds = LOOK_AT_OWNER + LOOK_LATER * number;
-    [(milliseconds / 1000) as c_long, (milliseconds % 1000 * 1_000_000) as c_long]
+    let milliseconds = (LOOK_AT_OWNER + LOOK_LATER * number).cast_signed();
+    [(milliseconds / 1000).into(), (milliseconds % 1000 * 1_000_000).into()]
 }
 
 const AGAIN: isize = -(libc::EAGAIN as isize);

@@ -417,7 +417,10 @@ fn t13_t14_stress_commands_start_amid_a_spawn_storm() {
 #[test]
 fn a_freeze_ends_with_its_thread() {
     in_child("a_freeze_ends_with_its_thread", MINUTE, || {
-        let freeze_and_end = || thread::spawn(|| std::mem::forget(freeze_creation())).join();
+        let leak = || {
+            let _leaked = std::mem::ManuallyDrop::new(freeze_creation());
+        };
+        let freeze_and_end = || thread::spawn(leak).join();
         freeze_and_end().expect("no panic");
         let made = Builder::new().spawn(|| 7).expect("made").join();
         assert_eq!(made.expect("no panic"), 7);
