@@ -193,6 +193,8 @@ pub(crate) struct Census<'a> {
     signal: i32,
     /// The deadline had passed when nobody was missing: the count was taken once more.
     late: bool,
+    /// Nobody was missing at the last look.
+    complete: bool,
     /// Signals that the kernel took, and threads for which its queue was full in the last listing.
     sent: u32,
     refused: u32,
@@ -239,6 +241,7 @@ impl<'a> Census<'a> {
             me,
             signal,
             late: false,
+            complete: false,
             sent: 0,
             refused: 0,
             arrivals: 0,
@@ -524,6 +527,14 @@ impl Os for Census<'_> {
             // Where many wait for a processor, a look must not take it.
             self.look_every = LOOK.max(LOOK_SELDOM * before.elapsed());
             self.patience.tick(self.look_every);
+            // Those that were waited for have come meanwhile, or have ended. How long that took says
+            // nothing of those that are left: nobody is.
+            let complete = self.notes.missing_count == 0;
+            if complete && !core::mem::replace(&mut self.complete, complete) {
+                (self.idle, self.late) = (Duration::ZERO, late);
+                return Ok(());
+            }
+            self.complete = complete;
         }
         // They may all have come while the deadline passed: that is worth one more count.
         if late && !self.late && self.notes.missing_count == 0 {
@@ -547,6 +558,30 @@ mod tests {
         let tid = sys::gettid();
         let stat = TaskDir::open().unwrap().stat(tid).unwrap();
         (Bystander { tid, start_time: stat.start_time, kind }, stat)
+    }
+
+    /// It was worth to wait for one that only waited for a processor, and it came just before the look.
+    #[test]
+    fn who_comes_just_before_the_look_is_counted() {
+        let child = || {
+            // The only thread of its process: nobody is missing.
+            let (dir, mut notes) = (TaskDir::open().unwrap(), Box::new(Notes::new()));
+            let mut patience = Patience::new(None);
+            let ids = (sys::getpid(), sys::gettid(), signal::DEFAULT);
+            let mut census = Census::new(&dir, &mut notes, &mut patience, ids, &[]).unwrap();
+            let hold = Hold::new();
+            let look = |census: &mut Census<'_>| {
+                census.unlooked = 2 * census.look_every;
+                census.pause(&hold, 1)
+            };
+            census.idle = 10 * GIVE_UP;
+            assert!(look(&mut census).is_ok(), "let go with everybody there");
+            assert!(census.idle.is_zero(), "the wait for those that came still counts");
+            // They are all there, and the count says that they are not: that is not borne for long.
+            census.idle = 10 * GIVE_UP;
+            assert!(matches!(look(&mut census), Err(Halt::Stalled)));
+        };
+        assert_eq!(testkit::forked(child), 0);
     }
 
     #[test]
