@@ -8,6 +8,9 @@
 //! An owner can end while it has the lock: a seccomp filter of its own may kill it for a system call.
 //! So nobody sleeps for long without a look at the owner. Who finds it dead inherits the lock, and what
 //! the dead one left undone (`Hold::recover`).
+//!
+//! Where processors are scarce, an owner that comes back at once would have the lock again and again before
+//! one that waits has had a processor. So who had it last leaves it to a thread that waits, for a while.
 
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -28,8 +31,18 @@ const OWNER: u32 = NEXT - 1;
 /// The longest sleep without a look at the owner.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// The longest that a free lock is left to a thread that waits for it. The unit tests ask who is first,
+/// however long that takes.
+const COURTESY: Duration = if cfg!(test) { Duration::from_mins(10) } else { LOOK };
+
 /// See the module.
-pub(crate) struct Lock(AtomicU32);
+pub(crate) struct Lock {
+    word: AtomicU32,
+    /// Who had the lock last. It and `wanted` only make the turns fair: all accesses are relaxed.
+    last: AtomicU32,
+    /// A thread that waits. Each says so before each sleep, and operations end all sleeps.
+    wanted: AtomicU32,
+}
 
 /// The lock is held until this is dropped.
 pub(crate) struct Locked<'a> {
@@ -48,7 +61,7 @@ pub(crate) enum Refused {
 
 impl Lock {
     pub(crate) const fn new() -> Self {
-        Self(AtomicU32::new(0))
+        Self { word: AtomicU32::new(0), last: AtomicU32::new(0), wanted: AtomicU32::new(0) }
     }
 
     /// Takes the lock, as long as there is `patience`. `hopeless` says that the owner cannot let go of it
@@ -62,7 +75,7 @@ impl Lock {
     ) -> Result<Locked<'_>, Refused> {
         let me = me as u32;
         // Acquire, here and below: who sees a generation sees what it announces.
-        let mut seen = self.0.load(Ordering::Acquire);
+        let mut seen = self.word.load(Ordering::Acquire);
         let mut holder = seen & OWNER;
         if holder == me || holder != 0 && hopeless() {
             return Err(Refused::Nested);
@@ -70,61 +83,97 @@ impl Lock {
         let late = |holder| Refused::Late { holder: holder as Tid };
         let mut waiters = 0;
         let mut slept = false;
+        let mut courtesy = COURTESY;
         loop {
             let owner = seen & OWNER;
             let inherited = slept && owner != 0 && life::has_ended(sys::getpid(), owner as Tid);
-            if owner == 0 || inherited {
+            let nap = if owner != 0 {
+                LOOK
+            } else if self.is_anothers_turn(me) {
+                // Most of the patience is left for the operation.
+                courtesy.min(patience.left().unwrap_or_default() / 4)
+            } else {
+                Duration::ZERO
+            };
+            if inherited || nap.is_zero() {
                 // Others may wait still: keep the bit, at worst for one wake too many.
                 let taken = seen & (GENERATION | WAITERS) | waiters | me;
                 // Acquire: what the last owner wrote is seen.
                 let swap =
-                    self.0.compare_exchange(seen, taken, Ordering::Acquire, Ordering::Acquire);
+                    self.word.compare_exchange(seen, taken, Ordering::Acquire, Ordering::Acquire);
                 match swap {
                     Ok(_) => {
                         // Dropped again when late: that wakes the next one.
                         let locked = Locked { lock: self, inherited };
-                        let in_time = waiters == 0 || inherited || patience.left().is_some();
+                        self.forget(me);
+                        let in_time = holder == 0 || inherited || patience.left().is_some();
                         return if in_time { Ok(locked) } else { Err(late(holder)) };
                     }
                     Err(now) => seen = now,
                 }
                 continue;
             }
-            holder = owner;
+            if owner != 0 {
+                holder = owner;
+                // Not who leaves a free lock to others: two such would wait for each other.
+                self.wanted.store(me, Ordering::Relaxed);
+            }
             // Also who gives up leaves the bit: it may have had the wake that was meant for all.
             waiters = WAITERS;
             if seen & WAITERS == 0
                 && self
-                    .0
+                    .word
                     .compare_exchange(seen, seen | WAITERS, Ordering::Relaxed, Ordering::Relaxed)
                     .is_err()
             {
-                seen = self.0.load(Ordering::Acquire);
+                seen = self.word.load(Ordering::Acquire);
                 continue;
             }
-            let Some(left) = patience.left() else { return Err(late(holder)) };
+            let Some(left) = patience.left() else {
+                self.forget(me);
+                return Err(late(holder));
+            };
             ready();
-            let nap = left.min(LOOK);
+            let nap = left.min(nap);
             // Early returns (a signal, a change of the word) only go round again.
-            let _ = futex_wait(&self.0, seen | WAITERS, Some(nap));
-            slept = patience.tick(nap) >= nap.min(LOOK);
-            seen = self.0.load(Ordering::Acquire);
+            let _ = futex_wait(&self.word, seen | WAITERS, Some(nap));
+            let own = patience.tick(nap);
+            slept = own >= nap;
+            if owner == 0 {
+                courtesy = courtesy.saturating_sub(own);
+                if slept {
+                    // Who wanted it is dead, or stopped: once is enough.
+                    self.wanted.store(0, Ordering::Relaxed);
+                }
+            }
+            seen = self.word.load(Ordering::Acquire);
         }
+    }
+
+    /// Whether another thread waits, and this one had the lock last.
+    fn is_anothers_turn(&self, me: u32) -> bool {
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        wanted != 0 && wanted != me && self.last.load(Ordering::Relaxed) == me
+    }
+
+    /// The thread does not wait any more.
+    fn forget(&self, me: u32) {
+        let _ = self.wanted.compare_exchange(me, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// The owner's id; 0: nobody has the lock.
     #[inline(always)]
     pub(crate) fn owner(&self) -> Tid {
-        (self.0.load(Ordering::Relaxed) & OWNER) as Tid
+        (self.word.load(Ordering::Relaxed) & OWNER) as Tid
     }
 
     /// Takes the lock of an owner that has ended, for a thread that this one held. False: another one did.
     #[inline(always)]
     pub(crate) fn inherit(&self, from: Tid, me: Tid) -> bool {
-        let mut seen = self.0.load(Ordering::Relaxed);
+        let mut seen = self.word.load(Ordering::Relaxed);
         while seen & OWNER == from as u32 {
             let taken = seen & !OWNER | me as u32;
-            match self.0.compare_exchange(seen, taken, Ordering::Acquire, Ordering::Relaxed) {
+            match self.word.compare_exchange(seen, taken, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => seen = now,
             }
@@ -135,9 +184,10 @@ impl Lock {
     /// Lets the lock go. Only by its owner.
     #[inline(always)]
     pub(crate) fn release(&self) {
+        self.last.store(self.word.load(Ordering::Relaxed) & OWNER, Ordering::Relaxed);
         // Release: pairs with the next owner's acquire.
-        if self.0.fetch_and(GENERATION, Ordering::Release) & WAITERS != 0 {
-            Kernel.wake_one(&self.0);
+        if self.word.fetch_and(GENERATION, Ordering::Release) & WAITERS != 0 {
+            Kernel.wake_one(&self.word);
         }
     }
 
@@ -145,14 +195,16 @@ impl Lock {
     pub(crate) fn announce(&self) {
         let next = |word: u32| Some(word & !GENERATION | word.wrapping_add(NEXT) & GENERATION);
         // Release: pairs with the acquire in `acquire`. It always succeeds.
-        let _ = self.0.fetch_update(Ordering::Release, Ordering::Relaxed, next);
-        Kernel.wake_all(&self.0);
+        let _ = self.word.fetch_update(Ordering::Release, Ordering::Relaxed, next);
+        Kernel.wake_all(&self.word);
     }
 
     /// Forgets an owner that does not exist in this process. Only while a forked child takes its
     /// block over, before anybody waits.
     pub(crate) fn reset(&self) {
-        self.0.store(0, Ordering::Relaxed);
+        for word in [&self.word, &self.last, &self.wanted] {
+            word.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -177,6 +229,7 @@ impl Drop for Locked<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
     use std::time::Instant;
 
     /// What those that wait must know changes while they sleep, or just before they do.
@@ -200,12 +253,58 @@ mod tests {
                 NEWS.store(news, Ordering::Relaxed);
                 LOCK.announce();
                 testkit::until("it has heard", || {
-                    let waits = LOCK.0.load(Ordering::Relaxed) & WAITERS != 0;
+                    let waits = LOCK.word.load(Ordering::Relaxed) & WAITERS != 0;
                     waits && HEARD.load(Ordering::Relaxed) == news
                 });
             }
             drop(locked);
         });
+    }
+
+    /// Who waits has no processor until the owner has let go and asked again.
+    #[test]
+    fn who_had_the_lock_leaves_it_to_one_that_waits() {
+        static LOCK: Lock = Lock::new();
+        static ASKED_AGAIN: AtomicU32 = AtomicU32::new(0);
+        static ORDER: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+        let acquire = |name, ready: &dyn Fn()| {
+            let locked = LOCK.acquire(sys::gettid(), &mut Patience::new(None), || false, ready);
+            let locked = locked.ok().unwrap();
+            ORDER.lock().unwrap().push(name);
+            locked
+        };
+        let asked_again = || ASKED_AGAIN.store(1, Ordering::Relaxed);
+        let first = acquire("owner", &|| ());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let no_processor = || {
+                    let asked_again = || ASKED_AGAIN.load(Ordering::Relaxed) == 1;
+                    testkit::until("the owner asks again", asked_again);
+                };
+                drop(acquire("waiter", &no_processor));
+            });
+            testkit::until("one waits", || LOCK.wanted.load(Ordering::Relaxed) != 0);
+            drop(first);
+            drop(acquire("owner", &asked_again));
+            asked_again();
+        });
+        assert_eq!(*ORDER.lock().unwrap(), ["owner", "waiter", "owner"]);
+        assert_eq!(LOCK.wanted.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_free_lock_is_not_left_to_the_dead_for_long() {
+        let lock = Lock::new();
+        let me = sys::gettid();
+        let acquire = || {
+            let until = Some(Instant::now() + Duration::from_millis(200));
+            lock.acquire(me, &mut Patience::new(until), || false, || ()).ok()
+        };
+        drop(acquire().unwrap());
+        // One that waited, and was ended by a filter of its own.
+        lock.wanted.store(1, Ordering::Relaxed);
+        drop(acquire().expect("some of the patience is left"));
+        assert_eq!(lock.wanted.load(Ordering::Relaxed), 0, "it would be waited for again");
     }
 
     #[test]
