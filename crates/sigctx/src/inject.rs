@@ -42,13 +42,10 @@
 //! ([`AltStack`](altstack::AltStack)) is written into the copy first. **Nesting**: refused as
 //! [`InjectError::Nested`]. **Unwinding**: a panic that would leave the callback aborts.
 //!
-//! This file is long because the copy, its refusals and what the callback gets are one protocol.
-//!
 //! References: the kernel's `arch/*/kernel/signal*.c`; Go `runtime/preempt.go`, which returns from
 //! the handler into a trampoline that has to save all registers itself.
 
 use core::ffi::c_int;
-use core::fmt;
 use core::mem::{ManuallyDrop, size_of};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -56,9 +53,14 @@ use crate::altstack;
 use crate::arch::{self, FrameRecord, Ucontext};
 use crate::chain::Passage;
 use crate::context::SigCtx;
-use crate::registers::Registers;
-use crate::sys::{self, Errno, MaskHow, SigSet};
+use crate::sys::{self, MaskHow, SigSet};
 use crate::vdso;
+
+mod error;
+mod frame;
+
+pub use error::{BadFrame, InjectError, MoveError};
+pub use frame::{Frame, Parked};
 
 /// Stack that is kept free for the callback, beyond the copied frame, in bytes.
 ///
@@ -154,125 +156,6 @@ impl CallStack {
         self.active.load(Ordering::Relaxed) != 0
     }
 }
-
-/// Why a call was not injected. Nothing has been changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum InjectError {
-    /// The stack has not enough room below the stack pointer for frame and callback.
-    NoRoom {
-        /// Bytes that are needed.
-        needed: usize,
-        /// Bytes that there are.
-        available: usize,
-    },
-    /// The interrupted stack pointer is not on the stack that was given.
-    NotOnThisStack {
-        /// The stack pointer.
-        sp: usize,
-    },
-    /// Another handler was interrupted.
-    OnAltStack {
-        /// The stack pointer.
-        sp: usize,
-    },
-    /// The handler itself does not run on the alternate stack: the thread has none.
-    HandlerOffAltStack {
-        /// The handler's stack pointer.
-        sp: usize,
-    },
-    /// An injected call is still running on this stack.
-    Nested,
-    /// The interrupted code is the vDSO's.
-    InVdso {
-        /// The program counter.
-        pc: usize,
-    },
-    /// A system call is about to begin or to be restarted.
-    AtSyscall {
-        /// The program counter.
-        pc: usize,
-    },
-    /// The last injected call is on its way back.
-    InTrampoline {
-        /// The program counter.
-        pc: usize,
-    },
-    /// The frame is not one that the kernel wrote.
-    Frame(BadFrame),
-}
-
-/// What is wrong with a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum BadFrame {
-    /// The context is not where the kernel puts it.
-    Placement {
-        /// Where the context is.
-        context: usize,
-        /// The stack pointer at the handler's entry.
-        entry: usize,
-    },
-    /// It would be longer than any frame is.
-    Length {
-        /// Its length in bytes.
-        length: usize,
-    },
-    /// The extended state is outside of the frame.
-    ExtendedState {
-        /// Where it is said to be.
-        at: usize,
-    },
-    /// The interrupted code is in an instruction set whose system calls are not known here.
-    InstructionSet {
-        /// The program counter.
-        pc: usize,
-    },
-}
-
-impl fmt::Display for InjectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::NoRoom { needed, available } => {
-                write!(f, "the call needs {needed} bytes of stack, there are {available}")
-            }
-            Self::NotOnThisStack { sp } => write!(f, "stack pointer {sp:#x} is on another stack"),
-            Self::OnAltStack { sp } => {
-                write!(f, "stack pointer {sp:#x} is on the alternate stack: a handler runs")
-            }
-            Self::HandlerOffAltStack { sp } => {
-                write!(f, "the handler runs at {sp:#x}, which is not on an alternate stack")
-            }
-            Self::Nested => f.write_str("an injected call is running on this stack"),
-            Self::InVdso { pc } => write!(f, "interrupted at {pc:#x}, in the vDSO"),
-            Self::AtSyscall { pc } => write!(f, "interrupted at {pc:#x}, at a system call"),
-            Self::InTrampoline { pc } => {
-                write!(f, "interrupted at {pc:#x}, where the last injected call resumes")
-            }
-            Self::Frame(bad) => bad.fmt(f),
-        }
-    }
-}
-
-impl fmt::Display for BadFrame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Placement { context, entry } => {
-                write!(f, "context at {context:#x} is not what the kernel pushes at {entry:#x}")
-            }
-            Self::Length { length } => write!(f, "no frame is {length} bytes long"),
-            Self::ExtendedState { at } => {
-                write!(f, "extended state at {at:#x} is not in the frame")
-            }
-            Self::InstructionSet { pc } => {
-                write!(f, "code at {pc:#x} is in an instruction set that is not known")
-            }
-        }
-    }
-}
-
-impl core::error::Error for InjectError {}
-impl core::error::Error for BadFrame {}
 
 /// What lies just below a copied frame. The assembly reads the first fields.
 #[derive(Debug)]
@@ -653,7 +536,7 @@ impl Call {
             // SAFETY: as before; the callback has returned.
             let uc = unsafe { &mut *call.ucontext() };
             // A kernel that does not tell has not let it be changed either.
-            let _ = keep_alt_stack(uc);
+            let _ = frame::keep_alt_stack(uc);
         }
         if call.keep_errno {
             set_errno(call.errno);
@@ -709,189 +592,9 @@ pub(crate) fn set_errno(value: c_int) {
     unsafe { at.write(value) };
 }
 
-/// The interrupted code's frame, while an injected call runs.
-#[derive(Debug)]
-pub struct Frame<'f> {
-    call: &'f mut Call,
-    /// Of the copy.
-    ctx: SigCtx<'f>,
-}
-
-impl<'f> Frame<'f> {
-    /// The interrupted context, to look at.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
-    /// # Examples
-    ///
-    /// ```compile_fail,E0596
-    /// fn callback(frame: &mut sigctx::inject::Frame<'_>, _: usize) {
-    ///     frame.context().set_pc(0); // safe code cannot send the interrupted code astray
-    /// }
-    /// ```
-    #[must_use]
-    pub fn context(&self) -> &SigCtx<'f> {
-        &self.ctx
-    }
-
-    /// The interrupted context. What is written takes effect when the interrupted code goes on.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
-    /// # Safety
-    ///
-    /// What is left in the context is such that the interrupted code can go on.
-    #[must_use]
-    pub unsafe fn context_mut(&mut self) -> &mut SigCtx<'f> {
-        &mut self.ctx
-    }
-
-    /// A copy of the interrupted code's registers.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    #[must_use]
-    pub fn registers(&self) -> Registers {
-        self.ctx.registers()
-    }
-
-    /// Makes the frame resume on the calling thread.
-    ///
-    /// For a callback that switched to another stack and came back on another thread. Without it
-    /// the resume would give that thread the alternate stack of the first.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
-    /// # Errors
-    ///
-    /// [`MoveError`]: the frame can only resume on its own thread, or on one like it.
-    ///
-    /// # Safety
-    ///
-    /// The interrupted code and its callers on this stack can go on on another thread: no value in
-    /// a register or on the stack belongs to the first (addresses of thread-local variables, for
-    /// one).
-    pub unsafe fn move_here(&mut self) -> Result<(), MoveError> {
-        move_here(self.ctx.ucontext_mut(), self.call.end)
-    }
-
-    /// Takes the frame out of the callback, to be resumed later, on whichever thread.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
-    /// # Safety
-    ///
-    /// The callback never returns: its thread leaves this stack and does not come back, and the
-    /// stack stays as it is until [`Parked::resume`].
-    pub unsafe fn park(&mut self) -> Parked {
-        Parked { call: self.call }
-    }
-}
-
-/// A frame that was taken out of its callback. The interrupted code stands still until it is
-/// resumed; dropped, it never goes on.
-#[derive(Debug)]
-#[must_use = "the interrupted code goes on only when this is resumed"]
-pub struct Parked {
-    call: *mut Call,
-}
-
-// SAFETY: the frame and its record are plain memory that nobody but the holder of this value
-// touches (`Frame::park`'s obligation).
-unsafe impl Send for Parked {}
-
-impl Parked {
-    /// Resumes the interrupted code on the calling thread, whose present stack is left for good.
-    ///
-    /// # Signal safety
-    ///
-    /// Not from a handler: the thread would never leave it.
-    ///
-    /// # Errors
-    ///
-    /// Gives the frame back when it cannot resume on this thread.
-    ///
-    /// # Safety
-    ///
-    /// 1. As [`Frame::move_here`].
-    /// 2. Nothing on the present stack is needed any more, or somebody will switch back to it.
-    pub unsafe fn resume(self) -> Result<core::convert::Infallible, (Self, MoveError)> {
-        // SAFETY: `Frame::park`'s obligation: the record is there and nobody else uses it.
-        let call = unsafe { &*self.call };
-        // SAFETY: as before, for the context.
-        let uc = unsafe { &mut *call.ucontext() };
-        if let Err(error) = move_here(uc, call.end) {
-            return Err((self, error));
-        }
-        set_errno(call.errno);
-        // SAFETY: a copy made by `prepare`, made ready just now, and owned through `self`.
-        unsafe { arch::resume(call.frame, call.back, call.active) }
-    }
-}
-
-/// Why a frame cannot resume on another thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MoveError {
-    /// The thread has a shadow stack; the token for the frame is on the first thread's.
-    ShadowStack,
-    /// The frame's vectors have another length than this thread's.
-    VectorLength {
-        /// Of the frame, in bytes.
-        frame: usize,
-        /// Of this thread, in bytes.
-        thread: usize,
-    },
-    /// The frame's vectors may not fit this thread: it must not use them (RISC-V's
-    /// `PR_RISCV_V_SET_CONTROL`), or the process has asked for AMX, with which threads differ.
-    VectorState,
-    /// The kernel did not say what this thread's alternate stack is.
-    AltStack(Errno),
-}
-
-impl fmt::Display for MoveError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ShadowStack => f.write_str("a frame cannot change threads with shadow stacks"),
-            Self::VectorLength { frame, thread } => {
-                write!(f, "the frame has vectors of {frame} bytes, this thread of {thread}")
-            }
-            Self::VectorState => f.write_str("this thread may not have the frame's vectors"),
-            Self::AltStack(errno) => write!(f, "alternate stack of this thread: {errno}"),
-        }
-    }
-}
-
-impl core::error::Error for MoveError {}
-
-/// Every sigreturn installs the alternate stack that the frame recorded: here it becomes the
-/// calling thread's, as it is now.
-fn keep_alt_stack(uc: &mut Ucontext) -> Result<(), Errno> {
-    uc.set_alt_stack(altstack::current()?);
-    Ok(())
-}
-
-/// `end` is where the copied frame ends.
-fn move_here(uc: &mut Ucontext, end: usize) -> Result<(), MoveError> {
-    arch::check_move(uc, end)?;
-    keep_alt_stack(uc).map_err(MoveError::AltStack)?;
-    arch::patch_thread(uc, end);
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::string::ToString;
 
     /// The code before the program counter may be the end of anything, or a system call that the
     /// interrupted code has jumped away from: a loop there could never be interrupted.
@@ -906,19 +609,5 @@ mod tests {
         assert!(unsafe { at_syscall(at(arch::SYSCALL_LEN), arch::SYSCALL_LEN) });
         // SAFETY: readable.
         assert!(!unsafe { at_syscall(at(2 * arch::SYSCALL_LEN), arch::SYSCALL_LEN) });
-    }
-
-    #[test]
-    fn reasons_are_one_lower_case_line() {
-        let errors = [
-            InjectError::NoRoom { needed: 20000, available: 100 },
-            InjectError::Nested,
-            InjectError::InVdso { pc: 0x1000 },
-            InjectError::Frame(BadFrame::Length { length: 1 << 20 }),
-        ];
-        for error in errors {
-            let text = error.to_string();
-            assert!(!text.contains('\n') && !text.starts_with(char::is_uppercase), "{text}");
-        }
     }
 }

@@ -36,6 +36,7 @@ cfg_if::cfg_if! {
         pub mod handler;
         pub mod inject;
         pub mod module;
+        #[cfg(feature = "probe")]
         #[doc(hidden)]
         pub mod probe;
         mod registers;

@@ -250,7 +250,7 @@ fn stress_plain_handler_changes_nothing() {
 }
 
 /// The other control: a handler that this crate has no part in. Says what it loses, which is nothing
-/// but for a kernel's own race: see `arch/riscv64.rs` and `arch/s390x.rs`. Run by hand on a kernel that
+/// but for a kernel's own race: see `arch/riscv64/mod.rs` and `arch/s390x/mod.rs`. Run by hand on a kernel that
 /// is to be judged.
 #[test]
 #[ignore = "a control, not a test"]

@@ -2,6 +2,7 @@
 //! tests print and compare with the C headers.
 
 /// A structure of the kernel's.
+#[cfg(feature = "probe")]
 #[derive(Clone, Copy, Debug)]
 pub struct Structure {
     /// The name of the type here.
@@ -15,6 +16,7 @@ pub struct Structure {
 }
 
 /// A field of a [`Structure`].
+#[cfg(feature = "probe")]
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
     /// The name of the field here.
@@ -42,13 +44,14 @@ macro_rules! layout {
             $($(#[$field_meta])* $vis $field: $type,)*
         }
 
+        #[cfg(feature = "probe")]
         impl $name {
             /// Its fields, for comparison with C.
-            pub(crate) const LAYOUT: super::layout::Structure = super::layout::Structure {
+            pub(crate) const LAYOUT: $crate::arch::layout::Structure = $crate::arch::layout::Structure {
                 name: stringify!($name),
                 c: $c,
                 size: size_of::<Self>(),
-                fields: &[$(super::layout::Field {
+                fields: &[$($crate::arch::layout::Field {
                     name: stringify!($field),
                     c: $member,
                     offset: core::mem::offset_of!(Self, $field),

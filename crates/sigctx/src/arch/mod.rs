@@ -1,15 +1,24 @@
-//! Everything that depends on the architecture, one file for each.
+//! Everything that depends on the architecture, one folder for each: `mod.rs` has the kernel's layouts,
+//! the registers and the context, `entry.rs` the assembly that the kernel enters, `probe.rs` what holds
+//! patterns in registers for tests, which no default build has.
 //!
-//! Every file has the same items in the same order; `x86_64.rs` is the one that is commented in
-//! full. To port the workspace is to write one more. What has the same words in all of them is in
-//! `common.rs`, `layout.rs` and `registers.rs`.
+//! Every folder has the same items in the same order; `x86_64` is the one that is commented in full. To
+//! port the workspace is to write one more. What has the same words in all of them is beside this file.
+
+#[macro_use]
+mod symbols;
 
 mod common;
 mod layout;
+#[cfg(feature = "probe")]
+mod probe;
 mod registers;
 
 pub(crate) use common::*;
+#[cfg(feature = "probe")]
 pub use layout::{Field, Structure};
+#[cfg(feature = "probe")]
+pub(crate) use probe::*;
 
 cfg_select! {
     all(target_arch = "x86_64", target_pointer_width = "64") => {

@@ -282,7 +282,7 @@ pub unsafe fn install_ordinary(
 
 /// Registers that an ordinary handler, one that this crate has no part in, loses under an emulator,
 /// whose signal frame may be without them. A kernel's frame has them all. That its sigreturn may lose
-/// them all the same (see `arch/riscv64.rs` and `arch/s390x.rs`) is no excuse here.
+/// them all the same (see `arch/riscv64/mod.rs` and `arch/s390x/mod.rs`) is no excuse here.
 pub fn lost_by_an_ordinary_handler() -> BTreeSet<&'static str> {
     const PATTERNS: usize = 200;
     static SEEN: AtomicUsize = AtomicUsize::new(0);

@@ -1,0 +1,152 @@
+//! What a callback gets of the code that it interrupts, and what it can take along.
+
+use super::{Call, MoveError, set_errno};
+use crate::altstack;
+use crate::arch::{self, Ucontext};
+use crate::context::SigCtx;
+use crate::registers::Registers;
+use crate::sys::Errno;
+
+/// The interrupted code's frame, while an injected call runs.
+#[derive(Debug)]
+pub struct Frame<'f> {
+    pub(super) call: &'f mut Call,
+    /// Of the copy.
+    pub(super) ctx: SigCtx<'f>,
+}
+
+impl<'f> Frame<'f> {
+    /// The interrupted context, to look at.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Examples
+    ///
+    /// ```compile_fail,E0596
+    /// fn callback(frame: &mut sigctx::inject::Frame<'_>, _: usize) {
+    ///     frame.context().set_pc(0); // safe code cannot send the interrupted code astray
+    /// }
+    /// ```
+    #[must_use]
+    pub fn context(&self) -> &SigCtx<'f> {
+        &self.ctx
+    }
+
+    /// The interrupted context. What is written takes effect when the interrupted code goes on.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// What is left in the context is such that the interrupted code can go on.
+    #[must_use]
+    pub unsafe fn context_mut(&mut self) -> &mut SigCtx<'f> {
+        &mut self.ctx
+    }
+
+    /// A copy of the interrupted code's registers.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn registers(&self) -> Registers {
+        self.ctx.registers()
+    }
+
+    /// Makes the frame resume on the calling thread.
+    ///
+    /// For a callback that switched to another stack and came back on another thread. Without it
+    /// the resume would give that thread the alternate stack of the first.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`MoveError`]: the frame can only resume on its own thread, or on one like it.
+    ///
+    /// # Safety
+    ///
+    /// The interrupted code and its callers on this stack can go on on another thread: no value in
+    /// a register or on the stack belongs to the first (addresses of thread-local variables, for
+    /// one).
+    pub unsafe fn move_here(&mut self) -> Result<(), MoveError> {
+        move_here(self.ctx.ucontext_mut(), self.call.end)
+    }
+
+    /// Takes the frame out of the callback, to be resumed later, on whichever thread.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// The callback never returns: its thread leaves this stack and does not come back, and the
+    /// stack stays as it is until [`Parked::resume`].
+    pub unsafe fn park(&mut self) -> Parked {
+        Parked { call: self.call }
+    }
+}
+
+/// A frame that was taken out of its callback. The interrupted code stands still until it is
+/// resumed; dropped, it never goes on.
+#[derive(Debug)]
+#[must_use = "the interrupted code goes on only when this is resumed"]
+pub struct Parked {
+    call: *mut Call,
+}
+
+// SAFETY: the frame and its record are plain memory that nobody but the holder of this value
+// touches (`Frame::park`'s obligation).
+unsafe impl Send for Parked {}
+
+impl Parked {
+    /// Resumes the interrupted code on the calling thread, whose present stack is left for good.
+    ///
+    /// # Signal safety
+    ///
+    /// Not from a handler: the thread would never leave it.
+    ///
+    /// # Errors
+    ///
+    /// Gives the frame back when it cannot resume on this thread.
+    ///
+    /// # Safety
+    ///
+    /// 1. As [`Frame::move_here`].
+    /// 2. Nothing on the present stack is needed any more, or somebody will switch back to it.
+    pub unsafe fn resume(self) -> Result<core::convert::Infallible, (Self, MoveError)> {
+        // SAFETY: `Frame::park`'s obligation: the record is there and nobody else uses it.
+        let call = unsafe { &*self.call };
+        // SAFETY: as before, for the context.
+        let uc = unsafe { &mut *call.ucontext() };
+        if let Err(error) = move_here(uc, call.end) {
+            return Err((self, error));
+        }
+        set_errno(call.errno);
+        // SAFETY: a copy made by `prepare`, made ready just now, and owned through `self`.
+        unsafe { arch::resume(call.frame, call.back, call.active) }
+    }
+}
+
+/// Every sigreturn installs the alternate stack that the frame recorded: here it becomes the
+/// calling thread's, as it is now.
+pub(super) fn keep_alt_stack(uc: &mut Ucontext) -> Result<(), Errno> {
+    uc.set_alt_stack(altstack::current()?);
+    Ok(())
+}
+
+/// `end` is where the copied frame ends.
+fn move_here(uc: &mut Ucontext, end: usize) -> Result<(), MoveError> {
+    arch::check_move(uc, end)?;
+    keep_alt_stack(uc).map_err(MoveError::AltStack)?;
+    arch::patch_thread(uc, end);
+    Ok(())
+}
