@@ -18,7 +18,13 @@ pub(crate) fn all(workspace: &Workspace, report: &mut Report) {
         let mut command = Command::new("rustfmt");
         command.args(["--check", "--edition", "2024"]).current_dir(&workspace.root);
         match std::fs::read_dir(&files) {
-            Ok(entries) => command.args(entries.flatten().map(|entry| entry.path())),
+            // With a folder's `mod.rs` all its files are looked at.
+            Ok(entries) => command.args(
+                entries
+                    .flatten()
+                    .map(|entry| entry.path())
+                    .map(|path| if path.is_dir() { path.join("mod.rs") } else { path }),
+            ),
             Err(error) => return Step::failed(format!("{}: {error}", files.display())),
         };
         check(p, command)
@@ -70,7 +76,9 @@ fn check(progress: &Progress, command: Command) -> Step {
         "cargo fmt" if missing => "; `rustup component add rustfmt` installs it",
         "cargo clippy" if missing => "; `rustup component add clippy` installs it",
         "cargo fmt" => "; `cargo fmt --all` sets it right",
-        "rustfmt" => "; `rustfmt --edition 2024 crates/sigctx/src/arch/*.rs` sets it right",
+        "rustfmt" => {
+            "; `rustfmt --edition 2024 crates/sigctx/src/arch/*.rs crates/sigctx/src/arch/*/mod.rs` sets it right"
+        }
         _ => "",
     };
     Step::failed(format!("{name}: {}{hint}", ended.how()))

@@ -284,7 +284,7 @@ impl Bench<'_> {
         command
             .args(["-p1", "--batch", "--forward", "--fuzz=0", "--no-backup-if-mismatch", "-i"])
             .arg(&mutant.file)
-            .current_dir(&self.copy())
+            .current_dir(self.copy())
             .stdin(Stdio::null());
         let ended = run::run(command, TEST_LIMIT, |_| {}).map_err(Failure::Harness)?;
         if ended.success() { Ok(()) } else { Err(Failure::DoesNotApply(ended.output)) }
@@ -318,7 +318,7 @@ impl Bench<'_> {
                 command
             }
         };
-        command.args(args).current_dir(&self.copy());
+        command.args(args).current_dir(self.copy());
         unit::settings(&mut command, &self.selection);
         command
     }

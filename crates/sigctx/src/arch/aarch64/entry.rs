@@ -1,9 +1,10 @@
 //! What the kernel enters, and the ways back out of a frame: entry, pivot, resume or restorer.
 
 use core::arch::global_asm;
+use core::ffi::{c_int, c_void};
 use core::mem::offset_of;
 
-use super::*;
+use super::{SigContext, UCONTEXT_OFFSET, Ucontext};
 use crate::inject::Call;
 
 /// The pivot reads the copied frame's address from the start of the record.

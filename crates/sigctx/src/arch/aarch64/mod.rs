@@ -19,7 +19,7 @@
 //! DWARF for the Arm 64-bit Architecture.
 
 use core::arch::asm;
-use core::ffi::{c_int, c_long, c_void};
+use core::ffi::{c_int, c_long};
 use core::mem::{offset_of, size_of};
 
 use bitflags::bitflags;

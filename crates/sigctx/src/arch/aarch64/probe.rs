@@ -11,7 +11,10 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::super::layout::Structure;
-use super::{EsrRecord, ExtraRecord, FpsimdRecord, RawAction, RecordHead, Reg, SigContext, SigInfoHead, SignalStack, Status, SveRecord, Ucontext, ZaRecord};
+use super::{
+    EsrRecord, ExtraRecord, FpsimdRecord, RawAction, RecordHead, Reg, SigContext, SigInfoHead,
+    SignalStack, Status, SveRecord, Ucontext, ZaRecord,
+};
 use crate::probe::Instruction;
 use crate::sys;
 
@@ -98,9 +101,7 @@ impl Table {
         given.predicates.fill_with(|| next() as u8);
         // In ffr ones come before zeroes, as loads leave it; anything else is unpredictable.
         let ones = (next() % (length as u64 + 1)) as usize;
-        for (i, byte) in
-            given.predicates[16 * length / 8..][..length / 8].iter_mut().enumerate()
-        {
+        for (i, byte) in given.predicates[16 * length / 8..][..length / 8].iter_mut().enumerate() {
             *byte = ((1u32 << ones.saturating_sub(8 * i).min(8)) - 1) as u8;
         }
         self.level = level as u64;
@@ -745,10 +746,7 @@ mod tests {
             ("\t\t\t4: R_AARCH64_ADR_GOT_PAGE\tf", Instruction { outside: true, ..none }),
             ("  4:\td53bd040 \tmrs\tx0, tpidr_el0", Instruction { thread_local: true, ..none }),
             ("  4:\td10143ff \tsub\tsp, sp, #0x50", Instruction { stack: 0x50, ..none }),
-            (
-                "  4:\td14007ff \tsub\tsp, sp, #0x1, lsl #12",
-                Instruction { stack: 4096, ..none },
-            ),
+            ("  4:\td14007ff \tsub\tsp, sp, #0x1, lsl #12", Instruction { stack: 4096, ..none }),
             ("  4:\ta9ba7bfd \tstp\tx29, x30, [sp, #-96]!", Instruction { stack: 96, ..none }),
             ("  4:\ta9017bfd \tstp\tx29, x30, [sp, #16]", none),
         ] {

@@ -29,8 +29,7 @@ fn a_frame_with_the_largest_matrix_fits_on_an_alternate_stack() {
         HANDLED.fetch_add(1, Ordering::Relaxed);
         Flow::Resume
     }
-    let name =
-        "arch::aarch64::tests::a_frame_with_the_largest_matrix_fits_on_an_alternate_stack";
+    let name = "arch::aarch64::tests::a_frame_with_the_largest_matrix_fits_on_an_alternate_stack";
     testkit::in_child(name, Duration::from_secs(30), || {
         // SAFETY: the handler counts.
         let installed = unsafe { handler::install(libc::SIGUSR1, handler, Options::new()) };

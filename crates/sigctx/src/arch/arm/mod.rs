@@ -20,7 +20,7 @@
 //! registers); AAPCS32 (IHI 0042); EHABI32 (IHI 0038).
 
 use core::arch::asm;
-use core::ffi::{c_int, c_long, c_void};
+use core::ffi::{c_int, c_long};
 use core::mem::size_of;
 
 use bitflags::bitflags;

@@ -75,12 +75,8 @@ pub(crate) struct Table {
 }
 
 /// What a program can set in cpsr.
-const FLAGS: Status = Status::N
-    .union(Status::Z)
-    .union(Status::C)
-    .union(Status::V)
-    .union(Status::Q)
-    .union(Status::GE);
+const FLAGS: Status =
+    Status::N.union(Status::Z).union(Status::C).union(Status::V).union(Status::Q).union(Status::GE);
 
 /// Rounding, flushing to zero, default NaN.
 const FPSCR_MODES: u32 = 0x03c0_0000;
@@ -214,8 +210,7 @@ pub(crate) fn instruction(line: &str) -> Instruction {
         "stmdb" | "stmfd" if operands.starts_with("sp!") => listed(),
         "sub" | "subw" => immediate("sp, sp, #").or_else(|| immediate("sp, #")).unwrap_or(0),
         "str" => {
-            let offset =
-                operands.split_once(", [sp, #-").and_then(|(_, n)| n.strip_suffix("]!"));
+            let offset = operands.split_once(", [sp, #-").and_then(|(_, n)| n.strip_suffix("]!"));
             offset.and_then(|n| n.parse().ok()).unwrap_or(0)
         }
         _ => 0,

@@ -34,8 +34,7 @@ fn status_flags_are_where_the_manual_has_them() {
 #[test]
 fn system_call_instructions_are_known() {
     // svc #0, svcne #0x123456; in Thumb code svc #0, svc #0xff
-    for code in [[0, 0, 0, 0xef], [0x56, 0x34, 0x12, 0x1f], [0, 0xdf, 0, 0], [0xff, 0xdf, 0, 0]]
-    {
+    for code in [[0, 0, 0, 0xef], [0x56, 0x34, 0x12, 0x1f], [0, 0xdf, 0, 0], [0xff, 0xdf, 0, 0]] {
         assert!(is_syscall(code) && begins_syscall(code[0]), "{code:02x?}");
     }
     // udf, bl, mrc2, ldm; in Thumb code udf, b, b to the next but one
@@ -56,8 +55,7 @@ fn system_call_instructions_are_known() {
 fn bit_zero_of_an_address_chooses_the_instruction_set() {
     let thumb_in_it = Status::T | Status::IT;
     with_blank_context(|ctx| {
-        for (to, pc, status) in [(0x1003, 0x1002, Status::T), (0x2000, 0x2000, Status::empty())]
-        {
+        for (to, pc, status) in [(0x1003, 0x1002, Status::T), (0x2000, 0x2000, Status::empty())] {
             for before in [Status::empty(), Status::T, thumb_in_it] {
                 ctx.set_status(before | Status::Q);
                 ctx.set_pc(to);

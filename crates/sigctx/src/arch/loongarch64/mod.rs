@@ -27,7 +27,7 @@
 //! `arch/loongarch/include/uapi/asm/sigcontext.h`, `asm/ucontext.h`; the `LoongArch` ELF psABI.
 
 use core::arch::asm;
-use core::ffi::{c_int, c_long, c_void};
+use core::ffi::{c_int, c_long};
 use core::mem::size_of;
 
 use bitflags::bitflags;

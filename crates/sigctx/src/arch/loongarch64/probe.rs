@@ -10,7 +10,10 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::super::layout::Structure;
-use super::{FpuContext, LasxContext, LbtContext, LsxContext, RawAction, RecordHeader, Reg, SigContext, SigInfoHead, SignalStack, Ucontext};
+use super::{
+    FpuContext, LasxContext, LbtContext, LsxContext, RawAction, RecordHeader, Reg, SigContext,
+    SigInfoHead, SignalStack, Ucontext,
+};
 use crate::probe::Instruction;
 
 /// The name of the architecture, with what tells it from its variants.

@@ -1,9 +1,10 @@
 //! What the kernel enters, and the ways back out of a frame: entry, pivot, resume or restorer.
 
 use core::arch::global_asm;
-use core::mem::offset_of;
+use core::ffi::{c_int, c_void};
+use core::mem::{offset_of, size_of};
 
-use super::*;
+use super::{FrameRecord, UCONTEXT_OFFSET, Ucontext};
 use crate::inject::Call;
 
 // Where a frame at $16 has every register of the interrupted code (DWARF numbers: 0 to 31 the

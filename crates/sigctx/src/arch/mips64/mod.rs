@@ -17,7 +17,7 @@
 //! Programmers, volumes I-A (FCSR) and IV-j (MSA).
 
 use core::arch::asm;
-use core::ffi::{c_int, c_long, c_void};
+use core::ffi::{c_int, c_long};
 use core::mem::size_of;
 
 use bitflags::bitflags;

@@ -31,7 +31,7 @@
 //! entries); 64-bit PowerPC ELF Application Binary Interface Supplement 1.9, 3.2 (ELF V1).
 
 use core::arch::asm;
-use core::ffi::{c_int, c_long, c_void};
+use core::ffi::{c_int, c_long};
 use core::mem::size_of;
 
 use bitflags::bitflags;

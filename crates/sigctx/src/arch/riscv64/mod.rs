@@ -30,7 +30,7 @@
 //! `asm/sigcontext.h`, `asm/ucontext.h`; the RISC-V psABI: calling convention, DWARF registers.
 
 use core::arch::asm;
-use core::ffi::{c_int, c_long, c_void};
+use core::ffi::{c_int, c_long};
 use core::mem::{offset_of, size_of};
 
 use bitflags::bitflags;

@@ -9,7 +9,10 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::super::layout::Structure;
-use super::{LongSigContext, RawAction, RecordHeader, Reg, SigContext, SigInfoHead, SignalStack, Ucontext, VectorState, vector_length};
+use super::{
+    LongSigContext, RawAction, RecordHeader, Reg, SigContext, SigInfoHead, SignalStack, Ucontext,
+    VectorState, vector_length,
+};
 use crate::probe::Instruction;
 
 /// The name of the architecture, with what tells it from its variants.

@@ -111,13 +111,7 @@ fn frame_with(floats: &Floats) -> Box<FakeStack> {
 /// # Safety
 ///
 /// `code` can run so, and keeps s4 to s11.
-unsafe fn floats_after(
-    code: usize,
-    sp: usize,
-    a0: usize,
-    a2: usize,
-    before: &Floats,
-) -> Floats {
+unsafe fn floats_after(code: usize, sp: usize, a0: usize, a2: usize, before: &Floats) -> Floats {
     let mut after: Floats = [0; 33];
     // SAFETY: the caller's obligation. The stack pointer, s1, which the compiler keeps for
     // itself, and the default modes come back at the end.

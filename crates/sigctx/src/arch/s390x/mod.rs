@@ -28,7 +28,7 @@
 //! Application Binary Interface s390x Supplement", 1.2 (registers, stack frame, back chain).
 
 use core::arch::asm;
-use core::ffi::{c_int, c_long, c_void};
+use core::ffi::{c_int, c_long};
 use core::mem::{offset_of, size_of};
 
 use bitflags::bitflags;

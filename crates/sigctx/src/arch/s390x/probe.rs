@@ -10,7 +10,10 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::super::layout::Structure;
-use super::{RawAction, Reg, SigContext, SigContextExt, SigInfoHead, SignalStack, Status, Ucontext, UcontextExt};
+use super::{
+    RawAction, Reg, SigContext, SigContextExt, SigInfoHead, SignalStack, Status, Ucontext,
+    UcontextExt,
+};
 use crate::probe::Instruction;
 
 /// The name of the architecture, with what tells it from its variants.
@@ -218,8 +221,7 @@ pub(crate) fn instruction(line: &str) -> Instruction {
     let relocations = ["R_390_PLT", "R_390_GOT", "R_390_TLS"];
     Instruction {
         system_call: line.contains("\tsvc\t"),
-        outside: line.contains("\tbrasl\t")
-            || relocations.iter().any(|kind| line.contains(kind)),
+        outside: line.contains("\tbrasl\t") || relocations.iter().any(|kind| line.contains(kind)),
         thread_local: line.contains(",%a0") || line.contains(",%a1"),
         stack: reserved.unwrap_or_default(),
     }
@@ -546,8 +548,7 @@ pub(crate) unsafe fn spin(table: *mut Table) {
 
 /// The addresses at which every register holds its pattern.
 pub(crate) fn window() -> core::ops::Range<usize> {
-    let start =
-        if level() == Level::Indirect { &raw const LOOP } else { &raw const DIRECT_LOOP };
+    let start = if level() == Level::Indirect { &raw const LOOP } else { &raw const DIRECT_LOOP };
     start as usize..&raw const EXIT as usize
 }
 

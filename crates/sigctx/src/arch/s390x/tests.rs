@@ -67,13 +67,7 @@ fn frame_with(access: &Access) -> Box<FakeStack> {
 /// # Safety
 ///
 /// `code` can run so, and keeps r8 to r13.
-unsafe fn access_after(
-    code: usize,
-    sp: usize,
-    r2: usize,
-    r4: usize,
-    before: &Access,
-) -> Access {
+unsafe fn access_after(code: usize, sp: usize, r2: usize, r4: usize, before: &Access) -> Access {
     let mut after = Access::default();
     // SAFETY: the caller's obligation. The stack pointer comes back at the end, and the thread
     // pointer is the same throughout.

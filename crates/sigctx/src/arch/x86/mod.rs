@@ -22,7 +22,7 @@
 //! 2.2 (stack alignment), 2.4 (DWARF registers).
 
 use core::arch::asm;
-use core::ffi::{c_int, c_long, c_void};
+use core::ffi::{c_int, c_long};
 use core::mem::size_of;
 
 use bitflags::bitflags;

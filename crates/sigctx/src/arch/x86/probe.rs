@@ -31,8 +31,7 @@ pub(crate) const LAYOUT_HEADERS: &str = "\
 ";
 
 /// In the order of the table: all but the stack pointer, which points at the table.
-const GENERAL: [Reg; 7] =
-    [Reg::Eax, Reg::Ebx, Reg::Ecx, Reg::Edx, Reg::Esi, Reg::Edi, Reg::Ebp];
+const GENERAL: [Reg; 7] = [Reg::Eax, Reg::Ebx, Reg::Ecx, Reg::Edx, Reg::Esi, Reg::Edi, Reg::Ebp];
 
 #[derive(Clone, Debug)]
 #[repr(C)]

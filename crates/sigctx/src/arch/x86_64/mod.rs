@@ -16,7 +16,7 @@
 //! (red zone), 3.4 (stack alignment).
 
 use core::arch::asm;
-use core::ffi::{c_int, c_long, c_void};
+use core::ffi::{c_int, c_long};
 use core::mem::size_of;
 
 use bitflags::bitflags;
