@@ -351,14 +351,6 @@ impl Hold {
         self.left.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Whether a held thread may inherit from an owner that has ended. Not one that is to run the calls and
-    /// has not: who ends the operation waits for that.
-    #[inline(always)]
-    pub(crate) fn may_inherit(&self, has_run: bool) -> bool {
-        // Acquire: the owner is dead, but its writes may still be on their way.
-        has_run || self.command.load(Ordering::Acquire) == WAIT
-    }
-
     /// Ends the operation of an owner that has ended: with nothing applied if nobody was told to run the
     /// calls, else when all have run them. By who has inherited the lock, a held thread or a later owner.
     #[inline(always)]
@@ -388,6 +380,14 @@ impl Hold {
 
 #[cfg(not(loom))]
 impl Hold {
+    /// Whether a held thread may inherit from an owner that has ended. Not one that is to run the calls and
+    /// has not: who ends the operation waits for that.
+    #[inline(always)]
+    pub(crate) fn may_inherit(&self, has_run: bool) -> bool {
+        // Acquire: the owner is dead, but its writes may still be on their way.
+        has_run || self.command.load(Ordering::Acquire) == WAIT
+    }
+
     /// Forgets an operation of another process. Only while nobody else uses the words.
     pub(crate) fn reset(&self) {
         self.gate.store(IDLE, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use core::arch::global_asm;
 use core::ffi::{c_int, c_void};
 use core::mem::{offset_of, size_of};
 
-use super::{SigContext, UCONTEXT_OFFSET, Ucontext};
+use super::{SigContext, Status, UCONTEXT_OFFSET, Ucontext};
 use crate::inject::Call;
 
 /// The pivot reads the copied frame's address from the start of the record. The unwind rules count
