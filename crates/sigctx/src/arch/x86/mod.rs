@@ -151,7 +151,7 @@ layout! {
 ///
 /// Where there is a vDSO no action says it, as none of glibc's does: a program that reads an action with
 /// glibc's `sigaction` and sets it again keeps the flag and loses the address, so that the handler would
-/// return to address 0 (glibc 2.36, `sysdeps/unix/sysv/linux/i386/libc_sigaction.c`).
+/// return to address 0 (glibc 2.41, `sysdeps/unix/sysv/linux/i386/libc_sigaction.c`).
 const RESTORER: u32 = 0x0400_0000;
 
 impl RawAction {
