@@ -208,6 +208,8 @@ pub enum Why {
     SignalBlocked,
     /// The signal could not be sent.
     NotSent(threadreg::SignalError),
+    /// The time was over before a signal could be sent.
+    NoTime,
     /// The signal was sent, but its handler has not run: the thread is not scheduled, stopped, or
     /// traced.
     NotHandled,
@@ -249,6 +251,7 @@ impl fmt::Display for Why {
             }
             Self::SignalBlocked => write!(f, "the thread blocks signal {}", number()),
             Self::NotSent(error) => write!(f, "the signal could not be sent: {error}"),
+            Self::NoTime => f.write_str("the time was over before a signal could be sent"),
             Self::NotHandled => f.write_str("the signal was sent, and not handled yet"),
             Self::Refused { outcome, pc } => {
                 write!(f, "no safe point was found, last at pc {}: ", Address(*pc))?;

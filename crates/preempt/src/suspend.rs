@@ -133,12 +133,13 @@ pub(crate) struct Attempt<'a> {
     deadline: Duration,
     /// The handler's count when we first looked at each thread that ran the task.
     generation: Option<u32>,
-    send: Result<(), threadreg::SignalError>,
+    /// What became of the last signal, if one was sent.
+    sent: Option<Result<(), threadreg::SignalError>>,
 }
 
 impl<'a> Attempt<'a> {
     pub(crate) fn new(target: &'a TaskCore, deadline: Duration) -> Self {
-        Self { target, start: Instant::now(), deadline, generation: None, send: Ok(()) }
+        Self { target, start: Instant::now(), deadline, generation: None, sent: None }
     }
 
     /// Wants the task and holds it, or wants it no more.
@@ -164,7 +165,7 @@ impl<'a> Attempt<'a> {
             }
             if seen.mode() == Mode::Running {
                 self.note_generation();
-                self.send = self.target.signal();
+                self.sent = Some(self.target.signal());
                 self.target.word.wait_change(seen, round.min(left));
                 round = (round * 2).min(LONGEST_WAIT);
             } else {
@@ -196,7 +197,7 @@ impl<'a> Attempt<'a> {
             }
             if seen.mode() == Mode::Running {
                 self.note_generation();
-                self.send = self.target.signal();
+                self.sent = Some(self.target.signal());
             }
             // The task wakes no one when it takes a request: most requesters do not wait.
             self.target.word.wait_change(seen, round.min(left));
@@ -225,14 +226,17 @@ impl<'a> Attempt<'a> {
         };
         let why = if let Some(why) = kept {
             why
-        } else if let Err(error) = &self.send {
+        } else if let Some(Err(error)) = &self.sent {
             Why::NotSent(*error)
         } else if let Some((outcome, pc)) = self.refusal(thread).filter(|(outcome, _)| {
             is_installed() && (*outcome != Outcome::Other || install::obstacle().is_none())
         }) {
             Why::Refused { outcome, pc }
         } else {
-            why_silent(thread)
+            match why_silent(thread) {
+                Why::NotHandled if self.sent.is_none() => Why::NoTime,
+                why => why,
+            }
         };
         SuspendError::Late { tid: thread.tid(), name: thread.name(), waited, why }
     }

@@ -362,6 +362,17 @@ fn a_task_that_comes_back_from_blocking_makes_calls() {
     });
 }
 
+#[test]
+fn no_signal_is_said_to_be_sent_when_there_was_no_time() {
+    testkit::in_child("no_signal_is_said_to_be_sent_when_there_was_no_time", SOON, || {
+        let _code = set_up();
+        let spinner = Spinner::start("spinner", Task::new());
+        let error = suspend(&spinner.task, Duration::ZERO).map(drop).expect_err("it runs");
+        assert!(matches!(error, SuspendError::Late { why: Why::NoTime, .. }), "{error}");
+        spinner.end();
+    });
+}
+
 /// Another suspender's hold is the reason, not the thread.
 #[test]
 fn a_suspender_is_told_that_another_has_the_task() {
