@@ -16,7 +16,6 @@
 #[cfg(not(loom))]
 pub use sigctx::{Unsupported, supported};
 
-// Not `cfg_select!`: rustfmt finds no modules within that.
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         mod protocol;

@@ -25,7 +25,6 @@ mod support;
 
 pub use support::{Unsupported, supported};
 
-// Not `cfg_select!`: rustfmt finds no modules within that.
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         mod arch;

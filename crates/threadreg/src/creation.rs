@@ -198,11 +198,10 @@ pub(crate) enum NotCreated<E> {
 
 /// Makes a thread: lists it, then lets `clone` bring it into being (C4).
 ///
-/// The caller holds the read side of `_lock`. `clone` gets the record and the generation; the
+/// The caller holds the read side of the creation lock. `clone` gets the record and the generation; the
 /// thread that it makes calls [`Record::start`] on the record, and in the end [`Record::close`] and
 /// [`leave`].
 pub(crate) fn create<T, E>(
-    _lock: &CreationLock,
     arena: &Arena,
     name: &Name,
     clone: impl FnOnce(&'static Record, u32) -> Result<T, E>,

@@ -35,7 +35,7 @@ fn frozen_list_and_existing_threads_agree() {
                 while !lock.try_read() {
                     lock.wait_readable(|| None);
                 }
-                create(&lock, &arena, &named("new"), |_, _| {
+                create(&arena, &named("new"), |_, _| {
                     exist.fetch_add(1, Ordering::SeqCst);
                     Ok::<_, ()>(())
                 })
@@ -58,7 +58,7 @@ fn a_thread_that_runs_is_listed_already() {
         let arena = Arc::new(Arena::new());
         let lock = CreationLock::new();
         assert!(lock.try_read());
-        let walker = create(&lock, &arena, &named("new"), |record, generation| {
+        let walker = create(&arena, &named("new"), |record, generation| {
             let arena = arena.clone();
             Ok::<_, ()>(thread::spawn(move || {
                 let me = arena.listed().find(|&(listed, _)| core::ptr::eq(listed, record));
@@ -276,7 +276,7 @@ fn a_failed_clone_is_unlisted() {
         };
         let lock = CreationLock::new();
         assert!(lock.try_read());
-        let made = create(&lock, &arena, &named("x"), |_, _| Err::<(), _>("no"));
+        let made = create(&arena, &named("x"), |_, _| Err::<(), _>("no"));
         let Err(NotCreated::Clone("no", record)) = made else { panic!("no record to abandon") };
         lock.release_read();
         abandon(&arena, record, || true);
@@ -308,7 +308,7 @@ fn a_failed_clone_holds_nobody_up() {
         while !lock.try_read() {
             lock.wait_readable(|| None);
         }
-        let made = create(&lock, &arena, &named("x"), |_, _| Err::<(), _>(()));
+        let made = create(&arena, &named("x"), |_, _| Err::<(), _>(()));
         lock.release_read();
         let Err(NotCreated::Clone((), record)) = made else { panic!("no record to abandon") };
         abandon(&arena, record, || true);
@@ -425,7 +425,7 @@ fn a_change_reaches_every_thread_once_through_clone() {
                 while !lock.try_read() {
                     lock.wait_readable(|| None);
                 }
-                let made = create(&lock, &arena, &named("n"), |record, _| {
+                let made = create(&arena, &named("n"), |record, _| {
                     // `clone` copies the state of its caller.
                     changes[1].store(changes[0].load(Ordering::SeqCst), Ordering::SeqCst);
                     Ok::<_, ()>(thread::spawn(move || record.start(2)))

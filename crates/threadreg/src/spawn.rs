@@ -253,7 +253,7 @@ impl Builder {
             let forks = registry::forks();
             let side = ReadSide::take();
             let mask = mask::for_new_thread(mask.unwrap_or(side.mask));
-            let made = create(&CREATION, &ARENA, &label, |record, generation| {
+            let made = create(&ARENA, &label, |record, generation| {
                 let thread = ThreadRef { record, generation };
                 let handle = start(builder, Start { thread, mask, body: body.clone() })?;
                 Ok((handle, thread))

@@ -350,60 +350,6 @@ impl Ucontext {
     }
 }
 
-/// Words that only this architecture's context has.
-impl crate::SigCtx<'_> {
-    /// The number of the exception that led to the signal (`trapno`).
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    #[must_use]
-    pub fn trap_number(&self) -> u64 {
-        self.ucontext().mcontext.trapno
-    }
-
-    /// The exception's error code (`err`).
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    #[must_use]
-    pub fn error_code(&self) -> u64 {
-        self.ucontext().mcontext.err
-    }
-
-    /// The last page fault's address (`cr2`).
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    #[must_use]
-    pub fn page_fault_address(&self) -> u64 {
-        self.ucontext().mcontext.cr2
-    }
-
-    /// The first word of the blocked signals, where the oldest handlers look for it (`oldmask`).
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    #[must_use]
-    pub fn old_mask(&self) -> u64 {
-        self.ucontext().mcontext.oldmask
-    }
-
-    /// The selectors cs, gs, fs and ss as libc packs them in `REG_CSGSFS`.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    #[must_use]
-    pub fn selectors(&self) -> u64 {
-        let c = &self.ucontext().mcontext;
-        [c.ss, c.fs, c.gs, c.cs].into_iter().fold(0, |word, part| word << 16 | u64::from(part))
-    }
-}
-
 // ---- what the copy of a frame needs ------------------------------------------------------------
 
 /// What a function that keeps frame pointers leaves below its caller's frame: here on behalf of
