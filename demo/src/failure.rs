@@ -185,7 +185,7 @@ mod tests {
         // What is behind an error counts.
         let behind = AllThreadsError::Forbidden { tid: 1, errno: Errno::EAGAIN };
         assert!(told(behind).contains("ulimit -u"));
-        let busy = AllThreadsError::Busy { holder: 0, waited: Duration::from_secs(2) };
+        let busy = AllThreadsError::Busy { holder: None, waited: Duration::from_secs(2) };
         assert!(told(busy).contains("busy"));
         assert!(!told(AllThreadsError::Nested).contains('\n'));
     }

@@ -82,8 +82,8 @@ pub enum Error {
     },
     /// Other operations were under way until the deadline passed. Nothing is applied.
     Busy {
-        /// The thread that had its turn when it was last looked at.
-        holder: Tid,
+        /// The thread that had its turn when it was last looked at; `None` between two turns.
+        holder: Option<Tid>,
         /// How long this one waited for its turn.
         waited: Duration,
     },
@@ -182,8 +182,11 @@ impl Error {
                 "the kernel has {workers} threads of its own in the process, {tid} among them, which \
                  would keep what they have"
             ),
-            Self::Busy { holder, waited } => {
+            Self::Busy { holder: Some(holder), waited } => {
                 write!(f, "no turn in {waited:?}; thread {holder} has it")
+            }
+            Self::Busy { holder: None, waited } => {
+                write!(f, "no turn in {waited:?}; others had it one after another")
             }
             Self::TooManyCalls { calls } => {
                 write!(f, "{calls} calls, but a batch holds {MAX_CALLS}")
@@ -231,9 +234,9 @@ impl From<Error> for io::Error {
 impl core::error::Error for Error {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         match self {
-            Self::Refused { errno, .. } | Self::Forbidden { errno, .. } => Some(errno),
-            Self::NoProc(error) => Some(error),
-            Self::WorldNotStopped(error) => Some(error),
+            // Their own words are this one's.
+            Self::NoProc(error) => error.source(),
+            Self::WorldNotStopped(error) => error.source(),
             _ => None,
         }
     }

@@ -143,6 +143,7 @@ pub(crate) fn run(request: &Request<'_>) -> Result<Outcome, Error> {
     let (pid, me) = (sys::getpid(), sys::gettid());
     BLOCK.take_over(pid);
     if let Err(holder) = exec::note(until) {
+        let holder = Some(holder).filter(|&tid| tid != 0);
         return Err(Error::Busy { holder, waited: start.elapsed() });
     }
     let mut back_off = FIRST_BACK_OFF;
@@ -245,6 +246,7 @@ impl Attempt<'_> {
             Err(Refused::Nested) => return ControlFlow::Break(Err(Error::Nested)),
             Err(Refused::Late { holder }) => {
                 let waited = self.request.start.elapsed();
+                let holder = Some(holder).filter(|&tid| tid != 0);
                 let busy = Error::Busy { holder, waited };
                 let error = self.before.map_or(busy, |before| before.after(waited));
                 return ControlFlow::Break(Err(error));

@@ -124,7 +124,7 @@ fn an_operation_waits_for_an_exec() {
         // The first operation of the process: nobody knew of it when `exec` began.
         let all = AllThreads::new().deadline(Duration::from_millis(20));
         let refused = all.batch(&name(c"late")).unwrap_err();
-        assert!(matches!(refused, Error::Busy { holder, .. } if holder != 0), "{refused}");
+        assert!(matches!(refused, Error::Busy { holder: Some(_), .. }), "{refused}");
         RELEASED.store(true, SeqCst);
         executing.join().unwrap();
         privileges::no_new_privs().unwrap();

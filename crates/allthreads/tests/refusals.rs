@@ -444,7 +444,7 @@ fn who_waits_for_its_turn_in_vain_is_told_so() {
         let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
         println!("{error}");
         let Error::Busy { holder, waited } = error else { panic!("{error:?}") };
-        assert_eq!(holder, OWNER.load(Ordering::SeqCst));
+        assert_eq!(holder, Some(OWNER.load(Ordering::SeqCst)));
         assert!(waited >= Duration::from_millis(50), "{waited:?}");
         // While the other one goes on.
         assert!(!other.is_finished());

@@ -61,7 +61,7 @@ impl fmt::Display for InstallError {
             Self::OtherSignal { asked, installed } => {
                 write!(f, "preemption is installed with signal {installed}, not {asked}")
             }
-            Self::Refused(error) => write!(f, "cannot install the handler of preemption: {error}"),
+            Self::Refused(_) => f.write_str("cannot install the handler of preemption"),
         }
     }
 }

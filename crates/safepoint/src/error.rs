@@ -27,8 +27,8 @@ pub enum AttachError {
     Stopped {
         /// The thread.
         tid: i32,
-        /// The thread that had the world stopped last seen; 0 if it was between two stops.
-        holder: i32,
+        /// The thread that had the world stopped when this one gave up; `None` between two stops.
+        holder: Option<i32>,
         /// How long this one waited.
         waited: Duration,
     },
@@ -60,7 +60,7 @@ impl fmt::Display for AttachError {
             }
             Self::HoldsStop { tid } => write!(f, "thread {tid} has this world stopped"),
             Self::Stopped { tid, holder, waited } => {
-                write!(f, "thread {holder} had the world stopped for thread {tid}'s {waited:?}")
+                write!(f, "thread {tid} could not attach in {waited:?}; {}", Holder(*holder))
             }
             Self::HoldsFreeze { tid } => {
                 write!(
@@ -69,9 +69,7 @@ impl fmt::Display for AttachError {
                 )
             }
             Self::Full { tid } => write!(f, "no room in the world for thread {tid}"),
-            Self::Unregistered { tid, error } => {
-                write!(f, "cannot register thread {tid}: {error}")
-            }
+            Self::Unregistered { tid, .. } => write!(f, "cannot register thread {tid}"),
         }
     }
 }
@@ -112,8 +110,8 @@ pub enum StopError {
     Busy {
         /// What this stop was for.
         reason: Reason,
-        /// The thread that had the world last seen; 0 if it was between two stops.
-        holder: i32,
+        /// The thread that had the world stopped when this one gave up; `None` between two stops.
+        holder: Option<i32>,
         /// How long this one waited for its turn, and how long it then stood still: a mutator comes
         /// back from a stop that failed when no other has the world stopped, as from any safe region.
         waited: Duration,
@@ -151,7 +149,7 @@ impl fmt::Display for StopError {
                 )
             }
             Self::Busy { reason, holder, waited } => {
-                write!(f, "no turn to stop for {reason} in {waited:?}; thread {holder} had it")
+                write!(f, "no turn to stop for {reason} in {waited:?}; {}", Holder(*holder))
             }
             Self::Deadline { reason, stragglers } => {
                 write!(f, "world not stopped for {reason} in time; late:")?;
@@ -161,6 +159,18 @@ impl fmt::Display for StopError {
                 write!(f, "world not stopped for {reason} by who holds tasks of its mutators:")?;
                 list(f, stragglers)
             }
+        }
+    }
+}
+
+/// Whose turn it was.
+struct Holder(Option<i32>);
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(tid) => write!(f, "thread {tid} had the turn"),
+            None => f.write_str("others had the turn one after another"),
         }
     }
 }
@@ -190,8 +200,8 @@ pub enum EachError {
     },
     /// Others had their for-each until the deadline passed. No closure ran.
     Busy {
-        /// The thread that had the turn last seen; 0 if nobody had.
-        holder: i32,
+        /// The thread that had the turn when this one gave up; `None` between two turns.
+        holder: Option<i32>,
         /// How long this one waited, stops that it waited for included.
         waited: Duration,
     },
@@ -219,7 +229,7 @@ impl fmt::Display for EachError {
                 write!(f, "thread {tid} holds the guard of freeze_creation: freeze afterwards")
             }
             Self::Busy { holder, waited } => {
-                write!(f, "no turn for a for-each in {waited:?}; thread {holder} had it")
+                write!(f, "no turn for a for-each in {waited:?}; {}", Holder(*holder))
             }
             Self::Deadline { visited, stragglers } => {
                 write!(f, "only {visited} mutators were visited in time; late:")?;

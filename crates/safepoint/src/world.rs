@@ -45,7 +45,7 @@ impl fmt::Debug for Shared {
 impl Shared {
     /// Whether the calling thread has the world stopped.
     pub(crate) fn is_held_by(&self, tid: i32) -> bool {
-        self.protocol.stop_turn.holder() == tid
+        self.protocol.stop_turn.holder() == Some(tid)
     }
 
     /// The calling thread's slot.

@@ -69,9 +69,9 @@ impl Turn {
         }
     }
 
-    /// The thread that has the turn; 0 if none has.
-    pub(crate) fn holder(&self) -> i32 {
-        self.holder.load(Plain::Relaxed)
+    /// The thread that has the turn.
+    pub(crate) fn holder(&self) -> Option<i32> {
+        Some(self.holder.load(Plain::Relaxed)).filter(|&tid| tid != 0)
     }
 
     /// Handler: the thread may be about to wait for the turn.
@@ -82,7 +82,7 @@ impl Turn {
 
     /// In the child of a fork: the turn is the survivor's, which was `parent` and is `me`, or free.
     pub(crate) fn after_fork(&self, parent: i32, me: i32) -> bool {
-        let keeps = self.holder() == parent;
+        let keeps = self.holder() == Some(parent);
         self.holder.store(if keeps { me } else { 0 }, Plain::Relaxed);
         self.word.store(if keeps { TAKEN } else { FREE }, Ordering::Relaxed);
         keeps
