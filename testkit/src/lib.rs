@@ -91,7 +91,7 @@ pub fn child(test: &str, deadline: Duration, body: impl FnOnce()) -> Option<Ende
     let readers =
         [reader(child.stdout.take().expect("piped")), reader(child.stderr.take().expect("piped"))];
     let status = wait(&mut child, deadline);
-    // A process that the child left behind may hold the pipes for ever.
+    // A process that the child left behind may hold the pipes forever.
     let output = readers.map(|r| {
         let open = "[output still open: the child left a process behind]".to_owned();
         r.recv_timeout(OUTPUT_GRACE).unwrap_or(open)

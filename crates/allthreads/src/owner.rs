@@ -474,7 +474,7 @@ mod tests {
         assert!(open(Some(Instant::now()), &|| ()).is_some());
     }
 
-    /// Else all threads would stay in their handlers for ever.
+    /// Else all threads would stay in their handlers forever.
     #[test]
     fn a_panic_lets_everybody_go() {
         for close in [false, true] {

@@ -119,7 +119,7 @@ impl<'a> Batch<'a> {
         self.set_ids(id_calls::SETRESUID, [real, effective, saved])
     }
 
-    /// Adds: `execve` gives no privileges any more, for ever.
+    /// Adds: `execve` gives no privileges any more, forever.
     ///
     /// # Signal safety
     ///

@@ -37,7 +37,7 @@ impl Process {
     /// Whether the block belongs to the calling process, whose id is `pid`.
     #[inline(always)]
     pub(crate) fn is(&self, pid: i32) -> bool {
-        // SAFETY: null, or a word that stays for ever.
+        // SAFETY: null, or a word that stays forever.
         let word = unsafe { self.place.load(Ordering::Acquire).as_ref() };
         // Acquire: pairs with the release in `take_over`.
         word.is_some_and(|word| word.load(Ordering::Acquire) == pid as u32)
@@ -65,7 +65,7 @@ impl Process {
                 }
             };
         }
-        // SAFETY: a word that stays for ever.
+        // SAFETY: a word that stays forever.
         unsafe { &*place }
     }
 }

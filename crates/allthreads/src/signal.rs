@@ -306,7 +306,7 @@ pub(crate) fn install(signal: i32) -> Result<(), Errno> {
         if found.handler != ours.handler {
             BLOCK.previous.keep(signal as usize, found.handler);
         }
-        // SAFETY: the handler is sound for every signal on every thread, for ever, and hands on
+        // SAFETY: the handler is sound for every signal on every thread, forever, and hands on
         // what is not ours.
         let replaced = unsafe { rt_sigaction(signal, Some(&ours)) }?;
         if replaced.handler == found.handler || replaced.handler == ours.handler {

@@ -268,7 +268,7 @@ fn vforked(body: extern "C" fn(*mut c_void) -> i32) -> i32 {
     let stack = Box::leak(vec![0u8; 256 << 10].into_boxed_slice());
     let top = stack.as_mut_ptr_range().end;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: the stack is the child's for ever.
+    // SAFETY: the stack is the child's forever.
     let pid = unsafe { libc::clone(body, top.cast(), flags, std::ptr::null_mut()) };
     assert!(pid > 0);
     let mut status = 0;
@@ -481,7 +481,7 @@ fn the_first_handler_is_reached_through_one_that_chains_to_ours() {
             assert_eq!(got(), [1, 1], "a handler was lost, or called again");
         }
 
-        // Both chain to each other, and there is nobody else: once each, not for ever.
+        // Both chain to each other, and there is nobody else: once each, not forever.
         let signal = signal + 1;
         let all = AllThreads::new().signal(allthreads::Signal::Number(signal));
         all.batch(&name(c"alone")).unwrap();

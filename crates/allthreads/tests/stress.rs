@@ -75,7 +75,7 @@ fn stress_10_000_calls_against_creators() {
 }
 
 /// A call that is not idempotent, on an attribute that `clone` hands on: had one thread made it
-/// before it cloned another that made it again, or not at all, the values would differ for ever.
+/// before it cloned another that made it again, or not at all, the values would differ forever.
 #[test]
 fn stress_exactly_once_through_clone() {
     in_child("stress_exactly_once_through_clone", Duration::from_secs(170), || {

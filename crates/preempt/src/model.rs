@@ -414,7 +414,7 @@ fn a_thread_that_stands_still_is_held_and_goes_on() {
     });
 }
 
-/// A suspender that gives up does not leave the task parked for ever.
+/// A suspender that gives up does not leave the task parked forever.
 #[test]
 fn giving_up_lets_the_task_go_on() {
     loom::model(|| {

@@ -119,7 +119,7 @@ fn a_blocked_task_is_held_without_a_signal() {
     assert_eq!(read.expect("entered").expect("inside"), 1);
 }
 
-/// A signal that is sent before would be ignored, and wait for its acknowledgement for ever.
+/// A signal that is sent before would be ignored, and wait for its acknowledgement forever.
 #[test]
 fn without_a_handler_nothing_is_sent_and_the_error_says_so() {
     let spinner = Spinner::start("spinner", Task::new());
@@ -251,7 +251,7 @@ fn a_task_cannot_suspend_itself() {
     assert_eq!(again, Err(preempt::EnterError::InsideTask));
 }
 
-/// Each of two tasks suspends the other again and again; neither waits for ever.
+/// Each of two tasks suspends the other again and again; neither waits forever.
 #[test]
 fn stress_two_tasks_suspend_each_other() {
     testkit::in_child("stress_two_tasks_suspend_each_other", Duration::from_secs(100), || {

@@ -12,7 +12,7 @@
 //! | `live` bits | claimer sets, who frees clears | all | claim acquire, clear release | A2 |
 //!
 //! - **A1** `chunks[i]` goes from null to a chunk once; `chunks[i + 1]` is set only after
-//!   `chunks[i]`. So the first null ends a walk, and a chunk once seen is there for ever.
+//!   `chunks[i]`. So the first null ends a walk, and a chunk once seen is there forever.
 //! - **A2** From the claim of a bit to its clearing the claimer alone may move the record on from
 //!   FREE. A record in any other phase has its bit set, so a walk over set bits meets every listed
 //!   record.

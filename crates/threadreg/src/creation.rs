@@ -106,7 +106,7 @@ impl CreationLock {
     }
 
     /// Takes the write side: waits for other writers and for the creators under way, until no time
-    /// is `left` (`None`: for ever). Returns whether it has it; if not, the lock is as it was.
+    /// is `left` (`None`: forever). Returns whether it has it; if not, the lock is as it was.
     pub(crate) fn write(&self, mut left: impl FnMut() -> Option<Duration>) -> bool {
         if !self.lock_writers(&mut left) {
             return false;

@@ -43,7 +43,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// # Blocking
 ///
 /// For other holders of the guard, without bound, and for the creations under way. New creators
-/// queue behind this call, so it is not overtaken for ever. [`freeze_creation_within`] gives up.
+/// queue behind this call, so it is not overtaken forever. [`freeze_creation_within`] gives up.
 ///
 /// # Panics
 ///

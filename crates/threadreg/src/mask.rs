@@ -53,7 +53,7 @@ pub(crate) fn block_all() -> SigSet {
 }
 
 /// Less the signals that libc keeps for itself, 32 up to the first real-time signal that it gives
-/// away: it waits for threads to answer them, and one that is deaf makes `setuid` wait for ever.
+/// away: it waits for threads to answer them, and one that is deaf makes `setuid` wait forever.
 fn without_libc_own(set: SigSet) -> SigSet {
     (32..libc::SIGRTMIN()).fold(set, SigSet::without)
 }

@@ -84,7 +84,7 @@ impl NudgeCall {
     ///
     /// 1. `function(data)` is sound on every thread that is nudged with this call or a copy of it,
     ///    at any asynchronous safe point of that thread, outside signal handlers.
-    /// 2. It stays so for ever: a call may come late, more than once, or not at all.
+    /// 2. It stays so forever: a call may come late, more than once, or not at all.
     /// 3. It does not unwind.
     #[must_use]
     pub const unsafe fn new(function: unsafe fn(usize), data: usize) -> Self {

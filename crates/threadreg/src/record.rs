@@ -96,7 +96,7 @@ const fn listed(phase: Phase) -> bool {
 /// Number of per-record slots; see [`crate::SlotId`].
 pub(crate) const SLOTS: usize = 4;
 
-/// A thread's record. Never freed: a `&'static Record` is right for ever.
+/// A thread's record. Never freed: a `&'static Record` is right forever.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct Record {

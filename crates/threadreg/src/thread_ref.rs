@@ -17,7 +17,7 @@ use crate::registry::{self, ARENA};
 
 /// A thread that is or was registered.
 ///
-/// Two words. May be kept for ever: the record behind it is never freed, and when it is used for
+/// Two words. May be kept forever: the record behind it is never freed, and when it is used for
 /// another thread its generation changes, so a reference never silently becomes one to another
 /// thread.
 #[derive(Clone, Copy)]
@@ -64,7 +64,7 @@ impl ThreadRef {
     /// While the guard lives the thread's id is its own. The thread goes on running, and may even
     /// reach its exit, where it waits with its signals blocked: so whoever waits for an answer from
     /// a pinned thread must look at [`ThreadRef::is_alive`] too. A thread that exits while it holds
-    /// a pin of itself waits for ever, and so does one whose pin was leaked.
+    /// a pin of itself waits forever, and so does one whose pin was leaked.
     ///
     /// # Signal safety
     ///

@@ -360,7 +360,7 @@ fn t5_a_freeze_that_is_late_says_why_and_leaves_creation_free() {
     });
 }
 
-/// T5: a thread that waits for itself would wait for ever.
+/// T5: a thread that waits for itself would wait forever.
 #[test]
 #[cfg(debug_assertions)]
 fn t5_the_lock_order_is_asserted() {

@@ -93,7 +93,7 @@ pub(crate) fn assert_all(field: &str, expected: &str) {
     }
 }
 
-/// Starts `count` threads that sleep for ever, and waits until they do so.
+/// Starts `count` threads that sleep forever, and waits until they do so.
 pub(crate) fn park(count: usize) {
     let barrier = Box::leak(Box::new(Barrier::new(count + 1)));
     for _ in 0..count {
@@ -111,7 +111,7 @@ pub(crate) fn park(count: usize) {
     barrier.wait();
 }
 
-/// A thread that blocks `set` by a raw system call, for ever or for a time.
+/// A thread that blocks `set` by a raw system call, forever or for a time.
 pub(crate) fn deaf(set: SigSet, span: Option<Duration>) -> Tid {
     let (send, receive) = mpsc::channel();
     let body = move || {
@@ -162,7 +162,7 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// A thread by bare `clone`, unknown to libc, without thread-local storage of its own, or with
-/// none at all (a null thread pointer). It sleeps for ever.
+/// none at all (a null thread pointer). It sleeps forever.
 pub(crate) fn raw_clone(extra_flags: i32) -> Tid {
     extern "C" fn body(_: *mut c_void) -> i32 {
         loop {
@@ -184,7 +184,7 @@ pub(crate) fn raw_clone(extra_flags: i32) -> Tid {
         | extra_flags;
     let none = std::ptr::null_mut::<c_void>();
     let storage = allthreads::sigctx::probe::no_storage();
-    // SAFETY: the stack is the thread's for ever, and `body` needs nothing but it.
+    // SAFETY: the stack is the thread's forever, and `body` needs nothing but it.
     let tid = unsafe { libc::clone(body, top.cast(), flags, none, none, storage, none) };
     assert!(tid > 0);
     tid

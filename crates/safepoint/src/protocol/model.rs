@@ -81,7 +81,7 @@ impl Edge for Model {
     }
 }
 
-/// Waits for ever.
+/// Waits forever.
 pub(super) struct Patient;
 
 impl Limit for Patient {
@@ -310,7 +310,7 @@ fn second_stop_against_one_who_leaves_the_first() {
                 done.store(1, Ordering::Release);
             }
         });
-        // If the second stop's bit is lost this goes on for ever, and loom gives up.
+        // If the second stop's bit is lost this goes on forever, and loom gives up.
         while done.load(Ordering::Acquire) == 0 {
             world.poll(slot);
             thread::yield_now();

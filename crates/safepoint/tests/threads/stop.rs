@@ -218,7 +218,7 @@ fn a_stop_cannot_leave_the_safe_region_it_was_made_in() {
     });
 }
 
-/// Where not even unwinding would end the stop first, the thread would wait for itself for ever.
+/// Where not even unwinding would end the stop first, the thread would wait for itself forever.
 #[test]
 fn a_stop_that_outlives_its_safe_region_aborts() {
     let name = "stop::a_stop_that_outlives_its_safe_region_aborts";

@@ -69,7 +69,7 @@ impl KernelAction {
 /// # Safety
 ///
 /// 1. `new.handler` is [`SIG_DFL`], [`SIG_IGN`] or a function that the kernel may call with
-///    `new.flags`, for ever or until the action is replaced and no call of it is left.
+///    `new.flags`, forever or until the action is replaced and no call of it is left.
 /// 2. Whoever owns the present action agrees.
 ///
 /// # References
