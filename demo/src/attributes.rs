@@ -81,20 +81,20 @@ fn refuse(root: bool) -> Result<Section, Box<dyn std::error::Error>> {
     if root {
         batch = batch.set_resuid(Some(0), Some(0), Some(0));
     }
-    let mut deadline = Duration::from_millis(500);
+    let mut timeout = Duration::from_millis(500);
     let start = Instant::now();
     let (error, took) = loop {
-        let (refused, took) = in_turn(|| AllThreads::new().deadline(deadline).batch(&batch));
+        let (refused, took) = in_turn(|| AllThreads::new().timeout(timeout).batch(&batch));
         match refused {
             Ok(_) => break (String::new(), took),
             // A machine so busy that others had no processor for that long: they need more time.
-            Err(Error::Unresponsive(who))
+            Err(Error::TimedOut(who))
                 if who.threads().all(|thread| thread.why() == Why::Starved)
                     && start.elapsed() < PATIENCE =>
             {
-                deadline *= 2;
+                timeout *= 2;
             }
-            Err(late @ Error::Unresponsive(_)) => break (late.to_string(), took),
+            Err(late @ Error::TimedOut(_)) => break (late.to_string(), took),
             // Not what was to be shown: it would be refused without the deaf thread, too.
             Err(other) => return Err(other.into()),
         }
@@ -102,7 +102,7 @@ fn refuse(root: bool) -> Result<Section, Box<dyn std::error::Error>> {
     let after = statuses()?;
     section.text(format!("refused after {}: {error}", human(took)));
     section.check("refused", !error.is_empty());
-    section.check("in time", took < 2 * deadline);
+    section.check("in time", took < 2 * timeout);
     section.check("the error names the thread", error.contains(&deaf.tid.to_string()));
     section.check("the error names the reason", error.contains("block"));
     section.check("nothing was applied on any thread", same_threads(&before, &after));

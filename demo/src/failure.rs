@@ -139,12 +139,12 @@ impl Cause {
 /// Errors that say that somebody did not come in time.
 fn is_of_a_busy_machine(error: &(dyn Error + 'static)) -> bool {
     match error.downcast_ref() {
-        Some(AllThreadsError::Busy { .. } | AllThreadsError::Unresponsive(_)) => return true,
+        Some(AllThreadsError::Busy { .. } | AllThreadsError::TimedOut(_)) => return true,
         Some(_) => return false,
         None => {}
     }
-    matches!(error.downcast_ref(), Some(SuspendError::Late { .. }))
-        || matches!(error.downcast_ref(), Some(StopError::Busy { .. } | StopError::Deadline { .. }))
+    matches!(error.downcast_ref(), Some(SuspendError::TimedOut { .. }))
+        || matches!(error.downcast_ref(), Some(StopError::Busy { .. } | StopError::TimedOut { .. }))
 }
 
 /// Whether `unshare(CLONE_NEWPID)` was called: the children's namespace is not the process's own.

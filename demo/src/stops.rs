@@ -46,7 +46,7 @@ pub(crate) fn stop_the_world(cast: &Cast, stops: u64) -> Result<Section, Box<dyn
     for i in 0..stops as usize {
         // A stop right after a stop would find everybody where the last one left them.
         cast.wait_until_works(&cast.members[i % cast.members.len()])?;
-        let options = StopOptions::new("demo").deadline(PATIENCE);
+        let options = StopOptions::new("demo").timeout(PATIENCE);
         let stopped = cast.world.stop_from_outside_with(options)?;
         let before = cast.work();
         let stats = stopped.stats();

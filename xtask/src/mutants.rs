@@ -180,7 +180,7 @@ enum Failure {
     DoesNotApply(String),
     DoesNotBuild(String),
     NoTest,
-    Late(String),
+    TimedOut(String),
     Harness(String),
 }
 
@@ -193,7 +193,7 @@ impl Failure {
             Self::DoesNotApply(_) => "DOES NOT APPLY",
             Self::DoesNotBuild(_) => "DOES NOT BUILD",
             Self::NoTest => "NO SUCH TEST",
-            Self::Late(_) => "TIME LIMIT",
+            Self::TimedOut(_) => "TIME LIMIT",
             Self::Harness(_) => "NOT RUN",
         }
     }
@@ -211,7 +211,7 @@ impl Failure {
             }
             Self::DoesNotBuild(output) => tail(output),
             Self::NoTest => format!("`{killer}` starts no test"),
-            Self::Late(output) => {
+            Self::TimedOut(output) => {
                 let limit = TEST_LIMIT.as_secs();
                 format!("`{killer}` needs a deadline of its own, below {limit} s\n{}", tail(output))
             }
@@ -255,7 +255,7 @@ impl Bench<'_> {
         self.apply(mutant)?;
         let ended = self.test(mutant)?;
         match ended.status {
-            None => Err(Failure::Late(ended.output)),
+            None => Err(Failure::TimedOut(ended.output)),
             Some(status) if status.success() => Err(match skip_reason(&ended.output) {
                 Some(reason) => Failure::Skipped(reason.to_owned()),
                 None => Failure::Survived,

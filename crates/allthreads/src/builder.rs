@@ -120,7 +120,7 @@ pub enum KernelWorkers {
 /// use allthreads::{AllThreads, Barrier, Batch};
 ///
 /// let outcome = AllThreads::new()
-///     .deadline(Duration::from_millis(500))
+///     .timeout(Duration::from_millis(500))
 ///     .barrier(Barrier::Early)
 ///     .batch(&Batch::new().no_new_privs())?;
 /// println!("{} threads in {:?}", outcome.threads, outcome.elapsed);
@@ -132,7 +132,7 @@ pub struct AllThreads<'a> {
     signal: Signal,
     barrier: Barrier,
     on_divergence: OnDivergence,
-    deadline: Option<Duration>,
+    timeout: Option<Duration>,
     excluded: &'a [Tid],
     world: Option<&'a World>,
     results: Results,
@@ -153,7 +153,7 @@ impl<'a> AllThreads<'a> {
             signal: Signal::Libc33,
             barrier: Barrier::Strict,
             on_divergence: OnDivergence::Error,
-            deadline: None,
+            timeout: None,
             excluded: &[],
             world: None,
             results: Results::Same,
@@ -170,8 +170,8 @@ impl<'a> AllThreads<'a> {
     /// # Signal safety
     ///
     /// Async-signal-safe.
-    pub const fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
         self
     }
 
@@ -226,7 +226,7 @@ impl<'a> AllThreads<'a> {
     /// safe points, and see all of the operation or nothing. The caller must not be a running
     /// mutator of it. With a world, an operation is not async-signal-safe.
     ///
-    /// The [`deadline`](Self::deadline), or the default one, covers the stop and what follows
+    /// The [`timeout`](Self::timeout), or the default one, covers the stop and what follows
     /// together.
     ///
     /// # Signal safety
@@ -403,7 +403,7 @@ impl<'a> AllThreads<'a> {
             },
             on_divergence: self.on_divergence,
             start,
-            deadline: self.deadline,
+            timeout: self.timeout,
             excluded: self.excluded,
             results: self.results,
             on_mixed: self.on_mixed,
@@ -417,11 +417,11 @@ impl<'a> AllThreads<'a> {
     }
 
     fn stop<'w>(&self, world: &'w World) -> Result<Stopped<'w>, Error> {
-        let deadline = match self.deadline {
-            Some(deadline) => deadline,
-            None => owner::default_deadline(owner::population(self.tasks)?),
+        let timeout = match self.timeout {
+            Some(timeout) => timeout,
+            None => owner::default_timeout(owner::population(self.tasks)?),
         };
-        let options = StopOptions::new(REASON).deadline(deadline);
+        let options = StopOptions::new(REASON).timeout(timeout);
         world.stop_from_outside_with(options).map_err(Error::WorldNotStopped)
     }
 }

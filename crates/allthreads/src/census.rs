@@ -16,7 +16,7 @@ use threadreg::procfs::{ProcError, TaskDir, TaskStat, TaskStatus};
 
 use crate::block::BLOCK;
 use crate::credentials::Odd;
-use crate::error::{Error, Straggler, Unresponsive, Why};
+use crate::error::{Error, Straggler, TimedOut, Why};
 use crate::excluded::{self, EXCLUDED};
 use crate::gather::Os;
 use crate::hold::Hold;
@@ -170,7 +170,7 @@ pub(crate) enum Halt {
     /// Somebody does not come; it may help to let go and try again.
     Stalled,
     /// The deadline has passed before everybody had the time to come.
-    Late,
+    TimedOut,
     /// Some have other credentials than the caller. That may end.
     Mixed(Odd),
     /// It would be the same again.
@@ -371,7 +371,7 @@ fn judge(stat: &TaskStat, status: &TaskStatus, signal: i32) -> (Why, Duration) {
 }
 
 /// The threads that were held and let go, and are still inside the operation before.
-pub(crate) fn inside(dir: &TaskDir, hold: &Hold, elapsed: Duration) -> Unresponsive {
+pub(crate) fn inside(dir: &TaskDir, hold: &Hold, elapsed: Duration) -> TimedOut {
     let joined = hold.joined();
     let stragglers = BLOCK.roll.inside(joined).map(|tid| {
         let (why, name) = match read(dir, tid) {
@@ -389,7 +389,7 @@ pub(crate) fn inside(dir: &TaskDir, hold: &Hold, elapsed: Duration) -> Unrespons
         Straggler::new(tid, why, name.as_str())
     });
     // One that has left meanwhile was one of them, too.
-    Unresponsive::new(stragglers, BLOCK.roll.inside(joined).count().max(1), elapsed)
+    TimedOut::new(stragglers, BLOCK.roll.inside(joined).count().max(1), elapsed)
 }
 
 /// `None` when there is no such thread; that something cannot be read says nothing about threads.
@@ -543,7 +543,7 @@ impl Os for Census<'_> {
         }
         match (self.idle > self.bearable, late) {
             (true, _) => Err(Halt::Stalled),
-            (false, true) => Err(Halt::Late),
+            (false, true) => Err(Halt::TimedOut),
             (false, false) => Ok(()),
         }
     }

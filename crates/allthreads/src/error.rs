@@ -29,7 +29,7 @@ pub enum Error {
         errno: Errno,
     },
     /// Some threads could not be held within the deadline. Nothing is applied anywhere.
-    Unresponsive(Unresponsive),
+    TimedOut(TimedOut),
     /// A call had another result on some threads than on the calling thread. Those threads ran no
     /// further call; all others ran all of them.
     Diverged(Diverged),
@@ -157,7 +157,7 @@ impl Error {
                 "the kernel refused {name}, call {call} of the batch: {errno}; the calls before it \
                  were applied on every thread, the rest on none"
             ),
-            Self::Unresponsive(who) => write!(f, "{who}"),
+            Self::TimedOut(who) => write!(f, "{who}"),
             Self::Diverged(who) => write!(f, "{who}"),
             Self::NoProc(error) => write!(f, "{error}"),
             Self::Forbidden { tid, errno } => {
@@ -213,7 +213,7 @@ impl fmt::Display for Error {
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
-            Error::Unresponsive(_) | Error::Busy { .. } | Error::WorldNotStopped(_) => {
+            Error::TimedOut(_) | Error::Busy { .. } | Error::WorldNotStopped(_) => {
                 io::ErrorKind::TimedOut
             }
             Error::BadSignal { .. }
@@ -339,13 +339,13 @@ impl fmt::Display for Straggler {
 
 /// The threads that could not be held: how many, and the first few by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unresponsive {
+pub struct TimedOut {
     count: u32,
     milliseconds: u32,
     first: [Option<Straggler>; NAMED],
 }
 
-impl Unresponsive {
+impl TimedOut {
     pub(crate) fn new(
         stragglers: impl Iterator<Item = Straggler>,
         count: usize,
@@ -396,7 +396,7 @@ impl Unresponsive {
     }
 }
 
-impl fmt::Display for Unresponsive {
+impl fmt::Display for TimedOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.count == 0 {
             let elapsed = self.elapsed();

@@ -52,7 +52,7 @@ fn hold(until: Option<Instant>) -> ExecHold {
             ExecHold::Still
         }
         Err(Refused::Nested) => ExecHold::Free,
-        Err(Refused::Late { holder }) => ExecHold::Late { holder },
+        Err(Refused::TimedOut { holder }) => ExecHold::TimedOut { holder },
     }
 }
 

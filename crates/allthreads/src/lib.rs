@@ -45,7 +45,7 @@ cfg_if::cfg_if! {
         };
         pub use call_name::CallName;
         pub use calls::MAX_CALLS;
-        pub use error::{Applied, Different, Diverged, Error, Straggler, Unresponsive, Why};
+        pub use error::{Applied, Different, Diverged, Error, Straggler, TimedOut, Why};
         pub use excluded::{MAX_EXCLUDED, exclude_always};
         pub use facade::{call, syscall};
         pub use outcome::Outcome;

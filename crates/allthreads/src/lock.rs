@@ -56,7 +56,7 @@ pub(crate) enum Refused {
     /// The caller, or the operation that the caller is a part of, has it.
     Nested,
     /// Others had it until too late; the last of them that was seen.
-    Late { holder: Tid },
+    TimedOut { holder: Tid },
 }
 
 impl Lock {
@@ -80,7 +80,7 @@ impl Lock {
         if holder == me || holder != 0 && hopeless() {
             return Err(Refused::Nested);
         }
-        let late = |holder| Refused::Late { holder: holder as Tid };
+        let late = |holder| Refused::TimedOut { holder: holder as Tid };
         let mut waiters = 0;
         let mut slept = false;
         let mut courtesy = COURTESY;

@@ -26,7 +26,7 @@ use crate::calls::{Call, Rehearsal, rehearse};
 use crate::census::{self, Census, Halt, Kind, Notes};
 use crate::credentials::Odd;
 use crate::end;
-use crate::error::{Diverged, Error, Unresponsive};
+use crate::error::{Diverged, Error, TimedOut};
 use crate::exec;
 use crate::gather::gather;
 use crate::hold::{Hold, Release};
@@ -38,8 +38,8 @@ use crate::roll::has_ended_in;
 use crate::signal::{self, Kernel};
 use crate::table::Entry;
 
-const DEADLINE: Duration = Duration::from_secs(2);
-const DEADLINE_PER_THREAD: Duration = Duration::from_millis(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT_PER_THREAD: Duration = Duration::from_millis(2);
 const FIRST_BACK_OFF: Duration = Duration::from_millis(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_millis(50);
 /// The longest sleep without a look at the threads that are held, which may have ended.
@@ -55,7 +55,7 @@ pub(crate) struct Request<'a> {
     pub(crate) on_divergence: OnDivergence,
     /// When the operation was asked for.
     pub(crate) start: Instant,
-    pub(crate) deadline: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
     pub(crate) excluded: &'a [Tid],
     pub(crate) results: Results,
     pub(crate) on_mixed: OnMixed,
@@ -92,8 +92,8 @@ impl Drop for Mask {
 }
 
 /// How long an operation may take that was given no deadline.
-pub(crate) fn default_deadline(population: usize) -> Duration {
-    DEADLINE + DEADLINE_PER_THREAD * population as u32
+pub(crate) fn default_timeout(population: usize) -> Duration {
+    TIMEOUT + TIMEOUT_PER_THREAD * population as u32
 }
 
 /// How many threads there are.
@@ -138,7 +138,7 @@ pub(crate) fn run(request: &Request<'_>) -> Result<Outcome, Error> {
         Err(error) => return Err(Error::NoProc(error)),
     };
     // `None`: the clock ends before the deadline.
-    let until = start.checked_add(request.deadline.unwrap_or_else(|| default_deadline(population)));
+    let until = start.checked_add(request.timeout.unwrap_or_else(|| default_timeout(population)));
     let mut patience = Patience::new(until);
     let (pid, me) = (sys::getpid(), sys::gettid());
     BLOCK.take_over(pid);
@@ -182,7 +182,7 @@ struct Attempt<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failed {
     /// Some did not come.
-    Unresponsive(Unresponsive),
+    TimedOut(TimedOut),
     /// Some have other credentials, in so many attempts.
     Mixed(Odd, u32),
 }
@@ -190,7 +190,7 @@ enum Failed {
 impl Failed {
     fn after(self, waited: Duration) -> Error {
         match self {
-            Self::Unresponsive(who) => Error::Unresponsive(who.after(waited)),
+            Self::TimedOut(who) => Error::TimedOut(who.after(waited)),
             Self::Mixed(Odd { threads, tid }, _) => Error::Mixed { tid, threads: threads as usize },
         }
     }
@@ -244,7 +244,7 @@ impl Attempt<'_> {
         let mut locked = match BLOCK.lock.acquire(me, self.patience, nested, be_reachable) {
             Ok(locked) => locked,
             Err(Refused::Nested) => return ControlFlow::Break(Err(Error::Nested)),
-            Err(Refused::Late { holder }) => {
+            Err(Refused::TimedOut { holder }) => {
                 let waited = self.request.start.elapsed();
                 let holder = Some(holder).filter(|&tid| tid != 0);
                 let busy = Error::Busy { holder, waited };
@@ -308,7 +308,7 @@ impl Attempt<'_> {
         let Some(begun) = begun else {
             let waited = request.start.elapsed();
             let inside = census::inside(self.dir, &BLOCK.hold, waited);
-            let error = self.before.map_or(Error::Unresponsive(inside), |who| who.after(waited));
+            let error = self.before.map_or(Error::TimedOut(inside), |who| who.after(waited));
             return ControlFlow::Break(Err(error));
         };
         // The wait is no lack of arrivals.
@@ -340,7 +340,7 @@ impl Attempt<'_> {
             Err(halt) => {
                 drop(begun);
                 let (missing, waited) = (notes.missing.iter().copied(), request.start.elapsed());
-                let now = Unresponsive::new(missing, notes.missing_count, waited);
+                let now = TimedOut::new(missing, notes.missing_count, waited);
                 let failed = what_to_name(&halt, self.before, now);
                 let over = matches!(failed, Failed::Mixed(_, MIXED_ATTEMPTS..));
                 if over || self.patience.left().is_none() {
@@ -385,16 +385,16 @@ fn check_workers(allowed: KernelWorkers, notes: &Notes) -> Result<(), Halt> {
 }
 
 /// Of what was wrong with the attempt before and with this one, what is to be told.
-fn what_to_name(halt: &Halt, before: Option<Failed>, now: Unresponsive) -> Failed {
+fn what_to_name(halt: &Halt, before: Option<Failed>, now: TimedOut) -> Failed {
     match (halt, before) {
         (Halt::Mixed(odd), Some(Failed::Mixed(_, attempts))) => Failed::Mixed(*odd, attempts + 1),
         (Halt::Mixed(odd), _) => Failed::Mixed(*odd, 1),
         // Who has not come by now says nothing: some may have had no time to.
-        (Halt::Late, Some(Failed::Unresponsive(before))) => {
-            Failed::Unresponsive(before.after(now.elapsed()))
+        (Halt::TimedOut, Some(Failed::TimedOut(before))) => {
+            Failed::TimedOut(before.after(now.elapsed()))
         }
-        (Halt::Late, Some(mixed)) => mixed,
-        _ => Failed::Unresponsive(now),
+        (Halt::TimedOut, Some(mixed)) => mixed,
+        _ => Failed::TimedOut(now),
     }
 }
 
@@ -437,18 +437,22 @@ mod tests {
     #[test]
     fn a_thread_that_had_no_time_to_come_is_not_named() {
         let missing = |count, milliseconds| {
-            Unresponsive::new(core::iter::empty(), count, Duration::from_millis(milliseconds))
+            TimedOut::new(core::iter::empty(), count, Duration::from_millis(milliseconds))
         };
         // In the attempt that the deadline cut short nearly everybody is missing.
         let (one, all) = (missing(1, 300), missing(50, 400));
-        let (some, failed) = (Some(Failed::Unresponsive(one)), Failed::Unresponsive);
-        assert_eq!(what_to_name(&Halt::Late, some, all), failed(missing(1, 400)));
+        let (some, failed) = (Some(Failed::TimedOut(one)), Failed::TimedOut);
+        assert_eq!(what_to_name(&Halt::TimedOut, some, all), failed(missing(1, 400)));
         assert_eq!(what_to_name(&Halt::Stalled, some, all), failed(all));
-        assert_eq!(what_to_name(&Halt::Late, None, all), failed(all), "nothing better is known");
+        assert_eq!(
+            what_to_name(&Halt::TimedOut, None, all),
+            failed(all),
+            "nothing better is known"
+        );
         let odd = Odd { threads: 1, tid: 7 };
         let mixed = what_to_name(&Halt::Mixed(odd), some, all);
         assert_eq!(what_to_name(&Halt::Mixed(odd), Some(mixed), all), Failed::Mixed(odd, 2));
-        assert_eq!(what_to_name(&Halt::Late, Some(mixed), all), mixed);
+        assert_eq!(what_to_name(&Halt::TimedOut, Some(mixed), all), mixed);
     }
 
     /// It had joined, was let go, and has not left its handler: nothing is begun by the deadline, and

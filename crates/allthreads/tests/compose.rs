@@ -96,7 +96,7 @@ fn a_mutator_that_never_polls_is_stopped_and_stays_so() {
 #[test]
 fn a_call_on_every_thread_can_stop_the_world_first() {
     let loops = Loops::start();
-    let call = AllThreads::new().world(&loops.world).deadline(SOON);
+    let call = AllThreads::new().world(&loops.world).timeout(SOON);
     for _ in 0..20 {
         // SAFETY: reads a number.
         let pid = unsafe { call.syscall(libc::SYS_getpid, [0; 6]) }.expect("called");
@@ -165,7 +165,7 @@ fn a_mutator_that_waits_to_enter_a_held_task_is_stopped() {
             let tid = tid.recv().expect("it tells");
             testkit::until("it waits", || testkit::is_asleep(tid));
             let stopped =
-                loops.world.stop_from_outside_with(StopOptions::new("test").deadline(SOON));
+                loops.world.stop_from_outside_with(StopOptions::new("test").timeout(SOON));
             assert_eq!(stopped.expect("both stand still").stats().mutators, 2);
             drop(held);
         });
@@ -259,7 +259,7 @@ fn stress_stops_suspensions_and_calls_beside_each_other() {
                 });
                 scope.spawn(|| {
                     for _ in 0..testkit::budget(1000) {
-                        let call = AllThreads::new().deadline(SOON);
+                        let call = AllThreads::new().timeout(SOON);
                         // SAFETY: reads a number.
                         unsafe { call.syscall(libc::SYS_getpid, [0; 6]) }.expect("called");
                     }

@@ -122,7 +122,7 @@ fn an_operation_waits_for_an_exec() {
         });
         until("it executes", || EXECUTING.load(SeqCst));
         // The first operation of the process: nobody knew of it when `exec` began.
-        let all = AllThreads::new().deadline(Duration::from_millis(20));
+        let all = AllThreads::new().timeout(Duration::from_millis(20));
         let refused = all.batch(&name(c"late")).unwrap_err();
         assert!(matches!(refused, Error::Busy { holder: Some(_), .. }), "{refused}");
         RELEASED.store(true, SeqCst);

@@ -108,7 +108,7 @@ fn operation() -> Outcome {
     let batch = unsafe { Batch::new().call(libc::SYS_getpgid, [0; 6]) };
     // SAFETY: no pointers.
     let batch = unsafe { batch.call(libc::SYS_prctl, args) };
-    AllThreads::new().deadline(LIMIT).batch(&batch).expect("the operation")
+    AllThreads::new().timeout(LIMIT).batch(&batch).expect("the operation")
 }
 
 #[test]

@@ -350,7 +350,7 @@ fn a_thread_in_vfork_is_waited_for_and_the_others_run() {
         }
         await_state(PARENT.load(Ordering::SeqCst), "D");
         START.set((Instant::now(), PROGRESS.load(Ordering::Relaxed))).unwrap();
-        let all = AllThreads::new().deadline(LIMIT);
+        let all = AllThreads::new().timeout(LIMIT);
         let outcome = all.batch(&Batch::new().no_new_privs()).unwrap();
         println!("{outcome:?}");
         assert!(outcome.retries > 0);

@@ -31,7 +31,7 @@ fn assert_unresponsive(all: &AllThreads<'_>, batch: &Batch<'_>, tid: Tid) -> Why
         let error = all.batch(batch).unwrap_err();
         println!("{error}");
         assert_eq!(error.applied(), Applied::Calls(0));
-        let Error::Unresponsive(who) = error else { panic!("{error:?}") };
+        let Error::TimedOut(who) = error else { panic!("{error:?}") };
         let threads: Vec<_> = who.threads().collect();
         if who.count() == 1 {
             assert_eq!((threads[0].tid(), threads.len()), (tid, 1));
@@ -61,7 +61,7 @@ fn it_is_said_that_a_thread_blocks_the_signal() {
         }
         let tid = deaf(SigSet::of(SIGNAL).with(public), None);
         for signal in [Signal::Libc33, Signal::Number(public)] {
-            let all = AllThreads::new().signal(signal).deadline(Duration::from_millis(200));
+            let all = AllThreads::new().signal(signal).timeout(Duration::from_millis(200));
             assert_eq!(assert_unresponsive(&all, &name(c"never"), tid), Why::Blocked);
         }
     });
@@ -73,7 +73,7 @@ fn a_masked_thread_is_named_and_nothing_is_applied() {
         park(5);
         let tid = deaf(SigSet::of(SIGNAL), None);
         let start = Instant::now();
-        let all = AllThreads::new().deadline(Duration::from_millis(400));
+        let all = AllThreads::new().timeout(Duration::from_millis(400));
         all.batch(&Batch::new().no_new_privs()).unwrap_err();
         let elapsed = start.elapsed();
         assert!(elapsed >= Duration::from_millis(400), "{elapsed:?}");
@@ -111,11 +111,11 @@ fn queued_for(count: usize) -> Vec<usize> {
     for _ in 0..count {
         is_ready.recv().unwrap();
     }
-    let all = AllThreads::new().deadline(Duration::from_millis(300));
+    let all = AllThreads::new().timeout(Duration::from_millis(300));
     for _ in 0..2 {
         let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
         println!("{error}");
-        assert!(matches!(error, Error::Unresponsive(who) if who.count() >= count));
+        assert!(matches!(error, Error::TimedOut(who) if who.count() >= count));
     }
     is_over.wait();
     threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -149,7 +149,7 @@ fn a_thread_masked_for_a_while_is_waited_for() {
         let began = Instant::now();
         let span = Duration::from_millis(1500);
         deaf(SigSet::full(), Some(span));
-        let all = AllThreads::new().deadline(LIMIT);
+        let all = AllThreads::new().timeout(LIMIT);
         let outcome = all.batch(&Batch::new().no_new_privs()).unwrap();
         println!("{outcome:?}");
         assert!(outcome.retries > 0);
@@ -193,7 +193,7 @@ fn a_public_signal_works_and_can_be_masked() {
         assert_eq!(outcome.threads, tids().len());
         assert_all("Name", "public");
         let deaf = deaf(SigSet::of(signal), None);
-        let all = all.deadline(Duration::from_millis(200));
+        let all = all.timeout(Duration::from_millis(200));
         assert_unresponsive(&all, &name(c"never"), deaf);
         for tid in tids() {
             let expected = if tid == deaf { "deaf one" } else { "public" };
@@ -440,7 +440,7 @@ fn who_waits_for_its_turn_in_vain_is_told_so() {
         while !SLOW.load(Ordering::SeqCst) {
             thread::yield_now();
         }
-        let all = AllThreads::new().deadline(Duration::from_millis(50));
+        let all = AllThreads::new().timeout(Duration::from_millis(50));
         let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
         println!("{error}");
         let Error::Busy { holder, waited } = error else { panic!("{error:?}") };
@@ -533,7 +533,7 @@ fn a_thread_stopped_on_its_way_out_is_waited_for_until_the_deadline() {
             return testkit::skip("no right to trace");
         }
         let limit = Duration::from_millis(100);
-        let all = AllThreads::new().deadline(limit);
+        let all = AllThreads::new().timeout(limit);
         loop {
             STOPPED.store(false, Ordering::SeqCst);
             let attempts = thread::spawn(move || {
@@ -550,7 +550,7 @@ fn a_thread_stopped_on_its_way_out_is_waited_for_until_the_deadline() {
             assert!(start.elapsed() < testkit::patience(10 * limit), "{:?}", start.elapsed());
             assert_eq!(error.applied(), Applied::Calls(0));
             // Not the one that has the signal blocked: the operation did not come so far.
-            if let Error::Unresponsive(who) = error
+            if let Error::TimedOut(who) = error
                 && who.threads().all(|thread| thread.tid() == stopped)
             {
                 assert!(who.elapsed() >= limit, "{who}");
@@ -573,7 +573,7 @@ fn a_thread_stopped_on_its_way_out_is_waited_for_until_the_deadline() {
 fn a_deadline_beyond_the_clock_is_none() {
     in_child("a_deadline_beyond_the_clock_is_none", LIMIT, || {
         park(2);
-        let all = AllThreads::new().deadline(Duration::MAX);
+        let all = AllThreads::new().timeout(Duration::MAX);
         assert_eq!(all.batch(&name(c"patient")).unwrap().threads, tids().len());
         assert_all("Name", "patient");
     });
@@ -586,7 +586,7 @@ fn a_lack_of_descriptors_is_named() {
         deaf(SigSet::of(SIGNAL), None);
         let tasks = TaskDir::open().unwrap();
         let next = fs::File::open("/dev/null").unwrap().as_raw_fd() as libc::rlim_t;
-        let all = AllThreads::new().deadline(Duration::from_millis(300)).tasks(&tasks);
+        let all = AllThreads::new().timeout(Duration::from_millis(300)).tasks(&tasks);
         // The list is open; none is left to read what a thread does.
         let limit = libc::rlimit { rlim_cur: next, rlim_max: next };
         // SAFETY: reads the limit.

@@ -358,7 +358,7 @@ fn a_world_is_stopped_first() {
         if gettid() != OWNER.load(Ordering::SeqCst) {
             return;
         }
-        let options = StopOptions::new("again").deadline(Duration::ZERO);
+        let options = StopOptions::new("again").timeout(Duration::ZERO);
         match WORLD.get().unwrap().stop_from_outside_with(options) {
             Err(StopError::Nested { .. }) => drop(HELD.fetch_add(1, Ordering::SeqCst)),
             other => println!("not stopped: {other:?}"),
@@ -414,7 +414,7 @@ fn a_world_that_does_not_stop_is_refused_by_default() {
                 thread::yield_now();
             }
             let error = AllThreads::new().world(&world).batch(&name(c"never")).unwrap_err();
-            assert!(matches!(error, Error::WorldNotStopped(StopError::Deadline { .. })), "{error}");
+            assert!(matches!(error, Error::WorldNotStopped(StopError::TimedOut { .. })), "{error}");
             assert_eq!(error.applied(), Applied::Calls(0));
             DONE.store(true, Ordering::SeqCst);
         });

@@ -183,10 +183,10 @@ fn behind_landlock_threads_that_do_not_come_are_named() {
         let restricted =
             unsafe { sys::syscall(libc::SYS_landlock_restrict_self, [ruleset, 0, 0, 0, 0, 0]) };
         restricted.unwrap();
-        let all = AllThreads::new().tasks(&tasks).deadline(Duration::from_millis(300));
+        let all = AllThreads::new().tasks(&tasks).timeout(Duration::from_millis(300));
         let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
         println!("{error}");
-        let Error::Unresponsive(who) = error else { panic!("{error:?}") };
+        let Error::TimedOut(who) = error else { panic!("{error:?}") };
         let named: Vec<_> = who.threads().map(|thread| (thread.tid(), thread.why())).collect();
         assert!(named.contains(&(deaf, Why::Unknown)), "{named:?}");
     });

@@ -88,7 +88,7 @@ pub enum EnterError {
     /// The calling thread is not inside this task, or the task is blocked already.
     NotInside,
     /// The idle task was kept suspended for longer than the caller would wait.
-    Late(Held),
+    TimedOut(Held),
 }
 
 /// A task that was to go on is suspended still.
@@ -116,7 +116,7 @@ impl core::error::Error for Held {}
 impl fmt::Display for EnterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Late(held) => return held.fmt(f),
+            Self::TimedOut(held) => return held.fmt(f),
             Self::NotRegistered => "the thread is not registered",
             Self::InsideTask => "the thread is inside a task already",
             Self::Running => "the task runs on another thread",
@@ -134,7 +134,7 @@ pub enum SuspendError {
     /// A task cannot suspend itself.
     Own,
     /// The task did not stop in time.
-    Late {
+    TimedOut {
         /// The thread that runs it.
         tid: Option<i32>,
         /// The thread's name.
@@ -153,7 +153,7 @@ pub enum RunError {
     /// The task was held where it was idle or blocked: no thread of it can run anything.
     NotParked,
     /// Its thread did not begin in time. It will not run it later either.
-    Late {
+    TimedOut {
         /// The thread.
         tid: Option<i32>,
         /// The thread's name.
@@ -169,7 +169,7 @@ impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotParked => f.write_str("the task was held where it was idle or blocked"),
-            Self::Late { tid, name, waited, why } => {
+            Self::TimedOut { tid, name, waited, why } => {
                 let tid = tid.unwrap_or(0);
                 write!(f, "thread {tid} ({name}), whose task is suspended, ")?;
                 write!(f, "did not begin to run what it was to in {waited:.0?}: {why}")
@@ -274,10 +274,10 @@ impl fmt::Display for SuspendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Own => f.write_str("a task cannot suspend itself"),
-            Self::Late { tid: Some(tid), name, waited, why } => {
+            Self::TimedOut { tid: Some(tid), name, waited, why } => {
                 write!(f, "the task on thread {tid} ({name}) did not stop in {waited:.0?}: {why}")
             }
-            Self::Late { waited, why, .. } => {
+            Self::TimedOut { waited, why, .. } => {
                 write!(f, "the task did not stop in {waited:.0?}: {why}")
             }
         }

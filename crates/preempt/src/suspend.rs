@@ -27,7 +27,7 @@ const LONGEST_WAIT: Duration = Duration::from_millis(10);
 /// a few microseconds for that, if it is going to.
 const GIVE_WAY: Duration = Duration::from_millis(1);
 
-/// Stops `task` and returns when none of its code runs, or fails after `deadline`.
+/// Stops `task` and returns when none of its code runs, or fails after `timeout`.
 ///
 /// A running task is stopped at its next instruction in registered code, or at its next
 /// [`poll`](crate::poll). One that is idle, or inside [`Task::blocking`], is held as it is and not
@@ -51,7 +51,7 @@ const GIVE_WAY: Duration = Duration::from_millis(1);
 ///
 /// # Blocking
 ///
-/// At most about `deadline`; then, if the caller is itself a task that somebody has suspended,
+/// At most about `timeout`; then, if the caller is itself a task that somebody has suspended,
 /// until it is resumed.
 ///
 /// # Errors
@@ -66,7 +66,7 @@ const GIVE_WAY: Duration = Duration::from_millis(1);
 /// # References
 ///
 /// Go's `suspendG` (runtime/preempt.go, commit 62e53b79).
-pub fn suspend(task: &Task, deadline: Duration) -> Result<Suspended, SuspendError> {
+pub fn suspend(task: &Task, timeout: Duration) -> Result<Suspended, SuspendError> {
     let target = &*task.0;
     let own = task::current();
     if own.is_some_and(|own| core::ptr::eq(own, target)) {
@@ -77,11 +77,11 @@ pub fn suspend(task: &Task, deadline: Duration) -> Result<Suspended, SuspendErro
     if let Some(own) = own {
         own.block();
     }
-    let mut attempt = Attempt::new(target, deadline);
+    let mut attempt = Attempt::new(target, timeout);
     let result = loop {
         let held = attempt.hold();
         let Some(own) = own else { break finish(held, task) };
-        if own.unblock(Some(Duration::ZERO)) != GoOn::Late {
+        if own.unblock(Some(Duration::ZERO)) != GoOn::TimedOut {
             break finish(held, task);
         }
         if held.is_err() {
@@ -91,7 +91,7 @@ pub fn suspend(task: &Task, deadline: Duration) -> Result<Suspended, SuspendErro
         // Somebody wants us while we hold the target, and may be the target itself. One of the two
         // must give way: the later at once, the earlier if that does not help, for the other may
         // hold us from its own code, where it is stopped now and cannot let go.
-        if own.id < target.id && own.unblock(Some(GIVE_WAY)) != GoOn::Late {
+        if own.id < target.id && own.unblock(Some(GIVE_WAY)) != GoOn::TimedOut {
             break finish(held, task);
         }
         target.word.release();
@@ -130,7 +130,7 @@ fn finish(held: Result<Mode, SuspendError>, task: &Task) -> Result<Suspended, Su
 pub(crate) struct Attempt<'a> {
     target: &'a TaskCore,
     start: Instant,
-    deadline: Duration,
+    timeout: Duration,
     /// The handler's count when we first looked at each thread that ran the task.
     generation: Option<u32>,
     /// What became of the last signal, if one was sent.
@@ -138,8 +138,8 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    pub(crate) fn new(target: &'a TaskCore, deadline: Duration) -> Self {
-        Self { target, start: Instant::now(), deadline, generation: None, sent: None }
+    pub(crate) fn new(target: &'a TaskCore, timeout: Duration) -> Self {
+        Self { target, start: Instant::now(), timeout, generation: None, sent: None }
     }
 
     /// Wants the task and holds it, or wants it no more.
@@ -157,7 +157,7 @@ impl<'a> Attempt<'a> {
                 Ok(mode) => return Ok(mode),
                 Err(seen) => seen,
             };
-            let left = self.deadline.saturating_sub(self.start.elapsed());
+            let left = self.timeout.saturating_sub(self.start.elapsed());
             if left.is_zero() {
                 let error = self.late(seen);
                 self.target.word.unwant();
@@ -191,7 +191,7 @@ impl<'a> Attempt<'a> {
             if !seen.is_yield() {
                 return Ok(());
             }
-            let left = self.deadline.saturating_sub(self.start.elapsed());
+            let left = self.timeout.saturating_sub(self.start.elapsed());
             if left.is_zero() {
                 return Err(self.late(seen));
             }
@@ -222,7 +222,12 @@ impl<'a> Attempt<'a> {
         };
         let Some(thread) = self.target.thread() else {
             let why = kept.unwrap_or(Why::NotRunning);
-            return SuspendError::Late { tid: None, name: threadreg::Name::default(), waited, why };
+            return SuspendError::TimedOut {
+                tid: None,
+                name: threadreg::Name::default(),
+                waited,
+                why,
+            };
         };
         let why = if let Some(why) = kept {
             why
@@ -238,7 +243,7 @@ impl<'a> Attempt<'a> {
                 why => why,
             }
         };
-        SuspendError::Late { tid: thread.tid(), name: thread.name(), waited, why }
+        SuspendError::TimedOut { tid: thread.tid(), name: thread.name(), waited, why }
     }
 
     /// What the handler found last, if it has run since it was sent for. To be asked before the
@@ -402,7 +407,7 @@ impl Suspended {
     ///
     /// # Errors
     ///
-    /// [`RunError::NotParked`] where [`Suspended::run`] returns `None`. [`RunError::Late`] names the
+    /// [`RunError::NotParked`] where [`Suspended::run`] returns `None`. [`RunError::TimedOut`] names the
     /// thread and says why it did not begin: `f` is not going to be run.
     ///
     /// # Panics
@@ -441,7 +446,7 @@ impl Suspended {
         if let Some(Err(panic)) = ran {
             std::panic::resume_unwind(panic);
         }
-        result.ok_or_else(|| RunError::Late {
+        result.ok_or_else(|| RunError::TimedOut {
             tid: self.thread.and_then(|thread| thread.tid()),
             name: self.thread.map(|thread| thread.name()).unwrap_or_default(),
             waited: start.elapsed(),

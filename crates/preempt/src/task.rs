@@ -199,7 +199,7 @@ impl Task {
     ///
     /// # Errors
     ///
-    /// As [`Task::enter`]; and [`EnterError::Late`], with the thread that has the task suspended:
+    /// As [`Task::enter`]; and [`EnterError::TimedOut`], with the thread that has the task suspended:
     /// then `body` was not run.
     pub fn enter_within<R>(
         &self,
@@ -274,7 +274,7 @@ impl Task {
         drop(wait);
         match started {
             GoOn::Taken => return Err(EnterError::Running),
-            GoOn::Late => return Err(EnterError::Late(self.0.held_for(waited))),
+            GoOn::TimedOut => return Err(EnterError::TimedOut(self.0.held_for(waited))),
             GoOn::AtOnce => {}
             GoOn::Waited => self.0.note_went_on(),
         }
@@ -352,7 +352,7 @@ impl Task {
         settle(SETTLE_WITHIN);
         let result = body();
         let start = Instant::now();
-        while self.0.unblock(timeout) == GoOn::Late {
+        while self.0.unblock(timeout) == GoOn::TimedOut {
             late(&self.0.held_for(start.elapsed()));
         }
         drop(blocked);
@@ -416,7 +416,7 @@ impl Task {
             crate::poll();
         }
         match Attempt::new(&self.0, timeout).request() {
-            Err(SuspendError::Late { tid, name, waited, why }) => {
+            Err(SuspendError::TimedOut { tid, name, waited, why }) => {
                 Err(RequestError { tid, name, waited, why })
             }
             Ok(()) | Err(SuspendError::Own) => Ok(()),
@@ -574,7 +574,7 @@ impl TaskCore {
         }
     }
 
-    /// Owner: Blocked → Running, once it may run, or [`GoOn::Late`] after `timeout`.
+    /// Owner: Blocked → Running, once it may run, or [`GoOn::TimedOut`] after `timeout`.
     pub(crate) fn unblock(&self, timeout: Option<Duration>) -> GoOn {
         self.go_on(threadreg::current(), timeout)
     }

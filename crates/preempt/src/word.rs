@@ -151,7 +151,7 @@ pub(crate) enum GoOn {
     /// It runs, after a wait.
     Waited,
     /// The waiter's time is over. The mode is what it was.
-    Late,
+    TimedOut,
     /// Another thread runs the task.
     Taken,
 }
@@ -209,7 +209,7 @@ impl TaskWord {
                 if left != Some(Duration::ZERO) {
                     wait(&self.0, seen.0, left);
                 } else if self.change(seen, seen.0 & !WAITS) {
-                    return GoOn::Late;
+                    return GoOn::TimedOut;
                 }
             }
         }

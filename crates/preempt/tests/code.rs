@@ -105,7 +105,7 @@ fn a_range_is_retired_when_no_task_stands_still_in_it() {
     let mut patience = Duration::from_millis(50);
     let error = loop {
         match suspend(&spinner.task, patience).expect_err("not registered any more") {
-            SuspendError::Late { why: Why::Refused { outcome, .. }, .. } => break outcome,
+            SuspendError::TimedOut { why: Why::Refused { outcome, .. }, .. } => break outcome,
             error => assert!(patience < SOON, "{error}"),
         }
         patience *= 2;
@@ -140,7 +140,7 @@ fn the_error_names_the_function_that_is_not_registered() {
     let mut patience = Duration::from_millis(50);
     let text = loop {
         let error = suspend(&spinner.task, patience).expect_err("not registered");
-        if matches!(error, SuspendError::Late { why: Why::Refused { .. }, .. }) {
+        if matches!(error, SuspendError::TimedOut { why: Why::Refused { .. }, .. }) {
             break error.to_string();
         }
         assert!(patience < SOON, "{error}");

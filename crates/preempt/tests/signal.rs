@@ -148,7 +148,9 @@ fn the_error_names_the_handler_that_stays_over_ours() {
         let (handler, error) = last.expect("put on top without end");
         assert_eq!(stopped, 8, "{error}");
         let text = error.to_string();
-        let SuspendError::Late { why: Why::Covered { by }, .. } = error else { panic!("{error}") };
+        let SuspendError::TimedOut { why: Why::Covered { by }, .. } = error else {
+            panic!("{error}")
+        };
         assert_eq!(by, handler, "{text}");
         assert!(text.contains(&format!("{by:#x}")), "{text}");
         if cfg!(feature = "symbols") {

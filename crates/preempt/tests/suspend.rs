@@ -124,7 +124,7 @@ fn a_blocked_task_is_held_without_a_signal() {
 fn without_a_handler_nothing_is_sent_and_the_error_says_so() {
     let spinner = Spinner::start("spinner", Task::new());
     let error = suspend(&spinner.task, Duration::from_millis(20)).expect_err("no handler");
-    let SuspendError::Late { why: Why::NotInstalled, .. } = error else { panic!("{error}") };
+    let SuspendError::TimedOut { why: Why::NotInstalled, .. } = error else { panic!("{error}") };
     let _code = set_up();
     let stopped = suspend(&spinner.task, SOON).expect("stops now");
     assert_eq!(stopped.stopped_at(), StoppedAt::Instruction);
@@ -159,7 +159,7 @@ fn a_thread_that_blocks_the_signal_is_named_and_stops_after_it_unblocks() {
     };
     until("it spins", || spin.count.load(SeqCst) > 0);
     let error = suspend(&task, Duration::from_millis(50)).expect_err("masked");
-    let SuspendError::Late { tid, ref name, ref why, .. } = error else { panic!("{error}") };
+    let SuspendError::TimedOut { tid, ref name, ref why, .. } = error else { panic!("{error}") };
     assert_eq!(tid, runner.thread().tid());
     assert_eq!(name.to_string(), "masker");
     let told = testkit::proc_shows_mask(libc::SIGURG);
@@ -184,11 +184,11 @@ fn refusal(task: &Task) -> (Outcome, usize) {
     // On a busy machine the handler may not have run when the time is over.
     until("the signal is handled", || {
         match suspend(task, Duration::from_millis(50)).expect_err("refused") {
-            SuspendError::Late { why: Why::Refused { outcome, pc }, .. } => {
+            SuspendError::TimedOut { why: Why::Refused { outcome, pc }, .. } => {
                 refused = Some((outcome, pc));
             }
             // A handler that runs blocks its own signal.
-            SuspendError::Late { why: Why::NotHandled | Why::SignalBlocked, .. } => {}
+            SuspendError::TimedOut { why: Why::NotHandled | Why::SignalBlocked, .. } => {}
             error => panic!("{error}"),
         }
         refused.is_some()
@@ -376,7 +376,7 @@ fn a_thread_that_is_detached_inside_a_task_takes_the_task_out_of_reach() {
         })
     };
     let error = suspend(&task, Duration::from_millis(50)).expect_err("nobody can reach it");
-    assert!(matches!(error, SuspendError::Late { .. }), "{error}");
+    assert!(matches!(error, SuspendError::TimedOut { .. }), "{error}");
     successor_over.store(true, SeqCst);
     successor.join().expect("no panic");
     spin.stop.store(true, SeqCst);

@@ -211,7 +211,7 @@ fn a_thread_that_waits_to_enter_is_told_who_has_the_task() {
     let task = Task::new();
     let held = suspend(&task, SOON).expect("idle");
     let late = task.enter_within(Duration::from_millis(20), || ());
-    let Err(EnterError::Late(error)) = late else { panic!("{late:?}") };
+    let Err(EnterError::TimedOut(error)) = late else { panic!("{late:?}") };
     assert_eq!(error.holder, Some(gettid()));
     assert!(error.waited >= Duration::from_millis(20), "{error}");
     assert!(error.to_string().contains(&gettid().to_string()), "{error}");
@@ -285,7 +285,7 @@ fn an_errand_that_is_not_begun_in_time_is_taken_back() {
         until("it is away", || STAYS.load(SeqCst) == 1);
         let begun = AtomicBool::new(false);
         let late = stopped.run_within(Duration::from_millis(30), |_| begun.store(true, SeqCst));
-        let Err(RunError::Late { tid, ref name, .. }) = late else { panic!("{late:?}") };
+        let Err(RunError::TimedOut { tid, ref name, .. }) = late else { panic!("{late:?}") };
         assert_eq!((tid, name.to_string().as_str()), (thread.tid(), "spinner"));
         STAYS.store(2, SeqCst);
         assert_eq!(stopped.run_within(SOON, |_| gettid()).ok(), thread.tid());
@@ -368,7 +368,7 @@ fn no_signal_is_said_to_be_sent_when_there_was_no_time() {
         let _code = set_up();
         let spinner = Spinner::start("spinner", Task::new());
         let error = suspend(&spinner.task, Duration::ZERO).map(drop).expect_err("it runs");
-        assert!(matches!(error, SuspendError::Late { why: Why::NoTime, .. }), "{error}");
+        assert!(matches!(error, SuspendError::TimedOut { why: Why::NoTime, .. }), "{error}");
         spinner.end();
     });
 }
@@ -379,7 +379,7 @@ fn a_suspender_is_told_that_another_has_the_task() {
     let task = Task::new();
     let held = suspend(&task, SOON).expect("idle");
     let error = suspend(&task, Duration::from_millis(20)).map(drop).expect_err("held");
-    let SuspendError::Late { why: Why::HeldByAnother { holder }, .. } = error else {
+    let SuspendError::TimedOut { why: Why::HeldByAnother { holder }, .. } = error else {
         panic!("{error}")
     };
     assert_eq!(holder, Some(gettid()));

@@ -117,7 +117,7 @@ pub enum StopError {
         waited: Duration,
     },
     /// Not everybody had stopped when the deadline passed. All are released.
-    Deadline {
+    TimedOut {
         /// What this stop was for.
         reason: Reason,
         /// Who had not stopped.
@@ -151,7 +151,7 @@ impl fmt::Display for StopError {
             Self::Busy { reason, holder, waited } => {
                 write!(f, "no turn to stop for {reason} in {waited:?}; {}", Holder(*holder))
             }
-            Self::Deadline { reason, stragglers } => {
+            Self::TimedOut { reason, stragglers } => {
                 write!(f, "world not stopped for {reason} in time; late:")?;
                 list(f, stragglers)
             }
@@ -206,7 +206,7 @@ pub enum EachError {
         waited: Duration,
     },
     /// Not everybody had been visited when the deadline passed.
-    Deadline {
+    TimedOut {
         /// For how many the closure ran.
         visited: usize,
         /// For whom it did not.
@@ -231,7 +231,7 @@ impl fmt::Display for EachError {
             Self::Busy { holder, waited } => {
                 write!(f, "no turn for a for-each in {waited:?}; {}", Holder(*holder))
             }
-            Self::Deadline { visited, stragglers } => {
+            Self::TimedOut { visited, stragglers } => {
                 write!(f, "only {visited} mutators were visited in time; late:")?;
                 list(f, stragglers)
             }

@@ -136,7 +136,7 @@ impl Mutator {
     ///
     /// Waits while the world is stopped, for as long as it is, and runs the closure of a for-each.
     /// What bounds the wait is the stop's own work; whoever stops can bound what it waits for
-    /// ([`StopOptions::deadline`]).
+    /// ([`StopOptions::timeout`]).
     ///
     /// # Panics
     ///
@@ -265,7 +265,7 @@ impl Mutator {
     ///
     /// # Errors
     ///
-    /// [`StopError::Deadline`] and [`StopError::Busy`] when the deadline passes: everybody runs
+    /// [`StopError::TimedOut`] and [`StopError::Busy`] when the deadline passes: everybody runs
     /// again. The others as for [`Mutator::stop_the_world`].
     pub fn stop_with(&mut self, options: StopOptions) -> Result<Stopped<'_>, StopError> {
         if callback::is_running() {
@@ -333,7 +333,7 @@ impl Mutator {
     ///
     /// [`EachError::InCallback`] inside a for-each closure, [`EachError::HoldsFreeze`] when the thread
     /// holds `threadreg::freeze_creation`'s guard, [`EachError::Busy`] when the deadline passed before
-    /// it was this one's turn: no closure ran. [`EachError::Deadline`] when it passed later,
+    /// it was this one's turn: no closure ran. [`EachError::TimedOut`] when it passed later,
     /// [`EachError::HoldsMutators`] when the thread holds the task of a mutator that cannot be nudged:
     /// the closure ran for some, and will not run for the others.
     ///
@@ -348,7 +348,7 @@ impl Mutator {
     /// use std::time::Duration;
     ///
     /// let mut mutator = safepoint::World::new().attach()?;
-    /// let options = EachOptions::new().deadline(Duration::from_millis(100));
+    /// let options = EachOptions::new().timeout(Duration::from_millis(100));
     /// assert_eq!(mutator.for_each_processor_with(options, |_| ())?, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -376,7 +376,7 @@ impl Mutator {
                 panics.lock().unwrap_or_else(PoisonError::into_inner).push(payload);
             }
         };
-        let mut clock = Clock::start(&self.shared, tid, options.deadline, options.nudge_after);
+        let mut clock = Clock::start(&self.shared, tid, options.timeout, options.nudge_after);
         let protocol = &self.shared.protocol;
         let result = protocol.for_each(self.slot, tid, &visit, &mut clock);
         let panics = panics.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -394,7 +394,7 @@ impl Mutator {
                 Err(EachError::HoldsMutators { visited, stragglers })
             }
             Err(NotVisited::TooLate(stragglers)) => {
-                Err(EachError::Deadline { visited, stragglers })
+                Err(EachError::TimedOut { visited, stragglers })
             }
         }
     }

@@ -59,7 +59,7 @@ pub struct StopOptions {
     pub reason: Reason,
     /// How long it may take to be the one who stops and to have everybody stopped. `None`: for as
     /// long as it takes. A mutator whose stop fails goes on when no other has the world stopped.
-    pub deadline: Option<Duration>,
+    pub timeout: Option<Duration>,
     /// When mutators that still run are nudged. Has no effect in a world without a nudge.
     pub nudge_after: Duration,
 }
@@ -72,7 +72,7 @@ impl StopOptions {
     /// Async-signal-safe.
     #[must_use]
     pub fn new(reason: impl Into<Reason>) -> Self {
-        Self { reason: reason.into(), deadline: None, nudge_after: NUDGE_AFTER }
+        Self { reason: reason.into(), timeout: None, nudge_after: NUDGE_AFTER }
     }
 
     /// Gives up, with everybody released, when the stop takes longer.
@@ -81,8 +81,8 @@ impl StopOptions {
     ///
     /// Async-signal-safe.
     #[must_use]
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
         self
     }
 
@@ -104,7 +104,7 @@ impl StopOptions {
 pub struct EachOptions {
     /// How long it may take to have the turn and every closure begun. `None`: for as long as it
     /// takes. Closures that have begun are waited for, and so are stops by others.
-    pub deadline: Option<Duration>,
+    pub timeout: Option<Duration>,
     /// When mutators that still run are nudged. Has no effect in a world without a nudge.
     pub nudge_after: Duration,
 }
@@ -123,7 +123,7 @@ impl EachOptions {
     /// Async-signal-safe.
     #[must_use]
     pub fn new() -> Self {
-        Self { deadline: None, nudge_after: NUDGE_AFTER }
+        Self { timeout: None, nudge_after: NUDGE_AFTER }
     }
 
     /// Gives up those who have not been visited, when it takes longer.
@@ -132,8 +132,8 @@ impl EachOptions {
     ///
     /// Async-signal-safe.
     #[must_use]
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
         self
     }
 

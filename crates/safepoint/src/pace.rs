@@ -54,11 +54,11 @@ impl<'a> Clock<'a> {
     pub(crate) fn start(
         world: &'a Shared,
         me: i32,
-        deadline: Option<Duration>,
+        timeout: Option<Duration>,
         nudge_after: Duration,
     ) -> Self {
         let start = Instant::now();
-        let deadline = deadline.and_then(|d| start.checked_add(d));
+        let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
         let nap = FIRST_NAP.min(nudge_after.max(Duration::from_micros(10)));
         let next_look = start + nap;
         let (nudged, own_fault) = (Vec::new(), false);

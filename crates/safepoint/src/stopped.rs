@@ -76,7 +76,7 @@ impl<'a> Stopped<'a> {
             return Err(StopError::HoldsFreeze { tid });
         }
         let reason = options.reason;
-        let mut clock = Clock::start(shared, tid, options.deadline, options.nudge_after);
+        let mut clock = Clock::start(shared, tid, options.timeout, options.nudge_after);
         let protocol = &shared.protocol;
         // Safe from here on: whoever has the turn may stop this thread, which waits for it.
         let safe = Requester::enter(shared, own);
@@ -104,7 +104,7 @@ impl<'a> Stopped<'a> {
                 Err(if clock.is_own_fault() {
                     StopError::HoldsMutators { reason, stragglers }
                 } else {
-                    StopError::Deadline { reason, stragglers }
+                    StopError::TimedOut { reason, stragglers }
                 })
             }
         }

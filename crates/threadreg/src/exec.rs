@@ -68,7 +68,7 @@ pub enum ExecHold {
     /// there. It will not be released.
     Free,
     /// It was too late.
-    Late {
+    TimedOut {
         /// The thread that was sending.
         holder: i32,
     },
@@ -123,7 +123,7 @@ impl ExecHook {
 ///     || SigSet::of(libc::SIGUSR1),
 ///     |_until| {
 ///         let taken = SENDING.swap(true, Ordering::Acquire);
-///         if taken { ExecHold::Late { holder: 0 } } else { ExecHold::Still }
+///         if taken { ExecHold::TimedOut { holder: 0 } } else { ExecHold::Still }
 ///     },
 ///     || SENDING.store(false, Ordering::Release),
 /// );
@@ -211,7 +211,7 @@ pub(crate) fn reset() {
 /// `syscall.runtime_BeforeExec`; Go issues 18146 and 19546.
 pub fn exec(command: &mut Command) -> io::Error {
     let _frozen = freeze_creation();
-    run(command, None).unwrap_or_else(|holder| ExecLate::error(Duration::MAX, holder))
+    run(command, None).unwrap_or_else(|holder| ExecTimedOut::error(Duration::MAX, holder))
 }
 
 /// Like [`exec`], but gives up after `limit` and says who was in the way.
@@ -226,7 +226,7 @@ pub fn exec(command: &mut Command) -> io::Error {
 ///
 /// # Errors
 ///
-/// As [`exec`]; of the kind `TimedOut`, with a [`NotFrozen`](crate::NotFrozen) or an [`ExecLate`] in it, when the time
+/// As [`exec`]; of the kind `TimedOut`, with a [`FreezeTimedOut`](crate::FreezeTimedOut) or an [`ExecTimedOut`] in it, when the time
 /// was over.
 ///
 /// # Panics
@@ -248,7 +248,9 @@ pub fn exec_within(command: &mut Command, limit: Duration) -> io::Error {
     // `None`: the clock ends before the limit.
     let until = Instant::now().checked_add(limit);
     match freeze_creation_within(limit) {
-        Ok(_frozen) => run(command, until).unwrap_or_else(|holder| ExecLate::error(limit, holder)),
+        Ok(_frozen) => {
+            run(command, until).unwrap_or_else(|holder| ExecTimedOut::error(limit, holder))
+        }
         Err(late) => io::Error::new(io::ErrorKind::TimedOut, late),
     }
 }
@@ -287,7 +289,7 @@ impl Still {
             match (hook.hold)(until) {
                 ExecHold::Still => *held = Some(hook),
                 ExecHold::Free => {}
-                ExecHold::Late { holder } => return Err(holder),
+                ExecHold::TimedOut { holder } => return Err(holder),
             }
         }
         Ok(still)
@@ -315,14 +317,14 @@ impl Drop for Mask {
 
 /// The program was not replaced, since signals were being sent; in the error of [`exec_within`].
 #[derive(Clone, Copy, Debug)]
-pub struct ExecLate {
+pub struct ExecTimedOut {
     /// How long it was waited for.
     pub limit: Duration,
     /// The thread that was sending: id, and name if it is registered.
     pub holder: (i32, Name),
 }
 
-impl ExecLate {
+impl ExecTimedOut {
     fn error(limit: Duration, holder: i32) -> io::Error {
         let known = threads().find(|thread| thread.tid() == Some(holder));
         let name = known.map(|thread| thread.name()).unwrap_or_default();
@@ -330,11 +332,11 @@ impl ExecLate {
     }
 }
 
-impl fmt::Display for ExecLate {
+impl fmt::Display for ExecTimedOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { limit, holder: (tid, name) } = self;
         write!(f, "thread {tid} ({name}) was sending signals to all threads for {limit:?}")
     }
 }
 
-impl core::error::Error for ExecLate {}
+impl core::error::Error for ExecTimedOut {}

@@ -83,7 +83,7 @@ pub fn freeze_creation() -> CreationFrozen {
 ///
 /// # Errors
 ///
-/// [`NotFrozen`] when the time was over.
+/// [`FreezeTimedOut`] when the time was over.
 ///
 /// # Panics
 ///
@@ -102,14 +102,14 @@ pub fn freeze_creation() -> CreationFrozen {
 /// assert!(error.to_string().contains("holds it frozen"));
 /// # drop(held);
 /// ```
-pub fn freeze_creation_within(limit: Duration) -> Result<CreationFrozen, NotFrozen> {
+pub fn freeze_creation_within(limit: Duration) -> Result<CreationFrozen, FreezeTimedOut> {
     assert_not_frozen_here();
     registry::init();
     let (me, begin) = (me(), Instant::now());
     if CREATION.write(|| Some(limit.saturating_sub(begin.elapsed()).min(look()))) {
         Ok(CreationFrozen::new(me))
     } else {
-        Err(NotFrozen::now(limit))
+        Err(FreezeTimedOut::now(limit))
     }
 }
 
@@ -248,7 +248,7 @@ impl Drop for CreationFrozen {
 
 /// Creation could not be frozen in time; from [`freeze_creation_within`].
 #[derive(Clone, Copy, Debug)]
-pub struct NotFrozen {
+pub struct FreezeTimedOut {
     /// How long it was waited for.
     pub limit: Duration,
     /// The thread that holds the guard, if one did when the time was over: id and name.
@@ -259,7 +259,7 @@ pub struct NotFrozen {
     pub creators: u32,
 }
 
-impl NotFrozen {
+impl FreezeTimedOut {
     fn now(limit: Duration) -> Self {
         let freezer = Some(FREEZER.load(Ordering::Relaxed)).filter(|&tid| tid != 0).map(|tid| {
             let known = threads().find(|thread| thread.tid() == Some(tid));
@@ -270,7 +270,7 @@ impl NotFrozen {
     }
 }
 
-impl fmt::Display for NotFrozen {
+impl fmt::Display for FreezeTimedOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "creation of threads could not be frozen within {:?}: ", self.limit)?;
         if let Some((tid, name)) = self.freezer {
@@ -284,7 +284,7 @@ impl fmt::Display for NotFrozen {
     }
 }
 
-impl core::error::Error for NotFrozen {}
+impl core::error::Error for FreezeTimedOut {}
 
 /// A listed thread did not run in time; from [`CreationFrozen::wait_all_started`].
 #[derive(Clone, Copy, Debug)]

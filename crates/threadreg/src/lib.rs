@@ -67,9 +67,9 @@ cfg_if::cfg_if! {
         pub use attach::{AttachError, Attached, attach};
         pub use cookie::Cookie;
         pub use events::{Event, Subscription, subscribe};
-        pub use exec::{ExecHold, ExecHook, ExecLate, before_exec, exec, exec_within};
+        pub use exec::{ExecHold, ExecHook, ExecTimedOut, before_exec, exec, exec_within};
         pub use freeze::{
-            CreationFrozen, NotFrozen, NotStarted, freeze_creation, freeze_creation_within,
+            CreationFrozen, FreezeTimedOut, NotStarted, freeze_creation, freeze_creation_within,
             holds_freeze, try_freeze_creation,
         };
         pub use mask::never_block;

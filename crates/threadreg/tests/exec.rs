@@ -33,7 +33,11 @@ fn a_failed_exec_releases_whom_it_held_and_no_other() {
     }
     fn free(_: Option<Instant>) -> ExecHold {
         assert_eq!(HELD.load(SeqCst), 1, "in the order in which they came");
-        if LATE.load(SeqCst) { ExecHold::Late { holder: sys::gettid() } } else { ExecHold::Free }
+        if LATE.load(SeqCst) {
+            ExecHold::TimedOut { holder: sys::gettid() }
+        } else {
+            ExecHold::Free
+        }
     }
     fn not_held() {
         FREE.fetch_add(1, SeqCst);

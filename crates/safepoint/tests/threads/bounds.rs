@@ -27,13 +27,13 @@ fn a_for_each_past_its_deadline_names_who_was_not_visited() {
             });
             let mut own = world.attach().unwrap();
             // Time enough for who polls.
-            let options = EachOptions::new().deadline(patience(Duration::from_millis(100)));
+            let options = EachOptions::new().timeout(patience(Duration::from_millis(100)));
             let error = own
                 .for_each_processor_with(options, |_| {
                     visits.fetch_add(1, Ordering::Relaxed);
                 })
                 .unwrap_err();
-            let EachError::Deadline { visited, stragglers } = error else { panic!("{error}") };
+            let EachError::TimedOut { visited, stragglers } = error else { panic!("{error}") };
             assert_eq!((visited, visits.load(Ordering::Relaxed)), (2, 2));
             let [straggler] = &stragglers[..] else { panic!("{stragglers:?}") };
             assert_eq!((straggler.name.as_str(), straggler.why), ("late", Why::NoNudge));
@@ -57,7 +57,7 @@ fn a_closure_that_has_begun_is_waited_for_past_the_deadline() {
             mutator(scope, &world, "slow", |m| poll_until(m, &done));
             let mut own = world.attach().unwrap();
             let ended = Flag::default();
-            let options = EachOptions::new().deadline(patience(Duration::from_millis(50)));
+            let options = EachOptions::new().timeout(patience(Duration::from_millis(50)));
             let visited = own.for_each_processor_with(options, |p| {
                 // The own closure runs first, and would be long enough for the other to be late.
                 if p.thread().name().as_str() == "slow" {
@@ -91,11 +91,10 @@ fn a_for_each_gives_up_waiting_for_its_turn() {
                 .unwrap()
             });
             inside.wait();
-            let holder =
-                world.stop_from_outside_with(StopOptions::new("").deadline(Duration::ZERO));
+            let holder = world.stop_from_outside_with(StopOptions::new("").timeout(Duration::ZERO));
             holder.map(drop).unwrap_err();
             let mut own = world.attach().unwrap();
-            let options = EachOptions::new().deadline(Duration::from_millis(5));
+            let options = EachOptions::new().timeout(Duration::from_millis(5));
             let error = own.for_each_processor_with(options, |_| ()).unwrap_err();
             assert!(matches!(error, EachError::Busy { holder: Some(_), .. }), "{error}");
             leave.raise();
@@ -147,7 +146,7 @@ fn a_failed_stop_says_how_long_the_mutator_stood_still() {
                 // The first stop waits for this thread, and is complete once it asks for its own.
                 thread::sleep(Duration::from_millis(5));
                 let begin = Instant::now();
-                let options = StopOptions::new("short").deadline(Duration::from_millis(1));
+                let options = StopOptions::new("short").timeout(Duration::from_millis(1));
                 let error = m.stop_with(options).map(drop).unwrap_err();
                 let whole = begin.elapsed();
                 assert!(resumed.is_up(), "it ran in a stopped world");
@@ -182,10 +181,10 @@ fn who_is_safe_is_not_late() {
                 });
             });
             safe.wait();
-            let options = StopOptions::new("at once").deadline(Duration::ZERO);
+            let options = StopOptions::new("at once").timeout(Duration::ZERO);
             assert_eq!(world.stop_from_outside_with(options).unwrap().stats().mutators, 1);
             let mut own = world.attach().unwrap();
-            let options = EachOptions::new().deadline(Duration::ZERO);
+            let options = EachOptions::new().timeout(Duration::ZERO);
             assert_eq!(own.for_each_processor_with(options, |_| ()).unwrap(), 2);
             done.raise();
         });

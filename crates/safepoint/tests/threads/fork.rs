@@ -245,7 +245,7 @@ fn stress_children_forked_beside_stops_go_on() {
                 };
                 if child == 0 {
                     own.poll();
-                    let options = StopOptions::new("in the child").deadline(SOON);
+                    let options = StopOptions::new("in the child").timeout(SOON);
                     assert_eq!(own.stop_with(options).unwrap().stats().mutators, 0);
                     assert_eq!(own.for_each_processor(|_| ()).unwrap(), 1);
                     exit();

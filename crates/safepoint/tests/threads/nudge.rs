@@ -209,7 +209,7 @@ fn a_requester_that_is_interrupted_all_the_time_nudges_as_often() {
                     thread::sleep(Duration::from_micros(500));
                 }
             });
-            let options = StopOptions::new("test").deadline(long);
+            let options = StopOptions::new("test").timeout(long);
             world.stop_from_outside_with(options).map(drop).unwrap_err();
             // One every 10 ms, by the longest nap; half of it for a busy machine.
             let nudges = counter.0.swap(0, Ordering::Relaxed);

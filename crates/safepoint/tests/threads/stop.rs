@@ -146,12 +146,12 @@ fn a_deadline_names_the_late_thread_and_releases_the_others() {
             });
             // Time enough for who polls.
             let deadline = patience(Duration::from_millis(100));
-            let options = StopOptions::new("test").deadline(deadline);
+            let options = StopOptions::new("test").timeout(deadline);
             let begin = Instant::now();
             let error = world.stop_from_outside_with(options).unwrap_err();
             let whole = begin.elapsed();
             assert!(whole >= deadline);
-            let StopError::Deadline { stragglers, reason } = error else { panic!("{error}") };
+            let StopError::TimedOut { stragglers, reason } = error else { panic!("{error}") };
             assert_eq!(reason.as_str(), "test");
             let [straggler] = &stragglers[..] else { panic!("{stragglers:?}") };
             assert_eq!(straggler.name.as_str(), "late");
@@ -178,7 +178,7 @@ fn a_deadline_also_bounds_the_wait_for_the_turn() {
     let stopped = world.stop_from_outside("first").unwrap();
     thread::scope(|scope| {
         let second = scope.spawn(|| {
-            let options = StopOptions::new("second").deadline(Duration::from_millis(5));
+            let options = StopOptions::new("second").timeout(Duration::from_millis(5));
             world.stop_from_outside_with(options).map(drop)
         });
         let error = second.join().unwrap().unwrap_err();
@@ -267,12 +267,12 @@ fn a_panic_in_a_safe_region_leaves_it() {
         let region = AssertUnwindSafe(|| mutator.blocking(|| panic::panic_any("out")));
         panic::catch_unwind(region).unwrap_err();
         // Running again: a stop that does not wait for it would be wrong.
-        let options = StopOptions::new("test").deadline(Duration::from_millis(5));
+        let options = StopOptions::new("test").timeout(Duration::from_millis(5));
         let world = &world;
         let result = thread::scope(|s| {
             s.spawn(move || world.stop_from_outside_with(options).map(drop)).join().unwrap()
         });
-        assert!(matches!(result, Err(StopError::Deadline { .. })));
+        assert!(matches!(result, Err(StopError::TimedOut { .. })));
     });
 }
 

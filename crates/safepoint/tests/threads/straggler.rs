@@ -41,10 +41,10 @@ fn straggler(world: &World, deadline: Duration) -> Straggler {
             done.wait();
             sys::gettid()
         });
-        let options = StopOptions::new("test").deadline(patience(deadline));
+        let options = StopOptions::new("test").timeout(patience(deadline));
         let error = world.stop_from_outside_with(options).map(drop).unwrap_err();
         done.raise();
-        let StopError::Deadline { stragglers, .. } = error else { panic!("{error}") };
+        let StopError::TimedOut { stragglers, .. } = error else { panic!("{error}") };
         let [straggler] = &stragglers[..] else { panic!("{stragglers:?}") };
         assert_eq!(straggler.name.as_str(), "deaf");
         assert_eq!(straggler.tid, deaf.join().unwrap());
@@ -87,9 +87,9 @@ fn a_leaked_mutator_is_named_though_its_thread_is_gone() {
         });
         // std's join does not wait for the kernel's thread to be gone.
         testkit::until("the thread is gone", || sys::tgkill(sys::getpid(), tid, 0).is_err());
-        let options = StopOptions::new("test").deadline(Duration::from_millis(5));
+        let options = StopOptions::new("test").timeout(Duration::from_millis(5));
         let error = world.stop_from_outside_with(options).map(drop).unwrap_err();
-        let StopError::Deadline { stragglers, .. } = error else { panic!("{error}") };
+        let StopError::TimedOut { stragglers, .. } = error else { panic!("{error}") };
         let [straggler] = &stragglers[..] else { panic!("{stragglers:?}") };
         assert_eq!((straggler.tid, straggler.name.as_str()), (tid, "leaker"));
         assert_eq!(straggler.why, Why::Ended);
@@ -123,9 +123,9 @@ fn who_holds_a_mutators_task_is_refused() {
             // A nudge reaches it, unless it says that it has no means to.
             // SAFETY: it makes no calls.
             unsafe { world.set_nudge(Arc::new(Says(Ok(()), AtomicU32::new(0)))) };
-            let options = StopOptions::new("test").deadline(Duration::from_millis(20));
+            let options = StopOptions::new("test").timeout(Duration::from_millis(20));
             let late = world.stop_from_outside_with(options).map(drop);
-            assert!(matches!(late, Err(StopError::Deadline { .. })), "{late:?}");
+            assert!(matches!(late, Err(StopError::TimedOut { .. })), "{late:?}");
             let deaf = Says(Err(NudgeError::NotInstalled), AtomicU32::new(0));
             // SAFETY: as above.
             unsafe { world.set_nudge(Arc::new(deaf)) };
@@ -134,7 +134,7 @@ fn who_holds_a_mutators_task_is_refused() {
             // Another holder may let go.
             held.set_suspended_by(Some(1));
             let late = world.stop_from_outside_with(options).map(drop);
-            let Err(StopError::Deadline { stragglers, .. }) = late else { panic!("{late:?}") };
+            let Err(StopError::TimedOut { stragglers, .. }) = late else { panic!("{late:?}") };
             assert_eq!(stragglers[0].why, Why::Suspended { by: 1 });
             done.raise();
         });
@@ -183,9 +183,9 @@ fn stress_stragglers_are_named_right_while_slots_change_hands() {
             // On a slow machine few stops of a short run meet a mutator.
             while left > 0 || late == 0 {
                 left = left.saturating_sub(1);
-                let options = StopOptions::new("test").deadline(Duration::from_millis(1));
+                let options = StopOptions::new("test").timeout(Duration::from_millis(1));
                 match world.stop_from_outside_with(options).map(drop) {
-                    Err(StopError::Deadline { stragglers, .. }) => {
+                    Err(StopError::TimedOut { stragglers, .. }) => {
                         for straggler in stragglers {
                             late += 1;
                             assert_eq!(straggler.state, MutatorState::Running, "{straggler}");
