@@ -17,7 +17,7 @@ pub(crate) fn interrupt(cast: &Cast, times: u64) -> Result<Section, Box<dyn Erro
     let mut section = Section::new("3. Interrupt a loop that never polls");
     // The other loops make room, so that what is measured is not the scheduler.
     cast.rest(true);
-    let others = preempt::suspend(&cast.spinning, PATIENCE)?;
+    let others = cast.spinning.suspend(PATIENCE)?;
     let (preemptions, compared) = (&cast.shared.preemptions, &cast.shared.compared);
     let (first, first_compared) = (preemptions.load(SeqCst), compared.load(SeqCst));
     let mut latency = Histogram::<u64>::new(3)?;
@@ -86,7 +86,7 @@ fn wait_for(patience: Duration, come: impl Fn() -> bool) {
 /// Step 4: suspend a loop, and look at its registers and its stack.
 pub(crate) fn look(cast: &Cast) -> Result<Section, Box<dyn Error>> {
     let mut section = Section::new("4. Suspend it and look");
-    let stopped = preempt::suspend(&cast.spinning, PATIENCE)?;
+    let stopped = cast.spinning.suspend(PATIENCE)?;
     let worked = cast.work();
     let (registers, pc) = (stopped.registers().copied(), stopped.pc());
     let backtrace = stopped.backtrace().map(|b| b.to_string()).unwrap_or_default();

@@ -317,6 +317,8 @@ impl<'a> AllThreads<'a> {
     /// # References
     ///
     /// Go's `syscall.AllThreadsSyscall6`; libpsx's `psx_syscall6`.
+    #[doc(alias = "AllThreadsSyscall")]
+    #[doc(alias = "setxid")]
     pub unsafe fn syscall(&self, number: c_long, args: [usize; 6]) -> Result<Outcome, Error> {
         self.run(&[Call::Syscall(number, args)])
     }

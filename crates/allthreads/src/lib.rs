@@ -76,6 +76,8 @@ mod facade {
     /// # Safety
     ///
     /// As for [`AllThreads::syscall`].
+    #[doc(alias = "AllThreadsSyscall")]
+    #[doc(alias = "setxid")]
     pub unsafe fn syscall(number: c_long, args: [usize; 6]) -> Result<Outcome, Error> {
         // SAFETY: the obligations are the caller's.
         unsafe { AllThreads::new().syscall(number, args) }

@@ -113,7 +113,7 @@ fn a_mutator_that_is_stopped_has_registers_and_runs_errands() {
         let loops = Loops::start();
         let stopped = loops.world.stop_from_outside(Reason::new("test")).expect("stops");
         let before = loops.count.load(Relaxed);
-        let held = preempt::suspend(&loops.task, SOON).expect("it stands still");
+        let held = loops.task.suspend(SOON).expect("it stands still");
         assert_eq!(held.stopped_at(), StoppedAt::Instruction);
         assert!(held.registers().is_some());
         let tid = loops.thread.thread().tid();
@@ -133,7 +133,7 @@ fn a_held_mutator_is_stopped_and_still_runs_errands() {
     let name = "a_held_mutator_is_stopped_and_still_runs_errands";
     testkit::in_child(name, Duration::from_mins(1), || {
         let loops = Loops::start();
-        let held = preempt::suspend(&loops.task, SOON).expect("stops");
+        let held = loops.task.suspend(SOON).expect("stops");
         let stopped = loops.world.stop_from_outside(Reason::new("test")).expect("stops");
         assert_eq!(held.run(|frame| frame.is_some()), Some(true));
         assert!(held.backtrace().is_some());
@@ -153,7 +153,7 @@ fn a_mutator_that_waits_to_enter_a_held_task_is_stopped() {
     testkit::in_child(name, Duration::from_mins(1), || {
         let loops = Loops::start();
         let task = Task::new();
-        let held = preempt::suspend(&task, SOON).expect("idle");
+        let held = task.suspend(SOON).expect("idle");
         thread::scope(|scope| {
             let (waits, tid) = std::sync::mpsc::channel();
             let (world, waiting) = (&loops.world, &task);
@@ -193,7 +193,7 @@ fn a_stop_by_the_holder_of_a_mutators_task_is_refused_without_a_nudge() {
                 task.enter(poll).expect("enter");
             });
             testkit::until("it runs", || runs.load(Relaxed));
-            let held = preempt::suspend(&task, SOON).expect("stops at its poll");
+            let held = task.suspend(SOON).expect("stops at its poll");
             let refused = world.stop_from_outside("test");
             assert!(matches!(refused, Err(StopError::HoldsMutators { .. })), "{refused:?}");
             drop(held);
@@ -254,7 +254,7 @@ fn stress_stops_suspensions_and_calls_beside_each_other() {
                 });
                 scope.spawn(|| {
                     for _ in 0..testkit::budget(1000) {
-                        preempt::suspend(&loops.task, SOON).expect("stops").resume();
+                        loops.task.suspend(SOON).expect("stops").resume();
                     }
                 });
                 scope.spawn(|| {

@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         std::thread::yield_now();
     }
 
-    let stopped = preempt::suspend(&task, Duration::from_secs(5))?;
+    let stopped = task.suspend(Duration::from_secs(5))?;
     println!("stopped after {} steps, at {:?}", STEPS.load(Relaxed), stopped.stopped_at());
     if let Some(registers) = stopped.registers() {
         println!("{registers}");

@@ -64,7 +64,7 @@ cfg_if::cfg_if! {
         pub use nudge::Nudger;
         pub use signal::poll;
         pub use sigctx::inject::Frame;
-        pub use suspend::{StoppedAt, Suspended, suspend};
+        pub use suspend::{StoppedAt, Suspended};
         pub use task::Task;
         pub use thread::Outcome;
     }

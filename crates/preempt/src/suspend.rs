@@ -27,82 +27,85 @@ const LONGEST_WAIT: Duration = Duration::from_millis(10);
 /// a few microseconds for that, if it is going to.
 const GIVE_WAY: Duration = Duration::from_millis(1);
 
-/// Stops `task` and returns when none of its code runs, or fails after `timeout`.
-///
-/// A running task is stopped at its next instruction in registered code, or at its next
-/// [`poll`](crate::poll). One that is idle, or inside [`Task::blocking`], is held as it is and not
-/// signalled; what runs in `blocking` goes on ([`StoppedAt::Blocked`]). So is one whose thread stands
-/// still for another crate: where it is stopped with its world it counts as stopped at the safe point
-/// that it came to, in a safe region as blocked.
-///
-/// Several suspenders of one task take turns, and the task has its turn between two of them: once it
-/// is let go its thread has 50 µs of processor time before it is stopped again.
-///
-/// A mutator of a stop-the-world calls this, and [`Suspended::run`], in a safe region, unless it is
-/// stopped by nudges ([`Nudger`](crate::Nudger)): while it waits, it makes the calls that it is nudged
-/// for.
-///
-/// A task that calls this counts as blocked while it waits, so two tasks may suspend each other:
-/// one gives way, is suspended, and goes on when it is resumed.
-///
-/// # Signal safety
-///
-/// Not async-signal-safe: waits.
-///
-/// # Blocking
-///
-/// At most about `timeout`; then, if the caller is itself a task that somebody has suspended,
-/// until it is resumed.
-///
-/// # Errors
-///
-/// The deadline passed: the error names the thread and the reason, and the task is left running.
-/// Or the task is the caller's own.
-///
-/// # Examples
-///
-/// See [`Task`].
-///
-/// # References
-///
-/// Go's `suspendG` (runtime/preempt.go, commit 62e53b79).
-pub fn suspend(task: &Task, timeout: Duration) -> Result<Suspended, SuspendError> {
-    let target = &*task.0;
-    let own = task::current();
-    if own.is_some_and(|own| core::ptr::eq(own, target)) {
-        return Err(SuspendError::Own);
-    }
-    // Parked or blocked already, it has nothing to give up and nothing to take back.
-    let own = own.filter(|own| own.can_block());
-    if let Some(own) = own {
-        own.block();
-    }
-    let mut attempt = Attempt::new(target, timeout);
-    let result = loop {
-        let held = attempt.hold();
-        let Some(own) = own else { break finish(held, task) };
-        if own.unblock(Some(Duration::ZERO)) != GoOn::TimedOut {
-            break finish(held, task);
+impl Task {
+    /// Stops the task and returns when none of its code runs, or fails after `timeout`.
+    ///
+    /// A running task is stopped at its next instruction in registered code, or at its next
+    /// [`poll`](crate::poll). One that is idle, or inside [`Task::blocking`], is held as it is and not
+    /// signalled; what runs in `blocking` goes on ([`StoppedAt::Blocked`]). So is one whose thread stands
+    /// still for another crate: where it is stopped with its world it counts as stopped at the safe point
+    /// that it came to, in a safe region as blocked.
+    ///
+    /// Several suspenders of one task take turns, and the task has its turn between two of them: once it
+    /// is let go its thread has 50 µs of processor time before it is stopped again.
+    ///
+    /// A mutator of a stop-the-world calls this, and [`Suspended::run`], in a safe region, unless it is
+    /// stopped by nudges ([`Nudger`](crate::Nudger)): while it waits, it makes the calls that it is nudged
+    /// for.
+    ///
+    /// A task that calls this counts as blocked while it waits, so two tasks may suspend each other:
+    /// one gives way, is suspended, and goes on when it is resumed.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: waits.
+    ///
+    /// # Blocking
+    ///
+    /// At most about `timeout`; then, if the caller is itself a task that somebody has suspended,
+    /// until it is resumed.
+    ///
+    /// # Errors
+    ///
+    /// The deadline passed: the error names the thread and the reason, and the task is left running.
+    /// Or the task is the caller's own.
+    ///
+    /// # Examples
+    ///
+    /// See [`Task`].
+    ///
+    /// # References
+    ///
+    /// Go's `suspendG` (runtime/preempt.go, commit 62e53b79).
+    #[doc(alias = "suspendG")]
+    pub fn suspend(&self, timeout: Duration) -> Result<Suspended, SuspendError> {
+        let target = &*self.0;
+        let own = task::current();
+        if own.is_some_and(|own| core::ptr::eq(own, target)) {
+            return Err(SuspendError::Own);
         }
-        if held.is_err() {
+        // Parked or blocked already, it has nothing to give up and nothing to take back.
+        let own = own.filter(|own| own.can_block());
+        if let Some(own) = own {
+            own.block();
+        }
+        let mut attempt = Attempt::new(target, timeout);
+        let result = loop {
+            let held = attempt.hold();
+            let Some(own) = own else { break finish(held, self) };
+            if own.unblock(Some(Duration::ZERO)) != GoOn::TimedOut {
+                break finish(held, self);
+            }
+            if held.is_err() {
+                own.unblock(None);
+                break finish(held, self);
+            }
+            // Somebody wants us while we hold the target, and may be the target itself. One of the two
+            // must give way: the later at once, the earlier if that does not help, for the other may
+            // hold us from its own code, where it is stopped now and cannot let go.
+            if own.id < target.id && own.unblock(Some(GIVE_WAY)) != GoOn::TimedOut {
+                break finish(held, self);
+            }
+            target.word.release();
             own.unblock(None);
-            break finish(held, task);
+            own.block();
+        };
+        if own.is_some() {
+            // What was asked of the caller meanwhile has sent no signal.
+            crate::poll();
         }
-        // Somebody wants us while we hold the target, and may be the target itself. One of the two
-        // must give way: the later at once, the earlier if that does not help, for the other may
-        // hold us from its own code, where it is stopped now and cannot let go.
-        if own.id < target.id && own.unblock(Some(GIVE_WAY)) != GoOn::TimedOut {
-            break finish(held, task);
-        }
-        target.word.release();
-        own.unblock(None);
-        own.block();
-    };
-    if own.is_some() {
-        // What was asked of the caller meanwhile has sent no signal.
-        crate::poll();
+        result
     }
-    result
 }
 
 fn finish(held: Result<Mode, SuspendError>, task: &Task) -> Result<Suspended, SuspendError> {

@@ -40,7 +40,7 @@ const GRACE: u32 = 50;
 /// A requester is between its mark and its signal for a system call or two, if it is scheduled.
 const SETTLE_WITHIN: Duration = Duration::from_secs(1);
 
-/// A unit of work that [`suspend`](crate::suspend) can stop, wherever it is in registered code.
+/// A unit of work that [`Task::suspend`] can stop, wherever it is in registered code.
 ///
 /// A task runs on one thread at a time, inside [`Task::enter`]. Clones name the same task.
 ///
@@ -56,7 +56,7 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(1);
 /// assert_eq!(sum, 499_500);
 ///
 /// // A task that does not run is held at once.
-/// let held = preempt::suspend(&task, Duration::from_secs(1))?;
+/// let held = task.suspend(Duration::from_secs(1))?;
 /// assert_eq!(held.stopped_at(), preempt::StoppedAt::Idle);
 /// held.resume();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -380,6 +380,7 @@ impl Task {
     /// # Errors
     ///
     /// The signal could not be sent.
+    #[doc(alias = "preemptone")]
     pub fn request(&self) -> Result<(), threadreg::SignalError> {
         self.0.word.request_yield();
         self.0.signal()

@@ -1,7 +1,7 @@
 //! The word of a task: who runs it, who wants it stopped, who holds it.
 //!
 //! This is the protocol of suspend and resume without its system calls; [`crate::task`] and
-//! [`crate::suspend`] are the edges. One 32-bit word holds everything, so that no wake-up can
+//! `suspend` are the edges. One 32-bit word holds everything, so that no wake-up can
 //! fall between two of its parts:
 //!
 //! ```text

@@ -8,7 +8,6 @@ use std::time::Duration;
 use common::{SOON, Spinner, set_up, until};
 use preempt::{
     CodeError, Outcome, StoppedAt, SuspendError, Task, Why, is_registered_code, register_code,
-    suspend,
 };
 
 #[test]
@@ -91,7 +90,7 @@ fn many_ranges_are_registered_at_once_or_none_is() {
 fn a_range_is_retired_when_no_task_stands_still_in_it() {
     let code = set_up();
     let spinner = Spinner::start("spinner", Task::new());
-    let stopped = suspend(&spinner.task, SOON).expect("stops");
+    let stopped = spinner.task.suspend(SOON).expect("stops");
     assert_eq!(stopped.stopped_at(), StoppedAt::Instruction);
     let error = code.retire(Duration::from_millis(10)).expect_err("a task is stopped in there");
     let tid = spinner.thread.thread().tid().expect("runs");
@@ -104,7 +103,7 @@ fn a_range_is_retired_when_no_task_stands_still_in_it() {
     spinner.progress();
     let mut patience = Duration::from_millis(50);
     let error = loop {
-        match suspend(&spinner.task, patience).expect_err("not registered any more") {
+        match spinner.task.suspend(patience).expect_err("not registered any more") {
             SuspendError::TimedOut { why: Why::Refused { outcome, .. }, .. } => break outcome,
             error => assert!(patience < SOON, "{error}"),
         }
@@ -139,7 +138,7 @@ fn the_error_names_the_function_that_is_not_registered() {
     drop(code);
     let mut patience = Duration::from_millis(50);
     let text = loop {
-        let error = suspend(&spinner.task, patience).expect_err("not registered");
+        let error = spinner.task.suspend(patience).expect_err("not registered");
         if matches!(error, SuspendError::TimedOut { why: Why::Refused { .. }, .. }) {
             break error.to_string();
         }

@@ -50,7 +50,7 @@ const ENDINGS: [Ending; 4] = [
     ("a guard", |_| drop(preempt::disable())),
     ("blocking", |task| task.blocking(|| ()).expect("inside")),
     ("suspending another", |_| {
-        preempt::suspend(&Task::new(), SOON).expect("idle").resume();
+        Task::new().suspend(SOON).expect("idle").resume();
     }),
 ];
 
@@ -334,10 +334,7 @@ mod switched {
             until("the loop goes on", || spin.count.load(SeqCst) != before);
             assert_eq!(CALLED_ON.load(SeqCst), 0, "the first thread, {tid}, was asked");
             // It is the second thread's task now, and stops there.
-            assert_eq!(
-                preempt::suspend(&task, SOON).expect("stops").thread(),
-                Some(second.thread())
-            );
+            assert_eq!(task.suspend(SOON).expect("stops").thread(), Some(second.thread()));
             ask.send(()).expect("the first thread waits");
             first.join().expect("no panic");
             assert_eq!(CALLED_ON.load(SeqCst), tid);

@@ -132,7 +132,7 @@ fn a_signal_from_another_process_reaches_the_handler_that_was_there_before() {
             assert!(sent.success());
             until("the signal is handled", || PREVIOUS.load(SeqCst) > 0);
             assert_eq!(hooks.load(SeqCst), 0, "nobody asked for a preemption");
-            preempt::suspend(&spinner.task, SOON).expect("stops").resume();
+            spinner.task.suspend(SOON).expect("stops").resume();
             spinner.end();
         },
     );
@@ -189,7 +189,7 @@ fn a_full_signal_queue_does_not_lose_the_request() {
             let _code = set_up();
             let spinner = Spinner::start("spinner", Task::new());
             for _ in 0..100 {
-                preempt::suspend(&spinner.task, SOON).expect("stops").resume();
+                spinner.task.suspend(SOON).expect("stops").resume();
                 spinner.progress();
             }
             spinner.end();

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{SOON, Spinner, set_up, until};
-use preempt::{StoppedAt, Task, suspend};
+use preempt::{StoppedAt, Task};
 use sigctx::sys::gettid;
 use threadreg::rest::{self, Place, Rest};
 use threadreg::{Nudge, NudgeCall};
@@ -113,12 +113,12 @@ fn a_task_that_waits_elsewhere_is_held_and_runs_errands_there() {
     };
     elsewhere(name, body, |task| {
         for _ in 0..2 {
-            let held = suspend(task, SOON).expect("it waits");
+            let held = task.suspend(SOON).expect("it waits");
             assert_eq!(held.stopped_at(), StoppedAt::Poll);
             assert!(held.registers().is_none(), "it was not interrupted");
             drop(held);
         }
-        let held = suspend(task, SOON).expect("it waits");
+        let held = task.suspend(SOON).expect("it waits");
         let ran_on = held.run_within(SOON, |frame| (frame.is_some(), gettid()));
         assert_eq!(ran_on.ok(), Some((false, told.recv().expect("told"))));
         stays(held);
@@ -136,7 +136,7 @@ fn a_task_that_is_away_is_held_as_blocked() {
         come_back();
     };
     elsewhere(name, body, |task| {
-        let held = suspend(task, SOON).expect("it is away");
+        let held = task.suspend(SOON).expect("it is away");
         assert_eq!(held.stopped_at(), StoppedAt::Blocked);
         assert!(held.run(|_| ()).is_none());
         stays(held);
@@ -151,10 +151,10 @@ fn a_task_that_is_away_and_held_can_suspend_another() {
     let body = |_: &Task| {
         PLACE.state.store(AWAY, SeqCst);
         until("it is over", || PLACE.over.load(SeqCst) == 1);
-        drop(suspend(&other, SOON).expect("idle"));
+        drop(other.suspend(SOON).expect("idle"));
         come_back();
     };
-    elsewhere(name, body, |task| stays(suspend(task, SOON).expect("it is away")));
+    elsewhere(name, body, |task| stays(task.suspend(SOON).expect("it is away")));
 }
 
 /// A task that was entered where its thread was away runs code of its own there: that is stopped, not
@@ -177,7 +177,7 @@ fn a_task_that_is_entered_away_is_stopped_at_its_own_code() {
                 PLACE.state.store(RUNNING, SeqCst);
             });
             until("it spins", || spin.count.load(SeqCst) > 0);
-            let stopped = suspend(&task, SOON).expect("stops");
+            let stopped = task.suspend(SOON).expect("stops");
             assert_eq!(stopped.stopped_at(), StoppedAt::Instruction);
             drop(stopped);
             spin.stop.store(true, SeqCst);
@@ -211,7 +211,7 @@ fn a_task_that_was_nudged_to_wait_has_its_registers() {
             preempt::Nudger.nudge(runner, call, &|| true).expect("sent");
             until("it waits", || PLACE.state.load(SeqCst) == WAITING);
 
-            let held = suspend(&task, SOON).expect("it waits");
+            let held = task.suspend(SOON).expect("it waits");
             assert_eq!(held.stopped_at(), StoppedAt::Instruction);
             let pc = held.pc().expect("interrupted");
             assert!(preempt::is_registered_code(pc), "{pc:#x}");
@@ -239,7 +239,7 @@ fn a_parked_task_that_was_nudged_to_wait_runs_errands() {
         let _code = set_up();
         let spinner = Spinner::start("spinner", Task::new());
         let runner = spinner.thread.thread();
-        let held = suspend(&spinner.task, SOON).expect("stops");
+        let held = spinner.task.suspend(SOON).expect("stops");
         // SAFETY: `wait_here` waits wherever it is called, and does not unwind.
         let call = unsafe { NudgeCall::new(wait_here, 0) };
         preempt::Nudger.nudge(runner, call, &|| true).expect("sent");

@@ -10,7 +10,6 @@ use std::time::Duration;
 use common::{SOON, Spinner, set_up, until};
 use preempt::{
     InstallError, Options, StoppedAt, SuspendError, Task, Unusable, Why, install, install_with,
-    suspend,
 };
 use sigctx::sys::{
     KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigSet, getpid, kill, rt_sigaction,
@@ -46,7 +45,7 @@ fn set_action(signal: i32, handler: usize, flags: SaFlags) -> usize {
 /// Every request and every suspension reaches the loop.
 fn works(spinner: &Spinner) {
     for _ in 0..3 {
-        let stopped = suspend(&spinner.task, SOON).expect("stops");
+        let stopped = spinner.task.suspend(SOON).expect("stops");
         assert_eq!(stopped.stopped_at(), StoppedAt::Instruction);
         stopped.resume();
         spinner.progress();
@@ -132,7 +131,7 @@ fn the_error_names_the_handler_that_stays_over_ours() {
         let (mut stopped, mut last) = (0, None);
         for handler in many {
             set_action(libc::SIGURG, handler as *const () as usize, SaFlags::empty());
-            match suspend(&spinner.task, Duration::from_secs(1)) {
+            match spinner.task.suspend(Duration::from_secs(1)) {
                 Ok(held) => {
                     held.resume();
                     // Parked still, it would be held again without a signal.

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{SOON, Spinner, set_up, until};
-use preempt::{Outcome, StoppedAt, SuspendError, Task, Why, suspend};
+use preempt::{Outcome, StoppedAt, SuspendError, Task, Why};
 use sigctx::sys::{MaskHow, SigSet, sigprocmask};
 
 #[test]
@@ -17,7 +17,7 @@ fn a_loop_without_polls_stops_and_goes_on() {
     let _code = set_up();
     let spinner = Spinner::start("spinner", Task::new());
     for _ in 0..100 {
-        let stopped = suspend(&spinner.task, SOON).expect("stops");
+        let stopped = spinner.task.suspend(SOON).expect("stops");
         assert_eq!(stopped.stopped_at(), StoppedAt::Instruction);
         let pc = stopped.pc().expect("interrupted");
         assert!(preempt::is_registered_code(pc), "stopped at {pc:#x}");
@@ -36,7 +36,7 @@ fn a_loop_without_polls_stops_and_goes_on() {
 fn the_backtrace_leads_through_the_injected_call() {
     let _code = set_up();
     let spinner = Spinner::start("spinner", Task::new());
-    let stopped = suspend(&spinner.task, SOON).expect("stops");
+    let stopped = spinner.task.suspend(SOON).expect("stops");
     let backtrace = stopped.backtrace().expect("interrupted").to_string();
     for frame in ["spin_without_polls", "caller_of_the_spin"] {
         assert!(backtrace.contains(frame), "{frame} is not in\n{backtrace}");
@@ -48,7 +48,7 @@ fn the_backtrace_leads_through_the_injected_call() {
 #[test]
 fn an_idle_task_is_held_at_once_and_starts_when_let_go() {
     let task = Task::new();
-    let held = suspend(&task, SOON).expect("idle");
+    let held = task.suspend(SOON).expect("idle");
     assert_eq!(held.stopped_at(), StoppedAt::Idle);
     assert!(held.run(|_| ()).is_none(), "nobody can run anything on an idle task");
     let entered = Arc::new(AtomicBool::new(false));
@@ -78,7 +78,7 @@ fn a_task_that_polls_stops_at_the_poll() {
             })
         })
     };
-    until("it runs", || suspend(&task, SOON).expect("stops").stopped_at() == StoppedAt::Poll);
+    until("it runs", || task.suspend(SOON).expect("stops").stopped_at() == StoppedAt::Poll);
     stop.store(true, SeqCst);
     runner.join().expect("no panic").expect("entered");
 }
@@ -110,7 +110,7 @@ fn a_blocked_task_is_held_without_a_signal() {
     };
     let mut seen_blocked = 0;
     until("it blocks", || {
-        let stopped = suspend(&task, SOON).expect("held");
+        let stopped = task.suspend(SOON).expect("held");
         seen_blocked += u32::from(stopped.stopped_at() == StoppedAt::Blocked);
         seen_blocked == 100
     });
@@ -123,10 +123,10 @@ fn a_blocked_task_is_held_without_a_signal() {
 #[test]
 fn without_a_handler_nothing_is_sent_and_the_error_says_so() {
     let spinner = Spinner::start("spinner", Task::new());
-    let error = suspend(&spinner.task, Duration::from_millis(20)).expect_err("no handler");
+    let error = spinner.task.suspend(Duration::from_millis(20)).expect_err("no handler");
     let SuspendError::TimedOut { why: Why::NotInstalled, .. } = error else { panic!("{error}") };
     let _code = set_up();
-    let stopped = suspend(&spinner.task, SOON).expect("stops now");
+    let stopped = spinner.task.suspend(SOON).expect("stops now");
     assert_eq!(stopped.stopped_at(), StoppedAt::Instruction);
     drop(stopped);
     spinner.end();
@@ -158,7 +158,7 @@ fn a_thread_that_blocks_the_signal_is_named_and_stops_after_it_unblocks() {
             .expect("spawn")
     };
     until("it spins", || spin.count.load(SeqCst) > 0);
-    let error = suspend(&task, Duration::from_millis(50)).expect_err("masked");
+    let error = task.suspend(Duration::from_millis(50)).expect_err("masked");
     let SuspendError::TimedOut { tid, ref name, ref why, .. } = error else { panic!("{error}") };
     assert_eq!(tid, runner.thread().tid());
     assert_eq!(name.to_string(), "masker");
@@ -168,7 +168,7 @@ fn a_thread_that_blocks_the_signal_is_named_and_stops_after_it_unblocks() {
     masked.store(false, SeqCst);
     let count = spin.count.load(SeqCst);
     until("it spins unmasked", || spin.count.load(SeqCst) > count + 1000);
-    let stopped = suspend(&task, SOON).expect("stops now");
+    let stopped = task.suspend(SOON).expect("stops now");
     assert_eq!(stopped.stopped_at(), StoppedAt::Instruction);
     drop(stopped);
     spin.stop.store(true, SeqCst);
@@ -183,7 +183,7 @@ fn refusal(task: &Task) -> (Outcome, usize) {
     let mut refused = None;
     // On a busy machine the handler may not have run when the time is over.
     until("the signal is handled", || {
-        match suspend(task, Duration::from_millis(50)).expect_err("refused") {
+        match task.suspend(Duration::from_millis(50)).expect_err("refused") {
             SuspendError::TimedOut { why: Why::Refused { outcome, pc }, .. } => {
                 refused = Some((outcome, pc));
             }
@@ -234,7 +234,7 @@ fn a_guard_puts_the_stop_off_until_it_is_dropped() {
     until("it spins", || count.load(SeqCst) > 0);
     assert_eq!(refusal(&task).0, Outcome::Disabled);
 
-    let suspender = thread::spawn(move || suspend(&task, SOON).map(|s| s.stopped_at()));
+    let suspender = thread::spawn(move || task.suspend(SOON).map(|s| s.stopped_at()));
     guarded.store(false, SeqCst);
     let at = suspender.join().expect("no panic").expect("stops");
     assert!(matches!(at, StoppedAt::Poll | StoppedAt::Idle), "{at:?}");
@@ -245,7 +245,7 @@ fn a_guard_puts_the_stop_off_until_it_is_dropped() {
 fn a_task_cannot_suspend_itself() {
     let _me = threadreg::attach().expect("attach");
     let task = Task::new();
-    let own = task.enter(|| suspend(&task, SOON).map(drop)).expect("entered");
+    let own = task.enter(|| task.suspend(SOON).map(drop)).expect("entered");
     assert!(matches!(own, Err(SuspendError::Own)));
     let again = task.enter(|| task.enter(|| ())).expect("entered");
     assert_eq!(again, Err(preempt::EnterError::InsideTask));
@@ -266,7 +266,7 @@ fn stress_two_tasks_suspend_each_other() {
                     tasks[i].enter(|| {
                         together.wait();
                         for _ in 0..rounds {
-                            let other = suspend(&tasks[1 - i], SOON).expect("the other stops");
+                            let other = tasks[1 - i].suspend(SOON).expect("the other stops");
                             assert_ne!(other.stopped_at(), StoppedAt::Instruction);
                             // Held for a while, so that the other comes to want us.
                             thread::yield_now();
@@ -297,7 +297,7 @@ fn stress_many_suspenders_do_not_starve_the_task() {
                 for _ in 0..8 {
                     scope.spawn(|| {
                         for round in 0..testkit::budget(500) {
-                            let stopped = suspend(&spinner.task, SOON).expect("stops");
+                            let stopped = spinner.task.suspend(SOON).expect("stops");
                             assert_eq!(holders.fetch_add(1, SeqCst), 0, "held twice");
                             holders.fetch_sub(1, SeqCst);
                             drop(stopped);
@@ -337,7 +337,7 @@ fn stress_a_task_that_comes_and_goes() {
             })
         };
         for _ in 0..testkit::budget(20_000) {
-            let stopped = suspend(&task, SOON).expect("stops");
+            let stopped = task.suspend(SOON).expect("stops");
             held.store(true, SeqCst);
             held.store(false, SeqCst);
             drop(stopped);
@@ -375,7 +375,7 @@ fn a_thread_that_is_detached_inside_a_task_takes_the_task_out_of_reach() {
             }
         })
     };
-    let error = suspend(&task, Duration::from_millis(50)).expect_err("nobody can reach it");
+    let error = task.suspend(Duration::from_millis(50)).expect_err("nobody can reach it");
     assert!(matches!(error, SuspendError::TimedOut { .. }), "{error}");
     successor_over.store(true, SeqCst);
     successor.join().expect("no panic");
@@ -387,8 +387,8 @@ fn a_thread_that_is_detached_inside_a_task_takes_the_task_out_of_reach() {
 fn a_parked_or_blocked_task_can_suspend_another() {
     let _code = set_up();
     let (spinner, other) = (Spinner::start("spinner", Task::new()), Task::new());
-    let stopped = suspend(&spinner.task, SOON).expect("stops");
-    let from_parked = stopped.run(|_| suspend(&other, SOON).map(|s| s.stopped_at()));
+    let stopped = spinner.task.suspend(SOON).expect("stops");
+    let from_parked = stopped.run(|_| other.suspend(SOON).map(|s| s.stopped_at()));
     assert!(matches!(from_parked, Some(Ok(StoppedAt::Idle))), "{from_parked:?}");
     drop(stopped);
     spinner.progress();
@@ -396,8 +396,8 @@ fn a_parked_or_blocked_task_can_suspend_another() {
     let task = Task::new();
     let blocked = task.enter(|| {
         task.blocking(|| {
-            drop(suspend(&spinner.task, SOON).expect("stops"));
-            suspend(&task, SOON).is_err()
+            drop(spinner.task.suspend(SOON).expect("stops"));
+            task.suspend(SOON).is_err()
         })
     });
     assert_eq!(blocked, Ok(Ok(true)), "a task can suspend another, not itself");
@@ -415,7 +415,7 @@ fn a_parked_task_makes_the_calls_that_its_thread_is_asked_to_make() {
     }
     let _code = set_up();
     let spinner = Spinner::start("spinner", Task::new());
-    let stopped = suspend(&spinner.task, SOON).expect("stops");
+    let stopped = spinner.task.suspend(SOON).expect("stops");
     let count = spinner.count();
     // SAFETY: the function only stores a number.
     let call = unsafe { threadreg::NudgeCall::new(called, 0) };
@@ -442,7 +442,7 @@ fn a_child_of_a_fork_waits_for_nobody() {
             let _ = sigprocmask(MaskHow::Block, &urg);
             let suspender = {
                 let task = task.clone();
-                thread::spawn(move || suspend(&task, Duration::from_millis(20)).map(drop))
+                thread::spawn(move || task.suspend(Duration::from_millis(20)).map(drop))
             };
             suspender.join().expect("no panic").expect_err("masked");
             // SAFETY: the child makes only calls that are in order there, and leaves by `_exit`.
@@ -479,7 +479,7 @@ fn a_task_that_forks_while_it_is_held_goes_on_in_the_child() {
             let child = task.blocking(|| {
                 let (theirs, over) = (task.clone(), forked.clone());
                 holder = Some(thread::spawn(move || {
-                    let stopped = suspend(&theirs, SOON).expect("blocked");
+                    let stopped = theirs.suspend(SOON).expect("blocked");
                     holds.send(()).expect("the test waits");
                     until("the fork", || over.load(SeqCst));
                     stopped.resume();
@@ -510,7 +510,7 @@ fn a_task_that_forks_while_it_is_held_goes_on_in_the_child() {
 fn a_panic_on_the_suspended_task_comes_back() {
     let _code = set_up();
     let spinner = Spinner::start("spinner", Task::new());
-    let stopped = suspend(&spinner.task, SOON).expect("stops");
+    let stopped = spinner.task.suspend(SOON).expect("stops");
     let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         stopped.run(|frame| {
             assert!(frame.is_none(), "there is a frame");

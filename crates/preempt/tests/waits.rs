@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{SOON, Spin, Spinner, set_up, until};
-use preempt::{EnterError, RunError, StoppedAt, SuspendError, Task, Why, suspend};
+use preempt::{EnterError, RunError, StoppedAt, SuspendError, Task, Why};
 use sigctx::sys::{MaskHow, SigSet, gettid, sigprocmask};
 use threadreg::{Nudge, NudgeCall};
 
@@ -93,7 +93,7 @@ fn after_a_lost_signal(lost: Lost, task: &Task, then: impl FnOnce() + Send + 'st
     };
     until("it runs", || ready.load(SeqCst));
     let ours = (lost == Lost::Covered).then(|| set_action(&action(cover as *const () as usize)));
-    suspend(task, Duration::from_millis(30)).map(drop).expect_err("it does not get the signal");
+    task.suspend(Duration::from_millis(30)).map(drop).expect_err("it does not get the signal");
     if let Some(ours) = ours {
         until("another's handler has it", || COVERED.load(SeqCst) > 0);
         set_action(&ours);
@@ -115,7 +115,7 @@ fn a_thread_is_stopped_after(lost: Lost, name: &str) {
         let count = || spin.count.load(SeqCst);
         until("it spins", || count() > 0);
         for _ in 0..3 {
-            let stopped = suspend(&task, SOON).expect("stops, though one signal was lost");
+            let stopped = task.suspend(SOON).expect("stops, though one signal was lost");
             assert_eq!(stopped.stopped_at(), StoppedAt::Instruction);
         }
         spin.stop.store(true, SeqCst);
@@ -176,7 +176,7 @@ fn stress_a_task_runs_between_two_holds() {
             for _ in 0..3 {
                 scope.spawn(|| {
                     for _ in 0..testkit::budget(1000) {
-                        let stopped = suspend(&spinner.task, SOON).expect("stops");
+                        let stopped = spinner.task.suspend(SOON).expect("stops");
                         let count = spinner.count();
                         let mut holds = holds.lock().expect("no panic");
                         if count == holds.0 {
@@ -209,7 +209,7 @@ fn stress_a_task_runs_between_two_holds() {
 fn a_thread_that_waits_to_enter_is_told_who_has_the_task() {
     let _me = threadreg::attach().expect("attach");
     let task = Task::new();
-    let held = suspend(&task, SOON).expect("idle");
+    let held = task.suspend(SOON).expect("idle");
     let late = task.enter_within(Duration::from_millis(20), || ());
     let Err(EnterError::TimedOut(error)) = late else { panic!("{late:?}") };
     assert_eq!(error.holder, Some(gettid()));
@@ -234,7 +234,7 @@ fn a_task_that_comes_back_from_blocking_is_told_who_has_it() {
                     let (theirs, over) = (task.clone(), over.clone());
                     let (says, said) = std::sync::mpsc::channel();
                     holder = Some(thread::spawn(move || {
-                        let held = suspend(&theirs, SOON).expect("blocked");
+                        let held = theirs.suspend(SOON).expect("blocked");
                         assert_eq!(held.stopped_at(), StoppedAt::Blocked);
                         says.send(gettid()).expect("the test waits");
                         until("the owner is late twice", || over.load(SeqCst));
@@ -277,7 +277,7 @@ fn an_errand_that_is_not_begun_in_time_is_taken_back() {
         let _code = set_up();
         let spinner = Spinner::start("spinner", Task::new());
         let thread = spinner.thread.thread();
-        let stopped = suspend(&spinner.task, SOON).expect("stops");
+        let stopped = spinner.task.suspend(SOON).expect("stops");
         assert_eq!(stopped.run_within(SOON, |_| gettid()).ok(), thread.tid());
         // SAFETY: `stay` only waits.
         let call = unsafe { NudgeCall::new(stay, 0) };
@@ -292,7 +292,7 @@ fn an_errand_that_is_not_begun_in_time_is_taken_back() {
         assert!(!begun.load(SeqCst), "run after it was taken back");
         drop(stopped);
         spinner.end();
-        let idle = suspend(&Task::new(), SOON).expect("idle");
+        let idle = Task::new().suspend(SOON).expect("idle");
         assert!(matches!(idle.run_within(SOON, |_| ()), Err(RunError::NotParked)));
     });
 }
@@ -302,7 +302,7 @@ fn a_waiting_thread_makes_calls(name: &str, wait: impl FnOnce(&Task) + Send) {
     testkit::in_child(name, Duration::from_mins(1), || {
         preempt::install().expect("install");
         let task = Task::new();
-        let held = suspend(&task, SOON).expect("idle");
+        let held = task.suspend(SOON).expect("idle");
         thread::scope(|scope| {
             let (tells, told) = std::sync::mpsc::channel();
             let task = &task;
@@ -336,7 +336,7 @@ fn a_thread_that_waits_to_enter_makes_calls() {
 #[test]
 fn a_thread_that_waits_to_suspend_makes_calls() {
     let name = "a_thread_that_waits_to_suspend_makes_calls";
-    a_waiting_thread_makes_calls(name, |task| suspend(task, SOON).map(drop).expect("let go"));
+    a_waiting_thread_makes_calls(name, |task| task.suspend(SOON).map(drop).expect("let go"));
 }
 
 #[test]
@@ -350,9 +350,9 @@ fn a_task_that_comes_back_from_blocking_makes_calls() {
                 let (theirs, others) = (own.clone(), task.clone());
                 let (holds, held) = std::sync::mpsc::channel();
                 thread::spawn(move || {
-                    let blocked = suspend(&theirs, SOON).expect("blocked");
+                    let blocked = theirs.suspend(SOON).expect("blocked");
                     holds.send(()).expect("it waits");
-                    drop(suspend(&others, SOON).expect("let go"));
+                    drop(others.suspend(SOON).expect("let go"));
                     drop(blocked);
                 });
                 held.recv().expect("held");
@@ -367,7 +367,7 @@ fn no_signal_is_said_to_be_sent_when_there_was_no_time() {
     testkit::in_child("no_signal_is_said_to_be_sent_when_there_was_no_time", SOON, || {
         let _code = set_up();
         let spinner = Spinner::start("spinner", Task::new());
-        let error = suspend(&spinner.task, Duration::ZERO).map(drop).expect_err("it runs");
+        let error = spinner.task.suspend(Duration::ZERO).map(drop).expect_err("it runs");
         assert!(matches!(error, SuspendError::TimedOut { why: Why::NoTime, .. }), "{error}");
         spinner.end();
     });
@@ -377,8 +377,8 @@ fn no_signal_is_said_to_be_sent_when_there_was_no_time() {
 #[test]
 fn a_suspender_is_told_that_another_has_the_task() {
     let task = Task::new();
-    let held = suspend(&task, SOON).expect("idle");
-    let error = suspend(&task, Duration::from_millis(20)).map(drop).expect_err("held");
+    let held = task.suspend(SOON).expect("idle");
+    let error = task.suspend(Duration::from_millis(20)).map(drop).expect_err("held");
     let SuspendError::TimedOut { why: Why::HeldByAnother { holder }, .. } = error else {
         panic!("{error}")
     };

@@ -123,7 +123,7 @@ pub enum StopError {
         /// Who had not stopped.
         stragglers: Vec<Straggler>,
     },
-    /// The thread holds tasks of mutators suspended (by `preempt::suspend`) that run as far as this
+    /// The thread holds tasks of mutators suspended (by `preempt::Task::suspend`) that run as far as this
     /// world knows, and the world has no nudge that reaches a suspended thread. All are released.
     /// Resume them, stop the world first and suspend second, or set a nudge.
     HoldsMutators {

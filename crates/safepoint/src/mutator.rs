@@ -144,6 +144,7 @@ impl Mutator {
     /// `threadreg::freeze_creation`'s guard: a mutator that waits for the guard to make a thread would
     /// not come to the stop.
     #[inline]
+    #[doc(alias = "safepoint poll")]
     pub fn poll(&mut self) {
         if cfg!(debug_assertions) || self.slot.is_asked() {
             self.poll_asked();
@@ -168,7 +169,7 @@ impl Mutator {
     /// In a world with a nudge a signal that was sent before is waited for first, so that no system
     /// call in `work` comes back with `EINTR` because of a stop. That wait ends after 100 ms.
     ///
-    /// To whoever suspends the thread's task (by `preempt::suspend`) the region is one in which the
+    /// To whoever suspends the thread's task (by `preempt::Task::suspend`) the region is one in which the
     /// task blocks, as inside `Task::blocking`; to find that out, the thread is interrupted once.
     ///
     /// # Signal safety
@@ -245,6 +246,8 @@ impl Mutator {
     /// mutator.poll();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "stopTheWorld")]
+    #[doc(alias = "safepoint operation")]
     pub fn stop_the_world(&mut self, reason: impl Into<Reason>) -> Result<Stopped<'_>, StopError> {
         self.stop_with(StopOptions::new(reason))
     }
@@ -310,6 +313,8 @@ impl Mutator {
     /// assert_eq!(visited, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "forEachP")]
+    #[doc(alias = "handshake")]
     pub fn for_each_processor(
         &mut self,
         visit: impl Fn(&Processor<'_>) + Sync,

@@ -249,6 +249,7 @@ impl World {
     /// stopped.resume();
     /// # Ok::<(), safepoint::StopError>(())
     /// ```
+    #[doc(alias = "stopTheWorld")]
     pub fn stop_from_outside(&self, reason: impl Into<Reason>) -> Result<Stopped<'_>, StopError> {
         self.stop_from_outside_with(StopOptions::new(reason))
     }
