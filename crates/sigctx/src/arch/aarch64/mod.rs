@@ -13,6 +13,8 @@
 //!
 //! A record is a magic number, its size in bytes, and its content; an empty one ends the list.
 //!
+//! This file is long because the layouts of a kernel's frame and what reads them go together.
+//!
 //! References: the kernel's `arch/arm64/kernel/signal.c`,
 //! `arch/arm64/include/uapi/asm/sigcontext.h`, `Documentation/arch/arm64/{sve,sme,gcs}.rst`;
 //! Procedure Call Standard for the Arm 64-bit Architecture (AAPCS64), 6.1 (registers), 6.2 (stack);

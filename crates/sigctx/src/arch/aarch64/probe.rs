@@ -4,6 +4,8 @@
 //!
 //! One register has no pattern, x17: no instruction jumps to an address that is not in a
 //! register, so the loop needs one to go round, and a trampoline of `push_call`'s destroys one.
+//!
+//! This file is long because its assembly, the table that it fills and what compares them go together.
 
 use core::arch::global_asm;
 use core::ffi::c_int;

@@ -3,6 +3,8 @@
 //! tp is the thread's: handlers count on it, and it may change with the thread. Which vectors
 //! there are is looked up at run time. The registers of the binary translation (LBT) are not
 //! patterned.
+//!
+//! This file is long because its assembly, the table that it fills and what compares them go together.
 
 use core::arch::{asm, global_asm};
 use core::ffi::c_int;

@@ -18,6 +18,8 @@
 //! The unstable feature `asm_experimental_arch` is needed, and the compiler does not yet know that
 //! assembly can change hi, lo and $1: assembly here leaves the three as they were.
 //!
+//! This file is long because the layouts of a kernel's frame and what reads them go together.
+//!
 //! References: the kernel's `arch/mips/kernel/signal.c`, `arch/mips/include/uapi/asm/sigcontext.h`,
 //! `asm/ucontext.h`; System V ABI MIPS supplement, chapter 3; MIPS32 Architecture For Programmers,
 //! volumes I-A (FCSR) and IV-j (MSA).

@@ -8,6 +8,8 @@
 //! `asyncPreempt`, and no pattern is held there; nor in k0 and k1, which are the kernel's. The
 //! accumulators of the DSP extension are not patterned either: emulators do not say whether
 //! they have it.
+//!
+//! This file is long because its assembly, the table that it fills and what compares them go together.
 
 use core::arch::{asm, global_asm};
 use core::ffi::c_int;

@@ -12,6 +12,8 @@
 //!  low   | 16 bytes of nothing           |<- $29 (a multiple of 16; of 8 with emulators)
 //! ```
 //!
+//! This file is long because the layouts of a kernel's frame and what reads them go together.
+//!
 //! References: the kernel's `arch/mips/kernel/signal.c`, `arch/mips/include/uapi/asm/sigcontext.h`,
 //! `asm/ucontext.h`; `MIPSpro` N32 ABI Handbook, chapter 2, also for n64; MIPS64 Architecture For
 //! Programmers, volumes I-A (FCSR) and IV-j (MSA).

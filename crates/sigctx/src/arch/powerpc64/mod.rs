@@ -25,6 +25,8 @@
 //! **Transactions** (POWER8, POWER9): a frame that interrupted one has two contexts, and only the
 //! second says where a suspended transaction is. Such frames are refused.
 //!
+//! This file is long because the layouts of a kernel's frame and what reads them go together.
+//!
 //! References: the kernel's `arch/powerpc/kernel/signal_64.c`, `kernel/vdso/sigtramp64.S`,
 //! `include/uapi/asm/sigcontext.h`, `asm/ptrace.h`, `Documentation/arch/powerpc/syscall64-abi.rst`;
 //! 64-Bit ELF V2 ABI Specification, 2.2.1 (registers), 2.2.3 (stack frames), 2.3.2 (function

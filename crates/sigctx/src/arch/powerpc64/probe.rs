@@ -3,6 +3,8 @@
 //! All but r1, which points at the table, and r13: handlers need the thread pointer. Which
 //! vectors there are is looked up at run time: none (f0-31), VMX (v0-31, vscr, vrsave) or VSX
 //! (vs0-63, whose first half has f0-31 and whose second half is v0-31).
+//!
+//! This file is long because its assembly, the table that it fills and what compares them go together.
 
 use core::arch::global_asm;
 use core::mem::offset_of;

@@ -26,6 +26,8 @@
 //! There is no instruction that jumps without a register. Exact resume does not need one, but a
 //! trampoline for `push_call` does: t6 is the one that it may destroy, as in Go.
 //!
+//! This file is long because the layouts of a kernel's frame and what reads them go together.
+//!
 //! References: the kernel's `arch/riscv/kernel/signal.c`, `arch/riscv/include/uapi/asm/ptrace.h`,
 //! `asm/sigcontext.h`, `asm/ucontext.h`; the RISC-V psABI: calling convention, DWARF registers.
 

@@ -2,6 +2,8 @@
 //!
 //! gp and tp are the program's and the thread's: handlers count on them, so gp is only watched,
 //! and tp may change with the thread. Vectors are looked up at run time.
+//!
+//! This file is long because its assembly, the table that it fills and what compares them go together.
 
 use core::arch::{asm, global_asm};
 use core::ffi::c_int;

@@ -3,6 +3,8 @@
 //! Which vectors there are is looked up at run time: none (f0-15), or v0-31 since z13. Since z14
 //! there is a jump through memory; before it the loop's needs a register, and so does the
 //! trampoline's. It is r1, which holds no pattern there.
+//!
+//! This file is long because its assembly, the table that it fills and what compares them go together.
 
 use core::arch::{asm, global_asm};
 use core::ffi::c_int;

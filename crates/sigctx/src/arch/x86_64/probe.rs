@@ -2,6 +2,8 @@
 //!
 //! Which vectors there are is looked up at run time: SSE (xmm0-15), AVX (ymm0-15) or AVX-512
 //! (zmm0-31, k0-7).
+//!
+//! This file is long because its assembly, the table that it fills and what compares them go together.
 
 use core::arch::global_asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
