@@ -237,6 +237,10 @@ fn a_stopped_process_is_waited_for() {
 #[test]
 fn a_stop_that_is_longer_than_the_deadline_names_nobody() {
     in_child("a_stop_that_is_longer_than_the_deadline_names_nobody", LIMIT, || {
+        if testkit::emulator().is_some() {
+            testkit::skip("an emulator needs long to get going again");
+            return;
+        }
         park(3);
         let pid = std::process::id();
         let shell = format!(

@@ -253,6 +253,7 @@ global_asm!(
     ".pushsection .text.sigctx_probe, \"ax\", %progbits",
     ".balign 64",
     function!("probe_spin"),   // r0 = table
+    ".fnstart",                 // unwinders show no frame of code without a table
     "push {{r3-r11, lr}}",
     "ldr r1, [r0, #{level}]",
     "cmp r1, #1",
@@ -331,6 +332,7 @@ global_asm!(
     "22:",
     "pop {{r3-r11, pc}}",
     // Writes something else into everything. r0 = level.
+    ".fnend",
     function!("probe_clobber"),
     "push {{r3-r11, lr}}",
     "ldr r1, 39f",              // values for the vectors
