@@ -158,7 +158,8 @@ impl Hold {
         }
     }
 
-    /// Stays until the operation ends, as the `number`th that joined; calls `run` once if it is executed, never if it is not.
+    /// Stays until the operation ends, as the `number`th that joined; calls `run` once if it is executed,
+    /// never if it is not.
     ///
     /// `leave` comes just before the last access to a word, with no system call between them. `alone` is
     /// called after a long sleep, with whether this thread has run the calls, and lets everybody go if the
