@@ -69,6 +69,11 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot {}: {}", self.step, self.error)?;
+        let mut source = self.error.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
         let help = self.cause.help();
         if help.is_empty() { Ok(()) } else { write!(f, "\n  {help}") }
     }
@@ -82,7 +87,12 @@ impl Cause {
             if error.is::<Slow>() {
                 return Self::Busy;
             }
-            if let Some(error) = error.downcast_ref::<ProcError>() {
+            let of_all_threads = error.downcast_ref::<AllThreadsError>();
+            let of_proc = match of_all_threads {
+                Some(AllThreadsError::NoProc(error)) => Some(error),
+                _ => error.downcast_ref::<ProcError>(),
+            };
+            if let Some(error) = of_proc {
                 match error.errno() {
                     Errno::ENOENT | Errno::ENOTDIR => return Self::NoProc,
                     Errno::ESRCH => return Self::ProcOfAnother,
@@ -94,6 +104,8 @@ impl Cause {
                 errno = error.raw_os_error().or(errno);
             } else if is_of_a_busy_machine(error) {
                 return Self::Busy;
+            } else if let Some(error) = of_all_threads.and_then(AllThreadsError::errno) {
+                errno = Some(error.raw());
             }
             next = error.source();
         }
@@ -138,13 +150,13 @@ impl Cause {
 
 /// Errors that say that somebody did not come in time.
 fn is_of_a_busy_machine(error: &(dyn Error + 'static)) -> bool {
-    match error.downcast_ref() {
+    let stop = match error.downcast_ref() {
         Some(AllThreadsError::Busy { .. } | AllThreadsError::TimedOut(_)) => return true,
-        Some(_) => return false,
-        None => {}
-    }
+        Some(AllThreadsError::WorldNotStopped(stop)) => Some(stop),
+        _ => error.downcast_ref(),
+    };
     matches!(error.downcast_ref(), Some(SuspendError::TimedOut { .. }))
-        || matches!(error.downcast_ref(), Some(StopError::Busy { .. } | StopError::TimedOut { .. }))
+        || matches!(stop, Some(StopError::Busy { .. } | StopError::TimedOut { .. }))
 }
 
 /// Whether `unshare(CLONE_NEWPID)` was called: the children's namespace is not the process's own.
@@ -185,6 +197,12 @@ mod tests {
         // What is behind an error counts.
         let behind = AllThreadsError::Forbidden { tid: 1, errno: Errno::EAGAIN };
         assert!(told(behind).contains("ulimit -u"));
+        let away = AllThreadsError::WorldNotStopped(StopError::Busy {
+            reason: "test".into(),
+            holder: None,
+            waited: Duration::from_secs(2),
+        });
+        assert!(told(away).contains("try it again"));
         let busy = AllThreadsError::Busy { holder: None, waited: Duration::from_secs(2) };
         assert!(told(busy).contains("busy"));
         assert!(!told(AllThreadsError::Nested).contains('\n'));
