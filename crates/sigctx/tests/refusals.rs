@@ -263,13 +263,16 @@ fn stress_a_blocked_read_neither_fails_nor_loses_bytes() {
             register_own_stack();
             TID.store(sys::gettid(), SeqCst);
             let mut byte = 0u8;
-            for i in 0..total {
+            let mut i = 0;
+            // On a slow machine few signals of a short run meet a read that is blocked.
+            while i < total || get(&AT_SYSCALL) == 0 {
                 let args = [reader.as_raw_fd() as usize, &raw mut byte as usize, 1, 0, 0, 0];
                 // SAFETY: reads one byte into a live variable.
                 let got = unsafe { sys::syscall(libc::SYS_read, args) };
                 assert_eq!(got, Ok(1), "read {i}; {}", counts());
                 assert_eq!(byte, i as u8);
-                read.store(i + 1, SeqCst);
+                i += 1;
+                read.store(i, SeqCst);
             }
             TID.store(0, SeqCst);
             spin_until_done();
@@ -278,14 +281,15 @@ fn stress_a_blocked_read_neither_fails_nor_loses_bytes() {
         under_signals(victim, || {
             // A signal for every byte, mostly while the read is blocked.
             use std::io::Write as _;
-            if read.load(SeqCst) == sent && sent < total {
+            let enough = read.load(SeqCst) >= total && get(&AT_SYSCALL) > 0;
+            // With enough, one for a read that has begun.
+            if read.load(SeqCst) == sent || enough {
                 writer.write_all(&[sent as u8]).expect("write");
                 sent += 1;
             }
-            read.load(SeqCst) == total
+            enough
         });
-        assert_eq!(read.load(SeqCst), total);
-        assert!(get(&AT_SYSCALL) > 0, "{}", counts());
+        assert!(read.load(SeqCst) >= total);
         println!("{}", counts());
     });
 }
