@@ -274,10 +274,14 @@ fn chain_and_inject(delivery: &mut Delivery<'_>) -> Flow {
 
 #[test]
 fn a_call_is_called_off_when_the_previous_handler_sends_the_code_elsewhere() {
+    static ELSEWHERE: AtomicBool = AtomicBool::new(false);
+
     extern "C" fn step_over(_: c_int, info: *mut c_void, uc: *mut c_void) {
         // SAFETY: what the handler got; nobody else looks.
         let mut ctx = unsafe { SigCtx::from_raw(info, uc) };
+        let before = ctx.pc();
         sigctx::probe::step_over_known(&mut ctx);
+        ELSEWHERE.store(ctx.pc() != before, SeqCst);
         CALLS.fetch_add(1, SeqCst);
     }
     let name = "a_call_is_called_off_when_the_previous_handler_sends_the_code_elsewhere";
@@ -291,6 +295,10 @@ fn a_call_is_called_off_when_the_previous_handler_sends_the_code_elsewhere() {
             // SAFETY: the handler steps over the instruction.
             unsafe { sigctx::probe::raise_undefined() };
             assert_eq!(CALLS.load(SeqCst), 1);
+            if !ELSEWHERE.load(SeqCst) {
+                testkit::skip("the program counter is behind the instruction already");
+                return;
+            }
             assert_eq!(INJECTED.load(SeqCst), 0, "{}", counts());
             assert_eq!(HANDLED.load(SeqCst), 0, "it was refused: {}", counts());
             assert!(!stack.is_active());
