@@ -119,6 +119,12 @@ fn a_previous_handler_unwinds_into_the_interrupted_function() {
             interrupted_by_a_previous_handler();
             FOUND.swap(false, SeqCst)
         };
+        // Without our handler.
+        let tried = || testkit::forked(|| _ = control());
+        if testkit::emulator().is_some() && libc::WIFSIGNALED(tried()) {
+            testkit::skip("unwinders stumble over the emulator's signal frames");
+            return;
+        }
         let alone = control();
         let _installed = install(libc::SIGUSR1, chain);
         // On std's thread, whose alternate stack is too small for that.
