@@ -536,27 +536,28 @@ pub(crate) const UNDEFINED_IS_LOCATED: bool = true;
 /// are different in every run.
 pub(crate) const OWN: &[(Reg, &str)] = &[];
 
-/// DWARF's numbers of registers (AADWARF32): the first, and those from it on.
-pub(crate) const DWARF: &[(u16, &[Reg])] = &[(
-    0,
-    &[
-        Reg::R0,
-        Reg::R1,
-        Reg::R2,
-        Reg::R3,
-        Reg::R4,
-        Reg::R5,
-        Reg::R6,
-        Reg::R7,
-        Reg::R8,
-        Reg::R9,
-        Reg::R10,
-        Reg::R11,
-        Reg::R12,
-        Reg::Sp,
-        Reg::Lr,
-    ],
-)];
+/// DWARF's numbers of registers (AADWARF32): the first, and those from it on. The EHABI's unwinder keeps
+/// something of its own in r12.
+pub(crate) const DWARF: &[(u16, &[Reg])] = &[
+    (
+        0,
+        &[
+            Reg::R0,
+            Reg::R1,
+            Reg::R2,
+            Reg::R3,
+            Reg::R4,
+            Reg::R5,
+            Reg::R6,
+            Reg::R7,
+            Reg::R8,
+            Reg::R9,
+            Reg::R10,
+            Reg::R11,
+        ],
+    ),
+    (13, &[Reg::Sp, Reg::Lr]),
+];
 
 /// From a frame pointer to the frame pointer before it, and to the return address, in bytes. `None`
 /// where code keeps no frame pointers.

@@ -1,5 +1,6 @@
 //! What holds on this architecture alone.
 
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::boxed::Box;
 
