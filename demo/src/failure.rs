@@ -87,12 +87,7 @@ impl Cause {
             if error.is::<Slow>() {
                 return Self::Busy;
             }
-            let of_all_threads = error.downcast_ref::<AllThreadsError>();
-            let of_proc = match of_all_threads {
-                Some(AllThreadsError::NoProc(error)) => Some(error),
-                _ => error.downcast_ref::<ProcError>(),
-            };
-            if let Some(error) = of_proc {
+            if let Some(error) = error.downcast_ref::<ProcError>() {
                 match error.errno() {
                     Errno::ENOENT | Errno::ENOTDIR => return Self::NoProc,
                     Errno::ESRCH => return Self::ProcOfAnother,
@@ -104,8 +99,8 @@ impl Cause {
                 errno = error.raw_os_error().or(errno);
             } else if is_of_a_busy_machine(error) {
                 return Self::Busy;
-            } else if let Some(error) = of_all_threads.and_then(AllThreadsError::errno) {
-                errno = Some(error.raw());
+            } else if let Some(error) = error.downcast_ref::<AllThreadsError>() {
+                errno = error.errno().map(Errno::raw).or(errno);
             }
             next = error.source();
         }
@@ -150,13 +145,11 @@ impl Cause {
 
 /// Errors that say that somebody did not come in time.
 fn is_of_a_busy_machine(error: &(dyn Error + 'static)) -> bool {
-    let stop = match error.downcast_ref() {
-        Some(AllThreadsError::Busy { .. } | AllThreadsError::TimedOut(_)) => return true,
-        Some(AllThreadsError::WorldNotStopped(stop)) => Some(stop),
-        _ => error.downcast_ref(),
-    };
-    matches!(error.downcast_ref(), Some(SuspendError::TimedOut { .. }))
-        || matches!(stop, Some(StopError::Busy { .. } | StopError::TimedOut { .. }))
+    matches!(
+        error.downcast_ref(),
+        Some(AllThreadsError::Busy { .. } | AllThreadsError::TimedOut(_))
+    ) || matches!(error.downcast_ref(), Some(SuspendError::TimedOut { .. }))
+        || matches!(error.downcast_ref(), Some(StopError::Busy { .. } | StopError::TimedOut { .. }))
 }
 
 /// Whether `unshare(CLONE_NEWPID)` was called: the children's namespace is not the process's own.

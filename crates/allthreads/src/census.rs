@@ -529,12 +529,12 @@ impl Os for Census<'_> {
             self.patience.tick(self.look_every);
             // Those that were waited for have come meanwhile, or have ended. How long that took says
             // nothing of those that are left: nobody is.
-            let complete = self.notes.missing_count == 0;
-            if complete && !core::mem::replace(&mut self.complete, complete) {
+            let was_complete = self.complete;
+            self.complete = self.notes.missing_count == 0;
+            if self.complete && !was_complete {
                 (self.idle, self.late) = (Duration::ZERO, late);
                 return Ok(());
             }
-            self.complete = complete;
         }
         // They may all have come while the deadline passed: that is worth one more count.
         if late && !self.late && self.notes.missing_count == 0 {

@@ -159,7 +159,7 @@ impl Error {
             ),
             Self::TimedOut(who) => write!(f, "{who}"),
             Self::Diverged(who) => write!(f, "{who}"),
-            Self::NoProc(error) => write!(f, "{error}"),
+            Self::NoProc(_) => f.write_str("no look into /proc at the process's threads"),
             Self::Forbidden { tid, errno } => {
                 write!(f, "may not signal thread {tid} of this process: {errno}")
             }
@@ -193,7 +193,7 @@ impl Error {
             }
             Self::TooManyThreads => write!(f, "more than about {SLOTS} threads"),
             Self::Nested => f.write_str("called from inside another operation"),
-            Self::WorldNotStopped(error) => write!(f, "{error}"),
+            Self::WorldNotStopped(_) => f.write_str("the world was not stopped"),
         }
     }
 }
@@ -234,9 +234,8 @@ impl From<Error> for io::Error {
 impl core::error::Error for Error {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         match self {
-            // Their own words are this one's.
-            Self::NoProc(error) => error.source(),
-            Self::WorldNotStopped(error) => error.source(),
+            Self::NoProc(error) => Some(error),
+            Self::WorldNotStopped(error) => Some(error),
             _ => None,
         }
     }

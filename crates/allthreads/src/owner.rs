@@ -143,8 +143,7 @@ pub(crate) fn run(request: &Request<'_>) -> Result<Outcome, Error> {
     let (pid, me) = (sys::getpid(), sys::gettid());
     BLOCK.take_over(pid);
     if let Err(holder) = exec::note(until) {
-        let holder = Some(holder).filter(|&tid| tid != 0);
-        return Err(Error::Busy { holder, waited: start.elapsed() });
+        return Err(Error::Busy { holder: Some(holder), waited: start.elapsed() });
     }
     let mut back_off = FIRST_BACK_OFF;
     let mut before = None;

@@ -143,8 +143,7 @@ fn t5_a_creator_waiting_for_a_freezer_hears_signals() {
             })
         };
         let tid = receive.recv().expect("sent");
-        let dir = TaskDir::open().expect("/proc");
-        until("the creator sleeps", || dir.stat(tid).expect("alive").state == 'S');
+        until("the creator sleeps", || testkit::is_asleep(tid));
         for sent in 1..=3 {
             sys::tgkill(sys::getpid(), tid, libc::SIGUSR1).expect("sent");
             until("the creator hears it", || HEARD.load(SeqCst) == sent);

@@ -116,8 +116,7 @@ fn t8_an_exit_waits_for_the_pin() {
         until("it leaves the list", || !thread.is_alive());
         assert!(thread.pin().is_err(), "no new pin on a thread that leaves");
         drop(second);
-        let dir = threadreg::procfs::TaskDir::open().expect("/proc");
-        until("it sleeps in its exit", || dir.stat(tid).expect("exists").state == 'S');
+        until("it sleeps in its exit", || testkit::is_asleep(tid));
         assert!(!worker.is_finished());
         assert_eq!(pinned.tid(), Some(tid));
         assert_eq!(pinned.signal(0), Ok(()), "the id is still its own");
