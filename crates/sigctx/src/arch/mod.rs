@@ -9,6 +9,7 @@
 mod symbols;
 
 mod common;
+mod generic;
 mod layout;
 #[cfg(feature = "probe")]
 mod probe;

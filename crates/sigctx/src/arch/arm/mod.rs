@@ -20,7 +20,7 @@
 //! registers); AAPCS32 (IHI 0042); EHABI32 (IHI 0038).
 
 use core::arch::asm;
-use core::ffi::{c_int, c_long};
+use core::ffi::c_long;
 use core::mem::size_of;
 
 use bitflags::bitflags;
@@ -36,6 +36,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use super::generic::*;
 pub(crate) use entry::*;
 #[cfg(feature = "probe")]
 pub(crate) use probe::*;
@@ -49,18 +50,6 @@ pub(crate) const RED_ZONE: usize = 0;
 pub(crate) const UCONTEXT_OFFSET: usize = 128;
 /// The kernel's has 888 bytes, and at most the alignment more.
 pub(crate) const MAX_FRAME: usize = 16 * 1024;
-pub(crate) const SI_TIMER: c_int = -2;
-pub(crate) const SI_ASYNCIO: c_int = -4;
-/// The call that gives a user id of 32 bits.
-pub(crate) const SYS_GETRESGID: c_long = libc::SYS_getresgid32;
-pub(crate) const SYS_GETRESUID: c_long = libc::SYS_getresuid32;
-pub(crate) const SYS_GETUID: c_long = libc::SYS_getuid32;
-/// The call that takes group ids of 32 bits.
-pub(crate) const SYS_SETGROUPS: c_long = libc::SYS_setgroups32;
-/// The call that takes group ids of 32 bits.
-pub(crate) const SYS_SETRESGID: c_long = libc::SYS_setresgid32;
-/// The call that takes user ids of 32 bits.
-pub(crate) const SYS_SETRESUID: c_long = libc::SYS_setresuid32;
 
 // ---- system calls ------------------------------------------------------------------------------
 
@@ -97,15 +86,6 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
 // ---- kernel layouts ----------------------------------------------------------------------------
 
 layout! {
-    #[derive(Clone, Copy, Debug)]
-    pub(crate) struct SigInfoHead = "siginfo_t" {
-        pub(crate) signo: c_int = "si_signo",
-        pub(crate) errno: c_int = "si_errno",
-        pub(crate) code: c_int = "si_code",
-    }
-}
-
-layout! {
     /// `struct sigaction` of the kernel's own headers. The one that it gives to C programs is that
     /// of the older system call, so nothing here can be compared with it.
     pub(crate) struct RawAction = "struct sigaction" {
@@ -134,15 +114,6 @@ impl RawAction {
     pub(crate) fn action(&self) -> KernelAction {
         let flags = SaFlags::from_bits_retain(self.flags as u32 & !RESTORER);
         KernelAction { handler: self.handler, flags, mask: self.mask }
-    }
-}
-
-layout! {
-    #[derive(Clone, Copy, Debug)]
-    pub(crate) struct SignalStack = "stack_t" {
-        pub(crate) sp: usize = "ss_sp",
-        pub(crate) flags: c_int = "ss_flags",
-        pub(crate) size: usize = "ss_size",
     }
 }
 

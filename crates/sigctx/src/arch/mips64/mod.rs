@@ -19,7 +19,7 @@
 //! Programmers, volumes I-A (FCSR) and IV-j (MSA).
 
 use core::arch::asm;
-use core::ffi::{c_int, c_long};
+use core::ffi::c_long;
 use core::mem::size_of;
 
 use bitflags::bitflags;
@@ -35,6 +35,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use super::generic::*;
 pub(crate) use entry::*;
 #[cfg(feature = "probe")]
 pub(crate) use probe::*;
@@ -49,18 +50,6 @@ pub(crate) const RED_ZONE: usize = 32;
 pub(crate) const UCONTEXT_OFFSET: usize = 152;
 /// With the records of MSA about 1.1 KiB.
 pub(crate) const MAX_FRAME: usize = 16 * 1024;
-pub(crate) const SI_TIMER: c_int = -3;
-pub(crate) const SI_ASYNCIO: c_int = -2;
-/// The call that gives a user id of 32 bits.
-pub(crate) const SYS_GETRESGID: c_long = libc::SYS_getresgid;
-pub(crate) const SYS_GETRESUID: c_long = libc::SYS_getresuid;
-pub(crate) const SYS_GETUID: c_long = libc::SYS_getuid;
-/// The call that takes group ids of 32 bits.
-pub(crate) const SYS_SETGROUPS: c_long = libc::SYS_setgroups;
-/// The call that takes group ids of 32 bits.
-pub(crate) const SYS_SETRESGID: c_long = libc::SYS_setresgid;
-/// The call that takes user ids of 32 bits.
-pub(crate) const SYS_SETRESUID: c_long = libc::SYS_setresuid;
 
 // ---- system calls ------------------------------------------------------------------------------
 
@@ -115,16 +104,6 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
 // ---- kernel layouts ----------------------------------------------------------------------------
 
 layout! {
-    /// The start of `siginfo`.
-    #[derive(Clone, Copy, Debug)]
-    pub(crate) struct SigInfoHead = "siginfo_t" {
-        pub(crate) signo: c_int = "si_signo",
-        pub(crate) code: c_int = "si_code",
-        pub(crate) errno: c_int = "si_errno",
-    }
-}
-
-layout! {
     /// `struct sigaction`.
     pub(crate) struct RawAction = "struct sigaction" {
         flags: u32 = "sa_flags",
@@ -145,16 +124,6 @@ impl RawAction {
     pub(crate) fn action(&self) -> KernelAction {
         let flags = SaFlags::from_bits_retain(self.flags);
         KernelAction { handler: self.handler, flags, mask: self.mask }
-    }
-}
-
-layout! {
-    /// `stack_t`.
-    #[derive(Clone, Copy, Debug)]
-    pub(crate) struct SignalStack = "stack_t" {
-        pub(crate) sp: usize = "ss_sp",
-        pub(crate) size: usize = "ss_size",
-        pub(crate) flags: c_int = "ss_flags",
     }
 }
 

@@ -53,6 +53,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use super::generic::*;
 pub(crate) use entry::*;
 #[cfg(feature = "probe")]
 pub(crate) use probe::*;
@@ -68,20 +69,6 @@ pub(crate) const RED_ZONE: usize = 512;
 pub(crate) const UCONTEXT_OFFSET: UcontextOffset = UcontextOffset;
 /// More than any frame of this architecture (about 4300 bytes): a longer one is not the kernel's.
 pub(crate) const MAX_FRAME: usize = 64 * 1024;
-/// `si_code` of a timer's signal.
-pub(crate) const SI_TIMER: c_int = -2;
-/// `si_code` of completed asynchronous input or output.
-pub(crate) const SI_ASYNCIO: c_int = -4;
-/// The call that gives a user id of 32 bits.
-pub(crate) const SYS_GETRESGID: c_long = libc::SYS_getresgid;
-pub(crate) const SYS_GETRESUID: c_long = libc::SYS_getresuid;
-pub(crate) const SYS_GETUID: c_long = libc::SYS_getuid;
-/// The call that takes group ids of 32 bits.
-pub(crate) const SYS_SETGROUPS: c_long = libc::SYS_setgroups;
-/// The call that takes group ids of 32 bits.
-pub(crate) const SYS_SETRESGID: c_long = libc::SYS_setresgid;
-/// The call that takes user ids of 32 bits.
-pub(crate) const SYS_SETRESUID: c_long = libc::SYS_setresuid;
 
 /// Compares equal to the distances that there are: the kernel's, and that of qemu up to 10.
 #[derive(Clone, Copy, Debug)]
@@ -140,16 +127,6 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
 // ---- kernel layouts ----------------------------------------------------------------------------
 
 layout! {
-    /// The start of `siginfo`, whose order is not the same everywhere.
-    #[derive(Clone, Copy, Debug)]
-    pub(crate) struct SigInfoHead = "siginfo_t" {
-        pub(crate) signo: c_int = "si_signo",
-        pub(crate) errno: c_int = "si_errno",
-        pub(crate) code: c_int = "si_code",
-    }
-}
-
-layout! {
     /// `struct sigaction`. The kernel does not look at `restorer`.
     pub(crate) struct RawAction = "struct sigaction" {
         handler: usize = "sa_handler",
@@ -170,16 +147,6 @@ impl RawAction {
     pub(crate) fn action(&self) -> KernelAction {
         let flags = SaFlags::from_bits_retain(self.flags as u32);
         KernelAction { handler: self.handler, flags, mask: self.mask }
-    }
-}
-
-layout! {
-    /// `stack_t`.
-    #[derive(Clone, Copy, Debug)]
-    pub(crate) struct SignalStack = "stack_t" {
-        pub(crate) sp: usize = "ss_sp",
-        pub(crate) flags: c_int = "ss_flags",
-        pub(crate) size: usize = "ss_size",
     }
 }
 

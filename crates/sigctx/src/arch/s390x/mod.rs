@@ -28,7 +28,7 @@
 //! Application Binary Interface s390x Supplement", 1.2 (registers, stack frame, back chain).
 
 use core::arch::asm;
-use core::ffi::{c_int, c_long};
+use core::ffi::c_long;
 use core::mem::{offset_of, size_of};
 
 use bitflags::bitflags;
@@ -44,6 +44,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use super::generic::*;
 pub(crate) use entry::*;
 #[cfg(feature = "probe")]
 pub(crate) use probe::*;
@@ -59,20 +60,6 @@ pub(crate) const RED_ZONE: usize = 0;
 pub(crate) const UCONTEXT_OFFSET: usize = 160 + 8 + 128;
 /// More than any frame of this architecture (with vectors 1320 bytes, to grow at its end).
 pub(crate) const MAX_FRAME: usize = 16 * 1024;
-/// `si_code` of a timer's signal.
-pub(crate) const SI_TIMER: c_int = -2;
-/// `si_code` of completed asynchronous input or output.
-pub(crate) const SI_ASYNCIO: c_int = -4;
-/// The call that gives a user id of 32 bits.
-pub(crate) const SYS_GETRESGID: c_long = libc::SYS_getresgid;
-pub(crate) const SYS_GETRESUID: c_long = libc::SYS_getresuid;
-pub(crate) const SYS_GETUID: c_long = libc::SYS_getuid;
-/// The call that takes group ids of 32 bits.
-pub(crate) const SYS_SETGROUPS: c_long = libc::SYS_setgroups;
-/// The call that takes group ids of 32 bits.
-pub(crate) const SYS_SETRESGID: c_long = libc::SYS_setresgid;
-/// The call that takes user ids of 32 bits.
-pub(crate) const SYS_SETRESUID: c_long = libc::SYS_setresuid;
 
 // ---- system calls ------------------------------------------------------------------------------
 
@@ -105,16 +92,6 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
 // ---- kernel layouts ----------------------------------------------------------------------------
 
 layout! {
-    /// The start of `siginfo`, whose order is not the same everywhere.
-    #[derive(Clone, Copy, Debug)]
-    pub(crate) struct SigInfoHead = "siginfo_t" {
-        pub(crate) signo: c_int = "si_signo",
-        pub(crate) errno: c_int = "si_errno",
-        pub(crate) code: c_int = "si_code",
-    }
-}
-
-layout! {
     /// `struct kernel_sigaction`.
     pub(crate) struct RawAction = "struct sigaction" {
         handler: usize = "sa_handler",
@@ -144,16 +121,6 @@ impl RawAction {
     pub(crate) fn action(&self) -> KernelAction {
         let flags = SaFlags::from_bits_retain(self.flags as u32 & !RESTORER);
         KernelAction { handler: self.handler, flags, mask: self.mask }
-    }
-}
-
-layout! {
-    /// `stack_t`.
-    #[derive(Clone, Copy, Debug)]
-    pub(crate) struct SignalStack = "stack_t" {
-        pub(crate) sp: usize = "ss_sp",
-        pub(crate) flags: c_int = "ss_flags",
-        pub(crate) size: usize = "ss_size",
     }
 }
 
