@@ -6,7 +6,7 @@
 //! that fails, a filter without a test, a test that ran into the time limit. But where the test
 //! cannot be run the mutant is skipped with it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -82,9 +82,8 @@ type Judged = (Result<(), Failure>, Duration);
 /// One bench takes mutants from the front and the other from the back, so that each builds
 /// neighbours in a row. One build is mostly one crate after the other, which leaves a processor idle.
 fn judge_all(benches: Vec<Bench<'_>>, mutants: &[Mutant], progress: &Progress) -> Vec<Judged> {
-    let left = Mutex::new((0..mutants.len()).collect::<VecDeque<_>>());
+    let left = Mutex::new(0..mutants.len());
     let judged = Mutex::new(BTreeMap::new());
-    progress.idle();
     thread::scope(|scope| {
         for (lane, mut bench) in benches.into_iter().enumerate() {
             let (left, judged) = (&left, &judged);
@@ -92,7 +91,7 @@ fn judge_all(benches: Vec<Bench<'_>>, mutants: &[Mutant], progress: &Progress) -
                 let line = progress.line();
                 let next = || {
                     let mut left = left.lock().expect("no lane panics with it");
-                    if lane == 0 { left.pop_front() } else { left.pop_back() }
+                    if lane == 0 { left.next() } else { left.next_back() }
                 };
                 while let Some(i) = next() {
                     let title = format!("mutant {}/{} {}", i + 1, mutants.len(), mutants[i].name);
