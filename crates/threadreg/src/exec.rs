@@ -226,8 +226,8 @@ pub fn exec(command: &mut Command) -> io::Error {
 ///
 /// # Errors
 ///
-/// As [`exec`]; of the kind `TimedOut`, with a [`FreezeTimedOut`](crate::FreezeTimedOut) or an [`ExecTimedOut`] in it, when the time
-/// was over.
+/// As [`exec`]; of the kind `TimedOut`, with a [`FreezeTimedOut`](crate::FreezeTimedOut) or an
+/// [`ExecTimedOut`] in it, when the time was over.
 ///
 /// # Panics
 ///
