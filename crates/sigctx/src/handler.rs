@@ -41,14 +41,16 @@ mod previous;
 
 use core::fmt;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use alloc::boxed::Box;
 
 use crate::arch;
+use crate::fork;
 use crate::inject::Injection;
 use crate::module::{self, CodeAddress};
-use crate::sys::{self, Errno, KernelAction, SIG_DFL, SIG_IGN, SaFlags, SigSet, rt_sigaction};
+use crate::sync::Mutex;
+use crate::sys::{Errno, KernelAction, SIG_DFL, SIG_IGN, SaFlags, SigSet, rt_sigaction};
 use crate::vdso;
 
 pub use delivery::Delivery;
@@ -280,33 +282,28 @@ impl fmt::Display for Standing {
 /// Held while actions change.
 struct Installing;
 
-/// 0 free, 1 held, 2 held and somebody waits.
-static LOCK: AtomicU32 = AtomicU32::new(0);
+/// A copy of a fork that another thread held is free: each store under it leaves the lists whole, and
+/// what was half done is one handler more than the kernel knows of.
+static LOCK: Mutex = Mutex::new();
 
 impl Installing {
     fn begin() -> Self {
-        // Acquire pairs with the release in `drop`: the last holder's changes are seen.
-        if LOCK.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            while LOCK.swap(2, Ordering::Acquire) != 0 {
-                // Spurious returns are the loop's business.
-                let _ = sys::futex_wait(&LOCK, 2, None);
-            }
-        }
+        // Without memory for that a child of fork may find the lock taken, as with any of libc's.
+        let _ = fork::watch();
+        // Without a deadline it cannot run out; the holder makes a few system calls.
+        let _ = LOCK.lock(fork::process(), || None);
         Self
     }
 
     /// For a handler, which cannot wait: the holder may be what it interrupted.
     fn try_begin() -> Option<Self> {
-        // Acquire as in `begin`.
-        LOCK.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok().then_some(Self)
+        LOCK.try_lock(fork::process()).map(|_| Self)
     }
 }
 
 impl Drop for Installing {
     fn drop(&mut self) {
-        if LOCK.swap(0, Ordering::Release) == 2 {
-            sys::futex_wake(&LOCK, 1);
-        }
+        LOCK.unlock();
     }
 }
 
@@ -531,5 +528,39 @@ impl Installed {
 impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registration").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use testkit::{forked, in_child};
+
+    use super::*;
+
+    #[test]
+    fn a_child_installs_though_another_thread_did_at_the_fork() {
+        let name = "handler::tests::a_child_installs_though_another_thread_did_at_the_fork";
+        in_child(name, Duration::from_secs(20), || {
+            let (tell, told) = mpsc::channel();
+            let (let_go, may_go) = mpsc::channel::<()>();
+            let other = thread::spawn(move || {
+                let _installing = Installing::begin();
+                tell.send(()).unwrap();
+                may_go.recv().unwrap();
+            });
+            told.recv().unwrap();
+            let status = forked(|| {
+                // SAFETY: it does nothing.
+                let installed = unsafe { install(libc::SIGUSR1, |_| Flow::Resume, Options::new()) };
+                assert_eq!(installed.unwrap().standing(), Standing::First);
+            });
+            let_go.send(()).unwrap();
+            other.join().unwrap();
+            assert_eq!(status, 0);
+        });
     }
 }

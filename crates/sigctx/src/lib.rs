@@ -11,6 +11,8 @@
 //! | [`module`] | keep the library with a handler loaded; name the code at an address |
 //! | [`altstack`] | a large alternate signal stack with a guard page |
 //! | [`snapshot`] | contexts printed the same way in every run, for snapshot tests |
+//! | [`sync`] | words and sleeping on them, as loom can check them; a mutex that a fork does not leave locked |
+//! | [`fork`] | what a library does in the child of a fork |
 //!
 //! Systems other than Linux have [`supported`] and [`Unsupported`] alone.
 #![no_std]
@@ -18,20 +20,28 @@
 
 #[cfg(target_os = "linux")]
 extern crate alloc;
-#[cfg(any(test, not(target_os = "linux")))]
+#[cfg(any(test, loom, not(target_os = "linux")))]
 extern crate std;
 
 mod support;
 
 pub use support::{Unsupported, supported};
 
+// Under loom only what models are made of is built: the rest makes system calls.
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
+        pub mod sync;
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(all(target_os = "linux", not(loom)))] {
         mod arch;
 
         pub mod altstack;
         mod chain;
         mod context;
+        pub mod fork;
         pub mod handler;
         pub mod inject;
         pub mod module;
