@@ -53,6 +53,10 @@ pub fn watch() -> Result<(), Errno> {
 /// The functions may run several times at one fork: registering takes no lock, so that a fork cannot
 /// copy one, and threads that register at the same time do it twice. A second run finds nothing left
 /// to do.
+///
+/// # Signal safety
+///
+/// AS-Safe but for [`register`](Self::register).
 #[derive(Debug)]
 pub struct Hooks {
     before: Option<extern "C" fn()>,

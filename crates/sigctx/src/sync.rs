@@ -50,7 +50,10 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
         let _ = crate::sys::futex_wait(word, expected, timeout);
     }
     #[cfg(loom)]
-    model::wait(word, expected, timeout);
+    {
+        let _ = timeout;
+        model::wait(word, expected);
+    }
 }
 
 /// Wakes all threads that sleep on `word`.
@@ -63,7 +66,7 @@ pub fn wake_all(word: &AtomicU32) {
     #[cfg(not(loom))]
     crate::sys::futex_wake(word, i32::MAX as u32);
     #[cfg(loom)]
-    model::wake_all(word);
+    model::wake(word, usize::MAX);
 }
 
 /// Wakes one of the threads that sleep on `word`.
@@ -76,7 +79,7 @@ pub fn wake_one(word: &AtomicU32) {
     #[cfg(not(loom))]
     crate::sys::futex_wake(word, 1);
     #[cfg(loom)]
-    model::wake_all(word);
+    model::wake(word, 1);
 }
 
 /// A mutex of three states that a fork does not leave locked.
@@ -228,35 +231,56 @@ impl Default for Mutex {
 
 #[cfg(loom)]
 mod model {
-    use core::time::Duration;
+    use std::vec::Vec;
 
-    use loom::sync::{Condvar, Mutex};
+    use loom::sync::{Arc, Condvar, Mutex};
 
     use super::{AtomicU32, Ordering};
 
-    // One queue for all words. A wake wakes every sleeper, which is allowed, since sleepers look again;
-    // a wake that is missing leaves a sleeper behind, and loom reports the deadlock. No timeouts: a
-    // protocol has to get there without.
+    /// A thread that sleeps, by the address of its word; in the list until it is woken.
+    type Sleeper = (usize, Arc<Condvar>);
+
+    // No sleep ends without a wake: where one is missing a sleeper is left behind, and loom reports the
+    // deadlock. No timeouts: a protocol has to get there without.
     loom::lazy_static! {
-        static ref QUEUE: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
+        static ref SLEEPERS: Mutex<Vec<Sleeper>> = Mutex::new(Vec::new());
     }
 
     /// Compares under the lock, as the kernel does.
-    pub(super) fn wait(word: &AtomicU32, expected: u32, _timeout: Option<Duration>) {
-        let held = QUEUE.0.lock().expect("no model panics with it held");
-        if word.load(Ordering::SeqCst) == expected {
-            drop(QUEUE.1.wait(held).expect("no model panics with it held"));
+    pub(super) fn wait(word: &AtomicU32, expected: u32) {
+        let mut sleepers = SLEEPERS.lock().expect("no model panics with it held");
+        if word.load(Ordering::SeqCst) != expected {
+            return;
+        }
+        let woken = Arc::new(Condvar::new());
+        sleepers.push((address(word), woken.clone()));
+        while sleepers.iter().any(|(_, sleeper)| Arc::ptr_eq(sleeper, &woken)) {
+            sleepers = woken.wait(sleepers).expect("no model panics with it held");
         }
     }
 
-    pub(super) fn wake_all(_word: &AtomicU32) {
-        interrupt();
+    /// Wakes those that have slept longest, as the kernel does.
+    pub(super) fn wake(word: &AtomicU32, count: usize) {
+        wake_those(count, |&(at, _)| at == address(word));
     }
 
-    /// Does what a signal does to the sleep of its own thread: the thread looks at the word again.
+    /// Does what a signal does to the sleep of its own thread: the thread looks at the word again. So does
+    /// every other, which is allowed.
     pub fn interrupt() {
-        let _held = QUEUE.0.lock().expect("no model panics with it held");
-        QUEUE.1.notify_all();
+        wake_those(usize::MAX, |_| true);
+    }
+
+    fn wake_those(count: usize, which: impl Fn(&Sleeper) -> bool) {
+        let mut sleepers = SLEEPERS.lock().expect("no model panics with it held");
+        for _ in 0..count {
+            let Some(first) = sleepers.iter().position(&which) else { return };
+            let (_, woken) = sleepers.remove(first);
+            woken.notify_one();
+        }
+    }
+
+    fn address(word: &AtomicU32) -> usize {
+        core::ptr::from_ref(word).addr()
     }
 }
 
