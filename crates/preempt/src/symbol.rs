@@ -68,7 +68,8 @@ mod tests {
         let text =
             Address(an_address_shows_its_function_and_file as *const () as usize).to_string();
         assert!(text.contains("an_address_shows_its_function_and_file"), "{text}");
-        assert!(text.contains(" of /"), "{text}");
+        // A static program has no table of loaded files.
+        assert!(text.contains(" of /") || cfg!(target_feature = "crt-static"), "{text}");
         assert_eq!(Address(8).to_string(), "0x8");
     }
 }

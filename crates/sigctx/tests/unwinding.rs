@@ -157,6 +157,12 @@ fn every_register_is_found_through_a_handler() {
             testkit::skip("unwinders find no way through the emulator's signal frames");
             return;
         }
+        // musl's return from a handler has no unwind table, and LLVM's unwinder does not know the
+        // instructions by sight.
+        if found == 0 && cfg!(target_env = "musl") {
+            testkit::skip("the unwinder of programs with musl finds no way through signal frames");
+            return;
+        }
         assert_eq!(found, looked, "{}", counts());
     });
 }
