@@ -11,7 +11,7 @@ use crate::mask;
 use crate::membership::Membership;
 use crate::name::Name;
 use crate::registry::{self, ARENA};
-use crate::thread_ref::ThreadRef;
+use crate::thread_ref::{self, ThreadRef};
 
 thread_local! {
     // The thread's membership lives here and not in the guard, so that a thread that ends without
@@ -59,7 +59,7 @@ impl Drop for Held {
 /// ```
 pub fn attach() -> Result<Attached, AttachError> {
     registry::init();
-    if let Some(already) = registry::current() {
+    if let Some(already) = thread_ref::current() {
         return Err(AttachError::AlreadyAttached { thread: already });
     }
     // Also registers the destructor, with signals still open: it allocates.

@@ -16,6 +16,7 @@
 //! |---|---|---|---|---|
 //! | `state` | creators count themselves; the freezer sets and clears WRITER | both | taken acquire, given back release | C1, C2 |
 //! | `writers` | freezers: 0 free, 1 taken, 2 taken and awaited | freezers | taken acquire, given back release | C3 |
+//! | `holder` | the freezer, while it has the write side; a thread that finds it dead | freezers, waiting creators | see [`Holder`] | C5 |
 //!
 //! - **C1** A creator counts itself only while WRITER is clear, in one compare-exchange. So from
 //!   the moment that WRITER is set the count only falls: writers are preferred, and a freeze waits
@@ -24,6 +25,7 @@
 //! - **C3** `writers` is a mutex around WRITER: one freezer at a time.
 //! - **C4** A record is published before `clone` and under the read side. So a thread that can
 //!   exist is listed, and while the lock is frozen a thread that is listed exists or has left.
+//! - **C5** `holder` is set after the write side is taken, and cleared before it is given back.
 //!
 //! *Exit:* takes no lock; threads leave while creation is frozen. A freezer that ends with the write side
 //! is found dead by who waits for it, who gives it back (`freeze`). *Fork:* the child starts with a
@@ -39,6 +41,9 @@
 
 use core::time::Duration;
 
+#[cfg(not(loom))]
+use sigctx::sys::Tid;
+
 use crate::arena::Arena;
 use crate::name::Name;
 use crate::record::Record;
@@ -51,12 +56,15 @@ const WRITER: u32 = 1 << 31;
 pub(crate) struct CreationLock {
     state: AtomicU32,
     writers: AtomicU32,
+    #[cfg(not(loom))]
+    pub(crate) holder: Holder,
 }
 
 impl CreationLock {
     #[cfg(not(loom))]
     pub(crate) const fn new() -> Self {
-        Self { state: AtomicU32::new(0), writers: AtomicU32::new(0) }
+        let holder = Holder { tid: AtomicU32::new(0), process: AtomicU32::new(0) };
+        Self { state: AtomicU32::new(0), writers: AtomicU32::new(0), holder }
     }
 
     #[cfg(loom)]
@@ -183,6 +191,48 @@ impl CreationLock {
     pub(crate) fn reset(&self) {
         self.state.store(0, Ordering::Relaxed);
         self.writers.store(0, Ordering::Relaxed);
+        self.holder.clear();
+    }
+}
+
+/// The thread that has the write side. A thread that waits for the lock looks whether it lives.
+#[cfg(not(loom))]
+#[derive(Debug)]
+pub(crate) struct Holder {
+    /// 0: no thread.
+    tid: AtomicU32,
+    /// The process of that thread: a child of `vfork` finds its parent's.
+    process: AtomicU32,
+}
+
+#[cfg(not(loom))]
+impl Holder {
+    /// The process and the thread, if one has the write side.
+    pub(crate) fn get(&self) -> Option<(i32, Tid)> {
+        // Acquire: pairs with `set`; the process belongs to the thread.
+        let tid = self.tid.load(Ordering::Acquire).cast_signed();
+        let process = self.process.load(Ordering::Relaxed).cast_signed();
+        (tid != 0).then_some((process, tid))
+    }
+
+    /// The caller, which is this thread, has taken the write side.
+    pub(crate) fn set(&self, (process, tid): (i32, Tid)) {
+        self.process.store(process.cast_unsigned(), Ordering::Relaxed);
+        // Release: pairs with `get`.
+        self.tid.store(tid.cast_unsigned(), Ordering::Release);
+    }
+
+    /// The caller is about to give the write side back.
+    pub(crate) fn clear(&self) {
+        // Relaxed: the lock orders what comes after.
+        self.tid.store(0, Ordering::Relaxed);
+    }
+
+    /// Clears the mark of `dead`, a holder that has ended. Of several threads that try, one succeeds.
+    pub(crate) fn take_from(&self, dead: Tid) -> bool {
+        // Relaxed: a thread that sees that another has ended sees what it wrote.
+        let dead = dead.cast_unsigned();
+        self.tid.compare_exchange(dead, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 

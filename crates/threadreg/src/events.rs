@@ -38,9 +38,12 @@ struct Node {
     sender: Sender<Event>,
     dropped: AtomicUsize,
     next: AtomicPtr<Node>,
+    /// The count of forks at the subscription. A fork copies a channel at any moment of its life, so the
+    /// child must not touch it.
+    forks: u32,
 }
 
-/// Head of the list of subscribers. Grows only.
+/// Head of the list of subscribers. Only grows; in the child of a fork the old list stays behind the new.
 static HEAD: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 
 /// Subscribes to events; at most `capacity` of them wait to be read.
@@ -72,7 +75,8 @@ pub fn subscribe(capacity: usize) -> Subscription {
     // A channel without room would hand events only to a listener that happens to wait.
     let (sender, receiver) = bounded(capacity.max(1));
     let (dropped, next) = (AtomicUsize::new(0), AtomicPtr::new(ptr::null_mut()));
-    let place = Box::into_raw(Box::new(Node { sender, dropped, next }));
+    let forks = registry::forks();
+    let place = Box::into_raw(Box::new(Node { sender, dropped, next, forks }));
     // SAFETY: from `Box::into_raw` above; never freed and never borrowed mutably.
     let node: &'static Node = unsafe { &*place };
     let mut head = HEAD.load(Ordering::Relaxed);
@@ -128,8 +132,13 @@ pub(crate) fn emit(event: impl FnOnce() -> Event) {
         return;
     }
     let event = event();
+    let forks = registry::forks();
     // SAFETY: null or a leaked node, whole since before it was linked, not borrowed mutably since.
     while let Some(node) = unsafe { next.as_ref() } {
+        // From here on the list is the parent's.
+        if node.forks != forks {
+            return;
+        }
         match node.sender.try_send(event) {
             Err(TrySendError::Full(_)) => {
                 node.dropped.fetch_add(1, Ordering::Relaxed);
@@ -139,9 +148,4 @@ pub(crate) fn emit(event: impl FnOnce() -> Event) {
         }
         next = node.next.load(Ordering::Relaxed);
     }
-}
-
-/// After fork, in the child: a channel may have been copied in mid-change.
-pub(crate) fn reset() {
-    HEAD.store(ptr::null_mut(), Ordering::Relaxed);
 }

@@ -42,10 +42,14 @@ use sigctx::sys::{self, MaskHow, SigSet};
 
 use crate::freeze::{freeze_creation, freeze_creation_within};
 use crate::name::Name;
+use crate::registry;
 use crate::thread_ref::threads;
 
 /// The thread in [`exec`]; 0: none.
 static EXECUTING: AtomicU32 = AtomicU32::new(0);
+
+/// The count of forks when that was set. With another count it is a thread of the parent's.
+static EXECUTING_FORKS: AtomicU32 = AtomicU32::new(0);
 
 /// More users of signals than any program has.
 static HOOKS: [AtomicPtr<ExecHook>; 16] = [const { AtomicPtr::new(ptr::null_mut()) }; 16];
@@ -142,11 +146,7 @@ pub fn before_exec(hook: &'static ExecHook, until: Option<Instant>) -> Result<()
         return Err(0);
     }
     loop {
-        // X1.
-        let executing = EXECUTING.load(Ordering::SeqCst);
-        if executing == 0 {
-            return Ok(());
-        }
+        let Some(executing) = executing() else { return Ok(()) };
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
             return Err(executing as i32);
@@ -156,9 +156,13 @@ pub fn before_exec(hook: &'static ExecHook, until: Option<Instant>) -> Result<()
     }
 }
 
-/// After fork, in the child: the thread that executes was not copied, or is the only one.
-pub(crate) fn reset() {
-    EXECUTING.store(0, Ordering::Relaxed);
+/// The thread of this process that is in [`exec`].
+fn executing() -> Option<u32> {
+    // X1.
+    let tid = EXECUTING.load(Ordering::SeqCst);
+    // Relaxed: written before the id, which the load above acquires.
+    let of_this_process = EXECUTING_FORKS.load(Ordering::Relaxed) == registry::forks();
+    (tid != 0 && of_this_process).then_some(tid)
 }
 
 /// Replaces the process by another program; returns only if that failed, and then all goes on as
@@ -269,7 +273,9 @@ struct Still {
 
 impl Still {
     fn hold(until: Option<Instant>) -> Result<Self, i32> {
-        // X1. One thread at a time: it has the creation lock.
+        // One thread at a time writes both: it has the creation lock.
+        EXECUTING_FORKS.store(registry::forks(), Ordering::Relaxed);
+        // X1.
         EXECUTING.store(sys::gettid() as u32, Ordering::SeqCst);
         // From here on dropping it gives back what was taken.
         let mut still = Self { held: [None; HOOKS.len()] };

@@ -2,7 +2,6 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use sigctx::sys::{self, Errno};
@@ -11,13 +10,6 @@ use crate::name::Name;
 use crate::procfs::TaskDir;
 use crate::registry::{self, ARENA, CREATION};
 use crate::thread_ref::{ThreadRef, threads};
-
-/// The thread that holds the write side; 0: none. Set after that is taken, and cleared before it is given
-/// back, by the thread or, when it has ended, by who finds it dead.
-static FREEZER: AtomicI32 = AtomicI32::new(0);
-
-/// The process of that thread: a child of `vfork` finds its parent's.
-static PROCESS: AtomicI32 = AtomicI32::new(0);
 
 /// The longest wait for the guard without a look whether the thread that holds it lives.
 const LOOK: Duration = Duration::from_millis(100);
@@ -134,22 +126,18 @@ pub fn try_freeze_creation() -> Option<CreationFrozen> {
 /// Async-signal-safe.
 #[must_use]
 pub fn holds_freeze() -> bool {
-    // Relaxed: only this thread makes it its own id.
-    FREEZER.load(Ordering::Relaxed) == sys::gettid()
+    // Only this thread makes the holder's id its own.
+    CREATION.holder.get().is_some_and(|(_, tid)| tid == sys::gettid())
 }
 
 /// For who is going to wait for the guard: gives it back for a thread that has ended with it, leaked or
 /// killed by a seccomp filter of its own. Returns how long to wait before the next look.
 pub(crate) fn look() -> Duration {
-    // Acquire: its process with it.
-    let holder = FREEZER.load(Ordering::Acquire);
-    if holder != 0 && has_ended(PROCESS.load(Ordering::Relaxed), holder) {
-        // Relaxed: what the dead thread wrote is seen by who sees that it has ended.
-        let taken = FREEZER.compare_exchange(holder, 0, Ordering::Relaxed, Ordering::Relaxed);
-        // Else another one was first.
-        if taken.is_ok() {
-            CREATION.release_write();
-        }
+    if let Some((process, tid)) = CREATION.holder.get()
+        && has_ended(process, tid)
+        && CREATION.holder.take_from(tid)
+    {
+        CREATION.release_write();
     }
     LOOK
 }
@@ -177,11 +165,6 @@ pub(crate) fn assert_not_frozen_here() {
     );
 }
 
-/// After fork, in the child: it holds nothing.
-pub(crate) fn reset() {
-    FREEZER.store(0, Ordering::Relaxed);
-}
-
 /// No thread is made through this crate while this lives; from [`freeze_creation`].
 ///
 /// Belongs to its thread. In the child of a `fork` it holds nothing any more, nor when its thread has
@@ -196,10 +179,8 @@ pub struct CreationFrozen {
 impl CreationFrozen {
     /// The caller, `me`, has the write side, and has made no system call since: at one a filter of its own
     /// could end it, and it is not known yet.
-    fn new((process, me): (i32, i32)) -> Self {
-        PROCESS.store(process, Ordering::Relaxed);
-        // Release: with the acquire in `look`.
-        FREEZER.store(me, Ordering::Release);
+    fn new(me: (i32, i32)) -> Self {
+        CREATION.holder.set(me);
         Self { forks: registry::forks(), not_send: PhantomData }
     }
 
@@ -240,7 +221,7 @@ impl CreationFrozen {
 impl Drop for CreationFrozen {
     fn drop(&mut self) {
         if self.forks == registry::forks() {
-            FREEZER.store(0, Ordering::Relaxed);
+            CREATION.holder.clear();
             CREATION.release_write();
         }
     }
@@ -261,7 +242,7 @@ pub struct FreezeTimedOut {
 
 impl FreezeTimedOut {
     fn now(limit: Duration) -> Self {
-        let freezer = Some(FREEZER.load(Ordering::Relaxed)).filter(|&tid| tid != 0).map(|tid| {
+        let freezer = CREATION.holder.get().map(|(_, tid)| {
             let known = threads().find(|thread| thread.tid() == Some(tid));
             (tid, known.map(|thread| thread.name()).unwrap_or_default())
         });

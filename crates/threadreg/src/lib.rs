@@ -75,10 +75,10 @@ cfg_if::cfg_if! {
         pub use mask::never_block;
         pub use nudge::{Nudge, NudgeCall, NudgeError};
         pub use procfs::{OsThread, OsThreads, dump, os_threads};
-        pub use registry::{current, is_in_use};
+        pub use registry::is_in_use;
         pub use slot::{Slot, SlotId};
         pub use spawn::{Builder, JoinHandle, ScopedJoinHandle, spawn};
         pub use template::{CleanError, start_template};
-        pub use thread_ref::{Gone, Pinned, SignalError, ThreadRef, Threads, threads};
+        pub use thread_ref::{Gone, Pinned, SignalError, ThreadRef, Threads, current, threads};
     }
 }

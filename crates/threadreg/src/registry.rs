@@ -1,4 +1,8 @@
-//! The process's one registry: the arena, the creation lock, who the calling thread is, and fork.
+//! The process's one registry: the arena, the creation lock, and what a fork does to them.
+//!
+//! The fork handler puts in order what is in this module and below it. Above it a guard or a piece of
+//! shared state keeps the count of forks ([`forks`]) from when it was made. With another count it is the
+//! parent's, and means nothing in the child.
 
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -7,42 +11,15 @@ use sigctx::sys;
 
 use crate::arena::Arena;
 use crate::creation::CreationLock;
-use crate::thread_ref::ThreadRef;
-use crate::{events, exec, freeze, lookup, template};
+use crate::lookup;
 
 pub(crate) static ARENA: Arena = Arena::new();
 pub(crate) static CREATION: CreationLock = CreationLock::new();
 
-/// How often this process came out of a fork as the child. Guards taken before that hold nothing.
+/// How often this process came out of a fork as the child.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// The calling thread, if it is registered.
-///
-/// # Signal safety
-///
-/// Async-signal-safe, on every thread at every moment of its life: a load of a thread-local without
-/// initialiser or destructor, and one of the thread's own record. In a library that was opened with
-/// `dlopen`, where the first touch of a thread-local allocates, it asks `pthread_getspecific`
-/// instead, which does not.
-///
-/// # Examples
-///
-/// ```
-/// assert!(threadreg::current().is_none());
-/// let me = threadreg::attach()?;
-/// assert_eq!(threadreg::current(), Some(me.thread()));
-/// # Ok::<(), threadreg::AttachError>(())
-/// ```
-#[inline]
-#[must_use]
-pub fn current() -> Option<ThreadRef> {
-    // SAFETY: null, or a record of the arena, which is never freed.
-    let record = unsafe { lookup::record().as_ref() }?;
-    // The thread's own record keeps its generation for as long as the thread-local points to it.
-    let (generation, _) = record.state();
-    Some(ThreadRef { record, generation })
-}
-
+/// The count of forks that this process, or an ancestor, came out of as the child.
 pub(crate) fn forks() -> u32 {
     // Relaxed: changed only where no other thread is.
     FORKS.load(Ordering::Relaxed)
@@ -96,10 +73,6 @@ fn register() {
 /// times in a row: a second run finds nothing left to do.
 extern "C" fn after_fork() {
     CREATION.reset();
-    freeze::reset();
-    exec::reset();
-    events::reset();
-    template::reset();
     FORKS.fetch_add(1, Ordering::Relaxed);
     let survivor = lookup::record();
     for record in ARENA.all() {
@@ -133,7 +106,7 @@ mod tests {
             let other = crate::spawn(std::thread::park);
             let frozen = crate::freeze_creation();
             let status = forked(|| {
-                assert_eq!(current(), Some(me.thread()));
+                assert_eq!(crate::current(), Some(me.thread()));
                 assert_eq!(me.thread().tid(), Some(sys::gettid()));
                 assert!(crate::threads().count() == 1 && !other.thread().is_alive());
                 assert!(crate::try_freeze_creation().is_some());

@@ -28,8 +28,7 @@ use core::marker::PhantomData;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering, compiler_fence};
 
-use crate::registry;
-use crate::thread_ref::ThreadRef;
+use crate::thread_ref::{self, ThreadRef};
 
 /// What a thread does, as far as a [`Place`] knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +104,7 @@ pub struct Registered {
 /// Not async-signal-safe: allocates.
 #[must_use = "the place is known only while the guard lives"]
 pub fn register(place: Place) -> Option<Registered> {
-    let thread = registry::current()?;
+    let thread = thread_ref::current()?;
     let places = &thread.record.places;
     // Relaxed throughout: this thread's own; its handlers run between two of its instructions.
     let next = AtomicPtr::new(places.load(Ordering::Relaxed).cast());
@@ -119,7 +118,7 @@ pub fn register(place: Place) -> Option<Registered> {
 impl Drop for Registered {
     fn drop(&mut self) {
         // Else the list went with the registration.
-        if registry::current() == Some(self.thread) {
+        if thread_ref::current() == Some(self.thread) {
             self.unlink();
         }
         compiler_fence(Ordering::SeqCst);
@@ -164,7 +163,7 @@ fn nodes<'a>(thread: ThreadRef) -> impl Iterator<Item = &'a Node> {
 #[must_use]
 pub fn resting() -> Rest {
     let mut rest = Rest::Running;
-    let Some(thread) = registry::current() else { return rest };
+    let Some(thread) = thread_ref::current() else { return rest };
     let mut runs = false;
     for node in nodes(thread) {
         // SAFETY: the place is registered and this is its thread.
@@ -184,7 +183,7 @@ pub fn resting() -> Rest {
 ///
 /// Async-signal-safe; meant for handlers, right after [`resting`].
 pub fn recall() {
-    let Some(thread) = registry::current() else { return };
+    let Some(thread) = thread_ref::current() else { return };
     for node in nodes(thread) {
         // SAFETY: the place is registered and this is its thread.
         if unsafe { (node.place.state)(node.place.data) } != Rest::Running {

@@ -12,9 +12,8 @@ use crate::creation::{NotCreated, abandon, create};
 use crate::membership::Membership;
 use crate::name::Name;
 use crate::registry::{self, ARENA, CREATION};
-use crate::template::CleanError;
 use crate::thread_ref::ThreadRef;
-use crate::{freeze, mask, template};
+use crate::{freeze, mask};
 
 /// Spawns a registered thread, as [`std::thread::spawn`] does an unregistered one.
 ///
@@ -176,55 +175,6 @@ impl Builder {
         };
         let (inner, thread) = self.make(f, start)?;
         Ok(ScopedJoinHandle { inner, thread })
-    }
-
-    /// Makes the thread from the template thread instead of from the caller: it inherits nothing of
-    /// what the caller did to itself.
-    ///
-    /// What a thread inherits from its maker are its namespaces, root and working directory (after
-    /// `unshare(CLONE_FS)`), credentials and capabilities, `seccomp` filters, scheduling policy and
-    /// CPU set, signal mask. With this it gets those of the thread that called [`start_template`],
-    /// as they were then, and every change that was made on all threads since.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe.
-    ///
-    /// # Blocking
-    ///
-    /// For the template thread, which makes one thread after the other; else as
-    /// [`spawn`](Self::spawn).
-    ///
-    /// # Errors
-    ///
-    /// [`CleanError::NoTemplate`] without [`start_template`], also in the child of a `fork`; what
-    /// [`spawn`](Self::spawn) says.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use threadreg::Builder;
-    ///
-    /// // Early in `main`.
-    /// threadreg::start_template()?;
-    ///
-    /// let clean = Builder::new().name("clean").spawn_clean(|| threadreg::current().is_some())?;
-    /// assert!(clean.join().unwrap());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # References
-    ///
-    /// Go's template thread (`runtime/proc.go`: `templateThread`, `startTemplateThread`).
-    ///
-    /// [`start_template`]: crate::start_template
-    /// [`CleanError::NoTemplate`]: crate::CleanError::NoTemplate
-    pub fn spawn_clean<F, T>(self, f: F) -> Result<JoinHandle<T>, CleanError>
-    where
-        F: FnOnce() -> T + Send + 'static,
-        T: Send + 'static,
-    {
-        template::ask(move || self.spawn(f))?.map_err(CleanError::Refused)
     }
 
     /// Makes a thread whose body is `f`, by `start`.

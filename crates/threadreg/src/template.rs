@@ -22,7 +22,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::freeze;
-use crate::spawn::Builder;
+use crate::registry;
+use crate::spawn::{Builder, JoinHandle};
 use crate::thread_ref::ThreadRef;
 
 type Request = Box<dyn FnOnce() + Send>;
@@ -30,6 +31,9 @@ type Request = Box<dyn FnOnce() + Send>;
 struct Template {
     requests: Sender<Request>,
     thread: ThreadRef,
+    /// The count of forks when it was made. The child of a fork has the template, but not its thread, and a
+    /// copy of the channel from any moment of its life.
+    forks: u32,
 }
 
 /// Null until the template's thread exists; then leaked.
@@ -62,16 +66,18 @@ static TEMPLATE: AtomicPtr<Template> = AtomicPtr::new(ptr::null_mut());
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn start_template() -> io::Result<ThreadRef> {
+    // Relaxed: not followed, only compared.
+    let before = TEMPLATE.load(Ordering::Relaxed);
     if let Some(template) = template() {
         return Ok(template.thread);
     }
+    registry::init();
+    let forks = registry::forks();
     let (requests, todo) = unbounded();
     let worker = Builder::new().name("template").spawn(move || serve(&todo))?;
-    let new = Box::into_raw(Box::new(Template { requests, thread: worker.thread() }));
-    // Release: pairs with the load in `template`.
-    let won = TEMPLATE
-        .compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Relaxed)
-        .is_ok();
+    let new = Box::into_raw(Box::new(Template { requests, thread: worker.thread(), forks }));
+    // Release: pairs with the load in `template`. `before` is null or a template of the parent's.
+    let won = TEMPLATE.compare_exchange(before, new, Ordering::Release, Ordering::Relaxed).is_ok();
     if !won {
         // SAFETY: from `Box::into_raw` above, shown to nobody. Its channel closes, its thread ends.
         drop(unsafe { Box::from_raw(new) });
@@ -82,7 +88,8 @@ pub fn start_template() -> io::Result<ThreadRef> {
 fn template() -> Option<&'static Template> {
     // Acquire: pairs with the exchange in `start_template`; the thread exists.
     // SAFETY: null or leaked, never borrowed mutably.
-    unsafe { TEMPLATE.load(Ordering::Acquire).as_ref() }
+    let template = unsafe { TEMPLATE.load(Ordering::Acquire).as_ref() }?;
+    (template.forks == registry::forks()).then_some(template)
 }
 
 fn serve(todo: &Receiver<Request>) {
@@ -92,10 +99,56 @@ fn serve(todo: &Receiver<Request>) {
     }
 }
 
+impl Builder {
+    /// Makes the thread from the template thread instead of from the caller: it inherits nothing of
+    /// what the caller did to itself.
+    ///
+    /// What a thread inherits from its maker are its namespaces, root and working directory (after
+    /// `unshare(CLONE_FS)`), credentials and capabilities, `seccomp` filters, scheduling policy and
+    /// CPU set, signal mask. With this it gets those of the thread that called [`start_template`],
+    /// as they were then, and every change that was made on all threads since.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe.
+    ///
+    /// # Blocking
+    ///
+    /// For the template thread, which makes one thread after the other; else as
+    /// [`spawn`](Self::spawn).
+    ///
+    /// # Errors
+    ///
+    /// [`CleanError::NoTemplate`] without [`start_template`], also in the child of a `fork`; what
+    /// [`spawn`](Self::spawn) says.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use threadreg::Builder;
+    ///
+    /// // Early in `main`.
+    /// threadreg::start_template()?;
+    ///
+    /// let clean = Builder::new().name("clean").spawn_clean(|| threadreg::current().is_some())?;
+    /// assert!(clean.join().unwrap());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # References
+    ///
+    /// Go's template thread (`runtime/proc.go`: `templateThread`, `startTemplateThread`).
+    pub fn spawn_clean<F, T>(self, f: F) -> Result<JoinHandle<T>, CleanError>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        ask(move || self.spawn(f))?.map_err(CleanError::Refused)
+    }
+}
+
 /// Has the template thread run `make`, and returns what that returned.
-pub(crate) fn ask<T: Send + 'static>(
-    make: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, CleanError> {
+fn ask<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> Result<T, CleanError> {
     freeze::assert_not_frozen_here();
     let template = template().ok_or(CleanError::NoTemplate)?;
     let (answer, result) = bounded(1);
@@ -107,11 +160,6 @@ pub(crate) fn ask<T: Send + 'static>(
     result
         .recv()
         .map_err(|_| CleanError::Refused(io::Error::other("the template thread panicked over it")))
-}
-
-/// After fork, in the child: the thread was not copied, and its channel may be in mid-change.
-pub(crate) fn reset() {
-    TEMPLATE.store(ptr::null_mut(), Ordering::Relaxed);
 }
 
 /// Why [`Builder::spawn_clean`] made no thread.

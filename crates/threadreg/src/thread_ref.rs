@@ -11,6 +11,7 @@ use sigctx::sys::{self, Errno};
 
 use crate::arena::Claimed;
 use crate::cookie::Cookie;
+use crate::lookup;
 use crate::name::Name;
 use crate::record::Record;
 use crate::registry::{self, ARENA};
@@ -255,6 +256,33 @@ impl fmt::Debug for ThreadRef {
             .field("name", &self.name())
             .finish_non_exhaustive()
     }
+}
+
+/// The calling thread, if it is registered.
+///
+/// # Signal safety
+///
+/// Async-signal-safe, on every thread at every moment of its life: a load of a thread-local without
+/// initialiser or destructor, and one of the thread's own record. In a library that was opened with
+/// `dlopen`, where the first touch of a thread-local allocates, it asks `pthread_getspecific`
+/// instead, which does not.
+///
+/// # Examples
+///
+/// ```
+/// assert!(threadreg::current().is_none());
+/// let me = threadreg::attach()?;
+/// assert_eq!(threadreg::current(), Some(me.thread()));
+/// # Ok::<(), threadreg::AttachError>(())
+/// ```
+#[inline]
+#[must_use]
+pub fn current() -> Option<ThreadRef> {
+    // SAFETY: null, or a record of the arena, which is never freed.
+    let record = unsafe { lookup::record().as_ref() }?;
+    // The thread's own record keeps its generation for as long as the thread-local points to it.
+    let (generation, _) = record.state();
+    Some(ThreadRef { record, generation })
 }
 
 /// Keeps a thread from finishing its exit; from [`ThreadRef::pin`].
