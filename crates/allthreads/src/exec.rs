@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use sigctx::sys::{self, SigSet, Tid};
 use threadreg::procfs::TaskDir;
-use threadreg::{ExecHold, ExecHook};
+use threadreg::{BeforeExecError, ExecHold, ExecHook};
 
 use crate::block::BLOCK;
 use crate::lock::{Locked, Refused};
@@ -23,9 +23,9 @@ static HOOK: ExecHook = ExecHook::new(signals, hold, release);
 /// with the thread that is in `exec` until `until`.
 pub(crate) fn note(until: Option<Instant>) -> Result<(), Tid> {
     match threadreg::before_exec(&HOOK, until) {
+        Err(BeforeExecError::TimedOut { holder }) => Err(holder),
         // No room for a hook: operations go on as if they did not know of `exec`.
-        Err(0) => Ok(()),
-        end => end,
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -52,7 +52,9 @@ fn hold(until: Option<Instant>) -> ExecHold {
             ExecHold::Still
         }
         Err(Refused::Nested) => ExecHold::Free,
-        Err(Refused::TimedOut { holder }) => ExecHold::TimedOut { holder },
+        Err(Refused::TimedOut { holder }) => {
+            ExecHold::TimedOut { holder: Some(holder).filter(|&tid| tid != 0) }
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who is running in this process? Registered threads, foreign ones, and what each is doing.
+//! Which threads run in this process? Registered and unregistered ones, and what each is doing.
 
 use std::error::Error;
 use std::thread;
@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let workers: Vec<_> = (1..=3)
         .map(|n| Builder::new().name(format!("worker {n}")).spawn(thread::park))
         .collect::<Result<_, _>>()?;
-    // Nobody told the registry about this one.
+    // The registry does not know this one.
     let foreign = thread::Builder::new().name("foreign".into()).spawn(thread::park)?;
 
     {
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             println!("  {:>3} {:<10} {:?} {reached}", thread.index(), thread.name(), thread.tid());
         }
     }
-    println!("\neverybody:\n{}", threadreg::dump());
+    println!("\nall threads:\n{}", threadreg::dump());
 
     for worker in workers {
         worker.unpark();

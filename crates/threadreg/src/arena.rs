@@ -8,18 +8,17 @@
 //!
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
-//! | `chunks[i]` | who runs out of records, by compare-exchange from null | all | release / acquire | A1 |
-//! | `live` bits | claimer sets, who frees clears | all | claim acquire, clear release | A2 |
+//! | `chunks[i]` | a thread that finds no free record, by compare-exchange from null | all | release / acquire | A1 |
+//! | `live` bits | the claimer sets, the thread that frees clears | all | claim acquire, clear release | A2 |
 //!
 //! - **A1** `chunks[i]` goes from null to a chunk once; `chunks[i + 1]` is set only after
 //!   `chunks[i]`. So the first null ends a walk, and a chunk once seen is there forever.
-//! - **A2** From the claim of a bit to its clearing the claimer alone may move the record on from
-//!   FREE. A record in any other phase has its bit set, so a walk over set bits meets every listed
-//!   record.
+//! - **A2** From the claim of a bit to its clearing only the claimer may move the record on from FREE. A
+//!   record in any other phase has its bit set, so a walk over set bits meets every listed record.
 //!
-//! A walk shows each thread that was listed before it began and stays listed until it ends exactly
-//! once. Threads that come or go meanwhile may or may not be shown. To have none come, hold the
-//! creation lock ([`crate::freeze_creation`]).
+//! A walk shows each thread exactly once that was listed before the walk began and stays listed until it
+//! ends. Threads that come or go meanwhile may or may not be shown. While a thread holds the creation lock
+//! ([`crate::freeze_creation`]) no spawned thread comes.
 
 use core::ptr;
 
@@ -68,8 +67,8 @@ impl Chunk {
                 if bit as usize >= BITS {
                     break;
                 }
-                // A2. Acquire: pairs with the clearing in `release`; the FREE of the last owner is
-                // seen.
+                // A2. Acquire: pairs with the clearing in `release`; the FREE of the record's last thread
+                // is seen.
                 if live.fetch_or(1 << bit, Ordering::Acquire) & 1 << bit == 0 {
                     return self.records.get(word * BITS + bit as usize);
                 }
@@ -105,7 +104,7 @@ impl Arena {
 
     /// Claims a free record. It stays invisible until it is published.
     ///
-    /// `None` when the table is full, which takes more threads than Linux can have.
+    /// Returns `None` when the table is full, which takes more threads than Linux can have.
     pub(crate) fn claim(&self) -> Option<&'static Record> {
         for number in 0..CHUNKS {
             let chunk = match self.chunk(number) {
@@ -127,7 +126,7 @@ impl Arena {
             .compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Relaxed)
             .is_ok();
         if !won {
-            // SAFETY: `new` came from `Box::into_raw` above and was shown to nobody.
+            // SAFETY: `new` came from `Box::into_raw` above; no other thread knows it.
             drop(unsafe { Box::from_raw(new) });
         }
         self.chunk(number)
@@ -142,7 +141,7 @@ impl Arena {
         live.fetch_and(!(1 << (index % BITS)), Ordering::Release);
     }
 
-    /// Walks all records that there are, claimed or not.
+    /// Walks all records, claimed or not.
     #[cfg(not(loom))]
     pub(crate) fn all(&self) -> impl Iterator<Item = &'static Record> {
         (0..CHUNKS).map_while(|number| self.chunk(number)).flat_map(|chunk| &chunk.records)
@@ -164,7 +163,7 @@ impl Arena {
 pub(crate) struct Claimed<'a> {
     arena: &'a Arena,
     chunk: Option<&'static Chunk>,
-    /// The word of live bits to be read next, counted over all chunks.
+    /// The index of the word of live bits to be read next, over all chunks.
     next_word: usize,
     /// What is left of the word read last.
     bits: u32,
@@ -178,8 +177,8 @@ impl Iterator for Claimed<'_> {
             if self.next_word.is_multiple_of(WORDS) {
                 self.chunk = self.arena.chunk(self.next_word / WORDS);
             }
-            // Acquire: not needed for the record (its own words have theirs); kept so that a bit
-            // seen clear means that its owner's last store was seen too.
+            // Acquire: the record does not need it (its words have their own orderings). With it a walk
+            // that finds a bit clear has also seen the last store of the thread that had the record.
             let word = self.chunk?.live.get(self.next_word % WORDS)?;
             self.bits = word.load(Ordering::Acquire) & FULL;
             self.next_word += 1;
@@ -194,7 +193,7 @@ impl Iterator for Claimed<'_> {
 mod tests {
     use super::{Arena, BITS, WORDS};
     use crate::name::Name;
-    use crate::record::Record;
+    use crate::record::{Id, Record};
 
     #[test]
     fn records_are_used_again_with_a_new_generation() {
@@ -203,7 +202,7 @@ mod tests {
         let generation = first.prepare(&Name::new("first"));
         first.publish();
         first.start(17);
-        assert_eq!(first.tid(generation), Some(17));
+        assert_eq!(first.tid(generation), Id::Known(17));
         first.close();
         assert!(first.free());
         arena.release(first);
@@ -214,7 +213,7 @@ mod tests {
         second.publish();
         second.start(18);
         // T8, T10: a reference to the first thread does not reach the second.
-        assert_eq!(first.tid(generation), None);
+        assert_eq!(first.tid(generation), Id::Gone);
         assert!(!first.pin(generation));
         assert_eq!(first.name(generation), None);
         assert_eq!(second.name(generation + 1), Some(Name::new("second")));
@@ -222,7 +221,7 @@ mod tests {
         second.unpin();
     }
 
-    /// A record that a walk forgets is a thread that nobody knows of.
+    /// A record that a walk forgets is a thread that is never signalled.
     #[test]
     fn a_walk_meets_every_record_of_full_and_of_begun_words_and_chunks() {
         for claimed in [1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192] {

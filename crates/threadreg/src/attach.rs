@@ -1,11 +1,11 @@
-//! Registration of a thread that somebody else made.
+//! Registration of a thread that was made without this crate.
 
 use core::fmt;
 use core::marker::PhantomData;
 use std::cell::RefCell;
 
 use sigctx::altstack::{AltStack, AltStackError};
-use sigctx::sys;
+use sigctx::sys::{self, Tid};
 
 use crate::mask;
 use crate::membership::Membership;
@@ -14,9 +14,8 @@ use crate::registry::{self, ARENA};
 use crate::thread_ref::{self, ThreadRef};
 
 thread_local! {
-    // The thread's membership lives here and not in the guard, so that a thread that ends without
-    // dropping its guard (leaked, `pthread_exit`) leaves the registry all the same: its id must not
-    // outlive it there.
+    // The membership lives here and not in the guard. So a thread that ends without dropping its guard
+    // (leaked, `pthread_exit`) leaves the registry all the same, and its id does not outlive it there.
     static MEMBERSHIP: RefCell<Held> = const { RefCell::new(Held(None)) };
 }
 
@@ -30,25 +29,25 @@ impl Drop for Held {
     }
 }
 
-/// Registers the calling thread, which was made by someone else: the main thread, a C library's, a
-/// thread pool's.
+/// Registers the calling thread, which was made without this crate: the main thread, a thread of a C library
+/// or of a thread pool.
 ///
-/// The thread is listed under the name the kernel has for it, gets a large alternate signal stack,
-/// and is registered until the guard is dropped, or until it ends.
+/// The thread is listed under the name that the kernel has for it, and gets a large alternate signal stack.
+/// It is registered until the guard is dropped, or until it ends.
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe: allocates.
+/// Not async-signal-safe (AS-Unsafe heap): it allocates.
 ///
 /// # Blocking
 ///
-/// Does not wait; in particular not for [`freeze_creation`](crate::freeze_creation), since no
-/// thread is made.
+/// Does not wait. A freeze ([`freeze_creation`](crate::freeze_creation)) does not hold it up, since no thread
+/// is made.
 ///
 /// # Errors
 ///
-/// [`AttachError::AlreadyAttached`] when the thread is registered already, be it by this function
-/// or by [`spawn`](crate::spawn).
+/// [`AttachError::AlreadyAttached`] when the thread is registered already, by this function or by
+/// [`spawn`](crate::spawn); the other variants of [`AttachError`] when it cannot be registered.
 ///
 /// # Examples
 ///
@@ -62,7 +61,7 @@ pub fn attach() -> Result<Attached, AttachError> {
     if let Some(already) = thread_ref::current() {
         return Err(AttachError::AlreadyAttached { thread: already });
     }
-    // Also registers the destructor, with signals still open: it allocates.
+    // Also registers the destructor, which allocates, while signals are still open.
     MEMBERSHIP.try_with(|_| ()).map_err(|_| AttachError::Exiting { tid: sys::gettid() })?;
     let mask = mask::block_all();
     let result = join();
@@ -89,14 +88,18 @@ fn kernel_name() -> Name {
     let args = [libc::PR_GET_NAME as usize, comm.as_mut_ptr().expose_provenance(), 0, 0, 0, 0];
     // SAFETY: PR_GET_NAME writes 16 bytes to its second argument, which has room for them.
     let result = unsafe { sys::syscall(libc::SYS_prctl, args) };
-    // Cannot fail with a good address; a thread without name is no worse off.
+    // Cannot fail with a valid address; if it did, the thread would have no name.
     result.map_or(Name::default(), |_| Name::from_bytes(&comm))
 }
 
-/// Registration of the calling thread, from [`attach`]; dropping it ends it.
+/// The registration of the calling thread, which ends when this is dropped; from [`attach`].
 ///
-/// Bound to its thread. A guard that is leaked ends when the thread does, before or among the
+/// Bound to its thread. The registration of a leaked guard ends with the thread, before or among the
 /// destructors of its thread-locals.
+///
+/// # Signal safety
+///
+/// None is async-signal-safe (AS-Unsafe lock heap), including the drop, except [`thread`](Self::thread).
 ///
 /// # Aborts
 ///
@@ -113,7 +116,7 @@ impl Attached {
     ///
     /// # Signal safety
     ///
-    /// Async-signal-safe.
+    /// Async-signal-safe (AS-Safe).
     #[must_use]
     pub fn thread(&self) -> ThreadRef {
         self.thread
@@ -121,13 +124,9 @@ impl Attached {
 
     /// Ends the registration; the same as dropping the guard.
     ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe.
-    ///
     /// # Blocking
     ///
-    /// Waits until no [`Pinned`](crate::Pinned) of the thread is left.
+    /// Until no [`Pinned`](crate::Pinned) of the thread is left.
     pub fn detach(self) {
         drop(self);
     }
@@ -135,10 +134,10 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        // An error means that the thread-locals are gone, and the registration with them.
+        // On an error the thread-locals are gone, and the registration with them.
         let _ = MEMBERSHIP.try_with(|held| {
             let mut held = held.borrow_mut();
-            // A guard whose thread-local was taken apart and registered anew is not this one's.
+            // A later registration of the same thread is not this guard's.
             if let Some(membership) = held.0.take_if(|m| m.thread() == self.thread) {
                 mask::restore(&membership.end());
             }
@@ -146,46 +145,41 @@ impl Drop for Attached {
     }
 }
 
-/// Why [`attach`] did not register the thread.
+/// [`attach`] did not register the thread.
 #[non_exhaustive]
 #[derive(Debug)]
 pub enum AttachError {
-    /// The thread is registered.
+    /// The thread is registered already.
     AlreadyAttached {
-        /// As what.
+        /// The thread.
         thread: ThreadRef,
     },
-    /// The thread is destroying its thread-locals; there would be nobody to end the registration.
+    /// The thread is destroying its thread-locals, so nothing could end the registration.
     Exiting {
         /// The thread.
-        tid: i32,
+        tid: Tid,
     },
-    /// The alternate signal stack could not be had.
+    /// The thread could not be given an alternate signal stack.
     AltStack {
         /// The thread.
-        tid: i32,
-        /// Why.
+        tid: Tid,
+        /// The cause.
         error: AltStackError,
     },
     /// The registry has as many threads as Linux can have.
     Full {
         /// The thread.
-        tid: i32,
+        tid: Tid,
     },
 }
 
 impl fmt::Display for AttachError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AlreadyAttached { thread } => write!(
-                f,
-                "thread {} ({}) is registered already",
-                thread.tid().unwrap_or_default(),
-                thread.name()
-            ),
+            Self::AlreadyAttached { thread } => write!(f, "thread {thread} is registered already"),
             Self::Exiting { tid } => write!(f, "thread {tid} is exiting"),
-            Self::AltStack { tid, error } => {
-                write!(f, "no alternate signal stack for thread {tid}: {error}")
+            Self::AltStack { tid, .. } => {
+                write!(f, "no alternate signal stack for thread {tid}")
             }
             Self::Full { tid } => write!(f, "no room in the registry for thread {tid}"),
         }

@@ -1,20 +1,24 @@
-//! A mark on signals, by which a handler tells its own from everybody else's.
+//! A mark on signals, by which a handler tells its own program's from all others.
 
 use core::fmt;
 use core::mem;
 
 use sigctx::SigCtx;
-use sigctx::sys::{self, Errno};
+use sigctx::sys::{self, Errno, Tid};
 
-/// `si_code` of a signal that carries a cookie: "TR". Negative, as the kernel wants it of those who
-/// are not the kernel, and far from the codes that libc gives meanings.
+/// `si_code` of a signal that carries a cookie: "TR". Negative, as the kernel demands of senders other than
+/// itself, and far from the codes to which libc gives a meaning.
 const CODE: i32 = -0x5452;
 
 /// A mark that signals carry; from [`ThreadRef::signal_with`](crate::ThreadRef::signal_with).
 ///
-/// A signal's number alone says little: anybody can send `SIGURG`, and the kernel does. A handler
-/// that asks [`came_with`](Self::came_with) first acts only on what its own program asked for, and
-/// hands on the rest.
+/// A signal's number alone says little: any process of the user can send `SIGURG`, and the kernel does. A
+/// handler that asks [`came_with`](Self::came_with) first acts only on the signals that its own program sent,
+/// and passes on the others.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 ///
 /// # Examples
 ///
@@ -47,18 +51,13 @@ const CODE: i32 = -0x5452;
 pub struct Cookie(usize);
 
 impl Cookie {
-    /// A cookie that nobody can guess.
+    /// Makes a cookie that cannot be guessed.
     ///
-    /// Another process that may signal this one can put any sender into what it sends. What it
-    /// cannot know is this number.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Another process that may signal this one can pretend to be any sender. It cannot know this number.
     ///
     /// # Errors
     ///
-    /// What `getrandom(2)` says.
+    /// As `getrandom(2)`.
     pub fn random() -> Result<Self, Errno> {
         let mut value = 0_usize;
         let place = &raw mut value as usize;
@@ -68,31 +67,19 @@ impl Cookie {
         Ok(Self(value))
     }
 
-    /// A cookie of the program's choice: an index, a generation, an address.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Makes a cookie of a number of the program's choice: an index, a generation, an address.
     #[must_use]
     pub const fn new(value: usize) -> Self {
         Self(value)
     }
 
     /// The number itself.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub const fn value(self) -> usize {
         self.0
     }
 
-    /// The cookie that a signal carries, if it carries one and says that it comes from this process.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The cookie of a signal, if it carries one and says that this process sent it.
     #[must_use]
     pub fn of(signal: &SigCtx<'_>) -> Option<Self> {
         let ours = signal.code() == CODE
@@ -101,22 +88,18 @@ impl Cookie {
     }
 
     /// Whether a signal carries this cookie.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn came_with(self, signal: &SigCtx<'_>) -> bool {
         Self::of(signal) == Some(self)
     }
 
-    pub(crate) fn send(self, tid: i32, sig: i32) -> Result<(), Errno> {
+    pub(crate) fn send(self, tid: Tid, sig: i32) -> Result<(), Errno> {
         sys::tgsigqueueinfo(sys::getpid(), tid, sig, CODE, self.0)
     }
 }
 
 impl fmt::Debug for Cookie {
-    /// Without the number, which may be a secret.
+    /// Leaves out the number, which may be a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Cookie")
     }

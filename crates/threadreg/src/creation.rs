@@ -1,8 +1,8 @@
 //! The creation lock, and the order of steps in which a thread is made.
 //!
 //! ```text
-//!   creator                                     freezer
-//!   ───────                                     ───────
+//!   creator                                     requester of a freeze
+//!   ───────                                     ─────────────────────
 //!   signals blocked, read side taken            write side taken: every creator is outside
 //!     record claimed, named                       here every listed thread exists,
 //!     record published (STARTING, tid 0)          none is between "listed" and "exists",
@@ -14,30 +14,30 @@
 //!
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
-//! | `state` | creators count themselves; the freezer sets and clears WRITER | both | taken acquire, given back release | C1, C2 |
-//! | `writers` | freezers: 0 free, 1 taken, 2 taken and awaited | freezers | taken acquire, given back release | C3 |
-//! | `holder` | the freezer, while it has the write side; a thread that finds it dead | freezers, waiting creators | see [`Holder`] | C5 |
+//! | `state` | creators count themselves; the requester sets and clears WRITER | both | taken acquire, given back release | C1, C2 |
+//! | `writers` | requesters: 0 free, 1 taken, 2 taken and awaited | requesters | taken acquire, given back release | C3 |
+//! | `holder` | the thread that has the write side; a thread that finds it dead | all that wait for the lock | see [`Holder`] | C5 |
 //!
-//! - **C1** A creator counts itself only while WRITER is clear, in one compare-exchange. So from
-//!   the moment that WRITER is set the count only falls: writers are preferred, and a freeze waits
-//!   for clones under way, no longer.
-//! - **C2** The freezer has the lock when WRITER is set and the count is 0.
-//! - **C3** `writers` is a mutex around WRITER: one freezer at a time.
-//! - **C4** A record is published before `clone` and under the read side. So a thread that can
-//!   exist is listed, and while the lock is frozen a thread that is listed exists or has left.
+//! - **C1** A creator counts itself only while WRITER is clear, in one compare-exchange. So once WRITER is
+//!   set the count only falls: writers are preferred, and a freeze waits for the clones under way and no
+//!   longer.
+//! - **C2** The requester has the lock when WRITER is set and the count is 0.
+//! - **C3** `writers` is a mutex around WRITER: one requester at a time.
+//! - **C4** A record is published before `clone` and under the read side. So a thread that can exist is
+//!   listed, and while the lock is frozen a thread that is listed exists or has left.
 //! - **C5** `holder` is set after the write side is taken, and cleared before it is given back.
 //!
-//! *Exit:* takes no lock; threads leave while creation is frozen. A freezer that ends with the write side
-//! is found dead by who waits for it, who gives it back (`freeze`). *Fork:* the child starts with a
-//! free lock (`reset`). *EAGAIN from clone:* the record is unlisted before the read side is given
-//! back, and pins are waited for afterwards: who holds one may be waiting for the lock. *Masked
-//! signals:* a creator blocks signals while it holds the read side, and only then: a
-//! creator that waits for a freezer can be signalled. *Nesting:* no thread takes a side while it
-//! holds one; a creator cannot be interrupted by a handler that freezes, since its signals are
-//! blocked, and a handler that does run may only try.
+//! *Exit:* takes no lock; threads leave while creation is frozen. A thread that waits for the lock looks
+//! whether the holder has ended, and gives the write side back for a dead one (`freeze`). *Fork:* the child
+//! starts with a free lock (`reset`). *EAGAIN from clone:* the record is unlisted before the read side is
+//! given back. Pins are waited for afterwards, since a thread that holds one may be waiting for the lock.
+//! *Masked signals:* a creator blocks signals while it holds the read side, and only then, so a creator
+//! that waits for the lock can be signalled. *Nesting:* no thread takes a side while it holds one. A handler
+//! that freezes cannot interrupt a creator, since the creator's signals are blocked. Any other handler may
+//! only try.
 //!
-//! References: Go's `allocmLock` and `execLock`, which are one lock here (`runtime/proc.go`:
-//! `newm`, `allocm`, `newm1`; `runtime/rwmutex.go`).
+//! References: Go's `allocmLock` and `execLock`, which are one lock here (`runtime/proc.go`: `newm`,
+//! `allocm`, `newm1`; `runtime/rwmutex.go`).
 
 use core::time::Duration;
 
@@ -51,7 +51,7 @@ use crate::sync::{AtomicU32, Ordering, wait, wake_all, wake_one};
 
 const WRITER: u32 = 1 << 31;
 
-/// Read side: creators. Write side: whoever needs that no thread be made.
+/// Read side: creators. Write side: a requester that needs that no thread is made.
 #[derive(Debug)]
 pub(crate) struct CreationLock {
     state: AtomicU32,
@@ -72,12 +72,12 @@ impl CreationLock {
         Self { state: AtomicU32::new(0), writers: AtomicU32::new(0) }
     }
 
-    /// Takes the read side if no writer has or awaits the lock.
+    /// Takes the read side, unless a requester has the lock or waits for it.
     pub(crate) fn try_read(&self) -> bool {
         // Relaxed: the exchange decides.
         let mut now = self.state.load(Ordering::Relaxed);
         while now & WRITER == 0 {
-            // C1. Acquire: pairs with the writer's release; what it did while frozen is seen.
+            // C1. Acquire: pairs with `release_write`; what the holder did is seen.
             match self.state.compare_exchange_weak(
                 now,
                 now + 1,
@@ -91,8 +91,8 @@ impl CreationLock {
         false
     }
 
-    /// Sleeps while a writer has or awaits the lock; calls `nap` before each sleep, which says how long
-    /// that may be. Nothing is held afterwards.
+    /// Sleeps while a requester has the lock or waits for it. Calls `nap` before each sleep; the result is
+    /// how long that may be. Nothing is held afterwards.
     pub(crate) fn wait_readable(&self, mut nap: impl FnMut() -> Option<Duration>) {
         loop {
             // Relaxed: a hint; `try_read` decides.
@@ -106,15 +106,14 @@ impl CreationLock {
 
     /// Gives the read side back.
     pub(crate) fn release_read(&self) {
-        // Release: the records published under the lock are seen by the writer. Pairs with C2's
-        // load.
+        // Release: the holder sees the records published under the lock. Pairs with C2's loads.
         if self.state.fetch_sub(1, Ordering::Release) == WRITER | 1 {
             wake_all(&self.state);
         }
     }
 
-    /// Takes the write side: waits for other writers and for the creators under way, until no time
-    /// is `left` (`None`: forever). Returns whether it has it; if not, the lock is as it was.
+    /// Takes the write side: waits for other requesters and for the creators under way, until no time is
+    /// `left` (`None`: forever). Returns whether it has it; if not, the lock is as it was.
     pub(crate) fn write(&self, mut left: impl FnMut() -> Option<Duration>) -> bool {
         if !self.lock_writers(&mut left) {
             return false;
@@ -133,7 +132,7 @@ impl CreationLock {
         true
     }
 
-    /// Takes the write side if nobody has either side.
+    /// Takes the write side if no thread has either side.
     pub(crate) fn try_write(&self) -> bool {
         // C3. Acquire: as in `lock_writers`.
         if self.writers.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
@@ -161,8 +160,8 @@ impl CreationLock {
         if self.writers.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
             return true;
         }
-        // Taken as "awaited" from here on: others may sleep, and one wake too many costs less than
-        // one too few. So does the mark of one who gives up.
+        // Taken as "awaited" from here on, since others may sleep. A wake too many is harmless, a wake too
+        // few is not; so the mark stays when this thread gives up.
         while self.writers.swap(2, Ordering::Acquire) != 0 {
             let left = left();
             if left.is_some_and(|left| left.is_zero()) {
@@ -182,11 +181,11 @@ impl CreationLock {
     /// How many creators are between "listed" and "exists", or about to be.
     #[cfg(not(loom))]
     pub(crate) fn creators(&self) -> u32 {
-        // Relaxed: out of date at once, for people to read.
+        // Relaxed: for an error's text, and out of date at once.
         self.state.load(Ordering::Relaxed) & !WRITER
     }
 
-    /// After fork, in the child: whoever held a side was not copied.
+    /// Frees both sides in the child of a fork, which did not copy the threads that held them.
     #[cfg(not(loom))]
     pub(crate) fn reset(&self) {
         self.state.store(0, Ordering::Relaxed);
@@ -195,7 +194,7 @@ impl CreationLock {
     }
 }
 
-/// The thread that has the write side. A thread that waits for the lock looks whether it lives.
+/// The thread that has the write side. Threads that wait for the lock look whether it lives.
 #[cfg(not(loom))]
 #[derive(Debug)]
 pub(crate) struct Holder {
@@ -241,16 +240,14 @@ impl Holder {
 pub(crate) enum NotCreated<E> {
     /// The arena has no room.
     Full,
-    /// `clone` said no. The record is to be given to [`abandon`], when the read side has been given
-    /// back.
+    /// `clone` failed. The creator gives back the read side, and then the record to [`abandon`].
     Clone(E, &'static Record),
 }
 
-/// Makes a thread: lists it, then lets `clone` bring it into being (C4).
+/// Makes a thread: lists it, and then calls `clone` to create it (C4).
 ///
-/// The caller holds the read side of the creation lock. `clone` gets the record and the generation; the
-/// thread that it makes calls [`Record::start`] on the record, and in the end [`Record::close`] and
-/// [`leave`].
+/// The caller holds the read side of the creation lock. `clone` gets the record and the generation. The
+/// new thread calls [`Record::start`] on the record, and in the end [`Record::close`] and [`leave`].
 pub(crate) fn create<T, E>(
     arena: &Arena,
     name: &Name,
@@ -265,8 +262,8 @@ pub(crate) fn create<T, E>(
     })
 }
 
-/// Gives back the record of a thread that could not be made, when no pin is left, if it `is_ours`
-/// still: a handler may have forked meanwhile, and the child has given it back.
+/// Waits for the last pin of a thread that could not be made, and gives its record back if it still
+/// `is_ours`: a handler may have forked meanwhile, and then the fork handler has given it back in the child.
 pub(crate) fn abandon(arena: &Arena, record: &Record, is_ours: impl FnOnce() -> bool) {
     record.wait_unpinned();
     if is_ours() {

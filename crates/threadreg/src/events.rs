@@ -1,33 +1,34 @@
-//! News of threads that come and go, over bounded channels; nobody waits for a slow listener.
+//! Events of threads that come and go, over bounded channels. No thread waits for a slow listener.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use sigctx::sys::Tid;
 
 use crate::name::Name;
 use crate::registry;
 use crate::thread_ref::ThreadRef;
 
-/// A registered thread came or went.
+/// A registered thread has started or is exiting.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The thread runs: it was spawned and has its id, or was attached.
+    /// The thread runs: it was spawned and has its id, or it was attached.
     Started {
         /// The thread.
         thread: ThreadRef,
         /// Its id.
-        tid: i32,
+        tid: Tid,
         /// Its name.
         name: Name,
     },
-    /// The thread left the registry, or is about to finish leaving.
+    /// The thread has left the list of threads.
     Exited {
-        /// The thread; gone by now.
+        /// The thread. The reference is stale by now.
         thread: ThreadRef,
         /// The id that it had.
-        tid: i32,
+        tid: Tid,
         /// The name that it had.
         name: Name,
     },
@@ -46,16 +47,15 @@ struct Node {
 /// Head of the list of subscribers. Only grows; in the child of a fork the old list stays behind the new.
 static HEAD: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 
-/// Subscribes to events; at most `capacity` of them wait to be read.
+/// Subscribes to the start and the exit of threads. At most `capacity` events wait to be read.
 ///
-/// An event that finds the channel full is dropped and counted. A thread that comes or goes never
-/// waits for a listener. The news of one thread come in order. A subscription costs its channel's
-/// memory for the life of the process, read or not: subscribe once, not once a request. The child
-/// of a `fork` has no subscriptions.
+/// The events of one thread arrive in order. A thread that starts or exits never waits for a listener: an
+/// event that finds the channel full is dropped and counted. The memory of a subscription is never freed,
+/// so subscribe once, and not once a request. The child of a `fork` has no subscriptions.
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe: allocates.
+/// Not async-signal-safe (AS-Unsafe heap): it allocates.
 ///
 /// # Examples
 ///
@@ -72,7 +72,7 @@ static HEAD: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 /// ```
 pub fn subscribe(capacity: usize) -> Subscription {
     registry::init();
-    // A channel without room would hand events only to a listener that happens to wait.
+    // A channel without room passes an event only to a listener that waits at that moment.
     let (sender, receiver) = bounded(capacity.max(1));
     let (dropped, next) = (AtomicUsize::new(0), AtomicPtr::new(ptr::null_mut()));
     let forks = registry::forks();
@@ -83,8 +83,8 @@ pub fn subscribe(capacity: usize) -> Subscription {
     loop {
         // Relaxed: goes out with the exchange.
         node.next.store(head, Ordering::Relaxed);
-        // Release: pairs with the load in `emit`; the node is whole. The nodes behind it were
-        // released by their own exchange, and a chain of exchanges keeps that.
+        // Release: pairs with the load in `emit`; the node is whole. The nodes behind it were released by
+        // their own exchange, and a chain of exchanges keeps that.
         match HEAD.compare_exchange_weak(head, place, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => break,
             Err(now) => head = now,
@@ -93,7 +93,11 @@ pub fn subscribe(capacity: usize) -> Subscription {
     Subscription { receiver, dropped: &node.dropped }
 }
 
-/// The listener's end, from [`subscribe`].
+/// The listener's end of a subscription; from [`subscribe`].
+///
+/// # Signal safety
+///
+/// None is async-signal-safe (AS-Unsafe lock) except [`dropped`](Self::dropped).
 #[derive(Debug)]
 pub struct Subscription {
     receiver: Receiver<Event>,
@@ -101,11 +105,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The channel to read from, or to wait on together with others.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe.
+    /// The channel to read from, or to wait for together with others.
     #[must_use]
     pub fn receiver(&self) -> &Receiver<Event> {
         &self.receiver
@@ -115,16 +115,16 @@ impl Subscription {
     ///
     /// # Signal safety
     ///
-    /// Async-signal-safe.
+    /// Async-signal-safe (AS-Safe).
     #[must_use]
     pub fn dropped(&self) -> usize {
         self.dropped.load(Ordering::Relaxed)
     }
 }
 
-/// Tells every subscriber; `event` is made only if there is one.
+/// Sends an event to every subscriber; `event` is called only if there is one.
 ///
-/// Called with signals blocked, so that no handler finds a channel's lock taken below it.
+/// Called with signals blocked, so that no handler runs on top of a channel's lock.
 pub(crate) fn emit(event: impl FnOnce() -> Event) {
     // Acquire: pairs with the exchange in `subscribe`.
     let mut next = HEAD.load(Ordering::Acquire);
@@ -143,7 +143,7 @@ pub(crate) fn emit(event: impl FnOnce() -> Event) {
             Err(TrySendError::Full(_)) => {
                 node.dropped.fetch_add(1, Ordering::Relaxed);
             }
-            // Nobody listens any more.
+            // Disconnected: the listener is gone.
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
         }
         next = node.next.load(Ordering::Relaxed);

@@ -4,38 +4,37 @@ use core::fmt;
 use core::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use sigctx::sys::{self, Errno};
+use sigctx::sys::{self, Errno, Tid};
 
-use crate::name::Name;
+use crate::name::{Label, Name};
 use crate::procfs::TaskDir;
 use crate::registry::{self, ARENA, CREATION};
-use crate::thread_ref::{ThreadRef, threads};
+use crate::thread_ref::{ThreadRef, registered_name, threads};
 
-/// The longest wait for the guard without a look whether the thread that holds it lives.
+/// The longest sleep of a thread that waits for the guard, before it looks whether the holder lives.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Stops this crate from making threads until the guard is dropped.
 ///
-/// When it returns, every spawned thread that is listed exists (its `clone` has returned) or has
-/// left, and none can come. Threads may leave at any time, and threads that nobody registered are
-/// not affected.
+/// When it returns, every spawned thread that is listed exists (its `clone` has returned) or has left, and
+/// no new one can come. Threads may leave at any time. Threads that are made without this crate are not
+/// affected.
 ///
 /// # Lock order
 ///
-/// *Stop a world first, freeze second*: nothing that a creator may hold while it spawns is to be
-/// awaited under the guard. A creator that waits for the guard is in the middle of running code, and
-/// can be stopped only because it waits with its signals open. A thread that holds the guard must
-/// not spawn, freeze again or stop a world: it would wait for itself. In builds with debug
-/// assertions it panics instead.
+/// *Stop a world first, freeze second.* Under the guard, do not wait for anything that a thread may hold
+/// while it spawns. A creator that waits for the guard is in the middle of running code, and can be stopped
+/// only because it waits with its signals open. A thread that holds the guard must not spawn, freeze again or
+/// stop a world: it would wait for itself. In builds with debug assertions it panics instead.
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe: waits. [`try_freeze_creation`] is.
+/// Not async-signal-safe (AS-Unsafe lock): it waits. [`try_freeze_creation`] is.
 ///
 /// # Blocking
 ///
-/// For other holders of the guard, without bound, and for the creations under way. New creators
-/// queue behind this call, so it is not overtaken forever. [`freeze_creation_within`] gives up.
+/// For other holders of the guard, without bound, and for the creations under way. New creators queue
+/// behind this call, so they cannot overtake it forever. [`freeze_creation_within`] gives up.
 ///
 /// # Panics
 ///
@@ -49,12 +48,14 @@ const LOOK: Duration = Duration::from_millis(100);
 /// let frozen = threadreg::freeze_creation();
 /// frozen.wait_all_started(Duration::from_secs(1))?;
 /// assert!(threadreg::threads().all(|thread| thread.tid().is_some() || !thread.is_alive()));
-/// # Ok::<(), threadreg::NotStarted>(())
+/// # Ok::<(), threadreg::StartTimedOut>(())
 /// ```
 ///
 /// # References
 ///
 /// Go's `allocmLock` and `execLock`, `runtime/proc.go`.
+#[doc(alias = "allocmLock")]
+#[doc(alias = "execLock")]
 pub fn freeze_creation() -> CreationFrozen {
     assert_not_frozen_here();
     registry::init();
@@ -63,19 +64,19 @@ pub fn freeze_creation() -> CreationFrozen {
     CreationFrozen::new(me)
 }
 
-/// Like [`freeze_creation`], but gives up after `limit` and says who was in the way.
+/// Like [`freeze_creation`], but gives up after `timeout` and names the thread that was in the way.
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe: waits.
+/// Not async-signal-safe (AS-Unsafe lock): it waits.
 ///
 /// # Blocking
 ///
-/// At most for `limit`. Creators queue behind it while it waits, and go on when it gives up.
+/// At most for `timeout`. Creators queue behind it while it waits, and go on when it gives up.
 ///
 /// # Errors
 ///
-/// [`FreezeTimedOut`] when the time was over.
+/// [`FreezeTimedOut`] after `timeout`.
 ///
 /// # Panics
 ///
@@ -94,44 +95,45 @@ pub fn freeze_creation() -> CreationFrozen {
 /// assert!(error.to_string().contains("holds it frozen"));
 /// # drop(held);
 /// ```
-pub fn freeze_creation_within(limit: Duration) -> Result<CreationFrozen, FreezeTimedOut> {
+pub fn freeze_creation_within(timeout: Duration) -> Result<CreationFrozen, FreezeTimedOut> {
     assert_not_frozen_here();
     registry::init();
     let (me, begin) = (me(), Instant::now());
-    if CREATION.write(|| Some(limit.saturating_sub(begin.elapsed()).min(look()))) {
+    if CREATION.write(|| Some(timeout.saturating_sub(begin.elapsed()).min(look()))) {
         Ok(CreationFrozen::new(me))
     } else {
-        Err(FreezeTimedOut::now(limit))
+        Err(FreezeTimedOut::now(timeout))
     }
 }
 
-/// Like [`freeze_creation`], or `None` when a thread is being made or another holds the guard.
+/// Like [`freeze_creation`], but returns `None` when a thread is being made or another holds the guard.
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe, and so is dropping the guard: no waiting, no allocation. For the same reason it
-/// does not see to forks: unless the crate [`is_in_use`](crate::is_in_use), no other thread may fork
-/// while the guard lives.
+/// Async-signal-safe (AS-Safe), and so is dropping the guard: no waiting, no allocation. For that reason it
+/// does not register the handler that frees the lock in the child of a `fork`: until the crate
+/// [`is_in_use`](crate::is_in_use), no other thread may fork while the guard lives.
 #[must_use]
 pub fn try_freeze_creation() -> Option<CreationFrozen> {
     let me = me();
     CREATION.try_write().then(|| CreationFrozen::new(me))
 }
 
-/// Whether the calling thread holds the guard of [`freeze_creation`]: then it must not wait for
-/// other threads to stop, spawn or freeze.
+/// Whether the calling thread holds the guard of [`freeze_creation`]. Then it must not wait for other
+/// threads to stop, spawn or freeze.
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 #[must_use]
 pub fn holds_freeze() -> bool {
     // Only this thread makes the holder's id its own.
     CREATION.holder.get().is_some_and(|(_, tid)| tid == sys::gettid())
 }
 
-/// For who is going to wait for the guard: gives it back for a thread that has ended with it, leaked or
-/// killed by a seccomp filter of its own. Returns how long to wait before the next look.
+/// Gives the guard back for a holder that has ended with it: the guard was leaked, or a seccomp filter of the
+/// holder's own killed it. A thread calls this before it sleeps for the guard; the result is how long it may
+/// sleep.
 pub(crate) fn look() -> Duration {
     if let Some((process, tid)) = CREATION.holder.get()
         && has_ended(process, tid)
@@ -143,11 +145,11 @@ pub(crate) fn look() -> Duration {
 }
 
 /// The ids of the calling process and thread.
-fn me() -> (i32, i32) {
+fn me() -> (i32, Tid) {
     (sys::getpid(), sys::gettid())
 }
 
-fn has_ended(pid: i32, tid: i32) -> bool {
+fn has_ended(pid: i32, tid: Tid) -> bool {
     // The main thread keeps its id until the process ends.
     let is_dead_leader = || {
         let stat = TaskDir::open().and_then(|tasks| tasks.stat(tid));
@@ -165,10 +167,14 @@ pub(crate) fn assert_not_frozen_here() {
     );
 }
 
-/// No thread is made through this crate while this lives; from [`freeze_creation`].
+/// While this lives no thread is made through this crate; from [`freeze_creation`].
 ///
-/// Belongs to its thread. In the child of a `fork` it holds nothing any more, nor when its thread has
-/// ended: whoever waits for it looks, every 100 ms, whether that lives.
+/// Belongs to its thread. It holds nothing any more in the child of a `fork`, or when its thread has ended:
+/// a thread that waits for it looks every 100 ms whether the holder lives.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe). [`wait_all_started`](Self::wait_all_started) waits.
 #[must_use = "creation is frozen only while this lives"]
 #[derive(Debug)]
 pub struct CreationFrozen {
@@ -177,42 +183,36 @@ pub struct CreationFrozen {
 }
 
 impl CreationFrozen {
-    /// The caller, `me`, has the write side, and has made no system call since: at one a filter of its own
-    /// could end it, and it is not known yet.
-    fn new(me: (i32, i32)) -> Self {
+    /// Makes the guard of the calling thread, `me`, which has just taken the write side. It has made no
+    /// system call since: at one a seccomp filter could end the thread before it is known as the holder.
+    fn new(me: (i32, Tid)) -> Self {
         CREATION.holder.set(me);
         Self { forks: registry::forks(), not_send: PhantomData }
     }
 
-    /// Waits until every listed thread has stored its id: it can be signalled, or has left.
+    /// Waits until every listed thread has stored its id. It can then be signalled, or it has left.
     ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe while no thread fails to start; the clock is read through the vDSO.
+    /// The clock is read through the vDSO.
     ///
     /// # Blocking
     ///
-    /// At most for `limit`.
+    /// At most for `timeout`.
     ///
     /// # Errors
     ///
-    /// The first thread found that had not started when the time was over.
-    pub fn wait_all_started(&self, limit: Duration) -> Result<(), NotStarted> {
+    /// [`StartTimedOut`] with the first thread found that had not started after `timeout`.
+    pub fn wait_all_started(&self, timeout: Duration) -> Result<(), StartTimedOut> {
         let begin = Instant::now();
         for (record, generation) in ARENA.listed() {
-            let left = || Some(limit.saturating_sub(begin.elapsed()));
+            let left = || Some(timeout.saturating_sub(begin.elapsed()));
             if !record.wait_started(generation, left) {
-                return Err(NotStarted { thread: ThreadRef { record, generation }, limit });
+                return Err(StartTimedOut { thread: ThreadRef { record, generation }, timeout });
             }
         }
         Ok(())
     }
 
     /// Lets threads be made again; the same as dropping the guard.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub fn thaw(self) {
         drop(self);
     }
@@ -227,39 +227,36 @@ impl Drop for CreationFrozen {
     }
 }
 
-/// Creation could not be frozen in time; from [`freeze_creation_within`].
+/// Creation was not frozen in time; from [`freeze_creation_within`].
 #[derive(Clone, Copy, Debug)]
 pub struct FreezeTimedOut {
-    /// How long it was waited for.
-    pub limit: Duration,
-    /// The thread that holds the guard, if one did when the time was over: id and name.
-    pub freezer: Option<(i32, Name)>,
-    /// A thread that was being made then.
+    /// How long [`freeze_creation_within`] was to wait.
+    pub timeout: Duration,
+    /// The thread that held the guard at the end, if one did: id and name.
+    pub holder: Option<(Tid, Name)>,
+    /// A thread that was being made at the end.
     pub being_made: Option<ThreadRef>,
-    /// How many threads were being made.
+    /// How many threads were being made at the end.
     pub creators: u32,
 }
 
 impl FreezeTimedOut {
-    fn now(limit: Duration) -> Self {
-        let freezer = CREATION.holder.get().map(|(_, tid)| {
-            let known = threads().find(|thread| thread.tid() == Some(tid));
-            (tid, known.map(|thread| thread.name()).unwrap_or_default())
-        });
+    fn now(timeout: Duration) -> Self {
+        let holder = CREATION.holder.get().map(|(_, tid)| (tid, registered_name(tid)));
         let being_made = threads().find(|thread| thread.tid().is_none() && thread.is_alive());
-        Self { limit, freezer, being_made, creators: CREATION.creators() }
+        Self { timeout, holder, being_made, creators: CREATION.creators() }
     }
 }
 
 impl fmt::Display for FreezeTimedOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "creation of threads could not be frozen within {:?}: ", self.limit)?;
-        if let Some((tid, name)) = self.freezer {
-            return write!(f, "thread {tid} ({name}) holds it frozen");
+        write!(f, "creation of threads could not be frozen within {:?}: ", self.timeout)?;
+        if let Some((tid, name)) = self.holder {
+            return write!(f, "thread {} holds it frozen", Label { tid: Some(tid), name });
         }
         write!(f, "{} being made", self.creators)?;
         match self.being_made {
-            Some(thread) => write!(f, ", thread {} for one", thread.name()),
+            Some(thread) => write!(f, ", among them thread {thread}"),
             None => Ok(()),
         }
     }
@@ -267,19 +264,19 @@ impl fmt::Display for FreezeTimedOut {
 
 impl core::error::Error for FreezeTimedOut {}
 
-/// A listed thread did not run in time; from [`CreationFrozen::wait_all_started`].
+/// A listed thread did not start in time; from [`CreationFrozen::wait_all_started`].
 #[derive(Clone, Copy, Debug)]
-pub struct NotStarted {
+pub struct StartTimedOut {
     /// The thread.
     pub thread: ThreadRef,
-    /// How long it was waited for.
-    pub limit: Duration,
+    /// How long [`CreationFrozen::wait_all_started`] was to wait.
+    pub timeout: Duration,
 }
 
-impl fmt::Display for NotStarted {
+impl fmt::Display for StartTimedOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "thread {} was made but has not run for {:?}", self.thread.name(), self.limit)
+        write!(f, "thread {} was made but has not run for {:?}", self.thread, self.timeout)
     }
 }
 
-impl core::error::Error for NotStarted {}
+impl core::error::Error for StartTimedOut {}

@@ -2,21 +2,25 @@
 //!
 //! # Map of the modules
 //!
-//! | module | what is there |
+//! In layers: a module uses modules of the rows above it, and of its own row in one direction only.
+//!
+//! | module | contents |
 //! |---|---|
+//! | `sync`, `name` | atomics and futexes, real or loom's; a thread's name |
 //! | `record` | one thread's record: its phases, and the pin (protocol) |
 //! | `arena` | the records: claimed, walked, used again (protocol) |
-//! | `creation` | the creation lock and the order of steps of a spawn (protocol) |
-//! | `registry`, `lookup` | the process's instance of these, the calling thread, fork |
-//! | `membership`, `spawn`, `attach`, `mask`, `stack` | what a thread does to begin and to end |
-//! | `template` | the thread that makes clean threads |
-//! | `freeze`, `exec`, `thread_ref`, `cookie`, `slot`, `nudge`, [`rest`], `events`, `name` | the public face |
-//! | [`procfs`] | what the kernel's files say |
+//! | `creation` | the creation lock, and the order of steps of a spawn (protocol) |
+//! | `lookup`, `registry` | the calling thread's record; the process's arena and creation lock, and the handler of a fork |
+//! | `cookie`, `thread_ref` | references to threads, pins, signals |
+//! | [`procfs`], `stack`, `mask` | the kernel's files about threads; a thread's stack bounds and signal mask |
+//! | `slot`, `nudge`, [`rest`] | what upper crates keep on a thread and ask of each other |
+//! | `freeze`, `exec`, `events` | the guard that stops creation; `exec` under it; events of threads |
+//! | `membership`, `attach`, `spawn`, `template` | the begin and the end of a thread's registration; the thread that makes clean threads |
 
 // Under loom only the protocol cores are built: the rest makes system calls and real threads.
 #![cfg_attr(
     all(loom, not(test)),
-    expect(dead_code, reason = "without the rest and without the models nobody uses the cores")
+    expect(dead_code, reason = "without the rest and without the models nothing uses the cores")
 )]
 #![cfg_attr(
     loom,
@@ -67,9 +71,9 @@ cfg_if::cfg_if! {
         pub use attach::{AttachError, Attached, attach};
         pub use cookie::Cookie;
         pub use events::{Event, Subscription, subscribe};
-        pub use exec::{ExecHold, ExecHook, ExecTimedOut, before_exec, exec, exec_within};
+        pub use exec::{BeforeExecError, ExecHold, ExecHook, ExecTimedOut, before_exec, exec, exec_within};
         pub use freeze::{
-            CreationFrozen, FreezeTimedOut, NotStarted, freeze_creation, freeze_creation_within,
+            CreationFrozen, FreezeTimedOut, StartTimedOut, freeze_creation, freeze_creation_within,
             holds_freeze, try_freeze_creation,
         };
         pub use mask::never_block;

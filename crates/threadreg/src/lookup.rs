@@ -1,11 +1,11 @@
-//! Who the calling thread is, asked from anywhere: in a handler, on any thread, in a program or in
-//! a library that was opened at run time.
+//! The calling thread's record, found from anywhere: in a handler, on any thread, in a program or in a
+//! library that was opened at run time.
 //!
-//! A thread-local of the main program is there before the thread's first instruction. That of a
-//! library opened by `dlopen` is allocated by `malloc` when a thread first touches it
-//! (`__tls_get_addr`; glibc), and a handler that interrupted `malloc` would do that on a thread
-//! which nobody registered. So a library asks `pthread_getspecific` instead: keys live in the
-//! thread's own descriptor or in blocks that only a setting allocates.
+//! A thread-local of the main program exists before the thread's first instruction. That of a library
+//! opened by `dlopen` is allocated by `malloc` when a thread first touches it (`__tls_get_addr` of glibc). On
+//! an unregistered thread that first touch could be made by a handler that interrupted `malloc`. So in a
+//! library `pthread_getspecific` is used instead: its keys live in the thread's own descriptor, or in blocks
+//! that only `pthread_setspecific` allocates.
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
@@ -13,36 +13,36 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering, compiler_fence};
 
 use crate::record::Record;
 
-/// Nothing was registered yet: nobody is anybody.
+/// No thread was registered yet.
 const UNSET: u32 = 0;
 /// In the thread-local.
 const LOCAL: u32 = 1;
-/// With the key that is this much less.
+/// From here on: in the thread-specific value of the key that is this much less.
 const KEY: u32 = 2;
 
-/// Where the calling thread's record is noted; set once.
+/// Where a thread's record is noted; set once.
 static WHERE: AtomicU32 = AtomicU32::new(UNSET);
 
 thread_local! {
-    // Const and without a destructor: no set-up that could allocate. An atomic, since a handler may
-    // look between any two instructions.
+    // Const and without a destructor: no set-up that could allocate. An atomic, since a handler may look
+    // between any two instructions.
     static CURRENT: AtomicPtr<Record> = const { AtomicPtr::new(ptr::null_mut()) };
 }
 
-/// The calling thread's record, or null. Async-signal-safe.
+/// The calling thread's record, or null. Async-signal-safe (AS-Safe).
 #[inline]
 pub(crate) fn record() -> *const Record {
     // Relaxed: a thread that has a record saw this set when it registered.
     match WHERE.load(Ordering::Relaxed) {
         UNSET => ptr::null(),
-        // Relaxed: written by this thread only.
+        // Relaxed: only this thread writes it.
         LOCAL => CURRENT.with(|current| current.load(Ordering::Relaxed)),
-        // SAFETY: reads a word of the calling thread's; the key is never given back.
+        // SAFETY: reads a word of the calling thread; the key is never given back.
         key => unsafe { libc::pthread_getspecific(key - KEY) }.cast_const().cast(),
     }
 }
 
-/// Notes the calling thread's record; null: it has none. With signals blocked.
+/// Notes the calling thread's record; null: it has none. Called with signals blocked.
 pub(crate) fn set(record: *const Record) {
     // The fences keep the compiler from moving the record's set-up past the store that lets a
     // handler on this thread find it, and its taking apart before the store that hides it.
@@ -51,10 +51,10 @@ pub(crate) fn set(record: *const Record) {
         UNSET => unreachable!("`init` comes before every registration"),
         LOCAL => CURRENT.with(|current| current.store(record.cast_mut(), Ordering::Relaxed)),
         key => {
-            // SAFETY: the key is ours and has no destructor.
+            // SAFETY: the key was made by `new_key` and has no destructor.
             let failed = unsafe { libc::pthread_setspecific(key - KEY, record.cast()) };
             if failed != 0 {
-                // ENOMEM, of a few hundred bytes, once a thread.
+                // ENOMEM: no memory for a few hundred bytes, once a thread.
                 std::alloc::handle_alloc_error(core::alloc::Layout::new::<*const Record>());
             }
         }
@@ -62,7 +62,8 @@ pub(crate) fn set(record: *const Record) {
     compiler_fence(Ordering::SeqCst);
 }
 
-/// Decides where records are noted. Before anything is registered; again: nothing happens.
+/// Decides where records are noted. To be called before any thread is registered; once decided, nothing
+/// happens.
 pub(crate) fn init() {
     if WHERE.load(Ordering::Relaxed) != UNSET {
         return;
@@ -70,23 +71,23 @@ pub(crate) fn init() {
     let choice = if is_in_the_program() { LOCAL } else { new_key() + KEY };
     let won = WHERE.compare_exchange(UNSET, choice, Ordering::Relaxed, Ordering::Relaxed);
     if won.is_err() && choice != LOCAL {
-        // SAFETY: made above, shown to nobody.
+        // SAFETY: made above; no other thread knows it.
         unsafe { libc::pthread_key_delete(choice - KEY) };
     }
 }
 
 fn new_key() -> u32 {
     let mut key = 0;
-    // SAFETY: writes one key. No destructor: whoever registered the thread ends that.
+    // SAFETY: writes one key. No destructor: the membership of a thread ends otherwise.
     let failed = unsafe { libc::pthread_key_create(&raw mut key, None) };
     assert_eq!(failed, 0, "no thread-specific key is left (PTHREAD_KEYS_MAX)");
     key
 }
 
 /// Whether this code is part of the program itself, whose thread-locals every thread has from its
-/// beginning. `false` is always safe.
+/// beginning. The answer `false` is always safe.
 fn is_in_the_program() -> bool {
-    /// Is given the objects of the process; the first is the program.
+    /// Called for each object of the process, of which the first is the program. Ends the walk there.
     unsafe extern "C" fn first(
         object: *mut libc::dl_phdr_info,
         _size: usize,

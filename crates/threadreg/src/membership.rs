@@ -1,5 +1,5 @@
-//! What a thread does on itself to become registered and to cease: alternate stack, bounds, mask,
-//! list.
+//! What a thread does to itself when it becomes registered and when it leaves: alternate stack, stack
+//! bounds, signal mask, list.
 
 use core::ptr;
 
@@ -12,7 +12,7 @@ use crate::registry::ARENA;
 use crate::thread_ref::ThreadRef;
 use crate::{creation, lookup, mask, stack};
 
-/// A thread's own hold on its record. Begun and ended on that thread.
+/// A thread's registration. Begun and ended on that thread.
 #[derive(Debug)]
 pub(crate) struct Membership {
     thread: ThreadRef,
@@ -20,10 +20,10 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
-    /// The calling thread becomes the one that `record` was published for.
+    /// Makes the calling thread the one that `record` was published for.
     ///
-    /// Signals must be blocked, but for those of a fault or a trapped call: a handler must not find the
-    /// thread half registered.
+    /// Signals must be blocked, except those of a fault or a trapped call: a handler must not find the thread
+    /// half registered.
     pub(crate) fn begin(
         record: &'static Record,
         generation: u32,
@@ -31,8 +31,7 @@ impl Membership {
     ) -> Self {
         let thread = ThreadRef { record, generation };
         let (low, high) = stack::bounds().unwrap_or((0, 0));
-        // SAFETY: this thread's stack, or none; this thread alone uses the record, signals are
-        // blocked.
+        // SAFETY: this thread's stack, or none. Only this thread uses the record, and signals are blocked.
         unsafe { record.stack.set_bounds(low, high) };
         lookup::set(record);
         let tid = sys::gettid();
@@ -45,11 +44,11 @@ impl Membership {
         self.thread
     }
 
-    /// The calling thread leaves. Signals are blocked when this returns; the former mask is the
-    /// result.
+    /// Takes the calling thread off the registry. Signals are blocked when this returns; the result is the
+    /// former mask.
     ///
-    /// Waits until no pin is left. Ends the process inside an injected call: the record's stack word
-    /// is written when that resumes, and would be another thread's by then.
+    /// Waits for the last pin. Inside an injected call it ends the process: the call writes the record's
+    /// stack word when it resumes, and the record would be another thread's by then.
     pub(crate) fn end(mut self) -> SigSet {
         let mask = mask::block_all();
         let ThreadRef { record, .. } = self.thread;
@@ -58,25 +57,24 @@ impl Membership {
             eprintln!("threadreg: thread {tid} leaves the registry inside an injected call");
             std::process::abort();
         }
-        // In the child of a fork the record of any thread but the survivor is no longer its own.
+        // In the child of a fork the record is this thread's no longer, unless it is the surviving thread.
         let own = self.thread.is_alive();
         if own {
-            let (name, tid) = (self.thread.name(), record.pinned_tid().unwrap_or_default());
-            let thread = self.thread;
+            let (thread, name) = (self.thread, self.thread.name());
             record.close();
-            events::emit(|| Event::Exited { thread, tid, name });
+            events::emit(|| Event::Exited { thread, tid: sys::gettid(), name });
         }
-        // From here on a handler takes the thread for a foreign one.
+        // From here on a handler takes the thread for an unregistered one.
         lookup::set(ptr::null());
         if let Some(alternate) = self.alternate.take() {
-            // SAFETY: all signals are blocked but libc's own and those of a fault or a trapped call.
-            // Their handlers run to their end on whatever stack they find; none of them injects or
-            // moves what it interrupted, since it finds no record of this thread any more.
+            // SAFETY: all signals are blocked, except libc's own and those of a fault or a trapped call.
+            // Their handlers run to their end on the stack that they begin on. None of them injects a call
+            // or moves what it interrupted, since it finds no record of this thread any more.
             unsafe { alternate.remove_blocked() };
         }
         if own {
-            // SAFETY: handlers on this thread no longer find the record; no other thread runs on
-            // the stack.
+            // SAFETY: handlers on this thread no longer find the record, and no other thread runs on the
+            // stack.
             unsafe { record.stack.set_bounds(0, 0) };
             creation::leave(&ARENA, record);
         }

@@ -7,7 +7,7 @@ use loom::thread;
 use crate::arena::Arena;
 use crate::creation::{CreationLock, NotCreated, abandon, create, leave};
 use crate::name::Name;
-use crate::record::{Phase, Record};
+use crate::record::{Id, Phase, Record};
 
 fn named(text: &str) -> Name {
     Name::new(text)
@@ -20,7 +20,7 @@ fn live(arena: &Arena, record: &Record, tid: i32) {
     leave(arena, record);
 }
 
-/// T1, T2: while creation is frozen, a thread that exists is listed, and a listed one exists.
+/// T1, T2. While creation is frozen, a thread that exists is listed, and a listed one exists.
 #[test]
 fn frozen_list_and_existing_threads_agree() {
     loom::model(|| {
@@ -51,7 +51,7 @@ fn frozen_list_and_existing_threads_agree() {
     });
 }
 
-/// T1: a walker that learns of a thread by any other way finds it listed, lock or no lock.
+/// T1. A walker that learns of a thread by any other way finds it listed, lock or no lock.
 #[test]
 fn a_thread_that_runs_is_listed_already() {
     loom::model(|| {
@@ -73,7 +73,7 @@ fn a_thread_that_runs_is_listed_already() {
     });
 }
 
-/// T8, T10: while a pin holds, the thread has not exited, and the id is its own.
+/// T8, T10. While a pin holds, the thread has not exited, and the id is its own.
 #[test]
 fn a_pinned_thread_has_not_exited() {
     loom::model(|| {
@@ -90,7 +90,7 @@ fn a_pinned_thread_has_not_exited() {
                 let exited = exited.clone();
                 thread::spawn(move || {
                     if record.pin(generation) {
-                        assert_eq!(record.tid(generation).unwrap_or(7), 7);
+                        assert!(matches!(record.tid(generation), Id::Gone | Id::Known(7)));
                         assert_eq!(exited.load(Ordering::SeqCst), 0, "exited under a pin");
                         record.unpin();
                     }
@@ -107,7 +107,7 @@ fn a_pinned_thread_has_not_exited() {
     });
 }
 
-/// Who finds a thread in the list can pin it, unless it exits: it does not look gone while it
+/// A thread that is found in the list can be pinned, unless it exits: it does not look gone while it
 /// arrives.
 #[test]
 fn an_arriving_thread_is_not_taken_for_one_that_exits() {
@@ -154,28 +154,28 @@ fn taken_over(stale: fn(&'static Record, u32)) {
     });
 }
 
-/// T8: the id of a later owner of the record is never taken for that of the first.
+/// T8. The id of a later thread of the record is never taken for that of the first.
 #[test]
 fn a_stale_reference_has_no_other_id() {
     taken_over(|record, old| {
         let tid = record.tid(old);
-        assert!(matches!(tid, None | Some(7)), "{tid:?}");
+        assert!(matches!(tid, Id::Gone | Id::Known(7)), "{tid:?}");
     });
 }
 
-/// T8, T10: a pin by a stale reference fails, or was in time and then holds the first thread.
+/// T8, T10. A pin by a stale reference fails, or was in time and then holds the first thread.
 #[test]
-fn a_stale_reference_pins_nobody_else() {
+fn a_stale_reference_pins_no_other_thread() {
     taken_over(|record, old| {
         if record.pin(old) {
-            assert_eq!(record.tid(old).unwrap_or(7), 7);
+            assert!(matches!(record.tid(old), Id::Gone | Id::Known(7)));
             assert_eq!(record.state().0, old, "the record changed hands under a pin");
             record.unpin();
         }
     });
 }
 
-/// T10: a name is read whole, or not at all.
+/// T10. A name is read whole, or not at all.
 #[test]
 fn a_stale_reference_reads_no_torn_name() {
     taken_over(|record, old| {
@@ -195,10 +195,13 @@ fn a_walk_shows_no_half_made_record() {
             let arena = arena.clone();
             thread::spawn(move || {
                 for (record, generation) in arena.listed() {
-                    // None: gone meanwhile. 0: not started. Else the id that this generation stores
-                    // below.
-                    let tid = record.tid(generation).unwrap_or(0);
-                    assert!(tid == 0 || tid == generation as i32 + 10, "{tid} of {generation}");
+                    if let Id::Known(tid) = record.tid(generation) {
+                        assert_eq!(
+                            tid,
+                            generation as i32 + 10,
+                            "what this generation stores below"
+                        );
+                    }
                 }
             })
         };
@@ -233,7 +236,7 @@ fn a_record_has_one_claimer() {
     });
 }
 
-/// T6: who waits for a start is woken by the start, and by a clone that failed.
+/// T6. A thread that waits for a start is woken by the start, and by a clone that failed.
 #[test]
 fn waiting_for_a_start_ends() {
     for fails in [false, true] {
@@ -253,12 +256,12 @@ fn waiting_for_a_start_ends() {
                 record.start(7);
             }
             let tid = waiter.join().expect("no panic");
-            assert_eq!(tid, (!fails).then_some(7));
+            assert_eq!(tid, if fails { Id::Gone } else { Id::Known(7) });
         });
     }
 }
 
-/// T3: a clone that fails leaves nothing behind, whatever a walker does meanwhile.
+/// T3. A clone that fails leaves nothing behind, whatever a walker does meanwhile.
 #[test]
 fn a_failed_clone_is_unlisted() {
     loom::model(|| {
@@ -268,7 +271,7 @@ fn a_failed_clone_is_unlisted() {
             thread::spawn(move || {
                 for (record, generation) in arena.listed() {
                     if record.pin(generation) {
-                        assert_eq!(record.tid(generation).unwrap_or(0), 0);
+                        assert!(matches!(record.tid(generation), Id::Gone | Id::NotStarted));
                         record.unpin();
                     }
                 }
@@ -287,13 +290,13 @@ fn a_failed_clone_is_unlisted() {
     });
 }
 
-/// Who has pinned a thread may wait for the lock: a creator waits for pins without it.
+/// A thread that has pinned another may wait for the lock: a creator waits for pins without it.
 #[test]
-fn a_failed_clone_holds_nobody_up() {
+fn a_failed_clone_holds_no_thread_up() {
     loom::model(|| {
         let arena = Arc::new(Arena::new());
         let lock = Arc::new(CreationLock::new());
-        let freezer = {
+        let requester = {
             let (arena, lock) = (arena.clone(), lock.clone());
             thread::spawn(move || {
                 let listed = arena.listed().next();
@@ -312,11 +315,11 @@ fn a_failed_clone_holds_nobody_up() {
         lock.release_read();
         let Err(NotCreated::Clone((), record)) = made else { panic!("no record to abandon") };
         abandon(&arena, record, || true);
-        freezer.join().expect("no panic");
+        requester.join().expect("no panic");
     });
 }
 
-/// C1, C2, C3: the write side excludes creators and other writers, and everybody gets there.
+/// C1, C2, C3. The write side excludes creators and other writers, and every thread gets its turn.
 #[test]
 fn writers_exclude_creators_and_writers() {
     loom::model(|| {
@@ -348,7 +351,7 @@ fn writers_exclude_creators_and_writers() {
     });
 }
 
-/// The write side that is only tried for is right too, and a failed try leaves no trace.
+/// The write side excludes creators also when it is tried for, and a failed try leaves no trace.
 #[test]
 fn a_failed_try_for_the_write_side_leaves_it_free() {
     loom::model(|| {
@@ -372,7 +375,7 @@ fn a_failed_try_for_the_write_side_leaves_it_free() {
     });
 }
 
-/// A freeze that gives up leaves nothing behind, whatever creators and other freezers do meanwhile.
+/// T5. A freeze that gives up leaves nothing behind, whatever creators and other requesters do meanwhile.
 #[test]
 fn a_freeze_that_gives_up_leaves_creation_free() {
     loom::model(|| {
@@ -404,9 +407,9 @@ fn a_freeze_that_gives_up_leaves_creation_free() {
     });
 }
 
-/// T6: a change that each thread is to get once, and that a new thread inherits from its creator.
-/// Who makes it waits for every start first: else a creator that was changed already could make a
-/// thread that has the change and gets it again.
+/// T6. A change that each thread is to get once, and that a new thread inherits from its creator. The
+/// requester waits for every start first: else a creator that was changed already could make a thread that
+/// has the change and gets it again.
 #[test]
 fn a_change_reaches_every_thread_once_through_clone() {
     loom::model(|| {
@@ -440,8 +443,7 @@ fn a_change_reaches_every_thread_once_through_clone() {
             assert!(record.wait_started(generation, || None));
         }
         for (record, generation) in arena.listed() {
-            let tid = record.tid(generation).expect("nobody leaves");
-            assert_ne!(tid, 0, "cannot be told to change");
+            let Id::Known(tid) = record.tid(generation) else { panic!("cannot be told to change") };
             changes[tid as usize - 1].fetch_add(1, Ordering::SeqCst);
         }
         lock.release_write();

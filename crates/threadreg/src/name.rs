@@ -1,8 +1,11 @@
-//! A name kept in place: readable in a handler, copied without allocation.
+//! A thread's name, kept in place: readable in a handler, copied without allocation.
 
 use core::fmt;
 
-/// 32-bit words of a [`Name`]; words, so that a record can keep them as atomics.
+#[cfg(not(loom))]
+use sigctx::sys::Tid;
+
+/// 32-bit words of a [`Name`]. Words, so that a record can keep them as atomics.
 #[cfg(not(loom))]
 pub(crate) const WORDS: usize = 8;
 /// Few, to keep the models small.
@@ -13,21 +16,17 @@ pub(crate) const BYTES: usize = WORDS * 4;
 
 /// A thread's name, held in place and cut to 32 bytes.
 ///
-/// Linux itself keeps 15 bytes of a thread's name; this keeps more of the one given to
+/// Linux keeps 15 bytes of a thread's name. This keeps more of the name given to
 /// [`Builder::name`](crate::Builder::name).
 ///
 /// # Signal safety
 ///
-/// Every operation is async-signal-safe, formatting into a buffer of your own included.
+/// All methods are async-signal-safe (AS-Safe), formatting into a buffer of the caller's included.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Name([u8; BYTES]);
 
 impl Name {
-    /// Keeps as much of `text` as fits, cut between characters; a zero byte ends it.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Keeps as much of `text` as fits, cut between characters. A zero byte ends it.
     #[must_use]
     pub fn new(text: &str) -> Self {
         let mut name = Self::default();
@@ -43,20 +42,12 @@ impl Name {
     }
 
     /// Keeps the valid UTF-8 at the beginning of `bytes`, up to a zero byte.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
         Self::new(valid(bytes))
     }
 
     /// The text; empty when the thread has no name.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn as_str(&self) -> &str {
         let end = self.0.iter().position(|&b| b == 0).unwrap_or(BYTES);
@@ -103,9 +94,29 @@ impl fmt::Debug for Name {
     }
 }
 
+/// A thread as errors name it: `123 "worker"`, without what is not known.
+#[cfg(not(loom))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Label {
+    pub(crate) tid: Option<Tid>,
+    pub(crate) name: Name,
+}
+
+#[cfg(not(loom))]
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.tid, self.name.as_str()) {
+            (Some(tid), "") => write!(f, "{tid}"),
+            (Some(tid), name) => write!(f, "{tid} {name:?}"),
+            (None, "") => f.write_str("without a name"),
+            (None, name) => write!(f, "{name:?}"),
+        }
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::Name;
+    use super::{Label, Name};
 
     #[test]
     fn long_names_are_cut_between_characters() {
@@ -124,5 +135,14 @@ mod tests {
         assert_eq!(Name::from_words(words), name);
         assert_eq!(name.to_string(), "gr\u{fc}n");
         assert_eq!(Name::default().to_string(), "<unnamed>");
+    }
+
+    #[test]
+    fn a_label_leaves_out_what_is_not_known() {
+        let label = |tid, name| Label { tid, name: Name::new(name) }.to_string();
+        assert_eq!(label(Some(7), "worker"), "7 \"worker\"");
+        assert_eq!(label(Some(7), ""), "7");
+        assert_eq!(label(None, "worker"), "\"worker\"");
+        assert_eq!(label(None, ""), "without a name");
     }
 }

@@ -1,5 +1,4 @@
-//! The one question between those who want a thread at a safe point and those who can bring it
-//! there.
+//! The interface between a crate that wants a thread at a safe point and a crate that can bring it there.
 
 use core::fmt;
 use core::time::Duration;
@@ -10,20 +9,19 @@ use crate::thread_ref::{SignalError, ThreadRef};
 
 /// Brings a running thread to a safe point: interrupts it and has it make a call.
 ///
-/// Stop-the-world protocols ask through this for threads that do not poll; preemption by signal
-/// answers.
+/// A stop-the-world protocol calls this for threads that do not poll; preemption by signals implements it.
+#[doc(alias = "preemptone")]
 pub trait Nudge: Send + Sync {
     /// Asks that `thread` make `call` at its next asynchronous safe point.
     ///
-    /// Does not wait for it. The call may come late, when whoever asked needs it no more; it is
-    /// never made on another thread, and never inside a signal handler. The call has the room of an
-    /// injected one, and what is left of the stack beyond
-    /// ([`CALLBACK_ROOM`](sigctx::inject::CALLBACK_ROOM)).
+    /// It does not wait for the call. The call may come late, when the requester needs it no more. It is
+    /// never made on another thread, and never inside a signal handler. It has the room of an injected call
+    /// ([`CALLBACK_ROOM`](sigctx::inject::CALLBACK_ROOM)), and what is left of the stack beyond.
     ///
-    /// An implementation that interrupts the thread first marks the nudge as on its way, makes a
-    /// sequentially consistent fence, and asks `wanted`. If that is false it interrupts nothing and
-    /// takes the mark back. So a thread that says that it wants no nudge, and then
-    /// [`settle`](Nudge::settle)s, is interrupted by none that it could still mean.
+    /// An implementation that interrupts the thread first marks the nudge as on its way, makes a sequentially
+    /// consistent fence, and then calls `wanted`. If that returns false it interrupts nothing and takes the
+    /// mark back. So a thread that first makes `wanted` false, and then [`settle`](Nudge::settle)s, is not
+    /// interrupted by a nudge after that.
     ///
     /// # Signal safety
     ///
@@ -31,7 +29,7 @@ pub trait Nudge: Send + Sync {
     ///
     /// # Errors
     ///
-    /// When the thread could not be interrupted. The call may still be made at a poll of the
+    /// [`NudgeError`] when the thread could not be interrupted. The call may still be made at a poll of the
     /// implementation's own.
     fn nudge(
         &self,
@@ -40,13 +38,13 @@ pub trait Nudge: Send + Sync {
         wanted: &dyn Fn() -> bool,
     ) -> Result<(), NudgeError>;
 
-    /// Called by a thread that may have been nudged, when it has published what makes its requesters'
-    /// `wanted` false: waits until no nudge is on its way to it. True when none is; false after
-    /// `timeout`, or when the thread has closed itself to nudges (it blocks the signal), so that what
-    /// is on its way may interrupt it later.
+    /// Waits until no nudge is on its way to the calling thread.
     ///
-    /// Begins with a sequentially consistent fence, the partner of the one in
-    /// [`nudge`](Nudge::nudge).
+    /// A thread that may have been nudged calls this when it has published what makes its requesters' `wanted`
+    /// false. The result is true when no nudge is on its way. It is false after `timeout`, or when the thread
+    /// blocks the signal, so that a nudge on its way may interrupt it later.
+    ///
+    /// It begins with a sequentially consistent fence, the partner of the one in [`nudge`](Nudge::nudge).
     ///
     /// # Signal safety
     ///
@@ -60,13 +58,17 @@ pub trait Nudge: Send + Sync {
 
 /// The call that a nudged thread makes: `function(data)`, outside any handler, on its own stack.
 ///
-/// Whoever has one may hand it to any [`Nudge`], so making one is a promise. It cannot be put
-/// together without:
+/// Code that has one may pass it to any [`Nudge`], so making one is a promise (`unsafe`). Safe code cannot
+/// put one together:
 ///
 /// ```compile_fail,E0451
 /// unsafe fn wild(address: usize) {}
 /// let call = threadreg::NudgeCall { function: wild, data: 42 };
 /// ```
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe) except [`call`](Self::call).
 #[derive(Clone, Copy, Debug)]
 pub struct NudgeCall {
     function: unsafe fn(usize),
@@ -76,15 +78,11 @@ pub struct NudgeCall {
 impl NudgeCall {
     /// The call `function(data)`.
     ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
     /// # Safety
     ///
     /// 1. `function(data)` is sound on every thread that is nudged with this call or a copy of it,
     ///    at any asynchronous safe point of that thread, outside signal handlers.
-    /// 2. It stays so forever: a call may come late, more than once, or not at all.
+    /// 2. That stays so forever: a call may come late, more than once, or not at all.
     /// 3. It does not unwind.
     #[must_use]
     pub const unsafe fn new(function: unsafe fn(usize), data: usize) -> Self {
@@ -95,30 +93,25 @@ impl NudgeCall {
     ///
     /// # Signal safety
     ///
-    /// Not async-signal-safe.
+    /// Not async-signal-safe (AS-Unsafe): it runs the caller's function.
     ///
     /// # Safety
     ///
     /// 1. The calling thread is the one that was to be nudged with this call.
     /// 2. It is at an asynchronous safe point and not in a signal handler.
     pub unsafe fn call(self) {
-        // SAFETY: place and time by this function's obligations; the rest by those of `new`.
+        // SAFETY: place and time by the obligations of this function; the rest by those of `new`.
         unsafe { (self.function)(self.data) }
     }
 
-    /// Function and argument, for those who keep them in words of their own. [`NudgeCall::new`]
-    /// makes the same call of them again.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Function and argument, to be kept in two words. [`NudgeCall::new`] makes the same call of them again.
     #[must_use]
     pub const fn into_parts(self) -> (unsafe fn(usize), usize) {
         (self.function, self.data)
     }
 }
 
-/// Why a thread could not be nudged.
+/// A thread could not be nudged.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NudgeError {
@@ -126,9 +119,9 @@ pub enum NudgeError {
     Gone,
     /// The thread has not run yet.
     NotStarted,
-    /// What interrupts threads is not installed, so that only polls make the call.
+    /// No signal handler is installed that interrupts threads. Only polls make the call.
     NotInstalled,
-    /// The signal found no room in the queue; try again later.
+    /// The signal found no room in the queue. There may be room later.
     QueueFull,
     /// The kernel refused for another reason.
     Kernel(Errno),

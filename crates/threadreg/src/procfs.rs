@@ -1,21 +1,21 @@
-//! What the kernel's files say about threads. Nothing else in this crate knows `/proc`.
+//! Threads as the kernel's files under `/proc` show them. No other module of this crate reads `/proc`.
 //!
-//! [`TaskDir`] holds the process's directory of threads open: its link count is the exact number of
-//! threads, its entries are their ids, and below each are the files that say what a thread does.
-//! All of [`TaskDir`] is raw system calls and buffers on the stack, so it may be used in a handler,
-//! and while all other threads are stopped wherever they happened to be.
+//! [`TaskDir`] holds the process's directory of threads open. Its link count is the exact number of threads,
+//! its entries are their ids, and each entry has files about one thread. [`TaskDir`] makes raw system calls
+//! with buffers on the stack, so it may be used in a handler, and while all other threads are stopped
+//! anywhere.
 //!
-//! Facts that callers lean on:
+//! Facts that callers rely on:
 //!
-//! - The count is exact at one moment. It includes a main thread that has exited (state `Z`, there
-//!   until the process ends), threads that are exiting, and the kernel's workers in the process
-//!   (`io_uring`, vhost).
-//! - The listing is not a snapshot: when threads exit while it is read, living threads can be
-//!   skipped. Only the count says whether a listing is complete, see [`os_threads`].
+//! - The count is exact at one moment. It includes a main thread that has exited (state `Z`, there until
+//!   the process ends), threads that are exiting, and the kernel's workers in the process (`io_uring`,
+//!   vhost).
+//! - A listing is not a snapshot: when threads exit while it is read, living threads can be skipped. Only
+//!   the count tells whether a listing is complete; see [`os_threads`].
 //! - An open [`TaskDir`] stays usable after `chroot`, and after a change of credentials that hides
 //!   `/proc`.
 //!
-//! This file is long because all that is read about a thread is here.
+//! This file is long because everything that is read about a thread is here.
 //!
 //! # References
 //!
@@ -31,16 +31,16 @@ use core::fmt;
 use core::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use sigctx::sys::{self, Errno, SigSet};
+use sigctx::sys::{self, Errno, SigSet, Tid};
 
 pub use threads::{OsThread, OsThreads, dump, os_threads};
 
 use crate::name::Name;
 use read::{Fd, Fields, Lines, TaskPath};
 
-/// How often the directory is read before a listing is given out as incomplete.
+/// How often the directory is read before a listing is returned as incomplete.
 const ROUNDS: usize = 64;
-/// Bytes of a reading's buffer on the stack: 32 entries.
+/// Bytes of the buffer on the stack into which the directory is read: 32 entries.
 const READ: usize = 1024;
 
 /// The thread is exiting.
@@ -53,6 +53,12 @@ pub const PF_USER_WORKER: u32 = 0x4000;
 pub const PF_KTHREAD: u32 = 0x20_0000;
 
 /// The calling process's directory of threads, held open.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe): raw system calls, no allocation. They use up to 2 KiB of the
+/// stack. [`for_each_tid`](Self::for_each_tid) is if its `visit` is.
+#[doc(alias = "/proc/self/task")]
 #[derive(Debug)]
 pub struct TaskDir {
     dir: Fd,
@@ -62,14 +68,10 @@ pub struct TaskDir {
 impl TaskDir {
     /// Opens `/proc/self/task`.
     ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
     /// # Errors
     ///
-    /// When there is no `/proc`, or no file descriptor left; when `/proc` is that of a pid namespace
-    /// around this process's own, which has other ids for the same threads.
+    /// When there is no `/proc`, or no file descriptor left. Also when `/proc` is that of an outer pid
+    /// namespace, which has other ids for the same threads.
     ///
     /// # Examples
     ///
@@ -86,12 +88,8 @@ impl TaskDir {
         Self::open_in(libc::AT_FDCWD, c"/proc/self/task")
     }
 
-    /// Opens `self/task` below a `/proc` that was opened before: after `chroot`, or in a child that
-    /// has no `/proc` of its own any more.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Opens `self/task` below a `/proc` that was opened before: for use after `chroot`, or in a child that
+    /// cannot reach `/proc` any more.
     ///
     /// # Errors
     ///
@@ -104,7 +102,7 @@ impl TaskDir {
     /// use threadreg::procfs::TaskDir;
     ///
     /// let proc = std::fs::File::open("/proc")?;
-    /// // Here the process may change its root, and fork.
+    /// // Here the process may change its root, or fork.
     /// let tasks = TaskDir::open_at(proc.as_fd())?;
     /// println!("{} threads", tasks.count()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -124,10 +122,6 @@ impl TaskDir {
 
     /// The number of threads of the process, exact at some moment during the call.
     ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
     /// # Errors
     ///
     /// `ESTALE` in the child of a fork, where the directory is still the parent's.
@@ -141,13 +135,9 @@ impl TaskDir {
 
     /// Calls `visit` with each thread id that one reading of the directory shows.
     ///
-    /// Some threads may be missing if any exited meanwhile; see the [module](self). `buffer` takes
-    /// what the kernel hands out at a time: 32 bytes a thread, at least 64. Two readings at the same
-    /// time take entries from each other.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe if `visit` is.
+    /// Some threads may be missing if any exited meanwhile; see the [module](self). The kernel writes entries
+    /// into `buffer`, 32 bytes a thread; it must have at least 64 bytes. Two readings at the same time take
+    /// entries from each other.
     ///
     /// # Errors
     ///
@@ -155,7 +145,7 @@ impl TaskDir {
     pub fn for_each_tid(
         &self,
         buffer: &mut [u8],
-        mut visit: impl FnMut(i32),
+        mut visit: impl FnMut(Tid),
     ) -> Result<(), ProcError> {
         let error = |errno| ProcError { what: What::List, tid: None, errno };
         self.check().map_err(error)?;
@@ -169,14 +159,10 @@ impl TaskDir {
         }
     }
 
-    /// Writes the ids of all threads to `tids`, in order, and says whether they are all.
+    /// Writes the ids of all threads to `tids`, in order, and tells whether the listing is complete.
     ///
-    /// Reads the directory until two readings in a row show the same threads and agree with the
-    /// kernel's count before and after, or gives up after 64 readings.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe: 1 KiB of the stack, no allocation.
+    /// Reads the directory until two readings in a row show the same threads and agree with the kernel's count
+    /// before and after. Gives up after 64 readings.
     ///
     /// # Errors
     ///
@@ -192,7 +178,7 @@ impl TaskDir {
     /// println!("all: {}, {:?}", listing.is_complete(), listing.tids());
     /// # Ok::<(), threadreg::procfs::ProcError>(())
     /// ```
-    pub fn list<'t>(&mut self, tids: &'t mut [i32]) -> Result<Listing<'t>, ProcError> {
+    pub fn list<'t>(&mut self, tids: &'t mut [Tid]) -> Result<Listing<'t>, ProcError> {
         let room = tids.len();
         let (mut shown, mut count, mut complete) = (0, 0, false);
         for _ in 0..ROUNDS {
@@ -209,7 +195,7 @@ impl TaskDir {
     }
 
     /// Writes the ids that one reading shows to `tids`, in order; returns how many it wrote.
-    fn take_down(&mut self, tids: &mut [i32]) -> Result<usize, ProcError> {
+    fn take_down(&mut self, tids: &mut [Tid]) -> Result<usize, ProcError> {
         let mut used = 0;
         let mut places = tids.iter_mut();
         self.for_each_tid(&mut [0; READ], |tid| {
@@ -223,10 +209,10 @@ impl TaskDir {
     }
 
     /// Whether another reading shows exactly these threads, each once.
-    fn shows_again(&mut self, tids: &mut [i32]) -> Result<bool, ProcError> {
+    fn shows_again(&mut self, tids: &mut [Tid]) -> Result<bool, ProcError> {
         let mut left = tids.len();
         let mut strange = false;
-        // One that was shown is marked by its sign, which the order must not look at.
+        // A known id that is shown again is marked by its sign, which the search ignores.
         let read = self.for_each_tid(&mut [0; READ], |tid| {
             match tids.binary_search_by_key(&tid, |known| known.abs()).map(|at| tids.get_mut(at)) {
                 Ok(Some(known)) if *known > 0 => {
@@ -242,38 +228,30 @@ impl TaskDir {
         read.map(|()| !strange && left == 0)
     }
 
-    /// What `task/<tid>/stat` says.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Reads `task/<tid>/stat`.
     ///
     /// # Errors
     ///
     /// [`ProcError::is_gone`] when there is no such thread in this process.
-    pub fn stat(&self, tid: i32) -> Result<TaskStat, ProcError> {
+    pub fn stat(&self, tid: Tid) -> Result<TaskStat, ProcError> {
         let error = |errno| ProcError { what: What::Stat, tid: Some(tid), errno };
         let mut buffer = [MaybeUninit::uninit(); 1024];
         let text = self.read(tid, b"stat", &mut buffer).map_err(error)?;
         TaskStat::parse(text).ok_or_else(|| error(Errno::EIO))
     }
 
-    /// What `task/<tid>/status` says.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Reads `task/<tid>/status`.
     ///
     /// # Errors
     ///
     /// [`ProcError::is_gone`] when there is no such thread in this process.
-    pub fn status(&self, tid: i32) -> Result<TaskStatus, ProcError> {
+    pub fn status(&self, tid: Tid) -> Result<TaskStatus, ProcError> {
         let error = |errno| ProcError { what: What::Status, tid: Some(tid), errno };
         self.check().map_err(error)?;
         let path = TaskPath::new(tid, b"status");
         let file = Fd::open(self.dir.raw(), path.as_c_str(), 0).map_err(error)?;
         let mut status = TaskStatus::default();
-        // By lines: the line of supplementary groups can be longer than any buffer for the stack.
+        // Line by line: the line of supplementary groups can be longer than any buffer on the stack.
         let mut lines = Lines::new(&file);
         while let Some(line) = lines.next().map_err(error)? {
             status.take(line);
@@ -281,17 +259,13 @@ impl TaskDir {
         Ok(status)
     }
 
-    /// The kernel function that the thread sleeps in; the empty name when it runs, or when the
-    /// kernel does not tell.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The kernel function that the thread sleeps in. Empty when the thread runs, and when the kernel does not
+    /// tell.
     ///
     /// # Errors
     ///
     /// [`ProcError::is_gone`] when there is no such thread in this process.
-    pub fn wchan(&self, tid: i32) -> Result<Name, ProcError> {
+    pub fn wchan(&self, tid: Tid) -> Result<Name, ProcError> {
         let error = |errno| ProcError { what: What::Wchan, tid: Some(tid), errno };
         let mut buffer = [MaybeUninit::uninit(); 64];
         match self.read(tid, b"wchan", &mut buffer) {
@@ -305,7 +279,7 @@ impl TaskDir {
 
     fn read<'b>(
         &self,
-        tid: i32,
+        tid: Tid,
         file: &[u8],
         buffer: &'b mut [MaybeUninit<u8>],
     ) -> Result<&'b [u8], Errno> {
@@ -319,8 +293,8 @@ impl TaskDir {
     }
 }
 
-/// Whether this `/proc` is that of an outer pid namespace: then it knows the process by several ids,
-/// of which the first is its own (`fs/proc/array.c`: `task_state`).
+/// Whether this `/proc` is that of an outer pid namespace. Then it shows several ids of the process, of
+/// which the first is the one in `/proc`'s own namespace (`fs/proc/array.c`: `task_state`).
 fn has_other_ids(task_dir: &Fd) -> Result<bool, Errno> {
     let file = Fd::open(task_dir.raw(), c"../status", 0)?;
     let mut lines = Lines::new(&file);
@@ -329,45 +303,37 @@ fn has_other_ids(task_dir: &Fd) -> Result<bool, Errno> {
             return Ok(Fields::new(ids).count() > 1);
         }
     }
-    // No namespaces in this kernel.
+    // A kernel without namespaces.
     Ok(false)
 }
 
 /// The threads of the process; from [`TaskDir::list`].
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Clone, Copy, Debug)]
 pub struct Listing<'t> {
-    tids: &'t [i32],
+    tids: &'t [Tid],
     count: usize,
     complete: bool,
 }
 
 impl<'t> Listing<'t> {
-    /// The ids, in order; of the last reading if that was not complete.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The ids, in order. If the listing is not complete, they are those of the last reading.
     #[must_use]
-    pub fn tids(&self) -> &'t [i32] {
+    pub fn tids(&self) -> &'t [Tid] {
         self.tids
     }
 
-    /// How many threads the kernel counted. More than there are ids: the buffer was too small, or
-    /// the listing is not complete.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The kernel's count of threads. If it is larger than the number of ids, the buffer was too small or the
+    /// listing is not complete.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Whether these were all threads of the process at one moment.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Whether the ids were those of all threads of the process at one moment.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete
@@ -375,23 +341,27 @@ impl<'t> Listing<'t> {
 }
 
 /// One thread's `stat`.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskStat {
     /// The name that the kernel has for the thread.
     pub comm: Name,
-    /// `R` running, `S` sleeping, `D` sleeping deeply, `T` stopped, `t` traced, `Z` exited, `X`
+    /// `R` running, `S` sleeping, `D` in an uninterruptible sleep, `T` stopped, `t` traced, `Z` exited, `X`
     /// gone.
     pub state: char,
     /// The kernel's `PF_` flags, such as [`PF_EXITING`].
     pub flags: u32,
-    /// When the thread began, in ticks since boot: tells two threads apart that had the same id.
+    /// When the thread began, in clock ticks since boot. Two threads that had the same id differ in it.
     pub start_time: u64,
 }
 
 impl TaskStat {
     fn parse(text: &[u8]) -> Option<Self> {
-        // The name may hold anything, parentheses too; what follows the last one cannot.
+        // The name may contain parentheses; what follows the last one does not.
         let open = text.iter().position(|&b| b == b'(')?;
         let close = text.iter().rposition(|&b| b == b')')?;
         let comm = Name::from_bytes(text.get(open + 1..close)?);
@@ -403,29 +373,20 @@ impl TaskStat {
         Some(Self { comm, state, flags, start_time })
     }
 
-    /// Whether the thread will never again return to user code: it has exited or is doing so.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Whether the thread will never return to user code: it has exited, or is exiting.
     #[must_use]
     pub fn is_exiting(&self) -> bool {
         matches!(self.state, 'Z' | 'X' | 'x') || self.flags & PF_EXITING != 0
     }
 
-    /// Whether the thread is the kernel's own and has no user code: no signal is ever handled on
-    /// it.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Whether the thread is the kernel's own. It has no user code, so no signal is ever handled on it.
     #[must_use]
     pub fn is_kernel_worker(&self) -> bool {
         self.flags & (PF_IO_WORKER | PF_USER_WORKER | PF_KTHREAD) != 0
     }
 }
 
-/// One thread's `status`, as much as concerns signals and credentials.
+/// One thread's `status`: the fields about signals, credentials and context switches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskStatus {
@@ -443,7 +404,7 @@ pub struct TaskStatus {
     pub blocked: SigSet,
     /// Supplementary groups.
     pub groups: Groups,
-    /// Capabilities that survive `execve` if the file has them, too.
+    /// Capabilities that survive `execve` if the file has them too.
     pub inheritable_capabilities: u64,
     /// Capabilities that the thread may make effective.
     pub permitted_capabilities: u64,
@@ -461,12 +422,16 @@ pub struct TaskStatus {
     pub seccomp_filters: u32,
     /// How often the thread gave up its processor.
     pub voluntary_switches: u64,
-    /// How often it lost its processor to another. When both are 0 it has not begun to run, or has not
-    /// stopped since.
+    /// How often it lost its processor to another thread. When both counts are 0 it has not begun to run, or
+    /// has not stopped running since.
     pub involuntary_switches: u64,
 }
 
-/// Supplementary groups of a thread, as many as fit.
+/// Supplementary groups of a thread, up to 64.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Groups {
     first: [u32; Groups::ROOM],
@@ -493,20 +458,12 @@ impl Groups {
     }
 
     /// The groups in the kernel's order, at most 64.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn as_slice(&self) -> &[u32] {
         self.first.get(..self.len).unwrap_or_default()
     }
 
-    /// Whether these are all.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Whether these are all groups of the thread.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete
@@ -585,11 +542,15 @@ fn ids(value: &[u8]) -> [u32; 4] {
     ids
 }
 
-/// What could not be learnt from `/proc`.
+/// A file of `/proc` could not be read.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcError {
     what: What,
-    tid: Option<i32>,
+    tid: Option<Tid>,
     errno: Errno,
 }
 
@@ -605,21 +566,13 @@ enum What {
 }
 
 impl ProcError {
-    /// What the kernel said; `ESRCH` for a `/proc` in which no process has this one's id.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The kernel's error. `ESRCH` if `/proc` is that of an outer pid namespace.
     #[must_use]
     pub fn errno(&self) -> Errno {
         self.errno
     }
 
     /// Whether the thread asked about does not exist.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.tid.is_some() && matches!(self.errno, Errno::ENOENT | Errno::ESRCH)
@@ -630,7 +583,7 @@ impl fmt::Display for ProcError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.what {
             What::TaskDir => "cannot open /proc/self/task",
-            What::Namespace => "/proc is that of another pid namespace, with other ids",
+            What::Namespace => "/proc is that of another pid namespace, with other thread ids",
             What::Count => "cannot count threads",
             What::List => "cannot list threads",
             What::Stat => "cannot read stat",

@@ -1,8 +1,9 @@
-//! The process's one registry: the arena, the creation lock, and what a fork does to them.
+//! The process's one registry: the arena and the creation lock, and the handler of a fork.
 //!
-//! The fork handler puts in order what is in this module and below it. Above it a guard or a piece of
-//! shared state keeps the count of forks ([`forks`]) from when it was made. With another count it is the
-//! parent's, and means nothing in the child.
+//! The handler runs in the child of a fork, and puts in order what is in this module and below it. The
+//! guards and the shared state of the modules above keep the count of forks ([`forks`]) from the moment
+//! that they were made. If the count has changed since, they are the parent's, and the child takes them for
+//! nothing.
 
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -21,20 +22,22 @@ static FORKS: AtomicU32 = AtomicU32::new(0);
 
 /// The count of forks that this process, or an ancestor, came out of as the child.
 pub(crate) fn forks() -> u32 {
-    // Relaxed: changed only where no other thread is.
+    // Relaxed: it changes only where there is no other thread.
     FORKS.load(Ordering::Relaxed)
 }
 
-/// Whether the children of a fork are put in order.
+/// Whether the handler of a fork is registered.
 static REGISTERED: AtomicBool = AtomicBool::new(false);
 
-/// Whether this process, or an ancestor that it was forked from, has spawned or attached a thread,
-/// frozen creation (not by [`try_freeze_creation`](crate::try_freeze_creation)) or subscribed to
-/// events. Before that no thread is registered, and a fork is not noticed.
+/// Whether the crate is in use in this process.
+///
+/// That is so after the process, or an ancestor that it was forked from, has spawned or attached a thread,
+/// frozen creation (not by [`try_freeze_creation`](crate::try_freeze_creation)) or subscribed to events.
+/// Before that no thread is registered, and a fork is not noticed.
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 ///
 /// # Examples
 ///
@@ -46,14 +49,14 @@ static REGISTERED: AtomicBool = AtomicBool::new(false);
 /// ```
 #[must_use]
 pub fn is_in_use() -> bool {
-    // Acquire: pairs with the store in `init`; the handler was registered before.
+    // Acquire: pairs with the store in `init`. The handler was registered before.
     REGISTERED.load(Ordering::Acquire)
 }
 
-/// Has the child of a fork put in order. To be called before anything is registered.
+/// Registers the handler of a fork, once. To be called before anything that a fork could copy.
 pub(crate) fn init() {
-    // Not a `Once`: a fork could copy it while it runs, and the child would wait for a thread that
-    // it does not have. Threads that come here at the same time each register the handler.
+    // Not a `Once`: a fork could copy it while it runs, and the child would wait for a thread that it does
+    // not have. Threads that come here at the same time each register the handler.
     if !is_in_use() {
         lookup::init();
         register();
@@ -62,15 +65,14 @@ pub(crate) fn init() {
 }
 
 fn register() {
-    // SAFETY: `after_fork` is a function of this crate that stays loaded: libc drops the handlers
-    // of a library that is unloaded.
+    // SAFETY: `after_fork` stays loaded: libc drops the handlers of a library that is unloaded.
     let failed = unsafe { libc::pthread_atfork(None, None, Some(after_fork)) };
-    // ENOMEM is all that can be. A child of fork would then see threads that are not there.
+    // The only error is ENOMEM. The child of a fork would then list threads that it does not have.
     assert_eq!(failed, 0, "out of memory at pthread_atfork");
 }
 
-/// In the child of a fork: the calling thread is the only one. Atomic stores only. May run several
-/// times in a row: a second run finds nothing left to do.
+/// Makes the registry that of the child of a fork, where the calling thread is the only one. It makes
+/// atomic stores only. It may run several times in a row: a second run finds nothing left to do.
 extern "C" fn after_fork() {
     CREATION.reset();
     FORKS.fetch_add(1, Ordering::Relaxed);
@@ -94,10 +96,10 @@ mod tests {
 
     use super::*;
 
-    /// Threads that register at the same time each register the handler.
+    /// T14. Threads that register at the same time each register the handler.
     #[test]
-    fn t14_the_fork_handler_may_run_several_times() {
-        let name = "registry::tests::t14_the_fork_handler_may_run_several_times";
+    fn the_fork_handler_may_run_several_times() {
+        let name = "registry::tests::the_fork_handler_may_run_several_times";
         in_child(name, Duration::from_secs(20), || {
             for _ in 0..3 {
                 register();
@@ -118,10 +120,10 @@ mod tests {
         });
     }
 
-    /// The fork comes in the middle of a pin, whatever the scheduler does.
+    /// T14. The fork comes in the middle of a pin, whatever the scheduler does.
     #[test]
-    fn t14_a_pin_that_a_fork_copies_half_made_holds_nobody_up() {
-        let name = "registry::tests::t14_a_pin_that_a_fork_copies_half_made_holds_nobody_up";
+    fn a_pin_that_a_fork_copies_half_made_holds_no_thread_up() {
+        let name = "registry::tests::a_pin_that_a_fork_copies_half_made_holds_no_thread_up";
         in_child(name, Duration::from_secs(20), || {
             let worker = crate::spawn(|| ());
             let stale = worker.thread();
@@ -131,7 +133,7 @@ mod tests {
             let status = forked(|| {
                 let me = crate::attach().expect("attaches");
                 assert_eq!(me.thread().index(), stale.index(), "the record is free");
-                // Would wait for a pin that nobody holds.
+                // Would wait for a pin that no thread holds.
                 drop(me);
             });
             assert_eq!(status, 0, "in the child of fork");

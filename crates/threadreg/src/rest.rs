@@ -1,28 +1,28 @@
-//! Where a thread stands still for one crate, and what another may do with it meanwhile.
+//! Where a thread rests for one crate, and what another crate may do with its task meanwhile.
 //!
-//! A thread that is stopped with a world, or blocks in a safe region, runs none of the code that
-//! whoever suspends its task wants to keep from running. It need not come to a safe point for that:
-//! it is at one. So the crate that has it stand still says where that is (a [`Place`]), and the crate
-//! that suspends asks ([`resting`]) on the thread itself, in its signal handler. Neither knows the
-//! other.
+//! A thread that is stopped with a world, or blocks in a safe region, runs no code that the requester of a
+//! suspension wants to keep from running. It need not be brought to a safe point for that: it is at one. So
+//! the crate for which the thread rests registers where that is (a [`Place`]), and the crate that suspends
+//! tasks asks ([`resting`]) in a signal handler on the thread itself. Neither crate knows the other.
 //!
 //! ```text
-//!   the thread                                 its handler, for a suspender
+//!   target                                     its handler, for a requester
+//!   ──────                                     ────────────────────────────
 //!   rest: Waiting or Away                      resting() -> Waiting, Away: notes that the task is held
 //!   ...                                        recall():    sets a flag of the place's own
-//!   Waiting: serve() when recalled             (errands of the suspender run here)
+//!   Waiting: serve() when recalled             (calls of the requester run here)
 //!   flag set: leave(), waits while held
 //!   rest: Running, then look at the flag again
 //! ```
 //!
-//! The flag is cleared before [`leave`] and looked at again after the state is Running. The handler
-//! runs on the thread itself, between two of its instructions, so it either finds the state before, and
-//! its flag is seen, or finds Running.
+//! The flag is cleared before [`leave`], and looked at again after the state is Running. The handler runs on
+//! the thread itself, between two of its instructions. So it finds the state before, and the thread sees the
+//! flag; or it finds Running.
 //!
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
 //! | a record's `places` | its thread | its thread, in handlers too | relaxed, with compiler fences | null, or linked [`Registered`] places, newest first |
-//! | `RESIDENT` | the suspending crate, once | all | release / acquire | null, or a `&'static Resident` |
+//! | `RESIDENT` | the crate that suspends tasks, once | all | release / acquire | null, or a `&'static Resident` |
 
 use core::marker::PhantomData;
 use core::ptr;
@@ -30,19 +30,24 @@ use core::sync::atomic::{AtomicPtr, Ordering, compiler_fence};
 
 use crate::thread_ref::{self, ThreadRef};
 
-/// What a thread does, as far as a [`Place`] knows.
+/// The state of a thread, as far as a [`Place`] knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
-    /// It runs code that a suspender has to stop.
+    /// It runs code that a suspension has to stop.
     Running,
-    /// It waits inside the place's own code, which calls [`serve`] whenever it is recalled, and
-    /// [`leave`] before it goes on.
+    /// It waits inside the place's own code, which calls [`serve`] whenever it is recalled, and [`leave`]
+    /// before it goes on.
     Waiting,
-    /// It runs a closure of the user's that touches nothing protected, and calls [`leave`] after it.
+    /// It runs a closure of the user's that touches nothing protected, and the place's code calls [`leave`]
+    /// after that.
     Away,
 }
 
-/// A place where the calling thread may stand still.
+/// A place where the calling thread may rest.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     state: unsafe fn(usize) -> Rest,
@@ -51,23 +56,18 @@ pub struct Place {
 }
 
 impl Place {
-    /// The place of which `state(data)` says how the thread stands, and which takes notice by
-    /// `recall(data)` that the thread's task was held meanwhile.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Makes a place. `state(data)` returns the thread's state, and `recall(data)` notes that the thread's
+    /// task was held meanwhile.
     ///
     /// # Safety
     ///
     /// 1. Both functions are sound with `data` in a signal handler on the thread that registers the
     ///    place, for as long as it is registered there, and in the child of a `fork` that thread makes.
     /// 2. They are async-signal-safe and do not unwind.
-    /// 3. The thread runs none of its own code that a suspender could have to stop while `state` is
-    ///    [`Rest::Waiting`]; the code that it runs in [`Rest::Away`] is a closure that was given for
-    ///    that.
+    /// 3. While `state` is [`Rest::Waiting`] the thread runs none of its own code that a suspension has to
+    ///    stop. The code that it runs in [`Rest::Away`] is a closure that was given for that.
     /// 4. When `recall` was called in either state, the thread calls [`leave`] before the state is
-    ///    [`Rest::Running`] for good.
+    ///    [`Rest::Running`] and stays so.
     #[must_use]
     pub const unsafe fn new(
         state: unsafe fn(usize) -> Rest,
@@ -85,7 +85,7 @@ struct Node {
     next: AtomicPtr<Node>,
 }
 
-/// A [`Place`] of the calling thread, from [`register`]; no more when this is dropped.
+/// A registered [`Place`] of the calling thread; from [`register`]. Its drop takes the place off again.
 #[derive(Debug)]
 #[must_use = "the place is known only while this lives"]
 pub struct Registered {
@@ -94,22 +94,23 @@ pub struct Registered {
     not_send: PhantomData<*mut ()>,
 }
 
-/// Makes a place of the calling thread known to its handlers. `None` when the thread is not
+/// Makes a place of the calling thread known to its handlers. Returns `None` when the thread is not
 /// registered.
 ///
 /// A thread that leaves the registry and comes back has no places any more.
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe: allocates.
+/// Not async-signal-safe (AS-Unsafe heap): it allocates.
 #[must_use = "the place is known only while the guard lives"]
 pub fn register(place: Place) -> Option<Registered> {
     let thread = thread_ref::current()?;
     let places = &thread.record.places;
-    // Relaxed throughout: this thread's own; its handlers run between two of its instructions.
+    // Relaxed throughout: the list is this thread's own, and its handlers run between two of its
+    // instructions.
     let next = AtomicPtr::new(places.load(Ordering::Relaxed).cast());
     let node = Box::into_raw(Box::new(Node { place, next }));
-    // A handler that finds the node finds it filled in.
+    // A handler that finds the node must find it filled in.
     compiler_fence(Ordering::SeqCst);
     places.store(node.cast(), Ordering::Relaxed);
     Some(Registered { node, thread, not_send: PhantomData })
@@ -117,7 +118,7 @@ pub fn register(place: Place) -> Option<Registered> {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        // Else the list went with the registration.
+        // Otherwise the list went with the registration.
         if thread_ref::current() == Some(self.thread) {
             self.unlink();
         }
@@ -129,7 +130,7 @@ impl Drop for Registered {
 
 impl Registered {
     fn unlink(&self) {
-        // SAFETY: this guard keeps it until it is dropped.
+        // SAFETY: this guard keeps the node until it is dropped.
         let after = unsafe { &*self.node }.next.load(Ordering::Relaxed);
         let first = &self.thread.record.places;
         if first.load(Ordering::Relaxed).cast() == self.node {
@@ -154,12 +155,13 @@ fn nodes<'a>(thread: ThreadRef) -> impl Iterator<Item = &'a Node> {
     })
 }
 
-/// How the calling thread stands: Waiting if it waits in any of its places; Away if it has places and
-/// is away from all of them; else Running.
+/// The calling thread's state over all its places.
+///
+/// Waiting if it waits in any of them; Away if it has places and is away from all of them; otherwise Running.
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe. Meant for handlers: outside of one the answer is about the caller itself.
+/// Async-signal-safe (AS-Safe). Meant for handlers: outside of one the answer is about the caller itself.
 #[must_use]
 pub fn resting() -> Rest {
     let mut rest = Rest::Running;
@@ -176,12 +178,12 @@ pub fn resting() -> Rest {
     if runs { Rest::Running } else { rest }
 }
 
-/// Has the calling thread take notice, in each place where it stands still, that its task was held
-/// there: it calls [`leave`] before it runs, and, where it waits, [`serve`].
+/// Notes, in each place where the calling thread rests, that its task was held there. The thread then calls
+/// [`leave`] before it runs and, where it waits, [`serve`].
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe; meant for handlers, right after [`resting`].
+/// Async-signal-safe (AS-Safe). Meant for handlers, right after [`resting`].
 pub fn recall() {
     let Some(thread) = thread_ref::current() else { return };
     for node in nodes(thread) {
@@ -193,27 +195,27 @@ pub fn recall() {
     }
 }
 
-/// What a crate that suspends tasks does on a thread that stands still.
+/// The functions of a crate that suspends tasks, for threads that rest.
 #[derive(Debug)]
 pub struct Resident {
-    /// Runs what the holder of the calling thread's task has it run; does not wait.
+    /// Runs what the requester that holds the calling thread's task wants run there; does not wait.
     pub serve: fn(),
-    /// Returns when the calling thread's task may run again: waits while it is held.
+    /// Waits while the calling thread's task is held.
     pub leave: fn(),
 }
 
 static RESIDENT: AtomicPtr<Resident> = AtomicPtr::new(ptr::null_mut());
 
-/// Says what [`serve`] and [`leave`] do; for a crate that suspends tasks, before its first signal. The
-/// first one stays.
+/// Sets the functions that [`serve`] and [`leave`] call. A crate that suspends tasks calls this before its
+/// first signal; once set they stay.
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 pub fn set_resident(resident: &'static Resident) {
     let new = ptr::from_ref(resident).cast_mut();
     let old = ptr::null_mut();
-    // Release: with `resident`'s acquire. It fails when there is one.
+    // Release: pairs with the acquire in `resident`. It fails when there is one.
     let _ = RESIDENT.compare_exchange(old, new, Ordering::Release, Ordering::Relaxed);
 }
 
@@ -222,26 +224,28 @@ fn resident() -> Option<&'static Resident> {
     unsafe { RESIDENT.load(Ordering::Acquire).as_ref() }
 }
 
-/// For a [`Place`] that was recalled and waits: runs what the holder of the thread's task asks of it.
+/// Runs what the requester that holds the calling thread's task wants run there. For a [`Place`] that was
+/// recalled and waits.
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe.
+/// Not async-signal-safe (AS-Unsafe lock).
 pub fn serve() {
     if let Some(resident) = resident() {
         (resident.serve)();
     }
 }
 
-/// For a [`Place`] that was recalled, before the thread runs again: waits while its task is held.
+/// Waits while the calling thread's task is held. For a [`Place`] that was recalled, before the thread runs
+/// again.
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe.
+/// Not async-signal-safe (AS-Unsafe lock).
 ///
 /// # Blocking
 ///
-/// Until nobody holds the thread's task.
+/// Until no requester holds the thread's task.
 pub fn leave() {
     if let Some(resident) = resident() {
         (resident.leave)();
@@ -328,8 +332,8 @@ mod tests {
     }
 
     #[test]
-    fn who_suspends_a_thread_is_told_until_it_is_gone() {
-        let name = "rest::tests::who_suspends_a_thread_is_told_until_it_is_gone";
+    fn the_requester_of_a_suspension_is_named_until_the_thread_is_gone() {
+        let name = "rest::tests::the_requester_of_a_suspension_is_named_until_the_thread_is_gone";
         in_child(name, Duration::from_secs(20), || {
             let me = crate::attach().expect("not attached yet");
             let thread = me.thread();

@@ -1,4 +1,4 @@
-//! Data that an upper crate hangs on each thread's record, readable in a handler.
+//! Data that an upper crate keeps on each thread's record, readable in a handler.
 
 use core::any::TypeId;
 use core::fmt;
@@ -9,16 +9,12 @@ use core::sync::atomic::Ordering;
 use crate::record::SLOTS;
 use crate::thread_ref::ThreadRef;
 
-/// Which slot of a record; each belongs to one crate.
+/// The slots of a record; each belongs to one user.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SlotId {
-    /// The `safepoint` crate's.
-    Safepoint,
     /// The `preempt` crate's.
     Preempt,
-    /// The `allthreads` crate's.
-    AllThreads,
     /// The program's own.
     User,
 }
@@ -27,9 +23,13 @@ const _: () = assert!(SlotId::User as usize + 1 == SLOTS);
 
 /// A typed place on every thread's record.
 ///
-/// The value is made once a record and never dropped. It stays when the thread is gone, and the
-/// record's next thread finds it: so keep in it what may be used again, and the
+/// The value is made once a record and never dropped. It stays when the thread is gone, and the record's
+/// next thread finds it. So keep in it what may be used again, and the
 /// [`generation`](ThreadRef::generation) that it was last set up for.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe) except [`get_or_init`](Self::get_or_init).
 ///
 /// # Examples
 ///
@@ -49,7 +49,7 @@ pub struct Slot<T> {
     of: PhantomData<fn() -> T>,
 }
 
-/// What a slot's word points to. `repr(C)`: the type is found at the front whatever the value is.
+/// What a slot's word points to. `repr(C)`: the type comes first, whatever the value is.
 #[repr(C)]
 struct Cell<T> {
     of: TypeId,
@@ -57,28 +57,20 @@ struct Cell<T> {
 }
 
 impl<T: Sync + 'static> Slot<T> {
-    /// Names a slot. All users of one [`SlotId`] in a process must agree on `T`.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Makes a handle to a slot. All users of one [`SlotId`] in a process must agree on `T`.
     #[must_use]
     pub const fn new(id: SlotId) -> Self {
         Self { id, of: PhantomData }
     }
 
-    /// The value on the record of `thread`, if one was made for this or an earlier thread.
+    /// The value on the record of `thread`, if one was made for this or an earlier thread of the record.
     ///
-    /// Also found when `thread` is gone and when the record is another thread's by now. `None` too
+    /// It is also found when `thread` is gone, and when the record is another thread's by now. `None` also
     /// when the slot holds another type.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe: one load.
     #[inline]
     #[must_use]
     pub fn get(&self, thread: ThreadRef) -> Option<&'static T> {
-        // Acquire: pairs with the exchange in `get_or_init`; the value is there.
+        // Acquire: pairs with the exchange in `get_or_init`; the value is initialised.
         let cell = thread.record.slots[self.id as usize].load(Ordering::Acquire);
         if cell.is_null() {
             return None;
@@ -94,13 +86,13 @@ impl<T: Sync + 'static> Slot<T> {
         Some(&cell.value)
     }
 
-    /// The value on the record of `thread`, made by `f` if there was none.
+    /// The value on the record of `thread`; made by `f` if there was none.
     ///
     /// When two threads make one at the same time, one of the values is dropped.
     ///
     /// # Signal safety
     ///
-    /// Not async-signal-safe: allocates.
+    /// Not async-signal-safe (AS-Unsafe heap): it allocates.
     ///
     /// # Panics
     ///
@@ -118,7 +110,7 @@ impl<T: Sync + 'static> Slot<T> {
             Ordering::Relaxed,
         );
         if result.is_err() {
-            // SAFETY: `new` came from `Box::into_raw` above and was shown to nobody.
+            // SAFETY: `new` came from `Box::into_raw` above; no other thread knows it.
             drop(unsafe { Box::from_raw(new) });
         }
         match self.get(thread) {

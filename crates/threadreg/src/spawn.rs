@@ -1,4 +1,4 @@
-//! Making threads: std's shape, listed before they exist.
+//! Spawning threads: as `std` does, but each is listed before it exists.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,7 @@ use crate::{freeze, mask};
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe.
+/// Not async-signal-safe (AS-Unsafe lock heap).
 ///
 /// # Blocking
 ///
@@ -27,7 +27,7 @@ use crate::{freeze, mask};
 ///
 /// # Panics
 ///
-/// When the system cannot make a thread; [`Builder::spawn`] returns that as an error.
+/// When the system cannot make a thread. [`Builder::spawn`] returns that as an error instead.
 ///
 /// # Examples
 ///
@@ -35,6 +35,11 @@ use crate::{freeze, mask};
 /// let worker = threadreg::spawn(|| threadreg::current().is_some());
 /// assert!(worker.join().unwrap());
 /// ```
+///
+/// # References
+///
+/// Go's `newm`, `runtime/proc.go`.
+#[doc(alias = "newm")]
 pub fn spawn<F, T>(f: F) -> JoinHandle<T>
 where
     F: FnOnce() -> T + Send + 'static,
@@ -44,6 +49,10 @@ where
 }
 
 /// How a thread is to be made; the registered counterpart of [`std::thread::Builder`].
+///
+/// # Signal safety
+///
+/// None is async-signal-safe (AS-Unsafe lock heap).
 #[must_use = "a builder makes no thread until `spawn`"]
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
@@ -53,30 +62,18 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A thread with no name, std's stack size and its creator's signal mask.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe.
+    /// Begins with no name, `std`'s stack size and the creator's signal mask.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Names the thread, for the registry and for the kernel.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe.
+    /// Sets the thread's name, for the registry and for the kernel.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
     /// Sets the size of the thread's stack, in bytes.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe.
     pub fn stack_size(mut self, size: usize) -> Self {
         self.stack_size = Some(size);
         self
@@ -84,12 +81,8 @@ impl Builder {
 
     /// Sets the signal mask that the thread begins with, in place of its creator's.
     ///
-    /// Signals given to [`never_block`](crate::never_block) are taken out of it, and those that libc
-    /// keeps for itself (32 up to `SIGRTMIN`): it waits for every thread to answer them.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe.
+    /// Taken out of it are the signals given to [`never_block`](crate::never_block), and those that libc keeps
+    /// for itself (32 up to `SIGRTMIN`), since libc waits for every thread to answer them.
     pub fn signal_mask(mut self, mask: SigSet) -> Self {
         self.mask = Some(mask);
         self
@@ -97,31 +90,25 @@ impl Builder {
 
     /// Makes the thread.
     ///
-    /// It is listed before it can exist, and listed still when this returns, unless it has ended by
-    /// then. While it begins and ends its signals are blocked, so a handler finds it either fully
-    /// registered or foreign. It leaves the registry after `f` and what `f` owns are gone, also
-    /// when `f` panics, and before the destructors of its thread-locals, which run with signals
-    /// blocked.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe.
+    /// The thread is listed before it exists, and still listed when this returns, unless it has ended by
+    /// then. While it begins and ends its signals are blocked, so a handler finds it either fully registered
+    /// or unregistered. It leaves the registry when `f` and what `f` owns are gone, also when `f` panics.
+    /// After that the destructors of its thread-locals run, with signals blocked.
     ///
     /// # Blocking
     ///
-    /// Waits while creation is frozen ([`freeze_creation`](crate::freeze_creation)), with signals
-    /// as the caller had them; and up to 0.2 s while the system has no room for a thread (`EAGAIN`),
-    /// or as long as somebody pins the thread that could not be made.
+    /// While creation is frozen ([`freeze_creation`](crate::freeze_creation)), with the caller's own signal
+    /// mask. Also up to 0.2 s while the system has no room for a thread (`EAGAIN`), and as long as a thread
+    /// that could not be made is pinned.
     ///
     /// # Errors
     ///
-    /// Those of [`std::thread::Builder::spawn`], and `InvalidInput` for a name with a zero byte.
-    /// The thread was then unlisted again.
+    /// Those of [`std::thread::Builder::spawn`], and `InvalidInput` for a name with a zero byte. The thread
+    /// is then no longer listed.
     ///
     /// # Panics
     ///
-    /// With debug assertions, when the calling thread holds creation frozen: it would wait for
-    /// itself.
+    /// With debug assertions, when the calling thread holds creation frozen: it would wait for itself.
     pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where
         F: FnOnce() -> T + Send + 'static,
@@ -131,15 +118,9 @@ impl Builder {
         Ok(JoinHandle { inner: started.0, thread: started.1 })
     }
 
-    /// Makes a thread that may borrow what outlives `scope`, as
-    /// [`std::thread::Builder::spawn_scoped`] does.
+    /// Makes a thread that may borrow what outlives `scope`, as [`std::thread::Builder::spawn_scoped`] does.
     ///
-    /// All else is as with [`spawn`](Self::spawn). When the scope ends the thread has left the
-    /// registry.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe.
+    /// Otherwise it is as [`spawn`](Self::spawn). When the scope ends the thread has left the registry.
     ///
     /// # Blocking
     ///
@@ -177,7 +158,7 @@ impl Builder {
         Ok(ScopedJoinHandle { inner, thread })
     }
 
-    /// Makes a thread whose body is `f`, by `start`.
+    /// Makes a thread whose body is `f`; `start` is the function of `std` that makes it.
     fn make<F, H>(
         self,
         f: F,
@@ -190,7 +171,7 @@ impl Builder {
         freeze::assert_not_frozen_here();
         registry::init();
         let label = Name::new(name.as_deref().unwrap_or_default());
-        // `std` drops the body of a thread that it could not make; this one is to be tried again.
+        // `std` drops the body of a thread that it could not make. This body is needed for the next try.
         let body = Arc::new(Mutex::new(Some(f)));
         retry_on_eagain(|| {
             let mut builder = thread::Builder::new();
@@ -220,8 +201,8 @@ impl Builder {
     }
 }
 
-/// Tries 20 times, over 0.19 s: the kernel also says EAGAIN when it is short of memory or process
-/// ids for a moment. Nothing is listed or held between two tries.
+/// Tries 20 times, over 0.19 s: the kernel also returns EAGAIN when it is short of memory or of ids for a
+/// moment. Nothing is listed or held between two tries.
 ///
 /// Go's `retryOnEAGAIN` (`runtime/retry.go`).
 fn retry_on_eagain<T>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
@@ -236,7 +217,7 @@ fn retry_on_eagain<T>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> 
     make()
 }
 
-/// What a new thread is to do; see [`Start::run`].
+/// The start of a new thread; see [`Start::run`].
 struct Start<F> {
     thread: ThreadRef,
     mask: SigSet,
@@ -244,15 +225,15 @@ struct Start<F> {
 }
 
 impl<F> Start<F> {
-    /// The new thread, with signals blocked as its creator left them.
+    /// Runs the new thread. Signals are blocked, as its creator had them at `clone`.
     fn run<T>(self) -> T
     where
         F: FnOnce() -> T,
     {
         let Self { thread, mask, body } = self;
         let body = body.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Without memory for a large alternate stack the thread keeps std's small one; calls are
-        // not injected into it then, which `sigctx` checks at each injection.
+        // Without memory for a large alternate stack the thread keeps `std`'s small one. No calls are then
+        // injected into it; `sigctx` checks that at each injection.
         let alternate = AltStack::install().ok();
         let _leave = Leave(Some(Membership::begin(thread.record, thread.generation, alternate)));
         mask::restore(&mask);
@@ -265,12 +246,12 @@ struct Leave(Option<Membership>);
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        // Signals stay blocked: what is left of the thread belongs to libc.
+        // Signals stay blocked: the rest of the thread's life belongs to libc.
         self.0.take().map(Membership::end);
     }
 }
 
-/// The creation lock's read side, with signals blocked as long as it is held.
+/// The creation lock's read side. Signals are blocked as long as it is held.
 struct ReadSide {
     mask: SigSet,
 }
@@ -278,13 +259,13 @@ struct ReadSide {
 impl ReadSide {
     fn take() -> Self {
         loop {
-            // Blocked first: a handler that interrupts a holder could wait for a freeze, which
-            // waits for the holder.
+            // Blocked first: a handler that interrupts a creator with the read side could wait for a
+            // freeze, which waits for the creator.
             let mask = mask::block_all();
             if CREATION.try_read() {
                 return Self { mask };
             }
-            // Open while waiting: the freezer may want to signal this very thread.
+            // Open while it waits: the holder of the freeze may want to signal this very thread.
             mask::restore(&mask);
             CREATION.wait_readable(|| Some(freeze::look()));
         }
@@ -310,10 +291,6 @@ macro_rules! handle {
         impl<T> $name<$($elided,)? T> {
             /// Waits for the thread to end and returns its result.
             ///
-            /// # Signal safety
-            ///
-            /// Not async-signal-safe.
-            ///
             /// # Blocking
             ///
             /// Until the thread has ended.
@@ -329,37 +306,24 @@ macro_rules! handle {
             ///
             /// # Signal safety
             ///
-            /// Async-signal-safe.
+            /// Async-signal-safe (AS-Safe).
             #[must_use]
             pub fn thread(&self) -> ThreadRef {
                 self.thread
             }
 
-            /// Whether the thread has come to its end, so that [`join`](Self::join) returns at
-            /// once.
-            ///
-            /// # Signal safety
-            ///
-            /// Not async-signal-safe.
+            /// Whether the thread has ended, so that [`join`](Self::join) returns at once.
             #[must_use]
             pub fn is_finished(&self) -> bool {
                 self.inner.is_finished()
             }
 
             /// Wakes the thread from [`std::thread::park`].
-            ///
-            /// # Signal safety
-            ///
-            /// Not async-signal-safe.
             pub fn unpark(&self) {
                 self.inner.thread().unpark();
             }
 
             /// The thread as `std` knows it.
-            ///
-            /// # Signal safety
-            ///
-            /// Not async-signal-safe.
             #[must_use]
             pub fn as_std(&self) -> &thread::Thread {
                 self.inner.thread()
@@ -370,11 +334,18 @@ macro_rules! handle {
 
 handle! {
     /// A spawned thread's handle; the registered counterpart of [`std::thread::JoinHandle`].
+    ///
+    /// # Signal safety
+    ///
+    /// None is async-signal-safe (AS-Unsafe lock heap) except [`thread`](Self::thread).
     JoinHandle, thread::JoinHandle<T>
 }
 
 handle! {
-    /// A scoped thread's handle; the registered counterpart of
-    /// [`std::thread::ScopedJoinHandle`].
+    /// A scoped thread's handle; the registered counterpart of [`std::thread::ScopedJoinHandle`].
+    ///
+    /// # Signal safety
+    ///
+    /// None is async-signal-safe (AS-Unsafe lock heap) except [`thread`](Self::thread).
     ScopedJoinHandle<'scope or '_>, thread::ScopedJoinHandle<'scope, T>
 }

@@ -1,10 +1,10 @@
-//! Where the calling thread's stack is.
+//! The bounds of the calling thread's stack.
 //!
-//! libc knows the stacks that it made. The main thread's was made by the kernel, and grows: what
-//! libc says of it differs. glibc takes `RLIMIT_STACK` for its size, up to the mapping below; musl
-//! says what is mapped at the moment, which is 132 KiB at the start of a program. A stack that is
-//! taken for smaller than it is has parts on which its thread is never stopped. So the main thread's
-//! is measured here by the rule that the kernel lets it grow by.
+//! libc knows the stacks that it made. The main thread's stack was made by the kernel, and grows; C libraries
+//! differ about it. glibc takes `RLIMIT_STACK` for its size, up to the mapping below. musl returns what is
+//! mapped at the moment, which is 132 KiB at the start of a program. If a stack is taken for smaller than it
+//! is, its thread is never stopped on the rest of it. So the main thread's stack is measured here by the rule
+//! by which the kernel lets it grow.
 //!
 //! References: `mm/vma.c` (before Linux 6.16 `mm/mmap.c`), `acct_stack_growth` and
 //! `expand_downwards`; glibc `nptl/pthread_getattr_np.c`; musl `src/thread/pthread_getattr_np.c`.
@@ -16,29 +16,29 @@ use sigctx::sys::{self, Errno};
 
 use crate::procfs::maps::{self, Mapping};
 
-/// The kernel's `stack_guard_gap`, in pages: how far a stack stays away from what is below it. Its
-/// default; a parameter of the kernel's changes it.
+/// The kernel's `stack_guard_gap`, in pages: the distance that a stack keeps from the mapping below it. This
+/// is the default, which a parameter of the kernel can change.
 const GAP_PAGES: usize = 256;
 
-/// The calling thread's stack: lowest address and the one past the highest.
+/// The calling thread's stack: the lowest address, and the one past the highest.
 ///
-/// Of the main thread's the part that it may grow to, with the limit of this moment.
+/// For the main thread they include what the stack may grow to, with the limit of this moment.
 pub(crate) fn bounds() -> Result<(usize, usize), Errno> {
     let (low, high) = libcs_answer()?;
-    // Of a thread that a fork has made the first of its process, libc knows the stack.
+    // The first thread of a fork's child may have a stack that libc made and knows: see `growing`.
     let main = sys::gettid() == sys::getpid();
-    // Without `/proc` what libc says is all there is to know.
+    // Without `/proc` the answer of libc is all that is known.
     let grown = if main { growing(high).unwrap_or(None) } else { None };
     Ok((grown.unwrap_or(low), high))
 }
 
-/// The lowest address of the stack that the kernel made for the process, if `high` is past the
-/// highest of that one.
+/// The lowest address that the stack which the kernel made for the process may grow to. `None` if `high` is
+/// not the end of that stack.
 fn growing(high: usize) -> Result<Option<usize>, Errno> {
     // SAFETY: reads the auxiliary vector.
     let page = unsafe { libc::getauxval(libc::AT_PAGESZ) } as usize;
     let page = page.max(4096);
-    // Random bytes for libc, which the kernel puts at the top of the stack of every program.
+    // The address of random bytes, which the kernel puts at the top of the stack of every program.
     // SAFETY: as above; 0 when the entry is not there.
     let on_it = unsafe { libc::getauxval(libc::AT_RANDOM) } as usize;
     let Some((below, stack)) = maps::around(on_it)? else { return Ok(None) };
@@ -48,13 +48,13 @@ fn growing(high: usize) -> Result<Option<usize>, Errno> {
     Ok(Some(lowest(stack, below, limit()?, page)))
 }
 
-/// How far `stack` may grow.
+/// The lowest address that `stack` may grow to.
 fn lowest(stack: Mapping, below: Option<Mapping>, limit: u64, page: usize) -> usize {
     let by_limit = usize::try_from(limit).map_or(0, |limit| stack.end.saturating_sub(limit));
     let gap = |below: Mapping| if below.accessible { GAP_PAGES * page } else { 0 };
     let by_neighbour = below.map_or(0, |below| below.end.saturating_add(gap(below)));
     let lowest = by_limit.max(by_neighbour).checked_next_multiple_of(page).unwrap_or(usize::MAX);
-    // What is there is there, also when the limit was lowered since.
+    // What is mapped stays, also when the limit has been lowered since.
     lowest.min(stack.begin)
 }
 
@@ -66,7 +66,7 @@ fn limit() -> Result<u64, Errno> {
     let args = [0, libc::RLIMIT_STACK as usize, 0, place, 0, 0];
     // SAFETY: the kernel writes one `struct rlimit64`, two words of 64 bits.
     unsafe { sys::syscall(libc::SYS_prlimit64, args) }?;
-    // Without limit it is the largest number.
+    // The largest number stands for no limit.
     let [soft, _hard] = limits;
     Ok(soft)
 }
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(lowest(stack, Some(near), u64::MAX, PAGE), end - 3 * MIB);
         let guard = Mapping { accessible: false, ..near };
         assert_eq!(lowest(stack, Some(guard), u64::MAX, PAGE), end - 4 * MIB);
-        // What is there already, is.
+        // What is mapped stays.
         assert_eq!(lowest(stack, far, 4096, PAGE), stack.begin);
         let touching = mapping(stack.begin - PAGE, stack.begin, true);
         assert_eq!(lowest(stack, Some(touching), u64::MAX, PAGE), stack.begin);

@@ -8,19 +8,19 @@ mod real {
 
     use sigctx::sys;
 
-    /// Sleeps while `word` holds `expected`; may return early, so callers look again in a loop.
+    /// Sleeps while `word` holds `expected`. It may return early, so callers look again in a loop.
     pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
-        // Every way to return (woken, value changed, interrupted, timed out) is answered by the
-        // caller's next look at the word and, where it has one, at its deadline.
+        // Whatever ended the sleep (a wake, another value, a signal, the timeout), the caller looks at the
+        // word again and, where it has one, at its deadline.
         let _ = sys::futex_wait(word, expected, timeout);
     }
 
-    /// Wakes everybody who sleeps on `word`.
+    /// Wakes all threads that sleep on `word`.
     pub(crate) fn wake_all(word: &AtomicU32) {
         sys::futex_wake(word, i32::MAX as u32);
     }
 
-    /// Wakes one of those who sleep on `word`.
+    /// Wakes one of the threads that sleep on `word`.
     pub(crate) fn wake_one(word: &AtomicU32) {
         sys::futex_wake(word, 1);
     }
@@ -37,8 +37,8 @@ mod modelled {
 
     use loom::sync::{Condvar, Mutex};
 
-    // One queue for all words. A wake wakes every sleeper, which is allowed (sleepers look again);
-    // a wake that is missing altogether leaves a sleeper behind, and loom reports the deadlock.
+    // One queue for all words. A wake wakes every sleeper, which is allowed, since sleepers look again. A
+    // missing wake leaves a sleeper behind, and loom reports the deadlock.
     loom::lazy_static! {
         static ref QUEUE: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
     }

@@ -1,4 +1,4 @@
-//! The template thread: makes threads for those who changed what their own would inherit.
+//! The template thread: it makes threads for threads that have changed what their own would inherit.
 //!
 //! ```text
 //!   start_template (early)             spawn_clean (any time)          template
@@ -9,9 +9,9 @@
 //!                                      waits, then has the handle ◀── result
 //! ```
 //!
-//! The template can be asked only once its thread exists, so nobody waits for one that was yet to be
-//! made while its maker was stopped (Go issue 38931). It does nothing of its own, is no mutator of
-//! any world, and hears every signal that its maker heard.
+//! The template can be asked only once its thread exists. So no thread waits for a template that is yet to
+//! be made by a thread that is stopped (Go issue 38931). The template does nothing of its own, is no mutator
+//! of any world, and has the signal mask of the thread that made it.
 
 use core::fmt;
 use core::ptr;
@@ -39,16 +39,16 @@ struct Template {
 /// Null until the template's thread exists; then leaked.
 static TEMPLATE: AtomicPtr<Template> = AtomicPtr::new(ptr::null_mut());
 
-/// Makes the template thread, from which [`Builder::spawn_clean`] makes threads. Once it is there
-/// nothing happens.
+/// Makes the template thread, from which [`Builder::spawn_clean`] makes threads. If it exists, nothing
+/// happens.
 ///
-/// It inherits the caller's namespaces, credentials, scheduling and signal mask: call it while they
-/// are what clean threads are to have, as the first thing in `main` best. It is never ended. The
-/// child of a `fork` has none and may make its own.
+/// It inherits the caller's namespaces, credentials, scheduling and signal mask. So call this while they are
+/// what clean threads are to have, best as the first thing in `main`. The template never ends. The child of a
+/// `fork` has none and may make its own.
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe.
+/// Not async-signal-safe (AS-Unsafe lock heap).
 ///
 /// # Blocking
 ///
@@ -65,6 +65,12 @@ static TEMPLATE: AtomicPtr<Template> = AtomicPtr::new(ptr::null_mut());
 /// assert_eq!(threadreg::start_template()?, template);
 /// # Ok::<(), std::io::Error>(())
 /// ```
+///
+/// # References
+///
+/// Go's `startTemplateThread`, `runtime/proc.go`.
+#[doc(alias = "startTemplateThread")]
+#[doc(alias = "template thread")]
 pub fn start_template() -> io::Result<ThreadRef> {
     // Relaxed: not followed, only compared.
     let before = TEMPLATE.load(Ordering::Relaxed);
@@ -79,7 +85,7 @@ pub fn start_template() -> io::Result<ThreadRef> {
     // Release: pairs with the load in `template`. `before` is null or a template of the parent's.
     let won = TEMPLATE.compare_exchange(before, new, Ordering::Release, Ordering::Relaxed).is_ok();
     if !won {
-        // SAFETY: from `Box::into_raw` above, shown to nobody. Its channel closes, its thread ends.
+        // SAFETY: from `Box::into_raw` above; no other thread knows it. Its channel closes, its thread ends.
         drop(unsafe { Box::from_raw(new) });
     }
     Ok(template().map_or(worker.thread(), |template| template.thread))
@@ -94,33 +100,33 @@ fn template() -> Option<&'static Template> {
 
 fn serve(todo: &Receiver<Request>) {
     for request in todo {
-        // Whoever asked learns of a panic by the loss of its answer.
+        // A panic drops the channel of the answer, which tells the requester.
         let _ = catch_unwind(AssertUnwindSafe(request));
     }
 }
 
 impl Builder {
-    /// Makes the thread from the template thread instead of from the caller: it inherits nothing of
-    /// what the caller did to itself.
+    /// Makes the thread from the template thread instead of from the caller. It inherits nothing that the
+    /// caller changed for itself.
     ///
-    /// What a thread inherits from its maker are its namespaces, root and working directory (after
-    /// `unshare(CLONE_FS)`), credentials and capabilities, `seccomp` filters, scheduling policy and
-    /// CPU set, signal mask. With this it gets those of the thread that called [`start_template`],
-    /// as they were then, and every change that was made on all threads since.
+    /// A thread inherits from its creator: namespaces, root and working directory (after
+    /// `unshare(CLONE_FS)`), credentials and capabilities, `seccomp` filters, scheduling policy and CPU set,
+    /// signal mask. A clean thread has those of the thread that called [`start_template`], as they were
+    /// then, with every change that was made on all threads since.
     ///
     /// # Signal safety
     ///
-    /// Not async-signal-safe.
+    /// Not async-signal-safe (AS-Unsafe lock heap).
     ///
     /// # Blocking
     ///
-    /// For the template thread, which makes one thread after the other; else as
+    /// For the template thread, which makes one thread after the other; otherwise as
     /// [`spawn`](Self::spawn).
     ///
     /// # Errors
     ///
-    /// [`CleanError::NoTemplate`] without [`start_template`], also in the child of a `fork`; what
-    /// [`spawn`](Self::spawn) says.
+    /// [`CleanError::NoTemplate`] without [`start_template`], also in the child of a `fork`;
+    /// [`CleanError::Refused`] with the error of [`spawn`](Self::spawn).
     ///
     /// # Examples
     ///
@@ -138,6 +144,8 @@ impl Builder {
     /// # References
     ///
     /// Go's template thread (`runtime/proc.go`: `templateThread`, `startTemplateThread`).
+    #[doc(alias = "templateThread")]
+    #[doc(alias = "template thread")]
     pub fn spawn_clean<F, T>(self, f: F) -> Result<JoinHandle<T>, CleanError>
     where
         F: FnOnce() -> T + Send + 'static,
@@ -147,13 +155,13 @@ impl Builder {
     }
 }
 
-/// Has the template thread run `make`, and returns what that returned.
+/// Has the template thread call `make`, and returns the result.
 fn ask<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> Result<T, CleanError> {
     freeze::assert_not_frozen_here();
     let template = template().ok_or(CleanError::NoTemplate)?;
     let (answer, result) = bounded(1);
     let request = move || {
-        // Nobody but the caller below listens, and it does.
+        // Cannot fail: the requester below waits for it.
         let _ = answer.send(make());
     };
     template.requests.send(Box::new(request)).map_err(|_| CleanError::NoTemplate)?;
@@ -162,11 +170,11 @@ fn ask<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> Result<T
         .map_err(|_| CleanError::Refused(io::Error::other("the template thread panicked over it")))
 }
 
-/// Why [`Builder::spawn_clean`] made no thread.
+/// [`Builder::spawn_clean`] made no thread.
 #[non_exhaustive]
 #[derive(Debug)]
 pub enum CleanError {
-    /// There is no template thread: [`start_template`] was not called in this process.
+    /// There is no template thread: this process has not called [`start_template`].
     NoTemplate,
     /// The template thread could not make the thread.
     Refused(io::Error),
@@ -178,7 +186,7 @@ impl fmt::Display for CleanError {
             Self::NoTemplate => f.write_str(
                 "no template thread to make a clean thread from: call `start_template` first",
             ),
-            Self::Refused(error) => write!(f, "cannot make a clean thread: {error}"),
+            Self::Refused(_) => f.write_str("the template thread could not make a clean thread"),
         }
     }
 }

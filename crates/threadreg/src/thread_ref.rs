@@ -1,4 +1,4 @@
-//! References to threads: who, what to call it, pin it, signal it.
+//! References to threads: their ids and names, pins, signals.
 
 use core::fmt;
 use core::hash::{Hash, Hasher};
@@ -7,20 +7,25 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use sigctx::inject::CallStack;
-use sigctx::sys::{self, Errno};
+use sigctx::sys::{self, Errno, Tid};
 
 use crate::arena::Claimed;
 use crate::cookie::Cookie;
 use crate::lookup;
-use crate::name::Name;
-use crate::record::Record;
+use crate::name::{Label, Name};
+use crate::record::{Id, Record};
 use crate::registry::{self, ARENA};
 
 /// A thread that is or was registered.
 ///
-/// Two words. May be kept forever: the record behind it is never freed, and when it is used for
-/// another thread its generation changes, so a reference never silently becomes one to another
-/// thread.
+/// Two words, which may be kept forever. The record behind them is never freed, and its generation changes
+/// when it is used for another thread. So a reference never comes to mean another thread.
+///
+/// Prints as errors name a thread: `123 "worker"`, without what is not known.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe): no lock, no allocation.
 #[derive(Clone, Copy)]
 pub struct ThreadRef {
     pub(crate) record: &'static Record,
@@ -31,30 +36,21 @@ impl ThreadRef {
     /// The kernel's id of the thread, or `None` when it has not started yet or has begun to exit.
     ///
     /// The id may be given to another thread right after this returns; see [`ThreadRef::pin`].
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
-    pub fn tid(&self) -> Option<i32> {
-        self.record.tid(self.generation).filter(|&tid| tid != 0)
+    pub fn tid(&self) -> Option<Tid> {
+        match self.record.tid(self.generation) {
+            Id::Known(tid) => Some(tid),
+            Id::NotStarted | Id::Gone => None,
+        }
     }
 
-    /// The thread's name, or the empty name when it had none or is gone.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The thread's name. Empty when the thread has none, and when its record is another thread's by now.
     #[must_use]
     pub fn name(&self) -> Name {
         self.record.name(self.generation).unwrap_or_default()
     }
 
     /// Whether the thread is listed: it may not have started yet, but it has not begun to exit.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.record.is_listed(self.generation)
@@ -62,15 +58,13 @@ impl ThreadRef {
 
     /// Keeps the thread from finishing its exit until the guard is dropped.
     ///
-    /// While the guard lives the thread's id is its own. The thread goes on running, and may even
-    /// reach its exit, where it waits with its signals blocked: so whoever waits for an answer from
-    /// a pinned thread must look at [`ThreadRef::is_alive`] too. A thread that exits while it holds
-    /// a pin of itself waits forever, and so does one whose pin was leaked.
+    /// While the guard lives the thread's id is its own. The thread goes on running, and may reach its
+    /// exit, where it waits with its signals blocked. So a thread that waits for an answer from a pinned one
+    /// must look at [`ThreadRef::is_alive`] too. A thread that exits while it holds a pin of itself waits
+    /// forever, and so does one whose pin was leaked.
     ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe. Two atomic operations, no waiting; a pin that comes too late may wake the
-    /// thread that exits.
+    /// Costs two atomic operations and does not wait. A pin that comes too late may wake the thread that
+    /// exits.
     ///
     /// # Errors
     ///
@@ -95,34 +89,28 @@ impl ThreadRef {
         pinned.ok_or(Gone { thread: *self })
     }
 
-    /// Sends the thread a signal. It reaches this thread or none.
+    /// Sends the thread a signal. The signal reaches this thread or none.
     ///
-    /// The one exception is a thread that ended by the raw `exit` system call, past its destructors:
-    /// nobody told the registry, and its id may be another thread's.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe: pins, sends, unpins.
+    /// The one exception is a thread that ended by the raw `exit` system call, past its destructors: it is
+    /// still listed, and its id may be another thread's.
     ///
     /// # Errors
     ///
-    /// [`SignalError::Gone`] when the thread has begun to exit, [`SignalError::NotStarted`] when it
-    /// was made but has not run yet, [`SignalError::QueueFull`] when a real-time signal found no
-    /// room. Nothing was sent then.
+    /// Nothing was sent: [`SignalError::Gone`] when the thread has begun to exit,
+    /// [`SignalError::NotStarted`] when it was made but has not run yet, [`SignalError::QueueFull`] when a
+    /// real-time signal found no room.
     ///
     /// # References
     ///
-    /// `tgkill(2)`.
+    /// `tgkill(2)`; Go's `signalM`.
+    #[doc(alias = "signalM")]
+    #[doc(alias = "tgkill")]
     pub fn signal(&self, sig: i32) -> Result<(), SignalError> {
         self.pin()?.signal(sig)
     }
 
-    /// Sends the thread a signal that carries `cookie`, by which its handler knows it for this
-    /// process's own: [`Cookie::came_with`].
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Sends the thread a signal that carries `cookie`. Its handler can tell it from other signals:
+    /// [`Cookie::came_with`].
     ///
     /// # Errors
     ///
@@ -135,98 +123,75 @@ impl ThreadRef {
         self.pin()?.signal_with(sig, cookie)
     }
 
-    /// Like [`signal_with`](Self::signal_with), but tries again while the queue of signals is full:
-    /// after 50 microseconds first, then twice as long each time, up to a millisecond.
+    /// Like [`signal_with`](Self::signal_with), but tries again while the queue of signals is full.
     ///
-    /// The thread is not pinned between two tries.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// It waits 50 microseconds before the second try, and twice as long before each further one, up to a
+    /// millisecond. The thread is not pinned between two tries.
     ///
     /// # Blocking
     ///
-    /// At most for `limit`.
+    /// At most for `timeout`.
     ///
     /// # Errors
     ///
-    /// As [`signal`](Self::signal); [`SignalError::QueueFull`] when there was no room in time.
+    /// As [`signal`](Self::signal); [`SignalError::QueueFull`] when there was no room within `timeout`.
     pub fn signal_within(
         &self,
         sig: i32,
         cookie: Cookie,
-        limit: Duration,
+        timeout: Duration,
     ) -> Result<(), SignalError> {
         let begin = Instant::now();
         let mut pause = Duration::from_micros(50);
         loop {
             match self.signal_with(sig, cookie) {
-                Err(SignalError::QueueFull { .. }) if begin.elapsed() < limit => {}
+                Err(SignalError::QueueFull { .. }) if begin.elapsed() < timeout => {}
                 result => return result,
             }
-            let left = limit.saturating_sub(begin.elapsed());
-            // Nobody wakes it.
+            let left = timeout.saturating_sub(begin.elapsed());
+            // A sleep: no thread wakes it.
             let _ = sys::futex_wait(&AtomicU32::new(0), 0, Some(pause.min(left)));
             pause = (pause * 2).min(Duration::from_millis(1));
         }
     }
 
-    /// The stack that the thread runs on when it runs no task: where a call may be injected.
+    /// The thread's own stack, on which a call may be injected while the thread runs no task.
     ///
-    /// It is the record's: its bounds are empty before the thread starts and after it is gone, and
-    /// those of the next thread that the record is used for. An injection on the wrong one is refused
+    /// It belongs to the record. Its bounds are empty before the thread starts and after it is gone, and
+    /// then become those of the record's next thread. An injection on the wrong stack is refused
     /// ([`InjectError::NotOnThisStack`](sigctx::inject::InjectError::NotOnThisStack)).
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn call_stack(&self) -> &'static CallStack {
         &self.record.stack
     }
 
-    /// The record's place in the registry: small, and used again when the thread is gone.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The index of the thread's record in the registry. It is small, and used again when the thread is
+    /// gone.
     #[must_use]
     pub fn index(&self) -> usize {
         self.record.index()
     }
 
-    /// Who has the thread's task suspended, by what the suspender said: the id of a thread. For
-    /// errors that name who is in the way; it may be old by the time it is looked at.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The thread that has this thread's task suspended, as the requester of the suspension noted it. For
+    /// errors that name the thread in the way: the answer may be out of date at once.
     #[must_use]
-    pub fn suspended_by(&self) -> Option<i32> {
-        let by = self.record.suspended_by.load(Ordering::Relaxed) as i32;
+    pub fn suspended_by(&self) -> Option<Tid> {
+        let by = self.record.suspended_by.load(Ordering::Relaxed).cast_signed();
         (by != 0 && self.is_alive()).then_some(by)
     }
 
-    /// Says who has the thread's task suspended; `None` when nobody has any more. For a crate that
-    /// suspends tasks.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    pub fn set_suspended_by(&self, suspender: Option<i32>) {
-        // The record of one that is gone may be another thread's. It may also become so right now;
-        // that is undone when the record is freed, and nothing but an error's text depends on it.
+    /// Notes the requester that has this thread's task suspended; `None`: the task is no longer suspended.
+    /// For a crate that suspends tasks.
+    pub fn set_suspended_by(&self, requester: Option<Tid>) {
+        // The record of a thread that is gone may be another thread's. It may also become so right now; the
+        // note is then cleared when the record is freed, and only an error's text depends on it.
         if self.is_alive() {
-            let by = suspender.unwrap_or(0).cast_unsigned();
+            let by = requester.unwrap_or(0).cast_unsigned();
             self.record.suspended_by.store(by, Ordering::Relaxed);
         }
     }
 
-    /// How many owners the record had before this thread.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// How many threads had the record before this one.
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation
@@ -247,6 +212,12 @@ impl Hash for ThreadRef {
     }
 }
 
+impl fmt::Display for ThreadRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Label { tid: self.tid(), name: self.name() }.fmt(f)
+    }
+}
+
 impl fmt::Debug for ThreadRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ThreadRef")
@@ -262,10 +233,9 @@ impl fmt::Debug for ThreadRef {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe, on every thread at every moment of its life: a load of a thread-local without
-/// initialiser or destructor, and one of the thread's own record. In a library that was opened with
-/// `dlopen`, where the first touch of a thread-local allocates, it asks `pthread_getspecific`
-/// instead, which does not.
+/// Async-signal-safe (AS-Safe) on every thread, at every moment of its life: it loads a thread-local
+/// without initialiser or destructor, and a word of the thread's own record. In a library that was opened
+/// with `dlopen`, where the first touch of a thread-local allocates, it calls `pthread_getspecific` instead.
 ///
 /// # Examples
 ///
@@ -287,7 +257,11 @@ pub fn current() -> Option<ThreadRef> {
 
 /// Keeps a thread from finishing its exit; from [`ThreadRef::pin`].
 ///
-/// Made before a `fork` and dropped in the child, it does nothing: the child has no such thread.
+/// A pin that a `fork` copied does nothing in the child, which has no such thread.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe), and so is dropping it.
 #[must_use = "the thread is pinned only while this lives"]
 #[derive(Debug)]
 pub struct Pinned {
@@ -297,23 +271,15 @@ pub struct Pinned {
 
 impl Pinned {
     /// The pinned thread.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn thread(&self) -> ThreadRef {
         self.thread
     }
 
-    /// The kernel's id of the thread, and of no other while this lives; `None` before it started, and
-    /// in the child of a `fork`.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The kernel's id of the thread, which no other thread has while this lives. `None` before the thread
+    /// has started, and in the child of a `fork`.
     #[must_use]
-    pub fn tid(&self) -> Option<i32> {
+    pub fn tid(&self) -> Option<Tid> {
         if self.forks != registry::forks() {
             return None;
         }
@@ -322,24 +288,15 @@ impl Pinned {
 
     /// Sends the pinned thread a signal.
     ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
     /// # Errors
     ///
-    /// As [`ThreadRef::signal`]. `Gone` is possible all the same: a thread that was registered and
-    /// ended without the registry being told, and any thread of the parent in the child of a
-    /// `fork`.
+    /// As [`ThreadRef::signal`]. `Gone` is possible although the thread is pinned: for a thread that ended by
+    /// the raw `exit` system call, and for any thread of the parent in the child of a `fork`.
     pub fn signal(&self, sig: i32) -> Result<(), SignalError> {
         self.send(sig, |tid| sys::tgkill(sys::getpid(), tid, sig))
     }
 
     /// Sends the pinned thread a signal that carries `cookie`; see [`ThreadRef::signal_with`].
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     ///
     /// # Errors
     ///
@@ -348,7 +305,7 @@ impl Pinned {
         self.send(sig, |tid| cookie.send(tid, sig))
     }
 
-    fn send(&self, sig: i32, by: impl FnOnce(i32) -> Result<(), Errno>) -> Result<(), SignalError> {
+    fn send(&self, sig: i32, by: impl FnOnce(Tid) -> Result<(), Errno>) -> Result<(), SignalError> {
         if self.forks != registry::forks() {
             return Err(SignalError::Gone);
         }
@@ -371,10 +328,10 @@ impl Drop for Pinned {
 
 /// The thread has begun to exit, or is gone; from [`ThreadRef::pin`].
 ///
-/// Its id may be another thread's by now, and its name with it, so neither is told.
+/// Its id may be another thread's by now, so the error names neither id nor name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gone {
-    /// What referred to it.
+    /// The reference to it.
     pub thread: ThreadRef,
 }
 
@@ -399,22 +356,22 @@ impl From<Gone> for SignalError {
 pub enum SignalError {
     /// The thread has begun to exit, or is gone.
     Gone,
-    /// The thread was made but has not run yet; it has no id to send to.
+    /// The thread was made but has not run yet. It has no id to send to.
     NotStarted,
-    /// The queue of real-time signals is full (`RLIMIT_SIGPENDING`); later there may be room.
+    /// The queue of real-time signals is full (`RLIMIT_SIGPENDING`). There may be room later.
     QueueFull {
         /// The thread.
-        tid: i32,
+        tid: Tid,
         /// The signal.
         sig: i32,
     },
     /// The kernel refused for another reason, such as a number that is no signal.
     Kernel {
         /// The thread.
-        tid: i32,
+        tid: Tid,
         /// The signal.
         sig: i32,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
 }
@@ -440,7 +397,7 @@ impl core::error::Error for SignalError {}
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe, the walk included: it takes no lock and allocates nothing.
+/// Async-signal-safe (AS-Safe), the walk included: it takes no lock and allocates nothing.
 ///
 /// # Examples
 ///
@@ -451,16 +408,21 @@ impl core::error::Error for SignalError {}
 /// }
 /// # Ok::<(), threadreg::AttachError>(())
 /// ```
+///
+/// # References
+///
+/// Go's `allm`, `runtime/proc.go`.
+#[doc(alias = "allm")]
 #[must_use = "a walk does nothing until it is iterated"]
 pub fn threads() -> Threads {
     Threads { records: ARENA.claimed() }
 }
 
-/// Walk over the registered threads.
+/// A walk over the registered threads; from [`threads`].
 ///
-/// Each thread that was listed before the walk began and is listed until it ends is shown exactly
-/// once. Others may be shown or not. While creation is frozen ([`crate::freeze_creation`]) no
-/// spawned thread can be among the "others" that come.
+/// It shows each thread exactly once that was listed before the walk began and stays listed until it
+/// ends. Threads that come or go meanwhile may be shown or not. While creation is frozen
+/// ([`crate::freeze_creation`]) no spawned thread comes.
 #[derive(Clone)]
 pub struct Threads {
     records: Claimed<'static>,
@@ -480,5 +442,18 @@ impl Iterator for Threads {
 impl fmt::Debug for Threads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.clone()).finish()
+    }
+}
+
+/// The name of the registered thread that has the id; empty if there is none.
+pub(crate) fn registered_name(tid: Tid) -> Name {
+    let known = threads().find(|thread| thread.tid() == Some(tid));
+    known.map(|thread| thread.name()).unwrap_or_default()
+}
+
+impl Label {
+    /// The thread that has the id.
+    pub(crate) fn of(tid: Tid) -> Self {
+        Self { tid: Some(tid), name: registered_name(tid) }
     }
 }

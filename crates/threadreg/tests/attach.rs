@@ -1,4 +1,4 @@
-//! Threads that others made: attached, detached, forgotten, or found without being registered.
+//! Threads that were made without this crate: attached, detached, forgotten, or found unregistered.
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -137,10 +137,11 @@ extern "C" fn foreign(word: *mut c_void) -> *mut c_void {
     ptr::null_mut()
 }
 
+/// S14. Unregistered threads are in the kernel's list, and not in ours.
 #[test]
-fn s14_foreign_threads_are_found() {
+fn unregistered_threads_are_found() {
     static WORD: AtomicUsize = AtomicUsize::new(0);
-    in_child("s14_foreign_threads_are_found", MINUTE, || {
+    in_child("unregistered_threads_are_found", MINUTE, || {
         let me = attach().expect("attaches");
         let mut id = MaybeUninit::uninit();
         let word = (&raw const WORD).cast_mut().cast();
@@ -173,10 +174,11 @@ fn s14_foreign_threads_are_found() {
     });
 }
 
+/// T9. The kernel keeps it as a zombie.
 #[test]
-fn t9_a_main_thread_that_exited_is_seen_as_exiting() {
+fn a_main_thread_that_exited_is_seen_as_exiting() {
     static MAIN: AtomicUsize = AtomicUsize::new(0);
-    in_child("t9_a_main_thread_that_exited_is_seen_as_exiting", MINUTE, || {
+    in_child("a_main_thread_that_exited_is_seen_as_exiting", MINUTE, || {
         // A process of its own, whose first thread is this one.
         // SAFETY: the child makes no assumption about other threads and leaves by `_exit`.
         let child = unsafe { libc::fork() };
@@ -211,7 +213,7 @@ fn t9_a_main_thread_that_exited_is_seen_as_exiting() {
 ///
 /// # Safety
 ///
-/// Nobody may use this thread's stack.
+/// No thread may use this thread's stack any more.
 #[cfg(target_env = "gnu")]
 unsafe fn raw_exit() -> ! {
     unsafe extern "C" {
@@ -228,7 +230,7 @@ unsafe fn raw_exit() -> ! {
 ///
 /// # Safety
 ///
-/// Nobody may use this thread's stack.
+/// No thread may use this thread's stack any more.
 #[cfg(not(target_env = "gnu"))]
 unsafe fn raw_exit() -> ! {
     // SAFETY: the caller's obligation.

@@ -1,5 +1,5 @@
-//! Making threads: listed before they exist, none while creation is frozen, none left when it
-//! fails.
+//! Spawning: a thread is listed before it exists, none is made while creation is frozen, and none stays
+//! listed when it cannot be made.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -29,9 +29,10 @@ fn named(prefix: &str) -> BTreeSet<i32> {
         .collect()
 }
 
+/// T1. Under a freeze the listed threads are exactly those that the kernel has.
 #[test]
-fn t1_stress_frozen_list_is_the_kernels_list() {
-    in_child("t1_stress_frozen_list_is_the_kernels_list", 3 * MINUTE, || {
+fn stress_frozen_list_is_the_kernels_list() {
+    in_child("stress_frozen_list_is_the_kernels_list", 3 * MINUTE, || {
         /// The round that threads stay in while creation is frozen; 0 between two.
         static PAUSE: AtomicUsize = AtomicUsize::new(0);
         /// A round, and how many threads stay in it.
@@ -104,9 +105,10 @@ fn t1_stress_frozen_list_is_the_kernels_list() {
     });
 }
 
+/// T1. A thread is listed before its first instruction.
 #[test]
-fn t1_stress_every_thread_finds_itself_listed() {
-    in_child("t1_stress_every_thread_finds_itself_listed", MINUTE, || {
+fn stress_every_thread_finds_itself_listed() {
+    in_child("stress_every_thread_finds_itself_listed", MINUTE, || {
         for _ in 0..budget(2000) {
             let worker = threadreg::spawn(|| {
                 let me = threadreg::current().expect("registered");
@@ -120,14 +122,15 @@ fn t1_stress_every_thread_finds_itself_listed() {
     });
 }
 
+/// T5. A creator that waits for the lock can be signalled.
 #[test]
-fn t5_a_creator_waiting_for_a_freezer_hears_signals() {
+fn a_creator_that_waits_for_a_freeze_hears_signals() {
     fn count(_: &mut Delivery<'_>) -> Flow {
         HEARD.fetch_add(1, SeqCst);
         Flow::Resume
     }
     static HEARD: AtomicUsize = AtomicUsize::new(0);
-    in_child("t5_a_creator_waiting_for_a_freezer_hears_signals", MINUTE, || {
+    in_child("a_creator_that_waits_for_a_freeze_hears_signals", MINUTE, || {
         // SAFETY: the handler touches one atomic.
         unsafe { install(libc::SIGUSR1, count, Options::new()) }.expect("installs");
         let frozen = freeze_creation();
@@ -156,9 +159,10 @@ fn t5_a_creator_waiting_for_a_freezer_hears_signals() {
     });
 }
 
+/// T3. No listed thread, no lock and no mask is left behind.
 #[test]
-fn t3_a_clone_that_fails_leaves_nothing_listed() {
-    in_child("t3_a_clone_that_fails_leaves_nothing_listed", MINUTE, || {
+fn a_clone_that_fails_leaves_nothing_listed() {
+    in_child("a_clone_that_fails_leaves_nothing_listed", MINUTE, || {
         let mask = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
         for _ in 0..4 {
             let made = Builder::new().name("huge").stack_size(usize::MAX / 8 * 7).spawn(|| ());
@@ -180,9 +184,10 @@ fn t3_a_clone_that_fails_leaves_nothing_listed() {
     });
 }
 
+/// T3. The kernel refuses the thread, and goes on to refuse it.
 #[test]
-fn t3_a_thread_limit_is_an_error_of_spawn() {
-    in_child("t3_a_thread_limit_is_an_error_of_spawn", MINUTE, || {
+fn a_thread_limit_is_an_error_of_spawn() {
+    in_child("a_thread_limit_is_an_error_of_spawn", MINUTE, || {
         let limit = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
         // SAFETY: reads one `rlimit`.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit) }, 0);
@@ -198,9 +203,10 @@ fn t3_a_thread_limit_is_an_error_of_spawn() {
     });
 }
 
+/// T15. A thread made in a section that blocks signals must not block them forever.
 #[test]
-fn t15_a_new_thread_hears_what_its_creator_blocked() {
-    in_child("t15_a_new_thread_hears_what_its_creator_blocked", MINUTE, || {
+fn a_new_thread_hears_what_its_creator_blocked() {
+    in_child("a_new_thread_hears_what_its_creator_blocked", MINUTE, || {
         let blocks = || sys::sigprocmask(MaskHow::Block, &SigSet::empty());
         let both = SigSet::of(libc::SIGURG).with(libc::SIGUSR2);
         sys::sigprocmask(MaskHow::Block, &both);
@@ -219,9 +225,10 @@ fn t15_a_new_thread_hears_what_its_creator_blocked() {
     });
 }
 
+/// S16. A mask that was asked for leaves out libc's own signals.
 #[test]
-fn s16_no_mask_makes_a_thread_deaf_to_libc() {
-    in_child("s16_no_mask_makes_a_thread_deaf_to_libc", Duration::from_secs(20), || {
+fn no_mask_makes_a_thread_deaf_to_libc() {
+    in_child("no_mask_makes_a_thread_deaf_to_libc", Duration::from_secs(20), || {
         let worker = Builder::new().signal_mask(SigSet::full()).spawn(|| {
             let mask = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
             thread::park();
@@ -251,9 +258,10 @@ fn a_panic_reaches_join_and_unlists_the_thread() {
     });
 }
 
+/// T13. No `clone` is under way when the process is replaced.
 #[test]
-fn t13_exec_under_a_freeze_never_meets_a_clone_under_way() {
-    in_child("t13_exec_under_a_freeze_never_meets_a_clone_under_way", MINUTE, || {
+fn exec_under_a_freeze_never_meets_a_clone_under_way() {
+    in_child("exec_under_a_freeze_never_meets_a_clone_under_way", MINUTE, || {
         for _ in 0..3 {
             thread::spawn(|| {
                 loop {
@@ -274,9 +282,10 @@ fn t13_exec_under_a_freeze_never_meets_a_clone_under_way() {
     });
 }
 
+/// T3. The kernel refuses the thread for a moment.
 #[test]
-fn t3_a_clone_refused_for_now_is_tried_again() {
-    in_child("t3_a_clone_refused_for_now_is_tried_again", MINUTE, || {
+fn a_clone_refused_for_now_is_tried_again() {
+    in_child("a_clone_refused_for_now_is_tried_again", MINUTE, || {
         let user = testkit::lonely_user();
         // SAFETY: touches no memory.
         if unsafe { libc::setresuid(user, user, user) } != 0 {
@@ -336,21 +345,21 @@ fn scoped_threads_borrow_and_are_registered() {
     });
 }
 
+/// T5. The error names the holder, and creators go on.
 #[test]
-fn t5_a_freeze_that_is_late_says_why_and_leaves_creation_free() {
-    in_child("t5_a_freeze_that_is_late_says_why_and_leaves_creation_free", MINUTE, || {
+fn a_freeze_that_times_out_names_the_holder_and_leaves_creation_free() {
+    in_child("a_freeze_that_times_out_names_the_holder_and_leaves_creation_free", MINUTE, || {
         let me = threadreg::attach().expect("attaches");
         let held = freeze_creation();
-        let limit = Duration::from_millis(10);
-        let late = thread::spawn(move || freeze_creation_within(limit).map(drop));
+        let timeout = Duration::from_millis(10);
+        let late = thread::spawn(move || freeze_creation_within(timeout).map(drop));
         let error = late.join().expect("no panic").expect_err("held");
-        assert_eq!(error.freezer, Some((sys::gettid(), me.thread().name())));
-        let text = error.to_string();
-        let tid = sys::gettid().to_string();
-        assert!(text.contains(&tid) && text.contains("within 10ms"), "{text}");
+        assert_eq!(error.holder, Some((sys::gettid(), me.thread().name())));
+        let (text, held_by) = (error.to_string(), format!("thread {} holds", me.thread()));
+        assert!(text.contains(&held_by) && text.contains("within 10ms"), "{text}");
         // A creator queues behind the one that gives up as well, and then behind the guard alone.
         let creator = thread::spawn(|| threadreg::spawn(|| ()).join());
-        let late = thread::spawn(move || freeze_creation_within(limit).map(drop));
+        let late = thread::spawn(move || freeze_creation_within(timeout).map(drop));
         assert!(late.join().expect("no panic").is_err());
         drop(held);
         creator.join().expect("no panic").expect("no panic");
@@ -359,11 +368,11 @@ fn t5_a_freeze_that_is_late_says_why_and_leaves_creation_free() {
     });
 }
 
-/// T5: a thread that waits for itself would wait forever.
+/// T5. A thread that waits for itself would wait forever.
 #[test]
 #[cfg(debug_assertions)]
-fn t5_the_lock_order_is_asserted() {
-    in_child("t5_the_lock_order_is_asserted", MINUTE, || {
+fn the_lock_order_is_asserted() {
+    in_child("the_lock_order_is_asserted", MINUTE, || {
         let frozen = freeze_creation();
         assert!(threadreg::holds_freeze());
         assert!(!thread::spawn(threadreg::holds_freeze).join().expect("no panic"));
@@ -378,9 +387,10 @@ fn t5_the_lock_order_is_asserted() {
     });
 }
 
+/// T13, T14. Children of `posix_spawn` and of `fork` come to their end.
 #[test]
-fn t13_t14_stress_commands_start_amid_a_spawn_storm() {
-    in_child("t13_t14_stress_commands_start_amid_a_spawn_storm", 2 * MINUTE, || {
+fn stress_commands_start_amid_a_spawn_storm() {
+    in_child("stress_commands_start_amid_a_spawn_storm", 2 * MINUTE, || {
         use std::os::unix::process::CommandExt;
         static STOP: AtomicBool = AtomicBool::new(false);
         let creators = [0, 1].map(|_| {
@@ -412,7 +422,7 @@ fn t13_t14_stress_commands_start_amid_a_spawn_storm() {
     });
 }
 
-/// As by a seccomp filter that kills it: neither drops the guard.
+/// A leaked guard, in place of a seccomp filter that kills the thread: neither drops the guard.
 #[test]
 fn a_freeze_ends_with_its_thread() {
     in_child("a_freeze_ends_with_its_thread", MINUTE, || {

@@ -1,4 +1,4 @@
-//! Another program in this one's place, while somebody sends signals to the threads.
+//! Another program in this one's place, while another thread sends signals to all threads.
 
 use std::io::ErrorKind::{NotFound, TimedOut};
 use std::process::Command;
@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use sigctx::sys::{self, KernelAction, MaskHow, SaFlags, SigSet};
 use testkit::{in_child, until};
-use threadreg::{ExecHold, ExecHook, before_exec, exec, exec_within, try_freeze_creation};
+use threadreg::{
+    BeforeExecError, ExecHold, ExecHook, before_exec, exec, exec_within, try_freeze_creation,
+};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -21,7 +23,7 @@ fn mask() -> SigSet {
 }
 
 #[test]
-fn a_failed_exec_releases_whom_it_held_and_no_other() {
+fn a_failed_exec_releases_the_senders_that_it_held_and_no_other() {
     static HELD: AtomicI32 = AtomicI32::new(0);
     static FREE: AtomicI32 = AtomicI32::new(0);
     static LATE: AtomicBool = AtomicBool::new(false);
@@ -34,7 +36,7 @@ fn a_failed_exec_releases_whom_it_held_and_no_other() {
     fn free(_: Option<Instant>) -> ExecHold {
         assert_eq!(HELD.load(SeqCst), 1, "in the order in which they came");
         if LATE.load(SeqCst) {
-            ExecHold::TimedOut { holder: sys::gettid() }
+            ExecHold::TimedOut { holder: Some(sys::gettid()) }
         } else {
             ExecHold::Free
         }
@@ -48,10 +50,10 @@ fn a_failed_exec_releases_whom_it_held_and_no_other() {
     static HOLDS: ExecHook = ExecHook::new(SigSet::empty, held, let_go);
     static IS_FREE: ExecHook = ExecHook::new(SigSet::empty, free, not_held);
 
-    in_child("a_failed_exec_releases_whom_it_held_and_no_other", MINUTE, || {
+    in_child("a_failed_exec_releases_the_senders_that_it_held_and_no_other", MINUTE, || {
         let me = threadreg::attach().expect("attaches");
         for _ in 0..3 {
-            // Again: nothing happens.
+            // The second time nothing happens.
             before_exec(&HOLDS, None).expect("room");
             before_exec(&IS_FREE, None).expect("room");
         }
@@ -63,14 +65,14 @@ fn a_failed_exec_releases_whom_it_held_and_no_other() {
         LATE.store(true, SeqCst);
         let error = exec_within(&mut nowhere(), Duration::from_secs(7));
         assert_eq!((error.kind(), left(), mask()), (TimedOut, (0, 0, true), before));
-        let (error, name) = (error.to_string(), me.thread().name());
-        let named = error.contains(&format!("{} ({name})", sys::gettid()));
+        let error = error.to_string();
+        let named = error.contains(&format!("thread {}", me.thread()));
         assert!(named && error.contains("7s"), "{error}");
-        before_exec(&HOLDS, Some(Instant::now())).expect("nobody executes");
+        before_exec(&HOLDS, Some(Instant::now())).expect("no thread is in `exec`");
     });
 }
 
-/// A frozen creation is in the way, too.
+/// A frozen creation is in the way too.
 #[test]
 fn an_exec_gives_up_under_a_freeze_of_another_thread() {
     in_child("an_exec_gives_up_under_a_freeze_of_another_thread", MINUTE, || {
@@ -95,7 +97,7 @@ fn what_is_pending_is_handled_before_exec_and_not_inherited() {
         if own { &HANDLED } else { &OTHERS }.fetch_add(1, SeqCst);
     }
     fn held(_: Option<Instant>) -> ExecHold {
-        // Who sends would wait for this thread to answer.
+        // A sender would wait for this thread to answer.
         let open = mask();
         assert!(!open.contains(libc::SIGUSR1) && open.contains(libc::SIGUSR2));
         assert_eq!((HANDLED.load(SeqCst), OTHERS.load(SeqCst)), (1, 0));
@@ -124,9 +126,9 @@ fn what_is_pending_is_handled_before_exec_and_not_inherited() {
     });
 }
 
-/// Who first sends signals when another thread is in `exec` already, which knows nothing of it.
+/// A sender that comes when another thread is in `exec` already, which does not know of it.
 #[test]
-fn who_comes_during_an_exec_waits_for_its_end() {
+fn a_sender_that_comes_during_an_exec_waits_for_its_end() {
     static STAGE: AtomicI32 = AtomicI32::new(0);
 
     fn linger(_: Option<Instant>) -> ExecHold {
@@ -140,14 +142,15 @@ fn who_comes_during_an_exec_waits_for_its_end() {
     static FIRST: ExecHook = ExecHook::new(SigSet::empty, linger, || ());
     static LATER: ExecHook = ExecHook::new(SigSet::empty, never, || ());
 
-    in_child("who_comes_during_an_exec_waits_for_its_end", MINUTE, || {
+    in_child("a_sender_that_comes_during_an_exec_waits_for_its_end", MINUTE, || {
         before_exec(&FIRST, None).expect("room");
         let executing = thread::spawn(|| exec(&mut nowhere()).kind());
         until("it executes", || STAGE.load(SeqCst) != 0);
         let executor = STAGE.load(SeqCst);
         // The hook that `exec` holds already, for another thread, and one that it has not seen.
         for hook in [&FIRST, &LATER] {
-            assert_eq!(before_exec(hook, Some(Instant::now())), Err(executor));
+            let late = before_exec(hook, Some(Instant::now()));
+            assert_eq!(late, Err(BeforeExecError::TimedOut { holder: executor }));
         }
         let later = thread::spawn(|| before_exec(&LATER, None));
         thread::sleep(Duration::from_millis(20));

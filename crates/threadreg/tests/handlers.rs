@@ -111,9 +111,10 @@ fn c_thread() {
     assert_eq!(unsafe { libc::pthread_join(id, ptr::null_mut()) }, 0);
 }
 
+/// S14, S15, S16. A handler may find its thread unregistered, or registered in full.
 #[test]
-fn s14_s15_s16_stress_handlers_on_threads_in_every_stage_of_life() {
-    in_child("s14_s15_s16_stress_handlers_on_threads_in_every_stage_of_life", 3 * MINUTE, || {
+fn stress_handlers_on_threads_in_every_stage_of_life() {
+    in_child("stress_handlers_on_threads_in_every_stage_of_life", 3 * MINUTE, || {
         static STOP: AtomicBool = AtomicBool::new(false);
         let look: extern "C" fn(i32) = look;
         let action = KernelAction {
@@ -178,10 +179,10 @@ fn s14_s15_s16_stress_handlers_on_threads_in_every_stage_of_life() {
     });
 }
 
-/// glibc changes credentials by a signal to every thread and waits for all answers; musl, too.
+/// S16. glibc and musl change credentials by a signal to every thread, and wait for all answers.
 #[test]
-fn s16_stress_libcs_setuid_ends_amid_births_and_exits() {
-    in_child("s16_stress_libcs_setuid_ends_amid_births_and_exits", MINUTE, || {
+fn stress_libcs_setuid_ends_amid_births_and_exits() {
+    in_child("stress_libcs_setuid_ends_amid_births_and_exits", MINUTE, || {
         static STOP: AtomicBool = AtomicBool::new(false);
         let creators = [0, 1].map(|_| {
             thread::spawn(|| {

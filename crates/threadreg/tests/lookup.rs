@@ -1,4 +1,4 @@
-//! Who the calling thread is, asked in a handler, in a library that was opened at run time.
+//! The calling thread's record, looked up in a handler, in a library that was opened at run time.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem;
@@ -111,11 +111,11 @@ fn look_in_a_handler() -> bool {
     REGISTERED.load(SeqCst) != registered
 }
 
-/// A handler on a thread that the library never saw must not have its thread-locals allocated: the
+/// S14. A handler on a thread that the library never saw must not have its thread-locals allocated: the
 /// handler may have interrupted `malloc`.
 #[test]
-fn s14_current_in_a_library_allocates_no_thread_locals() {
-    in_child("s14_current_in_a_library_allocates_no_thread_locals", Duration::from_mins(1), || {
+fn current_in_a_library_allocates_no_thread_locals() {
+    in_child("current_in_a_library_allocates_no_thread_locals", Duration::from_mins(1), || {
         let Some(plugin) = Plugin::open() else {
             return testkit::skip("a static program opens no libraries");
         };
@@ -125,11 +125,11 @@ fn s14_current_in_a_library_allocates_no_thread_locals() {
         // async-signal-safe.
         unsafe { sys::rt_sigaction(libc::SIGUSR1, Some(&action)) }.expect("installs");
 
-        assert!(!look_in_a_handler(), "nobody is registered");
+        assert!(!look_in_a_handler(), "no thread is registered");
         let unseen = move || {
             thread::spawn(move || {
                 let before = locals();
-                assert!(!look_in_a_handler(), "nobody registered this thread");
+                assert!(!look_in_a_handler(), "this thread is not registered");
                 let after = locals();
                 (plugin.touch)();
                 (before, after, locals())

@@ -19,8 +19,8 @@ fn asleep(dir: &TaskDir, thread: ThreadRef) -> i32 {
 }
 
 #[test]
-fn proc_tells_names_and_who_is_exiting() {
-    in_child("proc_tells_names_and_who_is_exiting", MINUTE, || {
+fn proc_tells_names_and_exits() {
+    in_child("proc_tells_names_and_exits", MINUTE, || {
         let dir = TaskDir::open().expect("/proc");
         let count = dir.count().expect("counts");
         let worker = Builder::new().name("a) b (c").spawn(thread::park).expect("spawns");
@@ -196,7 +196,7 @@ fn a_process_sees_its_threads_under_hidepid() {
         if !other_proc(c"proc", c"hidepid=2") {
             return testkit::skip(NOT_ALLOWED);
         }
-        // Nobody's, and not to be dumped: less than that a process cannot be.
+        // No rights at all: another user, no groups, and not dumpable.
         // SAFETY: reads no group.
         assert_eq!(unsafe { libc::setgroups(0, ptr::null()) }, 0);
         // SAFETY: touches no memory.

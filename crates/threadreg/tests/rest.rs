@@ -11,11 +11,12 @@ use threadreg::{Builder, Event, Slot, SlotId, attach, current, freeze_creation, 
 
 const MINUTE: Duration = Duration::from_mins(1);
 
+/// T10. A slot's value is made once a record.
 #[test]
-fn t10_a_slot_outlives_its_thread_and_serves_the_next() {
+fn a_slot_outlives_its_thread_and_serves_the_next() {
     static MADE: AtomicUsize = AtomicUsize::new(0);
     static VISITS: Slot<AtomicU32> = Slot::new(SlotId::User);
-    in_child("t10_a_slot_outlives_its_thread_and_serves_the_next", MINUTE, || {
+    in_child("a_slot_outlives_its_thread_and_serves_the_next", MINUTE, || {
         let visit = || {
             let me = current().expect("registered");
             let made = || {
@@ -82,9 +83,10 @@ fn in_fork(child: impl FnOnce() -> bool) {
     assert_eq!(forked(|| assert!(child())), 0, "in the child of fork");
 }
 
+/// T14. The list, the lock and the guards of the parent mean nothing in the child.
 #[test]
-fn t14_the_child_of_a_fork_has_one_thread() {
-    in_child("t14_the_child_of_a_fork_has_one_thread", MINUTE, || {
+fn the_child_of_a_fork_has_one_thread() {
+    in_child("the_child_of_a_fork_has_one_thread", MINUTE, || {
         let me = attach().expect("attaches");
         let mine = me.thread();
         let worker = threadreg::spawn(thread::park);
@@ -122,7 +124,7 @@ fn t14_the_child_of_a_fork_has_one_thread() {
         worker.join().expect("no panic");
         drop(me);
 
-        // An unregistered thread forks: nobody is left.
+        // An unregistered thread forks: no listed thread is left.
         let worker = threadreg::spawn(thread::park);
         in_fork(|| {
             assert_eq!((threads().count(), current()), (0, None));
@@ -134,10 +136,10 @@ fn t14_the_child_of_a_fork_has_one_thread() {
     });
 }
 
-/// A fork may copy what another thread does to a record that is free.
+/// T14. A fork may copy what another thread does to a record that is free.
 #[test]
-fn t14_stress_a_late_pin_stays_with_the_parent() {
-    in_child("t14_stress_a_late_pin_stays_with_the_parent", Duration::from_secs(20), || {
+fn stress_a_late_pin_stays_with_the_parent() {
+    in_child("stress_a_late_pin_stays_with_the_parent", Duration::from_secs(20), || {
         let worker = threadreg::spawn(|| ());
         let stale = worker.thread();
         worker.join().expect("no panic");
@@ -149,7 +151,7 @@ fn t14_stress_a_late_pin_stays_with_the_parent() {
             in_fork(|| {
                 let me = attach().expect("attaches");
                 assert_eq!(me.thread().index(), stale.index(), "the record is free");
-                // Would wait for a pin that nobody holds.
+                // Would wait for a pin that no thread holds.
                 drop(me);
                 threads().count() == 0
             });
@@ -157,10 +159,10 @@ fn t14_stress_a_late_pin_stays_with_the_parent() {
     });
 }
 
-/// Nothing was spawned or attached before that would have told libc.
+/// T14. No thread was spawned or attached before, which would have registered the handler.
 #[test]
-fn t14_a_freeze_sees_to_forks() {
-    in_child("t14_a_freeze_sees_to_forks", MINUTE, || {
+fn a_freeze_registers_the_fork_handler() {
+    in_child("a_freeze_registers_the_fork_handler", MINUTE, || {
         let (frozen, is_frozen) = std::sync::mpsc::channel();
         thread::spawn(move || {
             let _frozen = freeze_creation();
@@ -172,9 +174,10 @@ fn t14_a_freeze_sees_to_forks() {
     });
 }
 
+/// T14. A channel that a fork copied is not touched in the child.
 #[test]
-fn t14_a_subscription_sees_to_forks() {
-    in_child("t14_a_subscription_sees_to_forks", MINUTE, || {
+fn a_subscription_registers_the_fork_handler() {
+    in_child("a_subscription_registers_the_fork_handler", MINUTE, || {
         let events = threadreg::subscribe(1);
         in_fork(|| {
             drop(attach().expect("attaches"));
@@ -183,9 +186,10 @@ fn t14_a_subscription_sees_to_forks() {
     });
 }
 
+/// T14. A fork may copy the registry in the middle of any change.
 #[test]
-fn t14_stress_forks_amid_a_spawn_storm_find_a_usable_registry() {
-    in_child("t14_stress_forks_amid_a_spawn_storm_find_a_usable_registry", 2 * MINUTE, || {
+fn stress_forks_amid_a_spawn_storm_find_a_usable_registry() {
+    in_child("stress_forks_amid_a_spawn_storm_find_a_usable_registry", 2 * MINUTE, || {
         for _ in 0..2 {
             thread::spawn(|| {
                 loop {

@@ -13,16 +13,17 @@ use testkit::{Rng, budget, forked, in_child, until};
 use threadreg::{Builder, Cookie, SignalError, ThreadRef, current, threads};
 
 const MINUTE: Duration = Duration::from_mins(1);
-/// `si_code` of what these tests queue; negative, and nobody else's.
+/// `si_code` of what these tests queue; negative, and used by nothing else.
 const CODE: i32 = -77;
 
-/// A word that tells one thread from another, also from an earlier owner of the same record.
+/// A word that tells one thread from another, also from an earlier thread of the same record.
 fn mark(thread: ThreadRef) -> usize {
     thread.generation() as usize * 64 + thread.index() % 64
 }
 
+/// T8. Signals to threads that come and go reach the thread that they were sent to.
 #[test]
-fn t8_stress_no_signal_goes_astray() {
+fn stress_no_signal_goes_astray() {
     fn check(delivery: &mut Delivery<'_>) -> Flow {
         if delivery.code() == CODE {
             match current() {
@@ -35,7 +36,7 @@ fn t8_stress_no_signal_goes_astray() {
     static RIGHT: AtomicUsize = AtomicUsize::new(0);
     static WRONG: AtomicUsize = AtomicUsize::new(0);
     static STOP: AtomicBool = AtomicBool::new(false);
-    in_child("t8_stress_no_signal_goes_astray", 3 * MINUTE, || {
+    in_child("stress_no_signal_goes_astray", 3 * MINUTE, || {
         let signal = libc::SIGRTMIN() + 1;
         // SAFETY: the handler touches atomics and async-signal-safe functions only.
         unsafe { install(signal, check, Options::new()) }.expect("installs");
@@ -96,9 +97,10 @@ fn t8_stress_no_signal_goes_astray() {
     });
 }
 
+/// T8. A pin keeps the thread's id from being given away.
 #[test]
-fn t8_an_exit_waits_for_the_pin() {
-    in_child("t8_an_exit_waits_for_the_pin", MINUTE, || {
+fn an_exit_waits_for_the_pin() {
+    in_child("an_exit_waits_for_the_pin", MINUTE, || {
         // A pin that comes too late counts for nothing.
         let over = threadreg::spawn(|| ());
         let gone = over.thread();
@@ -150,12 +152,12 @@ fn errors_of_signal_say_what_happened() {
     });
 }
 
-/// Ids come back soon in a namespace of few ids. A reference to the first owner must not reach the
-/// second.
+/// T8. Ids come back soon in a namespace of few ids. A reference to the first thread with an id must not
+/// reach the second.
 #[test]
-fn t8_a_stale_reference_does_not_reach_the_next_owner_of_the_id() {
+fn a_stale_reference_does_not_reach_the_next_owner_of_the_id() {
     const INNER: &str = "THREADREG_TEST_INNER";
-    const NAME: &str = "t8_a_stale_reference_does_not_reach_the_next_owner_of_the_id";
+    const NAME: &str = "a_stale_reference_does_not_reach_the_next_owner_of_the_id";
     in_child(NAME, 2 * MINUTE, || {
         if env::var(INNER).is_err() {
             // SAFETY: touches no memory; only children made from now on are concerned.
@@ -233,7 +235,7 @@ fn a_cookie_tells_our_signals_from_others() {
         // To the process: any thread may take it.
         sys::kill(pid, libc::SIGURG).expect("sent");
         until("it comes", || counts() == (1, 3));
-        // The right number in a signal of somebody else's.
+        // The right number in a signal that was not sent with a cookie.
         sys::tgsigqueueinfo(pid, tid, libc::SIGURG, CODE, secret.value()).expect("sent");
         assert_eq!(counts(), (1, 4));
         // Another process that knows everything, and does not lie about itself.

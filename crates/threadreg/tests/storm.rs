@@ -1,4 +1,4 @@
-//! Threads by the thousand, with everybody at work on them at once; and nothing is left of them.
+//! Thousands of threads, with signals, walks and freezes at once; and nothing is left of them.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -25,7 +25,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// The highest place of a record.
 static HIGHEST: AtomicUsize = AtomicUsize::new(0);
 
-/// Tells one thread from another, also from an earlier owner of the same record.
+/// Tells one thread from another, also from an earlier thread of the same record.
 fn mark(thread: ThreadRef) -> Cookie {
     Cookie::new(thread.generation() as usize * 256 + thread.index() % 256)
 }
@@ -109,10 +109,10 @@ fn mappings() -> usize {
     fs::read_to_string("/proc/self/maps").expect("/proc").lines().count()
 }
 
-/// `STRESS=5000` makes it a million.
+/// T8, T10. With `STRESS=5000` it makes a million threads.
 #[test]
-fn t8_t10_stress_a_storm_of_threads_leaves_nothing() {
-    in_child("t8_t10_stress_a_storm_of_threads_leaves_nothing", 30 * MINUTE, || {
+fn stress_a_storm_of_threads_leaves_nothing() {
+    in_child("stress_a_storm_of_threads_leaves_nothing", 30 * MINUTE, || {
         // SAFETY: the handler touches atomics and async-signal-safe functions only.
         unsafe { install(libc::SIGUSR2, check, Options::new()) }.expect("installs");
         let dir = TaskDir::open().expect("/proc");

@@ -1,4 +1,4 @@
-//! Clean threads: what a thread did to itself is not inherited.
+//! Clean threads: they inherit nothing that their creator changed for itself.
 
 use std::env;
 use std::fs;
@@ -69,9 +69,10 @@ fn alter() -> Vec<&'static str> {
     refused
 }
 
+/// T4. A clean thread is made by the template, which no thread has altered.
 #[test]
-fn t4_a_clean_thread_inherits_nothing_of_its_creator() {
-    in_child("t4_a_clean_thread_inherits_nothing_of_its_creator", MINUTE, || {
+fn a_clean_thread_inherits_nothing_of_its_creator() {
+    in_child("a_clean_thread_inherits_nothing_of_its_creator", MINUTE, || {
         let template = start_template().expect("starts");
         assert_eq!(start_template().expect("is there"), template);
         let clean = State::here();
@@ -98,7 +99,7 @@ fn t4_a_clean_thread_inherits_nothing_of_its_creator() {
             ("directory", altered.directory == clean.directory),
             ("network", altered.network == clean.network),
             ("policy", altered.policy == clean.policy),
-            // Who had none has none.
+            // Without privileges there were none to give up.
             ("capabilities", altered.capabilities == clean.capabilities && clean.capabilities != 0),
         ];
         for (what, same) in same {
@@ -108,9 +109,10 @@ fn t4_a_clean_thread_inherits_nothing_of_its_creator() {
     });
 }
 
+/// T4. The child of a fork has no template either.
 #[test]
-fn t4_without_a_template_there_is_no_clean_thread() {
-    in_child("t4_without_a_template_there_is_no_clean_thread", MINUTE, || {
+fn without_a_template_there_is_no_clean_thread() {
+    in_child("without_a_template_there_is_no_clean_thread", MINUTE, || {
         let error = Builder::new().spawn_clean(|| ()).expect_err("not started");
         assert!(matches!(error, CleanError::NoTemplate), "{error}");
         assert!(error.to_string().contains("start_template"));
@@ -135,12 +137,12 @@ fn t4_without_a_template_there_is_no_clean_thread() {
     });
 }
 
-/// Go issue 38931: a template that can be asked before its thread exists.
+/// T4. Go issue 38931: a template that can be asked before its thread exists.
 #[test]
-fn t4_stress_the_template_starts_once_amid_freezes() {
-    in_child("t4_stress_the_template_starts_once_amid_freezes", MINUTE, || {
+fn stress_the_template_starts_once_amid_freezes() {
+    in_child("stress_the_template_starts_once_amid_freezes", MINUTE, || {
         static STOP: AtomicBool = AtomicBool::new(false);
-        let freezer = thread::spawn(|| {
+        let freezes = thread::spawn(|| {
             let mut count = 0;
             while !STOP.load(SeqCst) {
                 drop(freeze_creation());
@@ -165,7 +167,7 @@ fn t4_stress_the_template_starts_once_amid_freezes() {
         let templates: Vec<_> = askers.into_iter().map(|a| a.join().expect("no panic")).collect();
         assert!(templates.windows(2).all(|two| two[0] == two[1]), "{templates:?}");
         STOP.store(true, SeqCst);
-        println!("{} freezes", freezer.join().expect("no panic"));
+        println!("{} freezes", freezes.join().expect("no panic"));
         // Those that came second have ended.
         while threads().count() != 1 {
             thread::yield_now();

@@ -1,4 +1,4 @@
-//! What lies where in the process's memory: `/proc/self/maps`.
+//! The mappings of the process's memory: `/proc/self/maps`.
 
 use sigctx::sys::Errno;
 
@@ -9,7 +9,7 @@ use super::read::{Fd, Lines, hexadecimal};
 pub(crate) struct Mapping {
     pub(crate) begin: usize,
     pub(crate) end: usize,
-    /// Whether anything may be done with it: read, written or executed.
+    /// Whether it may be read, written or executed.
     pub(crate) accessible: bool,
 }
 
@@ -28,14 +28,15 @@ impl Mapping {
     }
 }
 
-/// The mapping that holds `address`, after the next one below it, if there is one.
+/// The next mapping below the one that holds `address`, and that mapping. `None`: nothing is mapped at
+/// `address`.
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 pub(crate) fn around(address: usize) -> Result<Option<(Option<Mapping>, Mapping)>, Errno> {
     let file = Fd::open(libc::AT_FDCWD, c"/proc/self/maps", 0)?;
     let mut lines = Lines::new(&file);
     let mut below = None;
-    // Sorted by address.
+    // The lines are sorted by address.
     while let Some(line) = lines.next()? {
         let Some(mapping) = Mapping::parse(line) else { continue };
         if address < mapping.end {

@@ -100,8 +100,8 @@ impl Fd {
 
 impl Drop for Fd {
     fn drop(&mut self) {
-        // Once, also after EINTR: Linux has given the number back by then, and it may be somebody
-        // else's. An error leaves nothing to be done.
+        // Closed once, also after EINTR: Linux has freed the number by then, and it may be another file's.
+        // An error cannot be handled.
         // SAFETY: the descriptor is this value's own.
         let _ = unsafe { sys::syscall(libc::SYS_close, [self.0 as usize, 0, 0, 0, 0, 0]) };
     }
@@ -202,12 +202,12 @@ fn nibble(digit: u8) -> u64 {
     u64::from((digit as char).to_digit(16).unwrap_or_default())
 }
 
-/// A hexadecimal number; what does not fit is cut off at the front.
+/// A hexadecimal number. Digits that do not fit are cut off at the front.
 pub(super) fn hexadecimal(text: &[u8]) -> u64 {
     text.iter().fold(0, |number, &digit| number << 4 | nibble(digit))
 }
 
-/// A set of signals: hexadecimal, the last digit holds signals 1 to 4.
+/// A set of signals in hexadecimal; the last digit holds signals 1 to 4.
 pub(super) fn signals(text: &[u8]) -> SigSet {
     let mut set = SigSet::empty();
     for (place, &digit) in text.iter().rev().enumerate() {
@@ -220,17 +220,18 @@ pub(super) fn signals(text: &[u8]) -> SigSet {
     set
 }
 
-/// The most that is shown of a line.
+/// The most bytes that are shown of a line.
 pub(super) const LINE: usize = 1024;
 
-/// Lines of a file. Of a line longer than the buffer only the beginning is shown.
+/// The lines of a file. Of a line longer than the buffer only the beginning is shown.
 pub(super) struct Lines<'f> {
     file: &'f Fd,
     buffer: [MaybeUninit<u8>; LINE],
-    /// How many bytes the buffer holds, and how many of them were shown.
+    /// How many bytes the buffer holds.
     filled: usize,
+    /// How many of them were shown.
     shown: usize,
-    /// The rest of a line whose beginning was shown is still to come.
+    /// Whether the rest of a line is still to come whose beginning was shown.
     skipping: bool,
 }
 

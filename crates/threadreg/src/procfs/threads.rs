@@ -1,6 +1,8 @@
-//! All threads of the process, whoever made them.
+//! All threads of the process, registered or not.
 
 use core::fmt;
+
+use sigctx::sys::Tid;
 
 use super::{ProcError, TaskDir, TaskStat};
 use crate::name::Name;
@@ -11,12 +13,16 @@ use crate::thread_ref::{ThreadRef, threads};
 #[non_exhaustive]
 pub struct OsThread {
     /// The kernel's id of the thread.
-    pub tid: i32,
-    /// The thread in the registry; `None` for a foreign one.
+    pub tid: Tid,
+    /// The thread in the registry; `None` for an unregistered thread.
     pub registered: Option<ThreadRef>,
 }
 
 /// The threads of the process; from [`os_threads`].
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Clone, Debug)]
 pub struct OsThreads {
     threads: Vec<OsThread>,
@@ -24,32 +30,20 @@ pub struct OsThreads {
 }
 
 impl OsThreads {
-    /// Whether these were all threads of the process at one moment. `false`: threads came and went
-    /// too fast, and these are the ones seen last.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Whether these were all threads of the process at one moment. `false`: threads came and went too fast,
+    /// and these are the ones seen last.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete
     }
 
     /// The threads, ordered by id.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn as_slice(&self) -> &[OsThread] {
         &self.threads
     }
 
     /// Walks the threads, ordered by id.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub fn iter(&self) -> core::slice::Iter<'_, OsThread> {
         self.threads.iter()
     }
@@ -66,12 +60,12 @@ impl<'a> IntoIterator for &'a OsThreads {
 
 /// Lists all threads of the process, registered or not.
 ///
-/// Reads the directory until a reading agrees with the kernel's count before and after it and with
-/// the reading before, or gives up; see [`OsThreads::is_complete`].
+/// Reads `/proc/self/task` until two readings agree with each other and with the kernel's count, or gives up;
+/// see [`OsThreads::is_complete`].
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe: allocates. A handler can use [`TaskDir`].
+/// Not async-signal-safe (AS-Unsafe heap): it allocates. A handler can use [`TaskDir`].
 ///
 /// # Errors
 ///
@@ -81,8 +75,8 @@ impl<'a> IntoIterator for &'a OsThreads {
 ///
 /// ```
 /// let all = threadreg::os_threads()?;
-/// let foreign = all.iter().filter(|thread| thread.registered.is_none()).count();
-/// println!("{} threads, {foreign} foreign", all.as_slice().len());
+/// let unregistered = all.iter().filter(|thread| thread.registered.is_none()).count();
+/// println!("{} threads, {unregistered} unregistered", all.as_slice().len());
 /// # Ok::<(), threadreg::procfs::ProcError>(())
 /// ```
 pub fn os_threads() -> Result<OsThreads, ProcError> {
@@ -92,7 +86,7 @@ pub fn os_threads() -> Result<OsThreads, ProcError> {
 fn list(dir: &mut TaskDir) -> Result<OsThreads, ProcError> {
     let mut tids = Vec::new();
     let (shown, complete) = loop {
-        // Room for those that come meanwhile.
+        // Room for threads that come meanwhile.
         let room = dir.count()? * 2 + 16;
         tids.resize(room, 0);
         let listing = dir.list(&mut tids)?;
@@ -112,14 +106,15 @@ fn list(dir: &mut TaskDir) -> Result<OsThreads, ProcError> {
     Ok(OsThreads { threads, complete })
 }
 
-/// A table of all threads, for people: id, registered or foreign, name, state, what it sleeps in.
+/// A table of all threads for people to read: id, whether it is registered, name, state, and the kernel
+/// function that it sleeps in.
 ///
-/// Where `/proc` cannot be read it shows the registered threads, and says why no others. What cannot
-/// be read of a single thread is left blank.
+/// If `/proc` cannot be read, the table shows the registered threads and the error. What cannot be read of a
+/// single thread is left blank.
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe: allocates.
+/// Not async-signal-safe (AS-Unsafe heap): it allocates.
 ///
 /// # Examples
 ///
@@ -157,16 +152,16 @@ fn read_all() -> Result<Dump, ProcError> {
 }
 
 struct Row {
-    tid: Option<i32>,
+    tid: Option<Tid>,
     registered: Option<ThreadRef>,
     stat: Option<TaskStat>,
     wchan: Name,
 }
 
 enum Missing {
-    /// They come and go too fast.
+    /// Threads came and went too fast.
     Some,
-    /// All that are not registered.
+    /// All threads that are not registered.
     NoProc(ProcError),
 }
 
