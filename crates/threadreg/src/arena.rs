@@ -23,7 +23,7 @@
 use core::ptr;
 
 use crate::record::Record;
-use crate::sync::{AtomicPtr, AtomicU32, Ordering};
+use sigctx::sync::{AtomicPtr, AtomicU32, Ordering};
 
 #[cfg(not(loom))]
 mod size {

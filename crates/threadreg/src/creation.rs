@@ -15,7 +15,7 @@
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
 //! | `state` | creators count themselves; the requester sets and clears WRITER | both | taken acquire, given back release | C1, C2 |
-//! | `writers` | requesters: 0 free, 1 taken, 2 taken and awaited | requesters | taken acquire, given back release | C3 |
+//! | `writers` | requesters | requesters | see [`Mutex`] | C3 |
 //! | `holder` | the thread that has the write side; a thread that finds it dead | all that wait for the lock | see [`Holder`] | C5 |
 //!
 //! - **C1** A creator counts itself only while WRITER is clear, in one compare-exchange. So once WRITER is
@@ -41,13 +41,14 @@
 
 use core::time::Duration;
 
+use sigctx::fork;
+use sigctx::sync::{AtomicU32, Mutex, Ordering, wait, wake_all};
 #[cfg(not(loom))]
 use sigctx::sys::Tid;
 
 use crate::arena::Arena;
 use crate::name::Name;
 use crate::record::Record;
-use crate::sync::{AtomicU32, Ordering, wait, wake_all, wake_one};
 
 const WRITER: u32 = 1 << 31;
 
@@ -55,21 +56,21 @@ const WRITER: u32 = 1 << 31;
 #[derive(Debug)]
 pub(crate) struct CreationLock {
     state: AtomicU32,
-    writers: AtomicU32,
+    writers: Mutex,
     #[cfg(not(loom))]
     pub(crate) holder: Holder,
 }
 
 impl CreationLock {
-    #[cfg(not(loom))]
-    pub(crate) const fn new() -> Self {
-        let holder = Holder { tid: AtomicU32::new(0), process: AtomicU32::new(0) };
-        Self { state: AtomicU32::new(0), writers: AtomicU32::new(0), holder }
-    }
-
-    #[cfg(loom)]
-    pub(crate) fn new() -> Self {
-        Self { state: AtomicU32::new(0), writers: AtomicU32::new(0) }
+    sigctx::const_unless_loom! {
+        pub(crate) fn new() -> Self {
+            Self {
+                state: AtomicU32::new(0),
+                writers: Mutex::new(),
+                #[cfg(not(loom))]
+                holder: Holder { tid: AtomicU32::new(0), pid: AtomicU32::new(0) },
+            }
+        }
     }
 
     /// Takes the read side, unless a requester has the lock or waits for it.
@@ -115,7 +116,8 @@ impl CreationLock {
     /// Takes the write side: waits for other requesters and for the creators under way, until no time is
     /// `left` (`None`: forever). Returns whether it has it; if not, the lock is as it was.
     pub(crate) fn write(&self, mut left: impl FnMut() -> Option<Duration>) -> bool {
-        if !self.lock_writers(&mut left) {
+        // C3. After a fork `reset` has freed it, so it is never found copied.
+        if self.writers.lock(fork::process(), &mut left).is_err() {
             return false;
         }
         // C2. Acquire, here and below: pairs with `release_read`.
@@ -134,15 +136,15 @@ impl CreationLock {
 
     /// Takes the write side if no thread has either side.
     pub(crate) fn try_write(&self) -> bool {
-        // C3. Acquire: as in `lock_writers`.
-        if self.writers.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        // C3.
+        if self.writers.try_lock(fork::process()).is_none() {
             return false;
         }
         // C2. Acquire: pairs with `release_read`.
         let free =
             self.state.compare_exchange(0, WRITER, Ordering::Acquire, Ordering::Relaxed).is_ok();
         if !free {
-            self.unlock_writers();
+            self.writers.unlock();
         }
         free
     }
@@ -152,30 +154,7 @@ impl CreationLock {
         // Release: pairs with `try_read`.
         self.state.fetch_and(!WRITER, Ordering::Release);
         wake_all(&self.state);
-        self.unlock_writers();
-    }
-
-    fn lock_writers(&self, left: &mut impl FnMut() -> Option<Duration>) -> bool {
-        // C3. Acquire: pairs with `unlock_writers`.
-        if self.writers.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-            return true;
-        }
-        // Taken as "awaited" from here on, since others may sleep. A wake too many is harmless, a wake too
-        // few is not; so the mark stays when this thread gives up.
-        while self.writers.swap(2, Ordering::Acquire) != 0 {
-            let left = left();
-            if left.is_some_and(|left| left.is_zero()) {
-                return false;
-            }
-            wait(&self.writers, 2, left);
-        }
-        true
-    }
-
-    fn unlock_writers(&self) {
-        if self.writers.swap(0, Ordering::Release) == 2 {
-            wake_one(&self.writers);
-        }
+        self.writers.unlock();
     }
 
     /// How many creators are between "listed" and "exists", or about to be.
@@ -189,7 +168,7 @@ impl CreationLock {
     #[cfg(not(loom))]
     pub(crate) fn reset(&self) {
         self.state.store(0, Ordering::Relaxed);
-        self.writers.store(0, Ordering::Relaxed);
+        self.writers.reset();
         self.holder.clear();
     }
 }
@@ -201,7 +180,7 @@ pub(crate) struct Holder {
     /// 0: no thread.
     tid: AtomicU32,
     /// The process of that thread: a child of `vfork` finds its parent's.
-    process: AtomicU32,
+    pid: AtomicU32,
 }
 
 #[cfg(not(loom))]
@@ -210,13 +189,13 @@ impl Holder {
     pub(crate) fn get(&self) -> Option<(i32, Tid)> {
         // Acquire: pairs with `set`; the process belongs to the thread.
         let tid = self.tid.load(Ordering::Acquire).cast_signed();
-        let process = self.process.load(Ordering::Relaxed).cast_signed();
-        (tid != 0).then_some((process, tid))
+        let pid = self.pid.load(Ordering::Relaxed).cast_signed();
+        (tid != 0).then_some((pid, tid))
     }
 
     /// The caller, which is this thread, has taken the write side.
-    pub(crate) fn set(&self, (process, tid): (i32, Tid)) {
-        self.process.store(process.cast_unsigned(), Ordering::Relaxed);
+    pub(crate) fn set(&self, (pid, tid): (i32, Tid)) {
+        self.pid.store(pid.cast_unsigned(), Ordering::Relaxed);
         // Release: pairs with `get`.
         self.tid.store(tid.cast_unsigned(), Ordering::Release);
     }

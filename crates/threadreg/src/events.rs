@@ -4,6 +4,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use sigctx::fork;
 use sigctx::sys::Tid;
 
 use crate::name::Name;
@@ -39,9 +40,9 @@ struct Node {
     sender: Sender<Event>,
     dropped: AtomicUsize,
     next: AtomicPtr<Node>,
-    /// The count of forks at the subscription. A fork copies a channel at any moment of its life, so the
-    /// child must not touch it.
-    forks: u32,
+    /// The process that subscribed. A fork copies a channel at any moment of its life, so the child must not
+    /// touch it.
+    process: u32,
 }
 
 /// Head of the list of subscribers. Only grows; in the child of a fork the old list stays behind the new.
@@ -75,8 +76,8 @@ pub fn subscribe(capacity: usize) -> Subscription {
     // A channel without room passes an event only to a listener that waits at that moment.
     let (sender, receiver) = bounded(capacity.max(1));
     let (dropped, next) = (AtomicUsize::new(0), AtomicPtr::new(ptr::null_mut()));
-    let forks = registry::forks();
-    let place = Box::into_raw(Box::new(Node { sender, dropped, next, forks }));
+    let process = fork::process();
+    let place = Box::into_raw(Box::new(Node { sender, dropped, next, process }));
     // SAFETY: from `Box::into_raw` above; never freed and never borrowed mutably.
     let node: &'static Node = unsafe { &*place };
     let mut head = HEAD.load(Ordering::Relaxed);
@@ -132,11 +133,11 @@ pub(crate) fn emit(event: impl FnOnce() -> Event) {
         return;
     }
     let event = event();
-    let forks = registry::forks();
+    let process = fork::process();
     // SAFETY: null or a leaked node, whole since before it was linked, not borrowed mutably since.
     while let Some(node) = unsafe { next.as_ref() } {
         // From here on the list is the parent's.
-        if node.forks != forks {
+        if node.process != process {
             return;
         }
         match node.sender.try_send(event) {

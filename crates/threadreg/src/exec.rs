@@ -18,7 +18,7 @@
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
 //! | `EXECUTING` | the thread in `exec`, under the creation lock | a thread that registers a hook | sequentially consistent | X1 |
-//! | `EXECUTING_FORKS` | the same, before `EXECUTING` | the same, after `EXECUTING` | relaxed | the fork count that `EXECUTING` belongs to |
+//! | `EXECUTING_PROCESS` | the same, before `EXECUTING` | the same, after `EXECUTING` | relaxed | the process that `EXECUTING` belongs to |
 //! | `HOOKS` | a thread that registers a hook, once a place | the thread in `exec`, a thread that registers a hook | sequentially consistent | X1 |
 //!
 //! - **X1** Each side writes its own word before it reads the other's, and all four accesses have one
@@ -39,18 +39,18 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use sigctx::fork;
 use sigctx::sys::{self, MaskHow, SigSet, Tid};
 
 use crate::freeze::{freeze_creation, freeze_creation_within};
 use crate::name::{Label, Name};
-use crate::registry;
 use crate::thread_ref::registered_name;
 
 /// The thread in [`exec`]; 0: none.
 static EXECUTING: AtomicU32 = AtomicU32::new(0);
 
-/// The count of forks when that was set. With another count it is a thread of the parent's.
-static EXECUTING_FORKS: AtomicU32 = AtomicU32::new(0);
+/// The process that `EXECUTING` belongs to. In the child of a fork it is another one's.
+static EXECUTING_PROCESS: AtomicU32 = AtomicU32::new(0);
 
 /// More senders than any program has.
 static HOOKS: [AtomicPtr<ExecHook>; 16] = [const { AtomicPtr::new(ptr::null_mut()) }; 16];
@@ -173,7 +173,7 @@ fn executing() -> Option<Tid> {
     // X1.
     let tid = EXECUTING.load(Ordering::SeqCst).cast_signed();
     // Relaxed: written before the id, which the load above acquires.
-    let of_this_process = EXECUTING_FORKS.load(Ordering::Relaxed) == registry::forks();
+    let of_this_process = EXECUTING_PROCESS.load(Ordering::Relaxed) == fork::process();
     (tid != 0 && of_this_process).then_some(tid)
 }
 
@@ -312,7 +312,7 @@ struct Still {
 impl Still {
     fn hold(deadline: Option<Instant>) -> Result<Self, Option<Tid>> {
         // One thread at a time writes both: it has the creation lock.
-        EXECUTING_FORKS.store(registry::forks(), Ordering::Relaxed);
+        EXECUTING_PROCESS.store(fork::process(), Ordering::Relaxed);
         // X1.
         EXECUTING.store(sys::gettid().cast_unsigned(), Ordering::SeqCst);
         // From here on its drop gives back what was taken.

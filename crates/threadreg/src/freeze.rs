@@ -4,6 +4,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use std::time::{Duration, Instant};
 
+use sigctx::fork;
 use sigctx::sys::{self, Errno, Tid};
 
 use crate::name::{Label, Name};
@@ -135,8 +136,8 @@ pub fn holds_freeze() -> bool {
 /// holder's own killed it. A thread calls this before it sleeps for the guard; the result is how long it may
 /// sleep.
 pub(crate) fn look() -> Duration {
-    if let Some((process, tid)) = CREATION.holder.get()
-        && has_ended(process, tid)
+    if let Some((pid, tid)) = CREATION.holder.get()
+        && has_ended(pid, tid)
         && CREATION.holder.take_from(tid)
     {
         CREATION.release_write();
@@ -178,7 +179,7 @@ pub(crate) fn assert_not_frozen_here() {
 #[must_use = "creation is frozen only while this lives"]
 #[derive(Debug)]
 pub struct CreationFrozen {
-    forks: u32,
+    process: u32,
     not_send: PhantomData<*mut ()>,
 }
 
@@ -187,7 +188,7 @@ impl CreationFrozen {
     /// system call since: at one a seccomp filter could end the thread before it is known as the holder.
     fn new(me: (i32, Tid)) -> Self {
         CREATION.holder.set(me);
-        Self { forks: registry::forks(), not_send: PhantomData }
+        Self { process: fork::process(), not_send: PhantomData }
     }
 
     /// Waits until every listed thread has stored its id. It can then be signalled, or it has left.
@@ -220,7 +221,7 @@ impl CreationFrozen {
 
 impl Drop for CreationFrozen {
     fn drop(&mut self) {
-        if self.forks == registry::forks() {
+        if self.process == fork::process() {
             CREATION.holder.clear();
             CREATION.release_write();
         }

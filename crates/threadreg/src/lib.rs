@@ -6,7 +6,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | `sync`, `name` | atomics and futexes, real or loom's; a thread's name |
+//! | `name` | a thread's name |
 //! | `record` | one thread's record: its phases, and the pin (protocol) |
 //! | `arena` | the records: claimed, walked, used again (protocol) |
 //! | `creation` | the creation lock, and the order of steps of a spawn (protocol) |
@@ -39,7 +39,6 @@ cfg_if::cfg_if! {
         mod creation;
         mod name;
         mod record;
-        mod sync;
 
         #[cfg(all(test, loom))]
         mod model;

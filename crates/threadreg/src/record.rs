@@ -49,7 +49,7 @@ use sigctx::inject::CallStack;
 use sigctx::sys::Tid;
 
 use crate::name::{Name, WORDS};
-use crate::sync::{AtomicPtr, AtomicU32, Ordering, fence, wait, wake_all};
+use sigctx::sync::{AtomicPtr, AtomicU32, Ordering, fence, wait, wake_all};
 
 /// The phase of a record's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

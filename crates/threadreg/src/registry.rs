@@ -1,14 +1,12 @@
 //! The process's one registry: the arena and the creation lock, and the handler of a fork.
 //!
 //! The handler runs in the child of a fork, and puts in order what is in this module and below it. The
-//! guards and the shared state of the modules above keep the count of forks ([`forks`]) from the moment
-//! that they were made. If the count has changed since, they are the parent's, and the child takes them for
-//! nothing.
+//! guards and the shared state of the modules above keep the number of the process that made them
+//! ([`fork::process`]). In another process they hold nothing and mean nothing.
 
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use sigctx::sys;
+use sigctx::{fork, sys};
 
 use crate::arena::Arena;
 use crate::creation::CreationLock;
@@ -17,17 +15,7 @@ use crate::lookup;
 pub(crate) static ARENA: Arena = Arena::new();
 pub(crate) static CREATION: CreationLock = CreationLock::new();
 
-/// How often this process came out of a fork as the child.
-static FORKS: AtomicU32 = AtomicU32::new(0);
-
-/// The count of forks that this process, or an ancestor, came out of as the child.
-pub(crate) fn forks() -> u32 {
-    // Relaxed: it changes only where there is no other thread.
-    FORKS.load(Ordering::Relaxed)
-}
-
-/// Whether the handler of a fork is registered.
-static REGISTERED: AtomicBool = AtomicBool::new(false);
+static HOOKS: fork::Hooks = fork::Hooks::new(None, after_fork);
 
 /// Whether the crate is in use in this process.
 ///
@@ -49,33 +37,22 @@ static REGISTERED: AtomicBool = AtomicBool::new(false);
 /// ```
 #[must_use]
 pub fn is_in_use() -> bool {
-    // Acquire: pairs with the store in `init`. The handler was registered before.
-    REGISTERED.load(Ordering::Acquire)
+    HOOKS.is_registered()
 }
 
 /// Registers the handler of a fork, once. To be called before anything that a fork could copy.
 pub(crate) fn init() {
-    // Not a `Once`: a fork could copy it while it runs, and the child would wait for a thread that it does
-    // not have. Threads that come here at the same time each register the handler.
     if !is_in_use() {
         lookup::init();
-        register();
-        REGISTERED.store(true, Ordering::Release);
+        // The only error is ENOMEM. The child of a fork would then list threads that it does not have.
+        HOOKS.register().expect("out of memory at pthread_atfork");
     }
-}
-
-fn register() {
-    // SAFETY: `after_fork` stays loaded: libc drops the handlers of a library that is unloaded.
-    let failed = unsafe { libc::pthread_atfork(None, None, Some(after_fork)) };
-    // The only error is ENOMEM. The child of a fork would then list threads that it does not have.
-    assert_eq!(failed, 0, "out of memory at pthread_atfork");
 }
 
 /// Makes the registry that of the child of a fork, where the calling thread is the only one. It makes
 /// atomic stores only. It may run several times in a row: a second run finds nothing left to do.
 extern "C" fn after_fork() {
     CREATION.reset();
-    FORKS.fetch_add(1, Ordering::Relaxed);
     let survivor = lookup::record();
     for record in ARENA.all() {
         if ptr::eq(record, survivor) {
@@ -96,18 +73,18 @@ mod tests {
 
     use super::*;
 
-    /// T14. Threads that register at the same time each register the handler.
+    /// T14. Threads that register at the same time each register the handler, which then runs several times.
     #[test]
     fn the_fork_handler_may_run_several_times() {
         let name = "registry::tests::the_fork_handler_may_run_several_times";
         in_child(name, Duration::from_secs(20), || {
-            for _ in 0..3 {
-                register();
-            }
             let me = crate::attach().expect("not attached yet");
             let other = crate::spawn(std::thread::park);
             let frozen = crate::freeze_creation();
             let status = forked(|| {
+                for _ in 0..2 {
+                    after_fork();
+                }
                 assert_eq!(crate::current(), Some(me.thread()));
                 assert_eq!(me.thread().tid(), Some(sys::gettid()));
                 assert!(crate::threads().count() == 1 && !other.thread().is_alive());

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use sigctx::altstack::AltStack;
+use sigctx::fork;
 use sigctx::sys::SigSet;
 
 use crate::creation::{NotCreated, abandon, create};
@@ -181,7 +182,7 @@ impl Builder {
             if let Some(size) = stack_size {
                 builder = builder.stack_size(size);
             }
-            let forks = registry::forks();
+            let process = fork::process();
             let side = ReadSide::take();
             let mask = mask::for_new_thread(mask.unwrap_or(side.mask));
             let made = create(&ARENA, &label, |record, generation| {
@@ -193,7 +194,7 @@ impl Builder {
             made.map_err(|error| match error {
                 NotCreated::Full => io::Error::new(io::ErrorKind::QuotaExceeded, "registry full"),
                 NotCreated::Clone(error, record) => {
-                    abandon(&ARENA, record, || forks == registry::forks());
+                    abandon(&ARENA, record, || process == fork::process());
                     error
                 }
             })

@@ -20,6 +20,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use sigctx::fork;
 
 use crate::freeze;
 use crate::registry;
@@ -31,9 +32,9 @@ type Request = Box<dyn FnOnce() + Send>;
 struct Template {
     requests: Sender<Request>,
     thread: ThreadRef,
-    /// The count of forks when it was made. The child of a fork has the template, but not its thread, and a
-    /// copy of the channel from any moment of its life.
-    forks: u32,
+    /// The process that made it. The child of a fork has no such thread, and a copy of the channel from any
+    /// moment of its life.
+    process: u32,
 }
 
 /// Null until the template's thread exists; then leaked.
@@ -78,10 +79,10 @@ pub fn start_template() -> io::Result<ThreadRef> {
         return Ok(template.thread);
     }
     registry::init();
-    let forks = registry::forks();
+    let process = fork::process();
     let (requests, todo) = unbounded();
     let worker = Builder::new().name("template").spawn(move || serve(&todo))?;
-    let new = Box::into_raw(Box::new(Template { requests, thread: worker.thread(), forks }));
+    let new = Box::into_raw(Box::new(Template { requests, thread: worker.thread(), process }));
     // Release: pairs with the load in `template`. `before` is null or a template of the parent's.
     let won = TEMPLATE.compare_exchange(before, new, Ordering::Release, Ordering::Relaxed).is_ok();
     if !won {
@@ -95,7 +96,7 @@ fn template() -> Option<&'static Template> {
     // Acquire: pairs with the exchange in `start_template`; the thread exists.
     // SAFETY: null or leaked, never borrowed mutably.
     let template = unsafe { TEMPLATE.load(Ordering::Acquire).as_ref() }?;
-    (template.forks == registry::forks()).then_some(template)
+    (template.process == fork::process()).then_some(template)
 }
 
 fn serve(todo: &Receiver<Request>) {

@@ -6,6 +6,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use sigctx::fork;
 use sigctx::inject::CallStack;
 use sigctx::sys::{self, Errno, Tid};
 
@@ -14,7 +15,7 @@ use crate::cookie::Cookie;
 use crate::lookup;
 use crate::name::{Label, Name};
 use crate::record::{Id, Record};
-use crate::registry::{self, ARENA};
+use crate::registry::ARENA;
 
 /// A thread that is or was registered.
 ///
@@ -83,9 +84,9 @@ impl ThreadRef {
     /// # Ok::<(), threadreg::Gone>(())
     /// ```
     pub fn pin(&self) -> Result<Pinned, Gone> {
-        let forks = registry::forks();
+        let process = fork::process();
         // Made only if the pin holds: dropping it takes a pin back.
-        let pinned = self.record.pin(self.generation).then(|| Pinned { thread: *self, forks });
+        let pinned = self.record.pin(self.generation).then(|| Pinned { thread: *self, process });
         pinned.ok_or(Gone { thread: *self })
     }
 
@@ -266,7 +267,7 @@ pub fn current() -> Option<ThreadRef> {
 #[derive(Debug)]
 pub struct Pinned {
     thread: ThreadRef,
-    forks: u32,
+    process: u32,
 }
 
 impl Pinned {
@@ -280,7 +281,7 @@ impl Pinned {
     /// has started, and in the child of a `fork`.
     #[must_use]
     pub fn tid(&self) -> Option<Tid> {
-        if self.forks != registry::forks() {
+        if self.process != fork::process() {
             return None;
         }
         self.thread.record.pinned_tid()
@@ -306,7 +307,7 @@ impl Pinned {
     }
 
     fn send(&self, sig: i32, by: impl FnOnce(Tid) -> Result<(), Errno>) -> Result<(), SignalError> {
-        if self.forks != registry::forks() {
+        if self.process != fork::process() {
             return Err(SignalError::Gone);
         }
         let tid = self.tid().ok_or(SignalError::NotStarted)?;
@@ -320,7 +321,7 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        if self.forks == registry::forks() {
+        if self.process == fork::process() {
             self.thread.record.unpin();
         }
     }
