@@ -5,8 +5,9 @@ use core::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use sigctx::fork;
-use sigctx::sys::{self, Errno, Tid};
+use sigctx::sys::{self, Tid};
 
+use crate::life;
 use crate::name::{Label, Name};
 use crate::procfs::TaskDir;
 use crate::registry::{self, ARENA, CREATION};
@@ -151,13 +152,12 @@ fn me() -> (i32, Tid) {
 }
 
 fn has_ended(pid: i32, tid: Tid) -> bool {
-    // The main thread keeps its id until the process ends.
+    // Under an emulator only `/proc` tells whether the main thread has ended.
     let is_dead_leader = || {
         let stat = TaskDir::open().and_then(|tasks| tasks.stat(tid));
         stat.is_ok_and(|stat| stat.is_exiting())
     };
-    sys::tgkill(pid, tid, 0) == Err(Errno::ESRCH)
-        || tid == pid && pid == sys::getpid() && is_dead_leader()
+    life::has_ended(pid, tid) || tid == pid && pid == sys::getpid() && is_dead_leader()
 }
 
 /// The lock order, in builds with debug assertions.

@@ -12,7 +12,8 @@
 //! | `creation` | the creation lock, and the order of steps of a spawn (protocol) |
 //! | `lookup`, `registry` | the calling thread's record; the process's arena and creation lock, and the handler of a fork |
 //! | `cookie`, `thread_ref` | references to threads, pins, signals |
-//! | [`procfs`], `stack`, `mask` | the kernel's files about threads; a thread's stack bounds and signal mask |
+//! | [`procfs`], [`life`] | the kernel's files about threads; whether a thread has ended, without these files |
+//! | `stack`, `mask` | a thread's stack bounds and signal mask |
 //! | `slot`, `nudge`, [`rest`] | what upper crates keep on a thread and ask of each other |
 //! | `freeze`, `exec`, `events` | the guard that stops creation; `exec` under it; events of threads |
 //! | `membership`, `attach`, `spawn`, `template` | the begin and the end of a thread's registration; the thread that makes clean threads |
@@ -54,6 +55,7 @@ cfg_if::cfg_if! {
         mod events;
         mod exec;
         mod freeze;
+        pub mod life;
         mod lookup;
         mod mask;
         mod membership;

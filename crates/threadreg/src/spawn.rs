@@ -283,6 +283,10 @@ impl Drop for ReadSide {
 macro_rules! handle {
     ($(#[$doc:meta])* $name:ident $(<$scope:lifetime or $elided:lifetime>)?, $inner:ty) => {
         $(#[$doc])*
+        ///
+        /// # Signal safety
+        ///
+        /// None is async-signal-safe (AS-Unsafe lock heap) except [`thread`](Self::thread).
         #[derive(Debug)]
         pub struct $name<$($scope,)? T> {
             inner: $inner,
@@ -335,18 +339,10 @@ macro_rules! handle {
 
 handle! {
     /// A spawned thread's handle; the registered counterpart of [`std::thread::JoinHandle`].
-    ///
-    /// # Signal safety
-    ///
-    /// None is async-signal-safe (AS-Unsafe lock heap) except [`thread`](Self::thread).
     JoinHandle, thread::JoinHandle<T>
 }
 
 handle! {
     /// A scoped thread's handle; the registered counterpart of [`std::thread::ScopedJoinHandle`].
-    ///
-    /// # Signal safety
-    ///
-    /// None is async-signal-safe (AS-Unsafe lock heap) except [`thread`](Self::thread).
     ScopedJoinHandle<'scope or '_>, thread::ScopedJoinHandle<'scope, T>
 }

@@ -115,10 +115,6 @@ impl Builder {
     /// signal mask. A clean thread has those of the thread that called [`start_template`], as they were
     /// then, with every change that was made on all threads since.
     ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe (AS-Unsafe lock heap).
-    ///
     /// # Blocking
     ///
     /// For the template thread, which makes one thread after the other; otherwise as
