@@ -1,8 +1,10 @@
-//! What can go wrong, and who was in the way.
+//! What can go wrong, and which threads were in the way; and the end of the process where to go on, or to
+//! unwind, would break what other threads rely on.
 
 use core::error::Error;
 use core::fmt;
 use core::time::Duration;
+use std::io::{self, Write as _};
 
 use threadreg::{Name, NudgeError};
 
@@ -308,5 +310,40 @@ impl fmt::Display for Straggler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tid, name, state, waited, why } = self;
         write!(f, "thread {tid} ({name}), {state} for {waited:?}: {why}")
+    }
+}
+
+/// Says why, as far as standard error takes it, and aborts.
+///
+/// `eprintln!` panics when standard error is a broken pipe, and would unwind from where nothing may.
+pub(crate) fn die(why: fmt::Arguments<'_>) -> ! {
+    let _ = writeln!(io::stderr(), "safepoint: {why}");
+    std::process::abort();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::process::ExitStatusExt;
+    use std::time::Duration;
+
+    use testkit::child;
+
+    use super::die;
+
+    #[test]
+    fn the_process_aborts_though_nothing_can_be_written() {
+        let name = "error::tests::the_process_aborts_though_nothing_can_be_written";
+        let ended = child(name, Duration::from_secs(20), || {
+            let (reader, writer) = std::io::pipe().expect("room for a pipe");
+            drop(reader);
+            // SAFETY: two open descriptors. std ignores SIGPIPE, so that a write fails.
+            let broken = unsafe { libc::dup2(writer.as_raw_fd(), libc::STDERR_FILENO) };
+            assert_eq!(broken, libc::STDERR_FILENO);
+            die(format_args!("into a broken pipe"));
+        });
+        if let Some(ended) = ended {
+            assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{}", ended.output);
+        }
     }
 }

@@ -15,13 +15,13 @@ use std::cell::Cell;
 
 use sigctx::sys;
 
-use crate::protocol::MutatorState;
-use crate::world::Shared;
+use crate::protocol::{MutatorState, Protocol};
+use crate::system::Linux;
 
 /// A world's place in the list.
 #[derive(Debug)]
 pub(crate) struct Node {
-    world: AtomicPtr<Shared>,
+    world: AtomicPtr<Protocol<Linux>>,
     next: *const Node,
 }
 
@@ -47,7 +47,7 @@ fn nodes() -> impl Iterator<Item = &'static Node> {
 }
 
 /// Has `world` put in order in the child of a fork, until its node is [given back](Node::give_back).
-pub(crate) fn enlist(world: *const Shared) -> &'static Node {
+pub(crate) fn enlist(world: *const Protocol<Linux>) -> &'static Node {
     watch();
     let world = world.cast_mut();
     let free = ptr::null_mut();
@@ -108,8 +108,8 @@ extern "C" fn after_in_child() {
     FORKING.set(me);
 }
 
-fn after_fork(world: &Shared, parent: i32, me: i32) {
-    world.protocol.after_fork(
+fn after_fork(world: &Protocol<Linux>, parent: i32, me: i32) {
+    world.after_fork(
         parent,
         me,
         |slot| {

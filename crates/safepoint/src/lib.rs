@@ -25,25 +25,23 @@ cfg_if::cfg_if! {
 
 cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
-        mod callback;
-        mod die;
-        mod edge;
         mod error;
+        mod for_each;
         mod forks;
         mod mutator;
         mod options;
         mod pace;
-        mod processor;
-        mod stopped;
+        mod stop;
+        mod system;
         mod world;
 
-        pub use edge::Fences;
         pub use error::{AttachError, EachError, StopError, Straggler, Why};
+        pub use for_each::Processor;
         pub use mutator::Mutator;
         pub use options::{EachOptions, Reason, StopOptions};
-        pub use processor::Processor;
         pub use protocol::MutatorState;
-        pub use stopped::{Last, StopStats, Stopped, StoppedMutator};
+        pub use stop::{Last, StopStats, Stopped, StoppedMutator};
+        pub use system::Fences;
         pub use world::World;
     }
 }

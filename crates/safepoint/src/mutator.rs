@@ -1,29 +1,84 @@
-//! A thread's part in a world.
+//! A thread's part in a world: attaching, polls, safe regions, detaching.
 
-use core::any::Any;
 use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ptr;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use sigctx::sys;
 use threadreg::rest::{self, Place, Registered, Rest};
 use threadreg::{Attached, ThreadRef};
 
-use crate::callback;
-use crate::die::die;
-use crate::edge::{Identity, Owner};
-use crate::error::{AttachError, EachError, StopError};
-use crate::options::{EachOptions, Reason, StopOptions};
+use crate::error::{AttachError, die};
 use crate::pace::Clock;
-use crate::processor::Processor;
-use crate::protocol::{MutatorState, NoSlot, NotVisited, Slot, Stance};
-use crate::stopped::Stopped;
+use crate::protocol::{MutatorState, NoSlot, Protocol, Slot, Stance};
+use crate::system::{Identity, Linux, Owner};
 use crate::world::{Shared, World};
+
+impl World {
+    /// Makes the calling thread a mutator of this world.
+    ///
+    /// The thread is registered with `threadreg` for as long as the mutator lives, unless it is
+    /// registered already.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: allocates.
+    ///
+    /// # Blocking
+    ///
+    /// Waits while the world is stopped, however long; see [`World::attach_within`].
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::AlreadyAttached`] when the thread is a mutator of this world,
+    /// [`AttachError::HoldsStop`] when it has the world stopped, [`AttachError::HoldsFreeze`] when it
+    /// holds `threadreg::freeze_creation`'s guard and would have to wait, [`AttachError::Full`] when
+    /// the world has as many mutators as it can count, [`AttachError::Unregistered`] when the thread
+    /// cannot be registered.
+    pub fn attach(&self) -> Result<Mutator, AttachError> {
+        Mutator::attach(self.shared.clone(), None)
+    }
+
+    /// Makes the calling thread a mutator of this world as [`World::attach`] does, if the world runs,
+    /// or goes on, before `limit` is over.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: allocates.
+    ///
+    /// # Blocking
+    ///
+    /// Waits while the world is stopped, for at most `limit`; then, as [`Mutator::blocking`] does, for
+    /// as long as the thread's task is suspended.
+    ///
+    /// # Errors
+    ///
+    /// As [`World::attach`], and [`AttachError::Stopped`] when the time is over. The thread is as it
+    /// was before.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use safepoint::{AttachError, World};
+    /// use std::time::Duration;
+    ///
+    /// let world = World::new();
+    /// let stopped = world.stop_from_outside("dump")?;
+    /// std::thread::scope(|scope| {
+    ///     let other = scope.spawn(|| world.attach_within(Duration::from_millis(1)).map(drop));
+    ///     let refused = other.join().unwrap();
+    ///     assert!(matches!(refused, Err(AttachError::Stopped { .. })));
+    /// });
+    /// # Ok::<(), safepoint::StopError>(())
+    /// ```
+    pub fn attach_within(&self, limit: Duration) -> Result<Mutator, AttachError> {
+        Mutator::attach(self.shared.clone(), Some(limit))
+    }
+}
 
 /// The calling thread as a mutator of a [`World`], from [`World::attach`].
 ///
@@ -58,8 +113,8 @@ use crate::world::{Shared, World};
 /// ```
 #[must_use = "a mutator that is dropped is detached"]
 pub struct Mutator {
-    slot: &'static Slot<Identity>,
-    shared: Arc<Shared>,
+    pub(crate) slot: &'static Slot<Identity>,
+    pub(crate) shared: Arc<Shared>,
     thread: ThreadRef,
     /// Known to handlers on this thread while the slot is its own.
     place: Option<Registered>,
@@ -80,10 +135,9 @@ impl fmt::Debug for Mutator {
 }
 
 impl Mutator {
-    pub(crate) fn attach(world: &World, limit: Option<Duration>) -> Result<Self, AttachError> {
-        let shared = world.shared.clone();
+    fn attach(shared: Arc<Shared>, limit: Option<Duration>) -> Result<Self, AttachError> {
         let tid = sys::gettid();
-        if shared.is_held_by(tid) {
+        if shared.protocol.stop_turn.is_held_by(tid) {
             return Err(AttachError::HoldsStop { tid });
         }
         if shared.slot_of(tid).is_some() {
@@ -99,11 +153,11 @@ impl Mutator {
         // Waiting for the end of a stop, it would hold up those who make threads and are to stop.
         let frozen = threadreg::holds_freeze();
         let limit = if frozen { Some(Duration::ZERO) } else { limit };
-        let clock = Clock::start(&shared, tid, limit, Duration::ZERO);
+        let clock = Clock::start(&shared.protocol, tid, limit, Duration::ZERO);
         let place = Cell::new(None);
         let identify = |slot: &'static Slot<Identity>| {
             let identity = &slot.told.identity;
-            identity.world.store(Arc::as_ptr(&shared).cast_mut(), Ordering::Relaxed);
+            identity.world.store((&raw const shared.protocol).cast_mut(), Ordering::Relaxed);
             identity.tid.store(tid, Ordering::Relaxed);
             identity.set_owner(Some(Owner { thread, tid, name: thread.name() }));
             place.set(rest::register(place_of(slot)));
@@ -136,7 +190,7 @@ impl Mutator {
     ///
     /// Waits while the world is stopped, for as long as it is, and runs the closure of a for-each.
     /// What bounds the wait is the stop's own work; whoever stops can bound what it waits for
-    /// ([`StopOptions::timeout`]).
+    /// ([`StopOptions::timeout`](crate::StopOptions::timeout)).
     ///
     /// # Panics
     ///
@@ -185,11 +239,11 @@ impl Mutator {
     /// # Panics
     ///
     /// When `work` does, after leaving the safe region. When `work` stopped the world and returns
-    /// the [`Stopped`]: this thread would wait for itself.
+    /// the [`Stopped`](crate::Stopped): this thread would wait for itself.
     ///
     /// # Aborts
     ///
-    /// When `work` stopped the world and put the [`Stopped`] somewhere else, so that not even a
+    /// When `work` stopped the world and put the [`Stopped`](crate::Stopped) somewhere else, so that not even a
     /// panic could end the stop before the region. With debug assertions, when the region ends in a
     /// stopped world while the thread holds `threadreg::freeze_creation`'s guard.
     ///
@@ -207,201 +261,11 @@ impl Mutator {
         let region = SafeRegion::enter(self);
         let result = work();
         // The cheap look first: whoever has the world stopped from here has asked this slot too.
-        let stops = self.slot.is_asked() && self.shared.is_held_by(self.tid());
+        let stops = self.slot.is_asked() && self.shared.protocol.stop_turn.is_held_by(self.tid());
         // Unwinding drops the result, and the stop if it is there, before the region is left.
         assert!(!stops, "a safe region ended while its own thread has the world stopped");
         drop(region);
         result
-    }
-
-    /// Stops every other mutator of the world; they are stopped until the result is dropped.
-    ///
-    /// While it waits the thread is in a safe region: others may stop it first.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: a handler is not at a safe point.
-    ///
-    /// # Blocking
-    ///
-    /// Waits for its turn, and until every other mutator has polled or entered a safe region.
-    ///
-    /// # Errors
-    ///
-    /// [`StopError::InCallback`] inside a for-each closure of another world.
-    /// [`StopError::Nested`] when the thread has this world stopped already, which takes a
-    /// [`Stopped`] that was leaked. [`StopError::HoldsFreeze`] when the thread holds
-    /// `threadreg::freeze_creation`'s guard. [`StopError::HoldsMutators`] when it holds the task of a
-    /// mutator that cannot be nudged. The world runs then.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use safepoint::{Reason, World};
-    ///
-    /// let mut mutator = World::new().attach()?;
-    /// let stopped = mutator.stop_the_world(Reason::GC)?;
-    /// println!("stopped {} in {:?}", stopped.stats().mutators, stopped.stats().time_to_stop);
-    /// stopped.resume();
-    /// mutator.poll();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[doc(alias = "stopTheWorld")]
-    #[doc(alias = "safepoint operation")]
-    pub fn stop_the_world(&mut self, reason: impl Into<Reason>) -> Result<Stopped<'_>, StopError> {
-        self.stop_with(StopOptions::new(reason))
-    }
-
-    /// Stops the world as [`Mutator::stop_the_world`] does, with options.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: a handler is not at a safe point.
-    ///
-    /// # Blocking
-    ///
-    /// As [`Mutator::stop_the_world`], bounded by the deadline where there is one. The deadline bounds
-    /// the waits for the turn and for the others. Past it the mutator goes on, which it can when no
-    /// other has the world stopped, and its task is not suspended: what others do to this thread
-    /// meanwhile no deadline of its own can end. [`World::stop_from_outside_with`] in a safe region
-    /// returns at its deadline.
-    ///
-    /// # Errors
-    ///
-    /// [`StopError::TimedOut`] and [`StopError::Busy`] when the deadline passes: everybody runs
-    /// again. The others as for [`Mutator::stop_the_world`].
-    pub fn stop_with(&mut self, options: StopOptions) -> Result<Stopped<'_>, StopError> {
-        if callback::is_running() {
-            return Err(StopError::InCallback);
-        }
-        Stopped::stop(&self.shared, Some(self.slot), self.tid(), options)
-    }
-
-    /// Runs `visit` once for every mutator of the world, this one included, without stopping them
-    /// all at a time. Returns for how many.
-    ///
-    /// A mutator that runs is visited on its own thread, at its poll; one in a safe region on this
-    /// thread, and it does not leave the region meanwhile. One that was nudged is visited between two
-    /// instructions of its code, with the room of an injected call for the closure, and what is left
-    /// of the stack beyond ([`CALLBACK_ROOM`](sigctx::inject::CALLBACK_ROOM)). Mutators that attach
-    /// during the call may or may not be visited; those that detach are visited before or not at all.
-    /// No closure runs while the world is stopped, so a slow one delays stops.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: a handler is not at a safe point.
-    ///
-    /// # Blocking
-    ///
-    /// Waits for its turn, and until every mutator has polled or entered a safe region. Others may
-    /// stop this thread meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Mutator::for_each_processor_with`], without the deadline.
-    ///
-    /// # Panics
-    ///
-    /// With the payload of the first closure that panicked, on whichever thread, after all have
-    /// run.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let mut mutator = safepoint::World::new().attach()?;
-    /// let visited = mutator.for_each_processor(|p| println!("{}", p.index()))?;
-    /// assert_eq!(visited, 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[doc(alias = "forEachP")]
-    #[doc(alias = "handshake")]
-    pub fn for_each_processor(
-        &mut self,
-        visit: impl Fn(&Processor<'_>) + Sync,
-    ) -> Result<usize, EachError> {
-        self.for_each_processor_with(EachOptions::new(), visit)
-    }
-
-    /// Runs `visit` for every mutator as [`Mutator::for_each_processor`] does, with options.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: a handler is not at a safe point.
-    ///
-    /// # Blocking
-    ///
-    /// As [`Mutator::for_each_processor`]. The deadline, where there is one, bounds the waits for the
-    /// turn and for those that have not come to their closure. Closures that have begun are waited
-    /// for, since they borrow from here; and so is the end of a stop by another thread.
-    ///
-    /// # Errors
-    ///
-    /// [`EachError::InCallback`] inside a for-each closure, [`EachError::HoldsFreeze`] when the thread
-    /// holds `threadreg::freeze_creation`'s guard, [`EachError::Busy`] when the deadline passed before
-    /// it was this one's turn: no closure ran. [`EachError::TimedOut`] when it passed later,
-    /// [`EachError::HoldsMutators`] when the thread holds the task of a mutator that cannot be nudged:
-    /// the closure ran for some, and will not run for the others.
-    ///
-    /// # Panics
-    ///
-    /// As [`Mutator::for_each_processor`]; a panic goes before an error.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use safepoint::EachOptions;
-    /// use std::time::Duration;
-    ///
-    /// let mut mutator = safepoint::World::new().attach()?;
-    /// let options = EachOptions::new().timeout(Duration::from_millis(100));
-    /// assert_eq!(mutator.for_each_processor_with(options, |_| ())?, 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn for_each_processor_with(
-        &mut self,
-        options: EachOptions,
-        visit: impl Fn(&Processor<'_>) + Sync,
-    ) -> Result<usize, EachError> {
-        if callback::is_running() {
-            return Err(EachError::InCallback);
-        }
-        let tid = self.tid();
-        if threadreg::holds_freeze() {
-            return Err(EachError::HoldsFreeze { tid });
-        }
-        let visited = core::sync::atomic::AtomicUsize::new(0);
-        let panics: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
-        let visit = |slot: &'static Slot<Identity>| {
-            let inside = callback::Running::new(&slot.told.identity);
-            let result = panic::catch_unwind(AssertUnwindSafe(|| visit(&Processor::new(slot))));
-            drop(inside);
-            // Relaxed: the round's count orders it before the requester's look.
-            visited.fetch_add(1, Ordering::Relaxed);
-            if let Err(payload) = result {
-                panics.lock().unwrap_or_else(PoisonError::into_inner).push(payload);
-            }
-        };
-        let mut clock = Clock::start(&self.shared, tid, options.timeout, options.nudge_after);
-        let protocol = &self.shared.protocol;
-        let result = protocol.for_each(self.slot, tid, &visit, &mut clock);
-        let panics = panics.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(first) = panics.into_iter().next() {
-            panic::resume_unwind(first);
-        }
-        let visited = visited.into_inner();
-        match result {
-            Ok(()) => Ok(visited),
-            Err(NotVisited::NoTurn) => {
-                let holder = protocol.each_turn.holder();
-                Err(EachError::Busy { holder, waited: clock.elapsed() })
-            }
-            Err(NotVisited::TooLate(stragglers)) if clock.is_own_fault() => {
-                Err(EachError::HoldsMutators { visited, stragglers })
-            }
-            Err(NotVisited::TooLate(stragglers)) => {
-                Err(EachError::TimedOut { visited, stragglers })
-            }
-        }
     }
 
     /// Ends the thread's part in the world; the same as dropping the mutator.
@@ -446,7 +310,7 @@ impl Mutator {
 
 impl Mutator {
     /// The thread's id. Not kept here: it changes in the child of a fork.
-    fn tid(&self) -> i32 {
+    pub(crate) fn tid(&self) -> i32 {
         self.slot.told.identity.tid.load(Ordering::Relaxed)
     }
 }
@@ -507,20 +371,20 @@ unsafe fn recall(data: usize) {
     let slot = unsafe { &*slot };
     let world = slot.told.identity.world.load(Ordering::Relaxed);
     // SAFETY: written by this thread at attach, which holds the world for as long as it has the slot.
-    unsafe { &*world }.protocol.recall(slot);
+    unsafe { &*world }.recall(slot);
 }
 
 /// In a safe region from `enter` to drop, unwinding or not.
 struct SafeRegion<'a> {
     slot: &'static Slot<Identity>,
-    shared: &'a Shared,
+    protocol: &'a Protocol<Linux>,
 }
 
 impl<'a> SafeRegion<'a> {
     #[inline]
     fn enter(mutator: &'a Mutator) -> Self {
         mutator.shared.protocol.enter(mutator.slot, Stance::Away);
-        Self { slot: mutator.slot, shared: &mutator.shared }
+        Self { slot: mutator.slot, protocol: &mutator.shared.protocol }
     }
 
     /// Something is asked of the slot. If the thread itself does, leaving would wait forever; under
@@ -528,7 +392,7 @@ impl<'a> SafeRegion<'a> {
     #[cold]
     fn refuse_to_wait(&self) {
         let tid = self.slot.told.identity.tid.load(Ordering::Relaxed);
-        if self.shared.is_held_by(tid) {
+        if self.protocol.stop_turn.is_held_by(tid) {
             die(format_args!("thread {tid} leaves its safe region and has the world stopped"));
         }
         if cfg!(debug_assertions) && threadreg::holds_freeze() {
@@ -543,6 +407,6 @@ impl Drop for SafeRegion<'_> {
         if self.slot.is_asked() {
             self.refuse_to_wait();
         }
-        self.shared.protocol.leave(self.slot);
+        self.protocol.leave(self.slot);
     }
 }

@@ -7,11 +7,9 @@ use std::time::{Duration, Instant};
 use sigctx::sys;
 use threadreg::{Name, NudgeCall, NudgeError, ThreadRef};
 
-use crate::callback;
-use crate::edge::{Identity, Linux, Owner};
 use crate::error::{Straggler, Why};
-use crate::protocol::{By, Limit, MutatorState, Pace, Slot};
-use crate::world::Shared;
+use crate::protocol::{By, Limit, MutatorState, Pace, Protocol, Slot};
+use crate::system::{self, Identity, Linux, Owner};
 
 /// The first nap; each is twice the one before.
 const FIRST_NAP: Duration = Duration::from_micros(100);
@@ -20,7 +18,7 @@ const LONGEST_NAP: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(crate) struct Clock<'a> {
-    world: &'a Shared,
+    protocol: &'a Protocol<Linux>,
     deadline: Option<Instant>,
     nudge_after: Duration,
     start: Instant,
@@ -52,7 +50,7 @@ enum Sent {
 impl<'a> Clock<'a> {
     /// A deadline that is too far away for the clock is none.
     pub(crate) fn start(
-        world: &'a Shared,
+        protocol: &'a Protocol<Linux>,
         me: i32,
         timeout: Option<Duration>,
         nudge_after: Duration,
@@ -62,7 +60,7 @@ impl<'a> Clock<'a> {
         let nap = FIRST_NAP.min(nudge_after.max(Duration::from_micros(10)));
         let next_look = start + nap;
         let (nudged, own_fault) = (Vec::new(), false);
-        Self { world, deadline, nudge_after, start, nap, next_look, me, nudged, own_fault }
+        Self { protocol, deadline, nudge_after, start, nap, next_look, me, nudged, own_fault }
     }
 
     /// From here on the time counts as time to stop; what came before was waiting for the turn.
@@ -93,7 +91,7 @@ impl<'a> Clock<'a> {
         // The nudge is somebody else's code, and so is its destructor, which runs here when it was
         // replaced meanwhile.
         let ask = || {
-            let nudge = self.world.protocol.edge.nudge.load();
+            let nudge = self.protocol.edge.nudge.load();
             Some((*nudge).as_ref()?.nudge(thread, call, wanted))
         };
         // Unwinding would leave a request behind that nobody waits for. The hook has reported the
@@ -117,7 +115,7 @@ impl<'a> Clock<'a> {
     }
 
     fn has_nudge(&self) -> bool {
-        self.world.protocol.edge.nudge.load().is_some()
+        self.protocol.edge.nudge.load().is_some()
     }
 
     /// Whether no nudge has reached `who`, or is going to.
@@ -220,11 +218,11 @@ unsafe fn nudged(data: usize) {
     let own = identity.tid.load(core::sync::atomic::Ordering::Relaxed) == sys::gettid();
     // Under the guard of `freeze_creation` it would hold up those who make threads and are to stop:
     // it is nudged again.
-    let may = !callback::is_running() && !threadreg::holds_freeze();
+    let may = !system::in_closure() && !threadreg::holds_freeze();
     if own && may && slot.state() == MutatorState::Running && slot.is_asked() {
         let world = identity.world.load(core::sync::atomic::Ordering::Relaxed);
         // SAFETY: written by this thread at attach; alive as said above.
         let world = unsafe { &*world };
-        world.protocol.settle(slot);
+        world.settle(slot);
     }
 }

@@ -2,20 +2,13 @@
 
 use core::fmt;
 use core::sync::atomic::Ordering;
-use core::time::Duration;
 use std::sync::Arc;
 
-use sigctx::sys;
 use threadreg::Nudge;
 
-use crate::callback;
-use crate::edge::{Fences, Identity, Linux};
-use crate::error::{AttachError, StopError};
 use crate::forks;
-use crate::mutator::Mutator;
-use crate::options::{Reason, StopOptions};
-use crate::protocol::{MutatorState, Protocol, Slot};
-use crate::stopped::Stopped;
+use crate::protocol::{Protocol, Slot};
+use crate::system::{Fences, Identity, Linux};
 
 /// What all handles of a world share.
 pub(crate) struct Shared {
@@ -43,11 +36,6 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// Whether the calling thread has the world stopped.
-    pub(crate) fn is_held_by(&self, tid: i32) -> bool {
-        self.protocol.stop_turn.holder() == Some(tid)
-    }
-
     /// The calling thread's slot.
     pub(crate) fn slot_of(&self, tid: i32) -> Option<&'static Slot<Identity>> {
         let is_owner = |s: &&Slot<Identity>| s.told.identity.tid.load(Ordering::Relaxed) == tid;
@@ -105,7 +93,7 @@ impl World {
     fn with(fences: Fences) -> Self {
         let protocol = Protocol::new(Linux::new(fences));
         let mut shared = Arc::new(Shared { protocol, node: None });
-        let node = forks::enlist(Arc::as_ptr(&shared));
+        let node = forks::enlist(&raw const shared.protocol);
         Arc::get_mut(&mut shared).expect("shown to nobody yet").node = Some(node);
         Self { shared }
     }
@@ -120,66 +108,6 @@ impl World {
         self.shared.protocol.edge.fences
     }
 
-    /// Makes the calling thread a mutator of this world.
-    ///
-    /// The thread is registered with `threadreg` for as long as the mutator lives, unless it is
-    /// registered already.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: allocates.
-    ///
-    /// # Blocking
-    ///
-    /// Waits while the world is stopped, however long; see [`World::attach_within`].
-    ///
-    /// # Errors
-    ///
-    /// [`AttachError::AlreadyAttached`] when the thread is a mutator of this world,
-    /// [`AttachError::HoldsStop`] when it has the world stopped, [`AttachError::HoldsFreeze`] when it
-    /// holds `threadreg::freeze_creation`'s guard and would have to wait, [`AttachError::Full`] when
-    /// the world has as many mutators as it can count, [`AttachError::Unregistered`] when the thread
-    /// cannot be registered.
-    pub fn attach(&self) -> Result<Mutator, AttachError> {
-        Mutator::attach(self, None)
-    }
-
-    /// Makes the calling thread a mutator of this world as [`World::attach`] does, if the world runs,
-    /// or goes on, before `limit` is over.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: allocates.
-    ///
-    /// # Blocking
-    ///
-    /// Waits while the world is stopped, for at most `limit`; then, as [`Mutator::blocking`] does, for
-    /// as long as the thread's task is suspended.
-    ///
-    /// # Errors
-    ///
-    /// As [`World::attach`], and [`AttachError::Stopped`] when the time is over. The thread is as it
-    /// was before.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use safepoint::{AttachError, World};
-    /// use std::time::Duration;
-    ///
-    /// let world = World::new();
-    /// let stopped = world.stop_from_outside("dump")?;
-    /// std::thread::scope(|scope| {
-    ///     let other = scope.spawn(|| world.attach_within(Duration::from_millis(1)).map(drop));
-    ///     let refused = other.join().unwrap();
-    ///     assert!(matches!(refused, Err(AttachError::Stopped { .. })));
-    /// });
-    /// # Ok::<(), safepoint::StopError>(())
-    /// ```
-    pub fn attach_within(&self, limit: Duration) -> Result<Mutator, AttachError> {
-        Mutator::attach(self, Some(limit))
-    }
-
     /// Sets how late mutators are brought to a safe point; replaces what was set before.
     ///
     /// # Signal safety
@@ -189,7 +117,7 @@ impl World {
     /// # Safety
     ///
     /// With it, a thread that is a mutator of this world comes to a safe point of the world also where
-    /// it does not say so to its [`Mutator`]: it is stopped, or runs for-each closures,
+    /// it does not say so to its [`Mutator`](crate::Mutator): it is stopped, or runs for-each closures,
     ///
     /// - at each instruction that the nudge may interrupt: for `preempt::Nudger`, of registered code;
     /// - in each call into the nudge's crate that polls or waits: for `preempt`, `poll`, the drop of
@@ -222,65 +150,5 @@ impl World {
     /// ```
     pub unsafe fn set_nudge(&self, nudge: Arc<dyn Nudge>) {
         self.shared.protocol.edge.nudge.store(Some(Arc::new(nudge)));
-    }
-
-    /// Stops the world from a thread that is not one of its mutators, or is in a safe region.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: takes turns with other threads.
-    ///
-    /// # Blocking
-    ///
-    /// Waits for its turn, and until every mutator has polled or entered a safe region.
-    ///
-    /// # Errors
-    ///
-    /// As for [`World::stop_from_outside_with`], without the deadline.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use safepoint::World;
-    ///
-    /// let world = World::new();
-    /// let stopped = world.stop_from_outside("dump")?;
-    /// assert_eq!(stopped.mutators().count(), 0);
-    /// stopped.resume();
-    /// # Ok::<(), safepoint::StopError>(())
-    /// ```
-    #[doc(alias = "stopTheWorld")]
-    pub fn stop_from_outside(&self, reason: impl Into<Reason>) -> Result<Stopped<'_>, StopError> {
-        self.stop_from_outside_with(StopOptions::new(reason))
-    }
-
-    /// Stops the world as [`World::stop_from_outside`] does, with options.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: takes turns with other threads.
-    ///
-    /// # Blocking
-    ///
-    /// As [`World::stop_from_outside`], bounded by the deadline where there is one.
-    ///
-    /// # Errors
-    ///
-    /// When the thread has the world stopped already, runs a for-each closure, holds
-    /// `threadreg::freeze_creation`'s guard, is a running mutator of the world, or holds the task of
-    /// one that cannot be nudged; when the deadline passes. The world runs then.
-    pub fn stop_from_outside_with(&self, options: StopOptions) -> Result<Stopped<'_>, StopError> {
-        if callback::is_running() {
-            return Err(StopError::InCallback);
-        }
-        let tid = sys::gettid();
-        let own = self.shared.slot_of(tid);
-        // A stopper is safe itself: that it holds the stop is the better thing to say.
-        if !self.shared.is_held_by(tid)
-            && own.is_some_and(|slot| slot.state() != MutatorState::Safe)
-        {
-            return Err(StopError::OwnMutatorRuns { tid });
-        }
-        Stopped::stop(&self.shared, None, tid, options)
     }
 }

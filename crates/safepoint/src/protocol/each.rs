@@ -18,7 +18,7 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ptr;
 
-use super::round::Generation;
+use super::request::Generation;
 use super::slot::{AWAITED, CLAIMED, EACH, MutatorState, Slot, Stance};
 use super::{Edge, Pace, Protocol};
 use crate::sync::Ordering;
@@ -53,7 +53,9 @@ impl Drop for MustNotUnwind {
     fn drop(&mut self) {
         // Under loom a model that fails unwinds through here, and is to be reported.
         #[cfg(not(loom))]
-        crate::die::die(format_args!("a panic left a for-each that others may still take part in"));
+        crate::error::die(format_args!(
+            "a panic left a for-each that others may still take part in"
+        ));
     }
 }
 
@@ -240,8 +242,8 @@ mod tests {
     use testkit::child;
 
     use super::{Pace, Protocol, Slot};
-    use crate::edge::{Fences, Identity, Linux};
     use crate::protocol::Limit;
+    use crate::system::{Fences, Identity, Linux};
 
     /// Breaks the rule that `late` does not unwind.
     struct Panics;

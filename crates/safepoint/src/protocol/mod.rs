@@ -49,21 +49,17 @@
 //!   owner waits on.
 //!
 //! *Exit*: detach answers what is owed; a slot found dead owes nothing that the requester cannot
-//! answer itself. *Fork*: the child puts each world in order, see `fork`. *Signals*: a handler calls
+//! answer itself. *Fork*: the child puts each world in order, see `Protocol::after_fork`. *Signals*: a handler calls
 //! `recall` alone, and waits look again after `EINTR`. *Nesting* is refused by the crate's outer layer.
 //!
 //! References: Go commits f0dd002 (a count and a wait word each), ff7cf2d (requesters can be
 //! stopped); HotSpot `safepoint.cpp`, `handshake.cpp` (JEP 312); Dekker's pair as in membarrier(2).
 
-mod arena;
 mod each;
-#[cfg(not(loom))]
-mod fork;
-mod owner;
-mod round;
+mod request;
 mod slot;
 mod stop;
-mod turn;
+mod target;
 
 #[cfg(all(test, loom))]
 mod model;
@@ -73,27 +69,26 @@ mod model_regions;
 use core::fmt;
 use core::time::Duration;
 
-use self::arena::Arena;
-pub(crate) use self::arena::Chunk;
-#[cfg(not(loom))]
-pub(crate) use self::arena::Spare;
 use self::each::Call;
 #[cfg(not(loom))]
 pub(crate) use self::each::NotVisited;
-#[cfg(not(loom))]
-pub(crate) use self::owner::NoSlot;
-#[cfg(not(loom))]
-pub(crate) use self::round::By;
-use self::round::Round;
+use self::request::{Round, Turn};
 #[cfg(not(loom))]
 pub use self::slot::MutatorState;
-use self::slot::OwnLines;
-pub(crate) use self::slot::Slot;
 #[cfg(any(test, not(loom)))]
 pub(crate) use self::slot::Stance;
+use self::slot::{Arena, OwnLines};
+#[cfg(not(loom))]
+pub(crate) use self::slot::{By, Spare};
+pub(crate) use self::slot::{Chunk, Slot};
+#[cfg(not(loom))]
+use self::slot::{REST, STOP};
 #[cfg(not(loom))]
 pub(crate) use self::stop::{Counted, TooLate};
-use self::turn::Turn;
+#[cfg(not(loom))]
+pub(crate) use self::target::NoSlot;
+#[cfg(not(loom))]
+use crate::sync::Ordering;
 use crate::sync::{AtomicPtr, AtomicU32};
 
 /// What the protocol needs of the system.
@@ -191,5 +186,45 @@ impl<E: Edge> Protocol<E> {
     #[cfg(not(loom))]
     pub(crate) fn slot(&self, index: u32) -> Option<&'static Slot<E::Identity>> {
         self.arena.slots().find(|slot| slot.index() == index)
+    }
+
+    /// A world in the child of a fork. The child has one thread, the survivor, and a copy of whatever the
+    /// others were in the middle of. They are gone: their slots are dead, what they asked is asked no
+    /// more, what they were to answer is answered. What the survivor itself is in the middle of goes on.
+    ///
+    /// To be called on the one thread of the child, which was `parent` and is `me`. `bury` forgets
+    /// the owner of a slot that is not the survivor's; `survives` says which is, and puts its
+    /// identity in order.
+    #[cfg(not(loom))]
+    pub(crate) fn after_fork(
+        &self,
+        parent: i32,
+        me: i32,
+        survives: impl Fn(&'static Slot<E::Identity>) -> bool,
+        bury: impl Fn(&'static Slot<E::Identity>),
+    ) {
+        // Relaxed throughout: there is no other thread.
+        let stopping = self.stop_turn.after_fork(parent, me);
+        self.each_turn.after_fork(parent, me);
+        // What requesters that are gone have asked is asked no more. A survivor that has the world
+        // stopped from inside its safe region has asked itself. A recall is of its own handler's (I8): the
+        // task is held no more, and is to go on when the region ends.
+        let kept = REST | if stopping { STOP } else { 0 };
+        self.arena.each_slot(|slot| {
+            slot.asked.poll.fetch_and(kept, Ordering::Relaxed);
+            slot.asked.stop_owed.store(0, Ordering::Relaxed);
+            slot.asked.each_owed.store(0, Ordering::Relaxed);
+            if slot.state() != MutatorState::Dead && !survives(slot) {
+                bury(slot);
+                slot.set_state(MutatorState::Dead);
+            }
+        });
+        // A round that the survivor is counting is over; answers to one that is are ignored.
+        self.stop.after_fork();
+        self.each.after_fork();
+        let word = self.stop_word.load(Ordering::Relaxed);
+        if !stopping && !word.is_multiple_of(2) {
+            self.stop_word.store(word.wrapping_add(1), Ordering::Relaxed);
+        }
     }
 }

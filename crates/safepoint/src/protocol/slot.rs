@@ -1,12 +1,14 @@
-//! One mutator's words: what others ask of it on one cache line, what it tells on the other.
+//! One mutator's words: what others ask of it on one cache line, what it tells on the other;
+//! and the world's arena of them: chunks in a list that only grows, so that a walk needs no lock and an
+//! address once seen stays a slot.
 
 use core::fmt;
 use core::ops::Deref;
-use core::sync::atomic::AtomicU32 as PlainU32;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicU32 as PlainU32, Ordering as Plain};
 
 use super::Edge;
-use super::round::By;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 
 /// Bit of the poll word: a stop wants an answer, or has wanted one.
 pub(crate) const STOP: u32 = 1 << 0;
@@ -206,5 +208,250 @@ impl<I> Slot<I> {
 
     pub(crate) fn generation(&self) -> u32 {
         self.told.generation.load(Ordering::Relaxed)
+    }
+}
+
+/// A slot, and which of its owners: the slot may be another's when this is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct By {
+    pub(crate) index: u32,
+    pub(crate) owner: u32,
+}
+
+/// Slots of a chunk; few in models, where each is paid for in states.
+pub(crate) const CHUNK: usize = if cfg!(loom) { 3 } else { 64 };
+
+/// A part of an [`Arena`].
+#[derive(Debug)]
+pub(crate) struct Chunk<I> {
+    /// How many slots from the start were ever taken: a walk goes no further.
+    used: AtomicU32,
+    next: AtomicPtr<Chunk<I>>,
+    slots: [Slot<I>; CHUNK],
+}
+
+impl<I: Default> Chunk<I> {
+    pub(crate) fn new() -> Self {
+        Self {
+            used: AtomicU32::new(0),
+            next: AtomicPtr::new(ptr::null_mut()),
+            slots: core::array::from_fn(|_| Slot::new()),
+        }
+    }
+}
+
+/// Chunks that nobody uses, linked by their `next`.
+///
+/// The lock says which process took it: a fork may copy it taken, by a thread that its child does not
+/// have, and the child has to be able to make worlds. The list is whole after every single store, so
+/// the child goes on with it; a chunk that was on its way is lost to it.
+#[derive(Debug)]
+pub(crate) struct Spare<I: 'static> {
+    /// 0: nobody's.
+    lock: AtomicU32,
+    first: AtomicPtr<Chunk<I>>,
+}
+
+impl<I> Spare<I> {
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Self {
+        Self { lock: AtomicU32::new(0), first: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn new() -> Self {
+        Self { lock: AtomicU32::new(0), first: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// `process` is the caller's, and not 0.
+    pub(crate) fn take(&self, process: u32) -> Option<&'static Chunk<I>> {
+        self.locked(process, || {
+            let taken = chunk_at(&self.first)?;
+            self.first.store(taken.next.load(Ordering::Relaxed), Ordering::Relaxed);
+            taken.next.store(ptr::null_mut(), Ordering::Relaxed);
+            Some(taken)
+        })
+    }
+
+    /// `chunk` has no next; `process` as for [`Spare::take`].
+    pub(crate) fn put(&self, process: u32, chunk: &'static Chunk<I>) {
+        self.locked(process, || {
+            chunk.next.store(self.first.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.first.store(ptr::from_ref(chunk).cast_mut(), Ordering::Relaxed);
+        });
+    }
+
+    fn locked<R>(&self, process: u32, work: impl FnOnce() -> R) -> R {
+        loop {
+            let seen = self.lock.load(Ordering::Relaxed);
+            // Acquire, with the release below: the next owner's writes come after the last one's.
+            let (took, failed) = (Ordering::Acquire, Ordering::Relaxed);
+            if seen != process && self.lock.compare_exchange(seen, process, took, failed).is_ok() {
+                break;
+            }
+            pause();
+        }
+        let result = work();
+        self.lock.store(0, Ordering::Release);
+        result
+    }
+}
+
+/// Lets others run, also those of a lower priority. The lock is held for three stores.
+fn pause() {
+    #[cfg(not(loom))]
+    std::thread::sleep(core::time::Duration::from_micros(50));
+    #[cfg(loom)]
+    loom::thread::yield_now();
+}
+
+/// All slots of a world.
+#[derive(Debug)]
+pub(crate) struct Arena<E: Edge> {
+    first: AtomicPtr<Chunk<E::Identity>>,
+}
+
+impl<E: Edge> Arena<E> {
+    pub(crate) fn new() -> Self {
+        Self { first: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// Takes a dead slot, with a new chunk if need be; `None` at `limit` slots.
+    pub(crate) fn take(&self, limit: u32) -> Option<&'static Slot<E::Identity>> {
+        let mut link = &self.first;
+        let mut base = 0;
+        loop {
+            let chunk = match chunk_at(link) {
+                Some(chunk) => chunk,
+                None if base >= limit => return None,
+                None => append::<E>(link, base),
+            };
+            for (at, slot) in chunk.slots.iter().enumerate() {
+                if slot.take() {
+                    // Relaxed: `attach` fences between this and its look at the stop word.
+                    chunk.used.fetch_max(at as u32 + 1, Ordering::Relaxed);
+                    return Some(slot);
+                }
+            }
+            base += CHUNK as u32;
+            link = &chunk.next;
+        }
+    }
+
+    /// Calls `visit` for every slot, also those that were never taken, or are being taken.
+    #[cfg(not(loom))]
+    pub(crate) fn each_slot(&self, visit: impl Fn(&'static Slot<E::Identity>)) {
+        let mut next = chunk_at(&self.first);
+        while let Some(chunk) = next {
+            chunk.slots.iter().for_each(&visit);
+            next = chunk_at(&chunk.next);
+        }
+    }
+
+    /// Every slot that was ever taken.
+    ///
+    /// A slot whose owner fenced after taking it is there for a walk that starts after the
+    /// requester's fence, unless the owner saw the request.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &'static Slot<E::Identity>> + use<E> {
+        let mut chunk = chunk_at(&self.first);
+        let mut at = 0;
+        core::iter::from_fn(move || {
+            loop {
+                let current = chunk?;
+                // Slots are taken first to last, so only a full chunk has a next one.
+                if at < current.used.load(Ordering::Relaxed) as usize {
+                    at += 1;
+                    return current.slots.get(at - 1);
+                }
+                chunk = chunk_at(&current.next);
+                at = 0;
+            }
+        })
+    }
+}
+
+/// Acquire, with `append`'s release: the chunk is seen filled in.
+fn chunk_at<I>(link: &AtomicPtr<Chunk<I>>) -> Option<&'static Chunk<I>> {
+    let chunk = NonNull::new(link.load(Ordering::Acquire))?;
+    // SAFETY: I1: a linked chunk is live for as long as its world, and nobody has a slot of a world
+    // without holding the world.
+    Some(unsafe { chunk.as_ref() })
+}
+
+/// Links a chunk, or finds that somebody else has.
+fn append<E: Edge>(link: &AtomicPtr<Chunk<E::Identity>>, base: u32) -> &'static Chunk<E::Identity> {
+    let fresh = E::fresh();
+    for (at, slot) in fresh.slots.iter().enumerate() {
+        slot.told.index.store(base + at as u32, Plain::Relaxed);
+    }
+    let address = ptr::from_ref(fresh).cast_mut();
+    let linked =
+        link.compare_exchange(ptr::null_mut(), address, Ordering::AcqRel, Ordering::Acquire);
+    if linked.is_ok() {
+        return fresh;
+    }
+    E::recycle(fresh);
+    chunk_at(link).expect("the exchange failed because a chunk is linked")
+}
+
+impl<E: Edge> Drop for Arena<E> {
+    fn drop(&mut self) {
+        let mut next = chunk_at(&self.first);
+        while let Some(chunk) = next {
+            next = chunk_at(&chunk.next);
+            // Exclusive by `&mut self`: nobody walks.
+            chunk.next.store(ptr::null_mut(), Ordering::Relaxed);
+            chunk.used.store(0, Ordering::Relaxed);
+            E::recycle(chunk);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::process;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::system::Linux;
+
+    /// A slot that a walk forgets is a mutator that a stop does not wait for.
+    #[test]
+    fn a_walk_meets_every_slot_of_full_and_of_begun_chunks() {
+        for taken in [1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192] {
+            // Left behind: its slots stay taken, and their chunks must not be used again.
+            let arena: &'static _ = Box::leak(Box::new(Arena::<Linux>::new()));
+            assert_eq!(arena.slots().count(), 0);
+            let indices = || arena.slots().map(|slot| slot.told.index.load(Plain::Relaxed));
+            for at in 0..taken {
+                let slot = arena.take(u32::MAX).expect("there is room");
+                assert_eq!(slot.told.index.load(Plain::Relaxed), at, "first to last");
+                assert_eq!(indices().last(), Some(at), "at once");
+            }
+            assert!(indices().eq(0..taken), "of {taken}: {:?}", indices().collect::<Vec<_>>());
+            let full = taken.next_multiple_of(CHUNK as u32);
+            for _ in taken..full {
+                assert!(arena.take(full).is_some(), "{taken}: room up to the limit");
+            }
+            assert!(arena.take(full).is_none(), "{taken}: no room beyond the limit");
+        }
+    }
+
+    /// The fork comes while the lock is taken, whatever the scheduler does.
+    #[test]
+    fn a_lock_that_a_fork_copies_taken_is_free_in_the_child() {
+        let name = "protocol::slot::tests::a_lock_that_a_fork_copies_taken_is_free_in_the_child";
+        testkit::in_child(name, Duration::from_secs(20), || {
+            let spare = Spare::<()>::new();
+            let status = spare.locked(process::id(), || {
+                testkit::forked(|| {
+                    let child = process::id();
+                    assert!(spare.take(child).is_none());
+                    spare.put(child, Box::leak(Box::new(Chunk::new())));
+                    assert!(spare.take(child).is_some());
+                })
+            });
+            assert_eq!(status, 0, "in the child of fork");
+        });
     }
 }

@@ -3,8 +3,8 @@
 
 use core::ptr;
 
-use super::round::{By, Generation};
-use super::slot::{MutatorState, STOP, Slot};
+use super::request::Generation;
+use super::slot::{By, MutatorState, STOP, Slot};
 use super::{Edge, Pace, Protocol};
 use crate::sync::{Ordering, fence};
 
@@ -163,8 +163,8 @@ mod tests {
     use core::time::Duration;
 
     use super::*;
-    use crate::edge::{Fences, Identity, Linux};
     use crate::protocol::Limit;
+    use crate::system::{Fences, Identity, Linux};
 
     /// Too late from the start; looks at who owes what.
     struct TooLate<'a>(&'a Protocol<Linux>);

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::round::{Generation, MOST};
+use super::request::{Generation, MOST};
 use super::slot::{AWAITED, CLAIMED, EACH, MutatorState, REST, STOP, Slot, Stance};
 use super::{Edge, Limit, Protocol};
 use crate::sync::{Ordering, fence};
@@ -361,8 +361,8 @@ mod tests {
     use threadreg::rest::{self, Resident};
 
     use super::{EACH, Limit, NoSlot, Protocol, STOP, Slot, Stance};
-    use crate::edge::{Fences, Identity, Linux};
     use crate::protocol::Pace;
+    use crate::system::{Fences, Identity, Linux};
 
     thread_local! {
         /// How often this thread stayed while its task was held.

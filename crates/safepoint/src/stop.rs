@@ -1,25 +1,154 @@
-//! A stopped world.
+//! Stop-the-world as users have it: the requests for it, and the stopped world.
 
 use core::fmt;
 use core::marker::PhantomData;
 use core::ptr;
 use core::time::Duration;
 
+use sigctx::sys;
 use threadreg::{Name, ThreadRef};
 
-use crate::edge::Identity;
 use crate::error::StopError;
+use crate::mutator::Mutator;
 use crate::options::{Reason, StopOptions};
 use crate::pace::Clock;
-use crate::protocol::{Counted, Slot, Stance, TooLate};
-use crate::world::Shared;
+use crate::protocol::{Counted, MutatorState, Protocol, Slot, Stance, TooLate};
+use crate::system::{self, Identity, Linux};
+use crate::world::World;
+
+impl Mutator {
+    /// Stops every other mutator of the world; they are stopped until the result is dropped.
+    ///
+    /// While it waits the thread is in a safe region: others may stop it first.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: a handler is not at a safe point.
+    ///
+    /// # Blocking
+    ///
+    /// Waits for its turn, and until every other mutator has polled or entered a safe region.
+    ///
+    /// # Errors
+    ///
+    /// [`StopError::InCallback`] inside a for-each closure of another world.
+    /// [`StopError::Nested`] when the thread has this world stopped already, which takes a
+    /// [`Stopped`] that was leaked. [`StopError::HoldsFreeze`] when the thread holds
+    /// `threadreg::freeze_creation`'s guard. [`StopError::HoldsMutators`] when it holds the task of a
+    /// mutator that cannot be nudged. The world runs then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use safepoint::{Reason, World};
+    ///
+    /// let mut mutator = World::new().attach()?;
+    /// let stopped = mutator.stop_the_world(Reason::GC)?;
+    /// println!("stopped {} in {:?}", stopped.stats().mutators, stopped.stats().time_to_stop);
+    /// stopped.resume();
+    /// mutator.poll();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "stopTheWorld")]
+    #[doc(alias = "safepoint operation")]
+    pub fn stop_the_world(&mut self, reason: impl Into<Reason>) -> Result<Stopped<'_>, StopError> {
+        self.stop_with(StopOptions::new(reason))
+    }
+
+    /// Stops the world as [`Mutator::stop_the_world`] does, with options.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: a handler is not at a safe point.
+    ///
+    /// # Blocking
+    ///
+    /// As [`Mutator::stop_the_world`], bounded by the deadline where there is one. The deadline bounds
+    /// the waits for the turn and for the others. Past it the mutator goes on, which it can when no
+    /// other has the world stopped, and its task is not suspended: what others do to this thread
+    /// meanwhile no deadline of its own can end. [`World::stop_from_outside_with`] in a safe region
+    /// returns at its deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`StopError::TimedOut`] and [`StopError::Busy`] when the deadline passes: everybody runs
+    /// again. The others as for [`Mutator::stop_the_world`].
+    pub fn stop_with(&mut self, options: StopOptions) -> Result<Stopped<'_>, StopError> {
+        if system::in_closure() {
+            return Err(StopError::InCallback);
+        }
+        Stopped::stop(&self.shared.protocol, Some(self.slot), self.tid(), options)
+    }
+}
+
+impl World {
+    /// Stops the world from a thread that is not one of its mutators, or is in a safe region.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: takes turns with other threads.
+    ///
+    /// # Blocking
+    ///
+    /// Waits for its turn, and until every mutator has polled or entered a safe region.
+    ///
+    /// # Errors
+    ///
+    /// As for [`World::stop_from_outside_with`], without the deadline.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use safepoint::World;
+    ///
+    /// let world = World::new();
+    /// let stopped = world.stop_from_outside("dump")?;
+    /// assert_eq!(stopped.mutators().count(), 0);
+    /// stopped.resume();
+    /// # Ok::<(), safepoint::StopError>(())
+    /// ```
+    #[doc(alias = "stopTheWorld")]
+    pub fn stop_from_outside(&self, reason: impl Into<Reason>) -> Result<Stopped<'_>, StopError> {
+        self.stop_from_outside_with(StopOptions::new(reason))
+    }
+
+    /// Stops the world as [`World::stop_from_outside`] does, with options.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: takes turns with other threads.
+    ///
+    /// # Blocking
+    ///
+    /// As [`World::stop_from_outside`], bounded by the deadline where there is one.
+    ///
+    /// # Errors
+    ///
+    /// When the thread has the world stopped already, runs a for-each closure, holds
+    /// `threadreg::freeze_creation`'s guard, is a running mutator of the world, or holds the task of
+    /// one that cannot be nudged; when the deadline passes. The world runs then.
+    pub fn stop_from_outside_with(&self, options: StopOptions) -> Result<Stopped<'_>, StopError> {
+        if system::in_closure() {
+            return Err(StopError::InCallback);
+        }
+        let tid = sys::gettid();
+        let own = self.shared.slot_of(tid);
+        // A stopper is safe itself: that it holds the stop is the better thing to say.
+        if !self.shared.protocol.stop_turn.is_held_by(tid)
+            && own.is_some_and(|slot| slot.state() != MutatorState::Safe)
+        {
+            return Err(StopError::OwnMutatorRuns { tid });
+        }
+        Stopped::stop(&self.shared.protocol, None, tid, options)
+    }
+}
 
 /// Proof that the world is stopped, until it is dropped.
 ///
 /// No mutator runs user code, and none starts to. It cannot be sent to another thread.
 #[must_use = "the world is resumed when this is dropped"]
 pub struct Stopped<'a> {
-    shared: &'a Shared,
+    protocol: &'a Protocol<Linux>,
     own: Option<&'static Slot<Identity>>,
     reason: Reason,
     stats: StopStats,
@@ -63,12 +192,12 @@ pub struct StopStats {
 impl<'a> Stopped<'a> {
     /// The caller is `tid`; `own` is its slot if it is to be stopped too, and running then.
     pub(crate) fn stop(
-        shared: &'a Shared,
+        protocol: &'a Protocol<Linux>,
         own: Option<&'static Slot<Identity>>,
         tid: i32,
         options: StopOptions,
     ) -> Result<Self, StopError> {
-        if shared.is_held_by(tid) {
+        if protocol.stop_turn.is_held_by(tid) {
             return Err(StopError::Nested { tid });
         }
         // A creator that waits for the guard may be a mutator, and would not come.
@@ -76,10 +205,9 @@ impl<'a> Stopped<'a> {
             return Err(StopError::HoldsFreeze { tid });
         }
         let reason = options.reason;
-        let mut clock = Clock::start(shared, tid, options.timeout, options.nudge_after);
-        let protocol = &shared.protocol;
+        let mut clock = Clock::start(protocol, tid, options.timeout, options.nudge_after);
         // Safe from here on: whoever has the turn may stop this thread, which waits for it.
-        let safe = Requester::enter(shared, own);
+        let safe = Requester::enter(protocol, own);
         loop {
             if !protocol.stop_turn.take(&protocol.edge, own, tid, &mut clock) {
                 let holder = protocol.stop_turn.holder();
@@ -95,9 +223,9 @@ impl<'a> Stopped<'a> {
         clock.restart();
         match protocol.stop(own, &mut clock) {
             Ok(counted) => {
-                let stats = StopStats::new(shared, counted, clock.elapsed());
+                let stats = StopStats::new(protocol, counted, clock.elapsed());
                 safe.stay();
-                Ok(Self { shared, own, reason, stats, not_send: PhantomData })
+                Ok(Self { protocol, own, reason, stats, not_send: PhantomData })
             }
             Err(TooLate(stragglers)) => {
                 protocol.stop_turn.pass(&protocol.edge);
@@ -139,8 +267,7 @@ impl<'a> Stopped<'a> {
     /// Not async-signal-safe: takes locks.
     pub fn mutators(&self) -> impl Iterator<Item = StoppedMutator<'_>> {
         let own = self.own;
-        self.shared
-            .protocol
+        self.protocol
             .live()
             .filter(move |slot| own.is_none_or(|own| !ptr::eq(own, *slot)))
             .filter_map(|slot| {
@@ -166,7 +293,7 @@ impl<'a> Stopped<'a> {
 
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {
-        let protocol = &self.shared.protocol;
+        let protocol = self.protocol;
         protocol.resume();
         protocol.stop_turn.pass(&protocol.edge);
         if let Some(own) = self.own {
@@ -176,9 +303,9 @@ impl Drop for Stopped<'_> {
 }
 
 impl StopStats {
-    fn new(shared: &Shared, counted: Counted, time_to_stop: Duration) -> Self {
+    fn new(protocol: &Protocol<Linux>, counted: Counted, time_to_stop: Duration) -> Self {
         let last = counted.last.and_then(|by| {
-            let slot = shared.protocol.slot(by.index)?;
+            let slot = protocol.slot(by.index)?;
             // Between two looks at the owner's number: the slot may have changed hands since.
             let owner = slot.told.identity.owner()?;
             (slot.by() == by).then_some(Last { thread: owner.thread, name: owner.name })
@@ -190,16 +317,16 @@ impl StopStats {
 
 /// A mutator that wants to stop the world, in its safe region; leaves it when the stop fails.
 struct Requester<'a> {
-    shared: &'a Shared,
+    protocol: &'a Protocol<Linux>,
     own: Option<&'static Slot<Identity>>,
 }
 
 impl<'a> Requester<'a> {
-    fn enter(shared: &'a Shared, own: Option<&'static Slot<Identity>>) -> Self {
+    fn enter(protocol: &'a Protocol<Linux>, own: Option<&'static Slot<Identity>>) -> Self {
         if let Some(own) = own {
-            shared.protocol.enter(own, Stance::Waits);
+            protocol.enter(own, Stance::Waits);
         }
-        Self { shared, own }
+        Self { protocol, own }
     }
 
     /// Stays in the safe region: the stop's guard leaves it.
@@ -211,7 +338,7 @@ impl<'a> Requester<'a> {
 impl Drop for Requester<'_> {
     fn drop(&mut self) {
         if let Some(own) = self.own {
-            self.shared.protocol.leave(own);
+            self.protocol.leave(own);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Linux under the protocol: membarrier, futex, and how long spinning is worth it.
 
-use core::cell::UnsafeCell;
+use core::cell::{Cell, UnsafeCell};
 use core::fmt;
+use core::marker::PhantomData;
 use core::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering, compiler_fence, fence,
 };
@@ -14,9 +15,8 @@ use arc_swap::ArcSwapOption;
 use sigctx::sys::{self, Membarrier};
 use threadreg::{Name, Nudge, ThreadRef, rest};
 
-use crate::die::die;
-use crate::protocol::{Chunk, Edge, Spare};
-use crate::world::Shared;
+use crate::error::die;
+use crate::protocol::{Chunk, Edge, Protocol, Spare};
 
 /// A requester spins for this long before it sleeps, if there is a processor to spin on: a poll
 /// answers in well under a microsecond, a sleep and a wake take tens.
@@ -98,7 +98,7 @@ pub(crate) struct Identity {
     /// visitor is the owner itself, or was one whose claim the owner has seen resolved.
     pub(crate) visited: AtomicBool,
     /// The owner holds the world for as long as `tid` is not 0.
-    pub(crate) world: AtomicPtr<Shared>,
+    pub(crate) world: AtomicPtr<Protocol<Linux>>,
     /// Locked by the owner when it comes and goes and by requesters for a copy; nobody can be
     /// stopped with it locked. A cell for the child of a fork, see `after_fork`.
     owner: UnsafeCell<Mutex<Option<Owner>>>,
@@ -139,6 +139,40 @@ impl Identity {
         }
         *lock = Mutex::new(owner);
         self.tid.store(me.unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+thread_local! {
+    // Const and without destructor: also readable where a nudged thread was interrupted.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether this thread runs a closure of [`Mutator::for_each_processor`](crate::Mutator), of
+/// whatever world.
+pub(crate) fn in_closure() -> bool {
+    DEPTH.get() != 0
+}
+
+/// While it lives, [`in_closure`], and [`Identity::visited`] of whoever is visited.
+pub(crate) struct Visit<'a> {
+    visited: &'a Identity,
+    /// The depth is the thread's.
+    not_send: PhantomData<*mut ()>,
+}
+
+impl<'a> Visit<'a> {
+    /// A slot has one visitor at a time: who took, or claimed, what it owes.
+    pub(crate) fn new(visited: &'a Identity) -> Self {
+        DEPTH.set(DEPTH.get() + 1);
+        visited.visited.store(true, Ordering::Relaxed);
+        Self { visited, not_send: PhantomData }
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.visited.visited.store(false, Ordering::Relaxed);
+        DEPTH.set(DEPTH.get() - 1);
     }
 }
 
@@ -250,7 +284,7 @@ mod tests {
     /// Whatever the parent's other threads do to the spare chunks when it forks.
     #[test]
     fn stress_a_child_of_a_fork_makes_worlds_of_its_own() {
-        let name = "edge::tests::stress_a_child_of_a_fork_makes_worlds_of_its_own";
+        let name = "system::tests::stress_a_child_of_a_fork_makes_worlds_of_its_own";
         in_child(name, Duration::from_secs(30), || {
             let done = AtomicBool::new(false);
             thread::scope(|scope| {

@@ -1,0 +1,206 @@
+//! For-each-processor as users have it: the request for it, and what its closure gets.
+
+use core::any::Any;
+use core::marker::PhantomData;
+use core::sync::atomic::Ordering;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Mutex, PoisonError};
+
+use sigctx::sys;
+use threadreg::ThreadRef;
+
+use crate::error::EachError;
+use crate::mutator::Mutator;
+use crate::options::EachOptions;
+use crate::pace::Clock;
+use crate::protocol::{NotVisited, Slot};
+use crate::system::{self, Identity};
+
+impl Mutator {
+    /// Runs `visit` once for every mutator of the world, this one included, without stopping them
+    /// all at a time. Returns for how many.
+    ///
+    /// A mutator that runs is visited on its own thread, at its poll; one in a safe region on this
+    /// thread, and it does not leave the region meanwhile. One that was nudged is visited between two
+    /// instructions of its code, with the room of an injected call for the closure, and what is left
+    /// of the stack beyond ([`CALLBACK_ROOM`](sigctx::inject::CALLBACK_ROOM)). Mutators that attach
+    /// during the call may or may not be visited; those that detach are visited before or not at all.
+    /// No closure runs while the world is stopped, so a slow one delays stops.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: a handler is not at a safe point.
+    ///
+    /// # Blocking
+    ///
+    /// Waits for its turn, and until every mutator has polled or entered a safe region. Others may
+    /// stop this thread meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Mutator::for_each_processor_with`], without the deadline.
+    ///
+    /// # Panics
+    ///
+    /// With the payload of the first closure that panicked, on whichever thread, after all have
+    /// run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut mutator = safepoint::World::new().attach()?;
+    /// let visited = mutator.for_each_processor(|p| println!("{}", p.index()))?;
+    /// assert_eq!(visited, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "forEachP")]
+    #[doc(alias = "handshake")]
+    pub fn for_each_processor(
+        &mut self,
+        visit: impl Fn(&Processor<'_>) + Sync,
+    ) -> Result<usize, EachError> {
+        self.for_each_processor_with(EachOptions::new(), visit)
+    }
+
+    /// Runs `visit` for every mutator as [`Mutator::for_each_processor`] does, with options.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: a handler is not at a safe point.
+    ///
+    /// # Blocking
+    ///
+    /// As [`Mutator::for_each_processor`]. The deadline, where there is one, bounds the waits for the
+    /// turn and for those that have not come to their closure. Closures that have begun are waited
+    /// for, since they borrow from here; and so is the end of a stop by another thread.
+    ///
+    /// # Errors
+    ///
+    /// [`EachError::InCallback`] inside a for-each closure, [`EachError::HoldsFreeze`] when the thread
+    /// holds `threadreg::freeze_creation`'s guard, [`EachError::Busy`] when the deadline passed before
+    /// it was this one's turn: no closure ran. [`EachError::TimedOut`] when it passed later,
+    /// [`EachError::HoldsMutators`] when the thread holds the task of a mutator that cannot be nudged:
+    /// the closure ran for some, and will not run for the others.
+    ///
+    /// # Panics
+    ///
+    /// As [`Mutator::for_each_processor`]; a panic goes before an error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use safepoint::EachOptions;
+    /// use std::time::Duration;
+    ///
+    /// let mut mutator = safepoint::World::new().attach()?;
+    /// let options = EachOptions::new().timeout(Duration::from_millis(100));
+    /// assert_eq!(mutator.for_each_processor_with(options, |_| ())?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn for_each_processor_with(
+        &mut self,
+        options: EachOptions,
+        visit: impl Fn(&Processor<'_>) + Sync,
+    ) -> Result<usize, EachError> {
+        if system::in_closure() {
+            return Err(EachError::InCallback);
+        }
+        let tid = self.tid();
+        if threadreg::holds_freeze() {
+            return Err(EachError::HoldsFreeze { tid });
+        }
+        let visited = core::sync::atomic::AtomicUsize::new(0);
+        let panics: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
+        let visit = |slot: &'static Slot<Identity>| {
+            let inside = system::Visit::new(&slot.told.identity);
+            let result = panic::catch_unwind(AssertUnwindSafe(|| visit(&Processor::new(slot))));
+            drop(inside);
+            // Relaxed: the round's count orders it before the requester's look.
+            visited.fetch_add(1, Ordering::Relaxed);
+            if let Err(payload) = result {
+                panics.lock().unwrap_or_else(PoisonError::into_inner).push(payload);
+            }
+        };
+        let mut clock =
+            Clock::start(&self.shared.protocol, tid, options.timeout, options.nudge_after);
+        let protocol = &self.shared.protocol;
+        let result = protocol.for_each(self.slot, tid, &visit, &mut clock);
+        let panics = panics.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = panics.into_iter().next() {
+            panic::resume_unwind(first);
+        }
+        let visited = visited.into_inner();
+        match result {
+            Ok(()) => Ok(visited),
+            Err(NotVisited::NoTurn) => {
+                let holder = protocol.each_turn.holder();
+                Err(EachError::Busy { holder, waited: clock.elapsed() })
+            }
+            Err(NotVisited::TooLate(stragglers)) if clock.is_own_fault() => {
+                Err(EachError::HoldsMutators { visited, stragglers })
+            }
+            Err(NotVisited::TooLate(stragglers)) => {
+                Err(EachError::TimedOut { visited, stragglers })
+            }
+        }
+    }
+}
+
+/// A mutator, while the closure of [`Mutator::for_each_processor`](crate::Mutator) runs for it. It
+/// does not run user code, detach or leave its safe region meanwhile.
+#[derive(Debug)]
+pub struct Processor<'a> {
+    slot: &'static Slot<Identity>,
+    of_the_visit: PhantomData<&'a ()>,
+}
+
+impl Processor<'_> {
+    pub(crate) fn new(slot: &'static Slot<Identity>) -> Self {
+        Self { slot, of_the_visit: PhantomData }
+    }
+
+    /// Its place in the world: small, distinct among the mutators of a moment, used again later.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.slot.index() as usize
+    }
+
+    /// How many mutators have had this place, this one included. Index and generation together
+    /// are this mutator's alone.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.slot.generation()
+    }
+
+    /// Its thread.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe: takes a lock.
+    ///
+    /// # Panics
+    ///
+    /// Never: a mutator has a thread until it has detached.
+    #[must_use]
+    pub fn thread(&self) -> ThreadRef {
+        self.slot.told.identity.thread().expect("visited mutators are attached")
+    }
+
+    /// Whether the closure runs on the mutator's own thread.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.slot.told.identity.tid.load(Ordering::Relaxed) == sys::gettid()
+    }
+}
