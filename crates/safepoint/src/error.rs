@@ -49,7 +49,7 @@ pub enum AttachError {
     Unregistered {
         /// The thread.
         tid: i32,
-        /// Why.
+        /// StragglerCause.
         error: threadreg::AttachError,
     },
 }
@@ -261,13 +261,13 @@ pub struct Straggler {
     /// How long it was waited for, from when it was this request's turn.
     pub waited: Duration,
     /// What kept it, as far as that is known.
-    pub why: Why,
+    pub cause: StragglerCause,
 }
 
 /// What kept a mutator from answering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Why {
+pub enum StragglerCause {
     /// It did not poll, and the world has no nudge.
     NoNudge,
     /// It did not poll, and the time for a nudge had not come.
@@ -283,14 +283,14 @@ pub enum Why {
     NudgePanicked,
     /// Its task is suspended.
     Suspended {
-        /// By this thread.
+        /// SlotUse this thread.
         by: i32,
     },
     /// Its thread has ended, and its mutator was never dropped.
     Ended,
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for StragglerCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoNudge => f.write_str("no poll, and the world has no nudge"),
@@ -308,15 +308,15 @@ impl fmt::Display for Why {
 
 impl fmt::Display for Straggler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tid, name, state, waited, why } = self;
-        write!(f, "thread {tid} ({name}), {state} for {waited:?}: {why}")
+        let Self { tid, name, state, waited, cause } = self;
+        write!(f, "thread {tid} ({name}), {state} for {waited:?}: {cause}")
     }
 }
 
 /// Says why, as far as standard error takes it, and aborts.
 ///
 /// `eprintln!` panics when standard error is a broken pipe, and would unwind from where nothing may.
-pub(crate) fn die(why: fmt::Arguments<'_>) -> ! {
+pub(crate) fn abort_with(why: fmt::Arguments<'_>) -> ! {
     let _ = writeln!(io::stderr(), "safepoint: {why}");
     std::process::abort();
 }
@@ -329,7 +329,7 @@ mod tests {
 
     use testkit::child;
 
-    use super::die;
+    use super::abort_with;
 
     #[test]
     fn the_process_aborts_though_nothing_can_be_written() {
@@ -340,7 +340,7 @@ mod tests {
             // SAFETY: two open descriptors. std ignores SIGPIPE, so that a write fails.
             let broken = unsafe { libc::dup2(writer.as_raw_fd(), libc::STDERR_FILENO) };
             assert_eq!(broken, libc::STDERR_FILENO);
-            die(format_args!("into a broken pipe"));
+            abort_with(format_args!("into a broken pipe"));
         });
         if let Some(ended) = ended {
             assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{}", ended.output);

@@ -13,7 +13,7 @@ use crate::error::EachError;
 use crate::mutator::Mutator;
 use crate::options::EachOptions;
 use crate::pace::Clock;
-use crate::protocol::{NotVisited, Slot};
+use crate::protocol::{MutatorSlot, NotVisited};
 use crate::system::{self, Identity};
 
 impl Mutator {
@@ -111,8 +111,8 @@ impl Mutator {
         }
         let visited = core::sync::atomic::AtomicUsize::new(0);
         let panics: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
-        let visit = |slot: &'static Slot<Identity>| {
-            let inside = system::Visit::new(&slot.told.identity);
+        let visit = |slot: &'static MutatorSlot<Identity>| {
+            let inside = system::Visit::new(&slot.status.identity);
             let result = panic::catch_unwind(AssertUnwindSafe(|| visit(&Processor::new(slot))));
             drop(inside);
             // Relaxed: the round's count orders it before the requester's look.
@@ -136,10 +136,10 @@ impl Mutator {
                 let holder = protocol.each_turn.holder();
                 Err(EachError::Busy { holder, waited: clock.elapsed() })
             }
-            Err(NotVisited::TooLate(stragglers)) if clock.is_own_fault() => {
+            Err(NotVisited::TimedOut(stragglers)) if clock.is_own_fault() => {
                 Err(EachError::HoldsMutators { visited, stragglers })
             }
-            Err(NotVisited::TooLate(stragglers)) => {
+            Err(NotVisited::TimedOut(stragglers)) => {
                 Err(EachError::TimedOut { visited, stragglers })
             }
         }
@@ -150,12 +150,12 @@ impl Mutator {
 /// does not run user code, detach or leave its safe region meanwhile.
 #[derive(Debug)]
 pub struct Processor<'a> {
-    slot: &'static Slot<Identity>,
+    slot: &'static MutatorSlot<Identity>,
     of_the_visit: PhantomData<&'a ()>,
 }
 
 impl Processor<'_> {
-    pub(crate) fn new(slot: &'static Slot<Identity>) -> Self {
+    pub(crate) fn new(slot: &'static MutatorSlot<Identity>) -> Self {
         Self { slot, of_the_visit: PhantomData }
     }
 
@@ -191,7 +191,7 @@ impl Processor<'_> {
     /// Never: a mutator has a thread until it has detached.
     #[must_use]
     pub fn thread(&self) -> ThreadRef {
-        self.slot.told.identity.thread().expect("visited mutators are attached")
+        self.slot.status.identity.thread().expect("visited mutators are attached")
     }
 
     /// Whether the closure runs on the mutator's own thread.
@@ -201,6 +201,6 @@ impl Processor<'_> {
     /// Async-signal-safe.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        self.slot.told.identity.tid.load(Ordering::Relaxed) == sys::gettid()
+        self.slot.status.identity.tid.load(Ordering::Relaxed) == sys::gettid()
     }
 }

@@ -113,7 +113,7 @@ fn after_fork(world: &Protocol<Linux>, parent: i32, me: i32) {
         parent,
         me,
         |slot| {
-            let identity = &slot.told.identity;
+            let identity = &slot.status.identity;
             let survives = identity.tid.load(Ordering::Relaxed) == parent;
             if survives {
                 identity.after_fork(Some(me));
@@ -125,7 +125,7 @@ fn after_fork(world: &Protocol<Linux>, parent: i32, me: i32) {
             survives
         },
         |slot| {
-            let identity = &slot.told.identity;
+            let identity = &slot.status.identity;
             identity.after_fork(None);
             identity.visited.store(false, Ordering::Relaxed);
         },

@@ -35,12 +35,12 @@ cfg_if::cfg_if! {
         mod system;
         mod world;
 
-        pub use error::{AttachError, EachError, StopError, Straggler, Why};
+        pub use error::{AttachError, EachError, StopError, Straggler, StragglerCause};
         pub use for_each::Processor;
         pub use mutator::Mutator;
         pub use options::{EachOptions, Reason, StopOptions};
         pub use protocol::MutatorState;
-        pub use stop::{Last, StopStats, Stopped, StoppedMutator};
+        pub use stop::{LastToStop, StopStats, Stopped, StoppedMutator};
         pub use system::Fences;
         pub use world::World;
     }

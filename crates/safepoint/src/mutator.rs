@@ -12,10 +12,10 @@ use sigctx::sys;
 use threadreg::rest::{self, Place, Registered, Rest};
 use threadreg::{Attached, ThreadRef};
 
-use crate::error::{AttachError, die};
+use crate::error::{AttachError, abort_with};
 use crate::pace::Clock;
-use crate::protocol::{MutatorState, NoSlot, Protocol, Slot, Stance};
-use crate::system::{Identity, Linux, Owner};
+use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Protocol, Stance};
+use crate::system::{Identity, Linux, Target};
 use crate::world::{Shared, World};
 
 impl World {
@@ -113,7 +113,7 @@ impl World {
 /// ```
 #[must_use = "a mutator that is dropped is detached"]
 pub struct Mutator {
-    pub(crate) slot: &'static Slot<Identity>,
+    pub(crate) slot: &'static MutatorSlot<Identity>,
     pub(crate) shared: Arc<Shared>,
     thread: ThreadRef,
     /// Known to handlers on this thread while the slot is its own.
@@ -155,14 +155,14 @@ impl Mutator {
         let limit = if frozen { Some(Duration::ZERO) } else { limit };
         let clock = Clock::start(&shared.protocol, tid, limit, Duration::ZERO);
         let place = Cell::new(None);
-        let identify = |slot: &'static Slot<Identity>| {
-            let identity = &slot.told.identity;
+        let identify = |slot: &'static MutatorSlot<Identity>| {
+            let identity = &slot.status.identity;
             identity.world.store((&raw const shared.protocol).cast_mut(), Ordering::Relaxed);
             identity.tid.store(tid, Ordering::Relaxed);
-            identity.set_owner(Some(Owner { thread, tid, name: thread.name() }));
+            identity.set_target(Some(Target { thread, tid, name: thread.name() }));
             place.set(rest::register(place_of(slot)));
         };
-        let forget = |slot: &'static Slot<Identity>| {
+        let forget = |slot: &'static MutatorSlot<Identity>| {
             place.take();
             forget(slot);
         };
@@ -200,20 +200,20 @@ impl Mutator {
     #[inline]
     #[doc(alias = "safepoint poll")]
     pub fn poll(&mut self) {
-        if cfg!(debug_assertions) || self.slot.is_asked() {
-            self.poll_asked();
+        if cfg!(debug_assertions) || self.slot.is_armed() {
+            self.poll_armed();
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn poll_asked(&mut self) {
+    fn poll_armed(&mut self) {
         assert!(
             !threadreg::holds_freeze(),
             "a safepoint under the guard of freeze_creation: poll first, freeze second"
         );
-        if self.slot.is_asked() {
-            self.shared.protocol.settle(self.slot);
+        if self.slot.is_armed() {
+            self.shared.protocol.process(self.slot);
         }
     }
 
@@ -261,7 +261,7 @@ impl Mutator {
         let region = SafeRegion::enter(self);
         let result = work();
         // The cheap look first: whoever has the world stopped from here has asked this slot too.
-        let stops = self.slot.is_asked() && self.shared.protocol.stop_turn.is_held_by(self.tid());
+        let stops = self.slot.is_armed() && self.shared.protocol.stop_turn.is_held_by(self.tid());
         // Unwinding drops the result, and the stop if it is there, before the region is left.
         assert!(!stops, "a safe region ended while its own thread has the world stopped");
         drop(region);
@@ -311,7 +311,7 @@ impl Mutator {
 impl Mutator {
     /// The thread's id. Not kept here: it changes in the child of a fork.
     pub(crate) fn tid(&self) -> i32 {
-        self.slot.told.identity.tid.load(Ordering::Relaxed)
+        self.slot.status.identity.tid.load(Ordering::Relaxed)
     }
 }
 
@@ -319,11 +319,14 @@ impl Drop for Mutator {
     fn drop(&mut self) {
         // In a safe region, too: a leaked stop leaves the mutator there, and so does an exit inside of
         // one, for a mutator in a thread-local. It owes no closure of its own then.
-        let identity = &self.slot.told.identity;
+        let identity = &self.slot.status.identity;
         // The closure was called by this slot's poll, which goes on with the slot and the world when
         // it returns. A poll that a nudge makes borrows nothing, so the compiler does not see to this.
         if identity.visited.load(Ordering::Relaxed) && self.slot.state() == MutatorState::Running {
-            die(format_args!("thread {} detaches in a closure that runs for it", self.tid()));
+            abort_with(format_args!(
+                "thread {} detaches in a closure that runs for it",
+                self.tid()
+            ));
         }
         let place = &mut self.place;
         self.shared.protocol.detach(self.slot, || {
@@ -335,13 +338,13 @@ impl Drop for Mutator {
 }
 
 /// Forgets the owner of a slot, which owes nothing.
-fn forget(slot: &'static Slot<Identity>) {
-    slot.told.identity.tid.store(0, Ordering::Relaxed);
-    slot.told.identity.set_owner(None);
+fn forget(slot: &'static MutatorSlot<Identity>) {
+    slot.status.identity.tid.store(0, Ordering::Relaxed);
+    slot.status.identity.set_target(None);
 }
 
 /// Where the owner of the slot stands still.
-fn place_of(slot: &'static Slot<Identity>) -> Place {
+fn place_of(slot: &'static MutatorSlot<Identity>) -> Place {
     // SAFETY: both ask for the exposed address of a slot that is the thread's, which it is from the
     // moment that this is registered until `forget`. They are a few loads and atomic stores. In the
     // protocol's waits the thread runs nothing else, in a region the closure that was given for it;
@@ -351,9 +354,9 @@ fn place_of(slot: &'static Slot<Identity>) -> Place {
 
 /// # Safety
 ///
-/// `data` is the exposed address of a [`Slot`] of the calling thread's.
+/// `data` is the exposed address of a [`MutatorSlot`] of the calling thread's.
 unsafe fn how_it_stands(data: usize) -> Rest {
-    let slot = ptr::with_exposed_provenance::<Slot<Identity>>(data);
+    let slot = ptr::with_exposed_provenance::<MutatorSlot<Identity>>(data);
     // SAFETY: the caller's obligation, and slots are never freed.
     match unsafe { &*slot }.stance() {
         Some(Stance::Waits) => Rest::Waiting,
@@ -366,17 +369,17 @@ unsafe fn how_it_stands(data: usize) -> Rest {
 ///
 /// As [`how_it_stands`].
 unsafe fn recall(data: usize) {
-    let slot = ptr::with_exposed_provenance::<Slot<Identity>>(data);
+    let slot = ptr::with_exposed_provenance::<MutatorSlot<Identity>>(data);
     // SAFETY: the caller's obligation, and slots are never freed.
     let slot = unsafe { &*slot };
-    let world = slot.told.identity.world.load(Ordering::Relaxed);
+    let world = slot.status.identity.world.load(Ordering::Relaxed);
     // SAFETY: written by this thread at attach, which holds the world for as long as it has the slot.
     unsafe { &*world }.recall(slot);
 }
 
 /// In a safe region from `enter` to drop, unwinding or not.
 struct SafeRegion<'a> {
-    slot: &'static Slot<Identity>,
+    slot: &'static MutatorSlot<Identity>,
     protocol: &'a Protocol<Linux>,
 }
 
@@ -391,12 +394,16 @@ impl<'a> SafeRegion<'a> {
     /// the guard of `freeze_creation` it may.
     #[cold]
     fn refuse_to_wait(&self) {
-        let tid = self.slot.told.identity.tid.load(Ordering::Relaxed);
+        let tid = self.slot.status.identity.tid.load(Ordering::Relaxed);
         if self.protocol.stop_turn.is_held_by(tid) {
-            die(format_args!("thread {tid} leaves its safe region and has the world stopped"));
+            abort_with(format_args!(
+                "thread {tid} leaves its safe region and has the world stopped"
+            ));
         }
         if cfg!(debug_assertions) && threadreg::holds_freeze() {
-            die(format_args!("thread {tid} waits for a stop under the guard of freeze_creation"));
+            abort_with(format_args!(
+                "thread {tid} waits for a stop under the guard of freeze_creation"
+            ));
         }
     }
 }
@@ -404,7 +411,7 @@ impl<'a> SafeRegion<'a> {
 impl Drop for SafeRegion<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.slot.is_asked() {
+        if self.slot.is_armed() {
             self.refuse_to_wait();
         }
         self.protocol.leave(self.slot);

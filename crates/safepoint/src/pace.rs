@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use sigctx::sys;
 use threadreg::{Name, NudgeCall, NudgeError, ThreadRef};
 
-use crate::error::{Straggler, Why};
-use crate::protocol::{By, Limit, MutatorState, Pace, Protocol, Slot};
-use crate::system::{self, Identity, Linux, Owner};
+use crate::error::{Straggler, StragglerCause};
+use crate::protocol::{Limit, MutatorSlot, MutatorState, Pace, Protocol, SlotUse};
+use crate::system::{self, Identity, Linux, Target};
 
 /// The first nap; each is twice the one before.
 const FIRST_NAP: Duration = Duration::from_micros(100);
@@ -35,14 +35,14 @@ pub(crate) struct Clock<'a> {
 /// What came of a late mutator's nudges.
 #[derive(Debug)]
 struct Nudged {
-    who: By,
+    slot_use: SlotUse,
     times: u32,
     last: Sent,
 }
 
 #[derive(Debug)]
 enum Sent {
-    Asked,
+    Requests,
     Failed(NudgeError),
     Panicked,
 }
@@ -80,7 +80,7 @@ impl<'a> Clock<'a> {
 
     fn nudge(
         &self,
-        slot: &'static Slot<Identity>,
+        slot: &'static MutatorSlot<Identity>,
         thread: ThreadRef,
         wanted: &dyn Fn() -> bool,
     ) -> Option<Sent> {
@@ -91,13 +91,13 @@ impl<'a> Clock<'a> {
         // The nudge is somebody else's code, and so is its destructor, which runs here when it was
         // replaced meanwhile.
         let ask = || {
-            let nudge = self.protocol.edge.nudge.load();
+            let nudge = self.protocol.system.nudge.load();
             Some((*nudge).as_ref()?.nudge(thread, call, wanted))
         };
         // Unwinding would leave a request behind that nobody waits for. The hook has reported the
         // panic; the payload's destructor might panic in its turn.
         match panic::catch_unwind(AssertUnwindSafe(ask)) {
-            Ok(sent) => sent.map(|sent| sent.map_or_else(Sent::Failed, |()| Sent::Asked)),
+            Ok(sent) => sent.map(|sent| sent.map_or_else(Sent::Failed, |()| Sent::Requests)),
             Err(payload) => {
                 Box::leak(payload);
                 Some(Sent::Panicked)
@@ -105,41 +105,45 @@ impl<'a> Clock<'a> {
         }
     }
 
-    fn note(&mut self, who: By, sent: Sent) {
-        if let Some(nudged) = self.nudged.iter_mut().find(|nudged| nudged.who == who) {
+    fn note(&mut self, slot_use: SlotUse, sent: Sent) {
+        if let Some(nudged) = self.nudged.iter_mut().find(|nudged| nudged.slot_use == slot_use) {
             nudged.times += 1;
             nudged.last = sent;
         } else {
-            self.nudged.push(Nudged { who, times: 1, last: sent });
+            self.nudged.push(Nudged { slot_use, times: 1, last: sent });
         }
     }
 
     fn has_nudge(&self) -> bool {
-        self.protocol.edge.nudge.load().is_some()
+        self.protocol.system.nudge.load().is_some()
     }
 
     /// Whether no nudge has reached `who`, or is going to.
-    fn is_out_of_reach(&self, who: By) -> bool {
-        let last = self.nudged.iter().find(|nudged| nudged.who == who).map(|nudged| &nudged.last);
+    fn is_out_of_reach(&self, slot_use: SlotUse) -> bool {
+        let last = self
+            .nudged
+            .iter()
+            .find(|nudged| nudged.slot_use == slot_use)
+            .map(|nudged| &nudged.last);
         !self.has_nudge() || matches!(last, Some(Sent::Failed(NudgeError::NotInstalled)))
     }
 
-    fn why(&self, slot: &'static Slot<Identity>, owner: Owner) -> Why {
+    fn cause(&self, slot: &'static MutatorSlot<Identity>, target: Target) -> StragglerCause {
         // A thread that has left the registry may still run: it is asked for by its id.
-        let gone = !owner.thread.is_alive() && sys::tgkill(sys::getpid(), owner.tid, 0).is_err();
+        let gone = !target.thread.is_alive() && sys::tgkill(sys::getpid(), target.tid, 0).is_err();
         if gone {
-            return Why::Ended;
+            return StragglerCause::Ended;
         }
-        if let Some(by) = owner.thread.suspended_by() {
-            return Why::Suspended { by };
+        if let Some(by) = target.thread.suspended_by() {
+            return StragglerCause::Suspended { by };
         }
-        let who = slot.by();
-        match self.nudged.iter().find(|nudged| nudged.who == who) {
-            None if self.has_nudge() => Why::NotNudged,
-            None => Why::NoNudge,
-            Some(Nudged { last: Sent::Failed(error), .. }) => Why::NudgeFailed(*error),
-            Some(Nudged { last: Sent::Panicked, .. }) => Why::NudgePanicked,
-            Some(Nudged { times, .. }) => Why::Nudged { times: *times },
+        let slot_use = slot.current_use();
+        match self.nudged.iter().find(|nudged| nudged.slot_use == slot_use) {
+            None if self.has_nudge() => StragglerCause::NotNudged,
+            None => StragglerCause::NoNudge,
+            Some(Nudged { last: Sent::Failed(error), .. }) => StragglerCause::NudgeFailed(*error),
+            Some(Nudged { last: Sent::Panicked, .. }) => StragglerCause::NudgePanicked,
+            Some(Nudged { times, .. }) => StragglerCause::Nudged { times: *times },
         }
     }
 }
@@ -176,28 +180,29 @@ impl Pace<Linux> for Clock<'_> {
         due
     }
 
-    fn late(&mut self, slot: &'static Slot<Identity>, wanted: &dyn Fn() -> bool) {
-        let who = slot.by();
-        let Some(thread) = slot.told.identity.thread() else { return };
+    fn late(&mut self, slot: &'static MutatorSlot<Identity>, wanted: &dyn Fn() -> bool) {
+        let slot_use = slot.current_use();
+        let Some(thread) = slot.status.identity.thread() else { return };
         // Asked again at each nap, and whoever exits answers on its way.
         if self.elapsed() >= self.nudge_after
             && let Some(sent) = self.nudge(slot, thread, wanted)
         {
-            self.note(who, sent);
+            self.note(slot_use, sent);
         }
         let mine = thread.suspended_by() == Some(self.me);
-        self.own_fault |= mine && self.is_out_of_reach(who);
+        self.own_fault |= mine && self.is_out_of_reach(slot_use);
     }
 
-    fn look(&self, slot: &'static Slot<Identity>) -> Straggler {
+    fn look(&self, slot: &'static MutatorSlot<Identity>) -> Straggler {
         let state = slot.state();
-        let owner = slot.told.identity.owner();
+        let target = slot.status.identity.target();
         Straggler {
-            tid: owner.map_or(0, |owner| owner.tid),
-            name: owner.map_or(Name::default(), |owner| owner.name),
+            // Always there: a target acknowledges before it gives its slot up.
+            tid: target.map_or(0, |target| target.tid),
+            name: target.map_or(Name::default(), |target| target.name),
             state,
             waited: self.elapsed(),
-            why: owner.map_or(Why::Ended, |owner| self.why(slot, owner)),
+            cause: target.map_or(StragglerCause::Ended, |target| self.cause(slot, target)),
         }
     }
 }
@@ -206,12 +211,12 @@ impl Pace<Linux> for Clock<'_> {
 ///
 /// # Safety
 ///
-/// `data` is the exposed address of a [`Slot`]. Late and repeated calls are allowed for.
+/// `data` is the exposed address of a [`MutatorSlot`]. Late and repeated calls are allowed for.
 unsafe fn nudged(data: usize) {
-    let slot = ptr::with_exposed_provenance::<Slot<Identity>>(data);
+    let slot = ptr::with_exposed_provenance::<MutatorSlot<Identity>>(data);
     // SAFETY: the caller's obligation, and slots are never freed.
-    let slot: &'static Slot<Identity> = unsafe { &*slot };
-    let identity = &slot.told.identity;
+    let slot: &'static MutatorSlot<Identity> = unsafe { &*slot };
+    let identity = &slot.status.identity;
     // The slot may have another owner by now, or none. If it is this thread's it stays so during
     // this call, and the owner's mutator holds the world: what is called from here are closures for
     // this slot, in which the mutator cannot be dropped (it aborts).
@@ -219,10 +224,10 @@ unsafe fn nudged(data: usize) {
     // Under the guard of `freeze_creation` it would hold up those who make threads and are to stop:
     // it is nudged again.
     let may = !system::in_closure() && !threadreg::holds_freeze();
-    if own && may && slot.state() == MutatorState::Running && slot.is_asked() {
+    if own && may && slot.state() == MutatorState::Running && slot.is_armed() {
         let world = identity.world.load(core::sync::atomic::Ordering::Relaxed);
         // SAFETY: written by this thread at attach; alive as said above.
         let world = unsafe { &*world };
-        world.settle(slot);
+        world.process(slot);
     }
 }

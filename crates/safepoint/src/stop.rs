@@ -12,7 +12,7 @@ use crate::error::StopError;
 use crate::mutator::Mutator;
 use crate::options::{Reason, StopOptions};
 use crate::pace::Clock;
-use crate::protocol::{Counted, MutatorState, Protocol, Slot, Stance, TooLate};
+use crate::protocol::{Counted, MutatorSlot, MutatorState, Protocol, Stance, TimedOut};
 use crate::system::{self, Identity, Linux};
 use crate::world::World;
 
@@ -149,7 +149,7 @@ impl World {
 #[must_use = "the world is resumed when this is dropped"]
 pub struct Stopped<'a> {
     protocol: &'a Protocol<Linux>,
-    own: Option<&'static Slot<Identity>>,
+    own: Option<&'static MutatorSlot<Identity>>,
     reason: Reason,
     stats: StopStats,
     not_send: PhantomData<*mut ()>,
@@ -167,7 +167,7 @@ impl fmt::Debug for Stopped<'_> {
 /// The mutator that kept a stop waiting longest.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-pub struct Last {
+pub struct LastToStop {
     /// Its thread.
     pub thread: ThreadRef,
     /// The thread's name at that time.
@@ -186,14 +186,14 @@ pub struct StopStats {
     pub running: usize,
     /// Who was waited for last. `None` if nobody was: all had answered, or were found safe, by the
     /// time the last one had been asked. Also if that one has detached since.
-    pub last: Option<Last>,
+    pub last: Option<LastToStop>,
 }
 
 impl<'a> Stopped<'a> {
     /// The caller is `tid`; `own` is its slot if it is to be stopped too, and running then.
     pub(crate) fn stop(
         protocol: &'a Protocol<Linux>,
-        own: Option<&'static Slot<Identity>>,
+        own: Option<&'static MutatorSlot<Identity>>,
         tid: i32,
         options: StopOptions,
     ) -> Result<Self, StopError> {
@@ -209,15 +209,15 @@ impl<'a> Stopped<'a> {
         // Safe from here on: whoever has the turn may stop this thread, which waits for it.
         let safe = Requester::enter(protocol, own);
         loop {
-            if !protocol.stop_turn.take(&protocol.edge, own, tid, &mut clock) {
+            if !protocol.stop_turn.acquire(&protocol.system, own, tid, &mut clock) {
                 let holder = protocol.stop_turn.holder();
                 // Waits while others have the world stopped.
                 drop(safe);
                 return Err(StopError::Busy { reason, holder, waited: clock.elapsed() });
             }
-            let Some(own) = own.filter(|own| !protocol.go_to_work(own)) else { break };
+            let Some(own) = own.filter(|own| !protocol.begin_work(own)) else { break };
             // The thread's task is held: its holder may be a mutator that is to be stopped.
-            protocol.stop_turn.pass(&protocol.edge);
+            protocol.stop_turn.release(&protocol.system);
             protocol.stay_while_held(own);
         }
         clock.restart();
@@ -227,8 +227,8 @@ impl<'a> Stopped<'a> {
                 safe.stay();
                 Ok(Self { protocol, own, reason, stats, not_send: PhantomData })
             }
-            Err(TooLate(stragglers)) => {
-                protocol.stop_turn.pass(&protocol.edge);
+            Err(TimedOut(stragglers)) => {
+                protocol.stop_turn.release(&protocol.system);
                 Err(if clock.is_own_fault() {
                     StopError::HoldsMutators { reason, stragglers }
                 } else {
@@ -271,7 +271,7 @@ impl<'a> Stopped<'a> {
             .live()
             .filter(move |slot| own.is_none_or(|own| !ptr::eq(own, *slot)))
             .filter_map(|slot| {
-                let thread = slot.told.identity.thread()?;
+                let thread = slot.status.identity.thread()?;
                 Some(StoppedMutator { slot, thread, of_the_stop: PhantomData })
             })
     }
@@ -295,7 +295,7 @@ impl Drop for Stopped<'_> {
     fn drop(&mut self) {
         let protocol = self.protocol;
         protocol.resume();
-        protocol.stop_turn.pass(&protocol.edge);
+        protocol.stop_turn.release(&protocol.system);
         if let Some(own) = self.own {
             protocol.leave(own);
         }
@@ -307,8 +307,9 @@ impl StopStats {
         let last = counted.last.and_then(|by| {
             let slot = protocol.slot(by.index)?;
             // Between two looks at the owner's number: the slot may have changed hands since.
-            let owner = slot.told.identity.owner()?;
-            (slot.by() == by).then_some(Last { thread: owner.thread, name: owner.name })
+            let target = slot.status.identity.target()?;
+            (slot.current_use() == by)
+                .then_some(LastToStop { thread: target.thread, name: target.name })
         });
         let (mutators, running) = (counted.mutators as usize, counted.running as usize);
         Self { time_to_stop, mutators, running, last }
@@ -318,11 +319,11 @@ impl StopStats {
 /// A mutator that wants to stop the world, in its safe region; leaves it when the stop fails.
 struct Requester<'a> {
     protocol: &'a Protocol<Linux>,
-    own: Option<&'static Slot<Identity>>,
+    own: Option<&'static MutatorSlot<Identity>>,
 }
 
 impl<'a> Requester<'a> {
-    fn enter(protocol: &'a Protocol<Linux>, own: Option<&'static Slot<Identity>>) -> Self {
+    fn enter(protocol: &'a Protocol<Linux>, own: Option<&'static MutatorSlot<Identity>>) -> Self {
         if let Some(own) = own {
             protocol.enter(own, Stance::Waits);
         }
@@ -346,7 +347,7 @@ impl Drop for Requester<'_> {
 /// A mutator in a stopped world.
 #[derive(Debug)]
 pub struct StoppedMutator<'a> {
-    slot: &'static Slot<Identity>,
+    slot: &'static MutatorSlot<Identity>,
     thread: ThreadRef,
     of_the_stop: PhantomData<&'a ()>,
 }

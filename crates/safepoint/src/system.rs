@@ -15,8 +15,8 @@ use arc_swap::ArcSwapOption;
 use sigctx::sys::{self, Membarrier};
 use threadreg::{Name, Nudge, ThreadRef, rest};
 
-use crate::error::die;
-use crate::protocol::{Chunk, Edge, Protocol, Spare};
+use crate::error::abort_with;
+use crate::protocol::{Chunk, Protocol, Spare, System};
 
 /// A requester spins for this long before it sleeps, if there is a processor to spin on: a poll
 /// answers in well under a microsecond, a sleep and a wake take tens.
@@ -83,7 +83,7 @@ impl Linux {
 
 /// Who has a slot. Kept when the thread is gone and its mutator was not detached.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Owner {
+pub(crate) struct Target {
     pub(crate) thread: ThreadRef,
     pub(crate) tid: i32,
     pub(crate) name: Name,
@@ -101,7 +101,7 @@ pub(crate) struct Identity {
     pub(crate) world: AtomicPtr<Protocol<Linux>>,
     /// Locked by the owner when it comes and goes and by requesters for a copy; nobody can be
     /// stopped with it locked. A cell for the child of a fork, see `after_fork`.
-    owner: UnsafeCell<Mutex<Option<Owner>>>,
+    target: UnsafeCell<Mutex<Option<Target>>>,
 }
 
 // SAFETY: the cell's contents are replaced in `after_fork` alone, on the only thread there is; all
@@ -109,35 +109,35 @@ pub(crate) struct Identity {
 unsafe impl Sync for Identity {}
 
 impl Identity {
-    pub(crate) fn owner(&self) -> Option<Owner> {
+    pub(crate) fn target(&self) -> Option<Target> {
         *self.lock()
     }
 
     pub(crate) fn thread(&self) -> Option<ThreadRef> {
-        self.owner().map(|owner| owner.thread)
+        self.target().map(|target| target.thread)
     }
 
-    pub(crate) fn set_owner(&self, owner: Option<Owner>) {
-        *self.lock() = owner;
+    pub(crate) fn set_target(&self, target: Option<Target>) {
+        *self.lock() = target;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Owner>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Target>> {
         // SAFETY: see the impl of `Sync`.
-        let owner = unsafe { &*self.owner.get() };
-        owner.lock().unwrap_or_else(PoisonError::into_inner)
+        let target = unsafe { &*self.target.get() };
+        target.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// In the child of a fork, on its one thread: the lock is free, whoever had it at the fork. The
     /// owner is kept, with its new id, if it is the survivor, `me`; only the owner itself writes it.
     pub(crate) fn after_fork(&self, me: Option<i32>) {
         // SAFETY: the only thread is here, and borrows it nowhere else.
-        let lock = unsafe { &mut *self.owner.get() };
-        let mut owner = None;
+        let lock = unsafe { &mut *self.target.get() };
+        let mut target = None;
         if let Some(me) = me {
-            owner = *lock.get_mut().unwrap_or_else(PoisonError::into_inner);
-            owner = owner.map(|owner| Owner { tid: me, ..owner });
+            target = *lock.get_mut().unwrap_or_else(PoisonError::into_inner);
+            target = target.map(|target| Target { tid: me, ..target });
         }
-        *lock = Mutex::new(owner);
+        *lock = Mutex::new(target);
         self.tid.store(me.unwrap_or(0), Ordering::Relaxed);
     }
 }
@@ -184,7 +184,7 @@ fn process() -> u32 {
     sys::getpid().cast_unsigned()
 }
 
-impl Edge for Linux {
+impl System for Linux {
     type Identity = Identity;
 
     #[inline]
@@ -203,7 +203,7 @@ impl Edge for Linux {
             && let Err(error) = sys::membarrier(Membarrier::PRIVATE_EXPEDITED)
         {
             // Mutators rely on it already; a stop without it may see running threads as safe.
-            die(format_args!("membarrier, which worked at the start, is refused: {error}"));
+            abort_with(format_args!("membarrier, which worked at the start, is refused: {error}"));
         }
     }
 
@@ -279,7 +279,7 @@ mod tests {
 
     use super::Linux;
     use crate::World;
-    use crate::protocol::Edge;
+    use crate::protocol::System;
 
     /// Whatever the parent's other threads do to the spare chunks when it forks.
     #[test]

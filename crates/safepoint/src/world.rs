@@ -7,7 +7,7 @@ use std::sync::Arc;
 use threadreg::Nudge;
 
 use crate::forks;
-use crate::protocol::{Protocol, Slot};
+use crate::protocol::{MutatorSlot, Protocol};
 use crate::system::{Fences, Identity, Linux};
 
 /// What all handles of a world share.
@@ -37,9 +37,10 @@ impl fmt::Debug for Shared {
 
 impl Shared {
     /// The calling thread's slot.
-    pub(crate) fn slot_of(&self, tid: i32) -> Option<&'static Slot<Identity>> {
-        let is_owner = |s: &&Slot<Identity>| s.told.identity.tid.load(Ordering::Relaxed) == tid;
-        self.protocol.live().find(is_owner)
+    pub(crate) fn slot_of(&self, tid: i32) -> Option<&'static MutatorSlot<Identity>> {
+        let is_own =
+            |s: &&MutatorSlot<Identity>| s.status.identity.tid.load(Ordering::Relaxed) == tid;
+        self.protocol.live().find(is_own)
     }
 }
 
@@ -105,7 +106,7 @@ impl World {
     /// Async-signal-safe.
     #[must_use]
     pub fn fences(&self) -> Fences {
-        self.shared.protocol.edge.fences
+        self.shared.protocol.system.fences
     }
 
     /// Sets how late mutators are brought to a safe point; replaces what was set before.
@@ -149,6 +150,6 @@ impl World {
     /// world.set_nudge(std::sync::Arc::new(Nobody));
     /// ```
     pub unsafe fn set_nudge(&self, nudge: Arc<dyn Nudge>) {
-        self.shared.protocol.edge.nudge.store(Some(Arc::new(nudge)));
+        self.shared.protocol.system.nudge.store(Some(Arc::new(nudge)));
     }
 }

@@ -2,7 +2,7 @@
 //! where it runs, and by the requester on its behalf where it is in a safe region.
 //!
 //! ```text
-//!  each_owed:   0 --requester: ask--> g --owner, at its poll: runs it-----------------> 0
+//!  each_pending:   0 --requester: ask--> g --owner, at its poll: runs it-----------------> 0
 //!                                     |  \--requester: slot is gone, nothing to run--> 0
 //!               requester: slot Safe  v
 //!                                 g|CLAIMED --requester has run it---------------------> 0
@@ -12,35 +12,35 @@
 //!
 //! One look at the state is enough. It comes after the heavy fence, so a slot that is seen `Safe`
 //! finds its poll bit before it runs user code again, and its owner then takes the debt or finds it
-//! claimed: the exchange on `each_owed` decides.
+//! claimed: the exchange on `each_pending` decides.
 
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ptr;
 
-use super::request::Generation;
-use super::slot::{AWAITED, CLAIMED, EACH, MutatorState, Slot, Stance};
-use super::{Edge, Pace, Protocol};
+use super::request::RoundNumber;
+use super::slot::{AWAITED, CLAIMED, EACH, MutatorSlot, MutatorState, Stance};
+use super::{Pace, Protocol, System};
 use crate::sync::Ordering;
 
 /// What was seen of those for whom no closure ran.
-pub(crate) type Unvisited<S> = Vec<S>;
+pub(crate) type Unvisited<T> = Vec<T>;
 
 /// A for-each that did not come to its end.
 #[derive(Debug)]
-pub(crate) enum NotVisited<S> {
+pub(crate) enum NotVisited<T> {
     /// It did not get the turn: no closure ran.
     NoTurn,
     /// Closures ran for all but these.
-    TooLate(Unvisited<S>),
+    TimedOut(Unvisited<T>),
 }
 
 /// The closure of a round. It must not unwind.
-pub(crate) struct Call<'a, E: Edge> {
-    pub(crate) visit: &'a (dyn Fn(&'static Slot<E::Identity>) + Sync),
+pub(crate) struct Call<'a, S: System> {
+    pub(crate) visit: &'a (dyn Fn(&'static MutatorSlot<S::Identity>) + Sync),
 }
 
-impl<E: Edge> fmt::Debug for Call<'_, E> {
+impl<S: System> fmt::Debug for Call<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call").finish_non_exhaustive()
     }
@@ -53,61 +53,61 @@ impl Drop for MustNotUnwind {
     fn drop(&mut self) {
         // Under loom a model that fails unwinds through here, and is to be reported.
         #[cfg(not(loom))]
-        crate::error::die(format_args!(
+        crate::error::abort_with(format_args!(
             "a panic left a for-each that others may still take part in"
         ));
     }
 }
 
-impl<E: Edge> Protocol<E> {
+impl<S: System> Protocol<S> {
     /// Runs `visit` once for `own` and once for every other slot that is live when it is asked;
     /// those that detach meanwhile are visited or not. `visit` must not unwind.
     ///
     /// `own`, of the thread `me`, is running before and after, and in a safe region while it waits.
-    pub(crate) fn for_each<P: Pace<E>>(
+    pub(crate) fn for_each<P: Pace<S>>(
         &self,
-        own: &'static Slot<E::Identity>,
+        own: &'static MutatorSlot<S::Identity>,
         me: i32,
-        visit: &(dyn Fn(&'static Slot<E::Identity>) + Sync),
+        visit: &(dyn Fn(&'static MutatorSlot<S::Identity>) + Sync),
         pace: &mut P,
     ) -> Result<(), NotVisited<P::Seen>> {
         self.enter(own, Stance::Waits);
-        let took = self.each_turn.take(&self.edge, Some(own), me, pace);
+        let took = self.each_turn.acquire(&self.system, Some(own), me, pace);
         // I6: blocks while the world is stopped.
         self.leave(own);
         if !took {
             return Err(NotVisited::NoTurn);
         }
 
-        let call: Call<'_, E> = Call { visit };
+        let call: Call<'_, S> = Call { visit };
         let shares_are_out = MustNotUnwind;
-        let generation = self.each.begin();
+        let round = self.each.begin();
         // Release, with `visit`'s acquire. I6: taken back when the last share is answered.
         self.each_call.store(ptr::from_ref(&call).cast_mut().cast(), Ordering::Release);
-        let asked = self.arm_each(own, generation);
+        let asked = self.arm_each(own, round);
         (call.visit)(own);
         if asked != 0 {
             // I2, once: whoever is seen running after this sees the bit before it changes state.
-            self.edge.heavy();
-            self.visit_the_safe(own, generation, &call, |_, _| ());
+            self.system.heavy();
+            self.visit_the_safe(own, round, &call, |_, _| ());
         }
         let mut unvisited = Vec::new();
-        if !self.each.answer(generation, None) {
-            self.await_each(own, generation, &call, pace, &mut unvisited);
+        if !self.each.acknowledge(round, None) {
+            self.await_each(own, round, &call, pace, &mut unvisited);
         }
         self.each_call.store(ptr::null_mut(), Ordering::Relaxed);
         let _over = ManuallyDrop::new(shares_are_out);
-        self.each_turn.pass(&self.edge);
-        if unvisited.is_empty() { Ok(()) } else { Err(NotVisited::TooLate(unvisited)) }
+        self.each_turn.release(&self.system);
+        if unvisited.is_empty() { Ok(()) } else { Err(NotVisited::TimedOut(unvisited)) }
     }
 
     /// Asks every live slot but `own`, which has nothing to answer.
-    fn arm_each(&self, own: &'static Slot<E::Identity>, generation: Generation) -> u32 {
+    fn arm_each(&self, own: &'static MutatorSlot<S::Identity>, round: RoundNumber) -> u32 {
         let mut asked = 0;
         for slot in self.live().filter(|slot| !ptr::eq(own, *slot)) {
             self.each.expect();
-            slot.asked.each_owed.store(generation.0, Ordering::Release);
-            slot.asked.poll.fetch_or(EACH, Ordering::AcqRel);
+            slot.requests.each_pending.store(round.0, Ordering::Release);
+            slot.requests.poll.fetch_or(EACH, Ordering::AcqRel);
             asked += 1;
         }
         asked
@@ -115,58 +115,58 @@ impl<E: Edge> Protocol<E> {
 
     /// Waits until all have answered, in a safe region: a requester that waits can be stopped. Past
     /// the deadline only closures that have begun are waited for.
-    fn await_each<P: Pace<E>>(
+    fn await_each<P: Pace<S>>(
         &self,
-        own: &'static Slot<E::Identity>,
-        generation: Generation,
-        call: &Call<'_, E>,
+        own: &'static MutatorSlot<S::Identity>,
+        round: RoundNumber,
+        call: &Call<'_, S>,
         pace: &mut P,
         unvisited: &mut Unvisited<P::Seen>,
     ) {
         let mut withdrawn = false;
         while self.each.pending().is_some() {
             self.enter(own, Stance::Waits);
-            let done = self.edge.spin(1, || self.each.pending().is_none());
+            let done = self.system.spin(1, || self.each.pending().is_none());
             let (mut late, mut expired) = (false, false);
             while !(done || late || expired)
                 && let Some(seen) = self.each.pending()
             {
-                if own.is_recalled(&self.edge) {
-                    self.edge.serve();
+                if own.is_recalled(&self.system) {
+                    self.system.serve();
                 }
                 expired = !withdrawn && pace.expired();
                 if !expired {
-                    self.edge.wait(&self.each.remaining, seen, pace.nap());
+                    self.system.wait(&self.each.pending, seen, pace.nap());
                     late = pace.due();
                 }
             }
             self.leave(own);
             if expired {
-                self.withdraw_each(own, generation, call, pace, unvisited);
+                self.withdraw_each(own, round, call, pace, unvisited);
                 withdrawn = true;
             } else if late && !withdrawn {
-                let late = |slot: &'static Slot<E::Identity>, wanted: &dyn Fn() -> bool| {
+                let late = |slot: &'static MutatorSlot<S::Identity>, wanted: &dyn Fn() -> bool| {
                     pace.late(slot, wanted);
                 };
-                self.visit_the_safe(own, generation, call, late);
+                self.visit_the_safe(own, round, call, late);
             }
         }
     }
 
-    /// Past the deadline: a last look at who is safe, then takes back what is still owed.
-    fn withdraw_each<P: Pace<E>>(
+    /// Past the deadline: a last look at who is safe, then takes back what is still pending.
+    fn withdraw_each<P: Pace<S>>(
         &self,
-        own: &'static Slot<E::Identity>,
-        generation: Generation,
-        call: &Call<'_, E>,
+        own: &'static MutatorSlot<S::Identity>,
+        round: RoundNumber,
+        call: &Call<'_, S>,
         pace: &P,
         unvisited: &mut Unvisited<P::Seen>,
     ) {
-        self.visit_the_safe(own, generation, call, |slot, _| {
+        self.visit_the_safe(own, round, call, |slot, _| {
             // Looked at while it owes: it is still the one who was asked.
             let seen = pace.look(slot);
-            if Self::take_each(slot, generation.0) {
-                self.each.answer(generation, None);
+            if Self::take_each(slot, round.0) {
+                self.each.acknowledge(round, None);
                 unvisited.push(seen);
             }
         });
@@ -175,30 +175,30 @@ impl<E: Edge> Protocol<E> {
     /// Runs the closure for every slot that is safe and has not run it; `late` gets those that run.
     fn visit_the_safe(
         &self,
-        own: &'static Slot<E::Identity>,
-        generation: Generation,
-        call: &Call<'_, E>,
-        mut late: impl FnMut(&'static Slot<E::Identity>, &dyn Fn() -> bool),
+        own: &'static MutatorSlot<S::Identity>,
+        round: RoundNumber,
+        call: &Call<'_, S>,
+        mut late: impl FnMut(&'static MutatorSlot<S::Identity>, &dyn Fn() -> bool),
     ) {
         for slot in self.arena.slots() {
-            let owes = || slot.asked.each_owed.load(Ordering::Relaxed) == generation.0;
-            if !owes() {
+            let is_pending = || slot.requests.each_pending.load(Ordering::Relaxed) == round.0;
+            if !is_pending() {
                 continue;
             }
             // A stop waits for one closure at most, and no closure runs in it (I6).
-            if own.is_asked() {
-                self.settle(own);
+            if own.is_armed() {
+                self.process(own);
             }
             match slot.state() {
                 // I7.
                 MutatorState::Running => {
-                    late(slot, &|| slot.state() == MutatorState::Running && owes());
+                    late(slot, &|| slot.state() == MutatorState::Running && is_pending());
                 }
-                MutatorState::Safe => self.visit_for(slot, generation, call),
+                MutatorState::Safe => self.visit_for(slot, round, call),
                 // Gone, or going: it does not run user code again without looking at its debts.
                 _ => {
-                    if Self::take_each(slot, generation.0) {
-                        self.each.answer(generation, None);
+                    if Self::take_each(slot, round.0) {
+                        self.each.acknowledge(round, None);
                     }
                 }
             }
@@ -207,26 +207,25 @@ impl<E: Edge> Protocol<E> {
 
     fn visit_for(
         &self,
-        slot: &'static Slot<E::Identity>,
-        generation: Generation,
-        call: &Call<'_, E>,
+        slot: &'static MutatorSlot<S::Identity>,
+        round: RoundNumber,
+        call: &Call<'_, S>,
     ) {
-        let (owed, claim) = (&slot.asked.each_owed, generation.0 | CLAIMED);
+        let (pending, claim) = (&slot.requests.each_pending, round.0 | CLAIMED);
         // Acquire: the look at the state came before, and the closure must not.
-        if owed.compare_exchange(generation.0, claim, Ordering::Acquire, Ordering::Relaxed).is_err()
-        {
+        if pending.compare_exchange(round.0, claim, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return;
         }
         (call.visit)(slot);
         // Release: the owner sees what the closure did.
-        if owed.swap(0, Ordering::Release) & AWAITED != 0 {
-            self.edge.wake_all(owed);
+        if pending.swap(0, Ordering::Release) & AWAITED != 0 {
+            self.system.wake_all(pending);
         }
-        self.each.answer(generation, None);
+        self.each.acknowledge(round, None);
     }
 
     /// Runs the round's closure for a slot that was taken out of its debt.
-    pub(super) fn visit(&self, slot: &'static Slot<E::Identity>) {
+    pub(super) fn visit(&self, slot: &'static MutatorSlot<S::Identity>) {
         let call = self.each_call.load(Ordering::Acquire);
         // SAFETY: I6: the requester keeps the call alive until every share of its round is
         // answered, and the caller answers the slot's only after this.
@@ -241,7 +240,7 @@ mod tests {
 
     use testkit::child;
 
-    use super::{Pace, Protocol, Slot};
+    use super::{MutatorSlot, Pace, Protocol};
     use crate::protocol::Limit;
     use crate::system::{Fences, Identity, Linux};
 
@@ -266,10 +265,10 @@ mod tests {
         fn due(&mut self) -> bool {
             true
         }
-        fn late(&mut self, _slot: &'static Slot<Identity>, _wanted: &dyn Fn() -> bool) {
+        fn late(&mut self, _slot: &'static MutatorSlot<Identity>, _wanted: &dyn Fn() -> bool) {
             panic!("out of the round");
         }
-        fn look(&self, _slot: &'static Slot<Identity>) {}
+        fn look(&self, _slot: &'static MutatorSlot<Identity>) {}
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The protocol of polls, safe regions, stop-the-world and for-each, without system calls: fences
-//! for others, waiting and time come in through [`Edge`] and [`Pace`], so that the very same code
+//! for others, waiting and time come in through [`System`] and [`Pace`], so that the very same code
 //! runs under loom.
 //!
 //! ```text
@@ -22,20 +22,20 @@
 //! |---|---|---|---|---|
 //! | `poll` | requesters and owner set bits, owner clears | owner | set: release; clear: acq-rel, then the sources are looked at again | a bit may be set in vain, never missing |
 //! | `state` | owner | requesters | release / acquire, and a fence before the owner's next look at `poll` | I2 |
-//! | `stop_owed`, `each_owed` | requester 0→g; owner or requester g→0 by exchange; requester g→claimed→0 | both | acq-rel | I3, I4 |
-//! | `remaining` (one a round) | requester, answerers | requester | acq-rel | I5 |
+//! | `stop_pending`, `each_pending` | requester 0→g; owner or requester g→0 by exchange; requester g→claimed→0 | both | acq-rel | I3, I4 |
+//! | `pending` (one a round) | requester, answerers | requester | acq-rel | I5 |
 //! | `stop_word` | holder of the stop turn | owners | release / acquire, fence after it is made odd | odd: a stop is wanted or on |
 //! | turns | requesters; a handler adds to the upper bits | requesters | acquire / release | one thread has a turn |
-//! | `each_call` | holder of the for-each turn | who took `each_owed` | release / acquire | I6 |
+//! | `each_call` | holder of the for-each turn | who took `each_pending` | release / acquire | I6 |
 //!
 //! - **I1** A slot outlives everybody who holds its world.
 //! - **I2** *State first, then the flag.* The owner publishes its state, fences, looks at `poll`;
 //!   the requester publishes `poll`, fences, looks at `state`. One of them sees the other. With the
 //!   light fence on the owner's side the requester's is the heavy one; slow paths fence in full.
-//! - **I3** Who takes a generation out of an `owed` word answers it, once, and nobody else does. An
+//! - **I3** Who takes a generation out of an `pending` word answers it, once, and nobody else does. An
 //!   owner that takes one before the requester has set the bit sets it itself, and so does not run
 //!   past what it has answered.
-//! - **I4** While `each_owed` is claimed the owner cannot leave its safe region; only a slot that
+//! - **I4** While `each_pending` is claimed the owner cannot leave its safe region; only a slot that
 //!   was seen `Safe` after the heavy fence is claimed.
 //! - **I5** The stop and the for-each have a [`Round`] each. No share of a finished round is out.
 //! - **I6** Closures run on threads whose own state is `Running`: never in a stopped world. The
@@ -48,7 +48,7 @@
 //!   REST, which the owner looks at after each store of `Running`, and it changes the word that the
 //!   owner waits on.
 //!
-//! *Exit*: detach answers what is owed; a slot found dead owes nothing that the requester cannot
+//! *Exit*: detach answers what is pending; a slot found dead owes nothing that the requester cannot
 //! answer itself. *Fork*: the child puts each world in order, see `Protocol::after_fork`. *Signals*: a handler calls
 //! `recall` alone, and waits look again after `EINTR`. *Nesting* is refused by the crate's outer layer.
 //!
@@ -73,33 +73,35 @@ use self::each::Call;
 #[cfg(not(loom))]
 pub(crate) use self::each::NotVisited;
 use self::request::{Round, Turn};
+use self::slot::Arena;
 #[cfg(not(loom))]
 pub use self::slot::MutatorState;
 #[cfg(any(test, not(loom)))]
 pub(crate) use self::slot::Stance;
-use self::slot::{Arena, OwnLines};
-#[cfg(not(loom))]
-pub(crate) use self::slot::{By, Spare};
-pub(crate) use self::slot::{Chunk, Slot};
+pub(crate) use self::slot::{Chunk, MutatorSlot};
 #[cfg(not(loom))]
 use self::slot::{REST, STOP};
 #[cfg(not(loom))]
-pub(crate) use self::stop::{Counted, TooLate};
+pub(crate) use self::slot::{SlotUse, Spare};
+#[cfg(not(loom))]
+pub(crate) use self::stop::{Counted, TimedOut};
 #[cfg(not(loom))]
 pub(crate) use self::target::NoSlot;
 #[cfg(not(loom))]
 use crate::sync::Ordering;
+use crossbeam_utils::CachePadded;
+
 use crate::sync::{AtomicPtr, AtomicU32};
 
 /// What the protocol needs of the system.
-pub(crate) trait Edge: fmt::Debug + Send + Sync + Sized + 'static {
+pub(crate) trait System: fmt::Debug + Send + Sync + Sized + 'static {
     /// What is kept of a slot's owner.
     type Identity: Default + fmt::Debug + Send + Sync + 'static;
 
-    /// The owner's side of a fence pair; the other side is [`Edge::heavy`] or a full fence that
+    /// The owner's side of a fence pair; the other side is [`System::heavy`] or a full fence that
     /// both sides make.
     fn light(&self);
-    /// A full fence here, and for every thread that relies on [`Edge::light`].
+    /// A full fence here, and for every thread that relies on [`System::light`].
     fn heavy(&self);
     /// Sleeps while the word holds `expected`; returns early as it likes.
     fn wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Duration>);
@@ -131,7 +133,7 @@ pub(crate) trait Limit {
 }
 
 /// How long a requester waits, and what it does about those who are late.
-pub(crate) trait Pace<E: Edge>: Limit {
+pub(crate) trait Pace<S: System>: Limit {
     /// What is kept of one who is late.
     type Seen;
 
@@ -144,31 +146,31 @@ pub(crate) trait Pace<E: Edge>: Limit {
     fn due(&mut self) -> bool;
     /// Called in each look for a slot that still runs; a nudge is of use while `wanted`. Must not
     /// unwind.
-    fn late(&mut self, slot: &'static Slot<E::Identity>, wanted: &dyn Fn() -> bool);
+    fn late(&mut self, slot: &'static MutatorSlot<S::Identity>, wanted: &dyn Fn() -> bool);
     /// Who is late, while the slot is still theirs. Must not unwind.
-    fn look(&self, slot: &'static Slot<E::Identity>) -> Self::Seen;
+    fn look(&self, slot: &'static MutatorSlot<S::Identity>) -> Self::Seen;
 }
 
 /// A world's shared state.
 #[derive(Debug)]
-pub(crate) struct Protocol<E: Edge> {
-    pub(crate) edge: E,
-    arena: Arena<E>,
+pub(crate) struct Protocol<S: System> {
+    pub(crate) system: S,
+    arena: Arena<S>,
     /// Read by every thread that waits for a resume.
-    stop_word: OwnLines<AtomicU32>,
+    stop_word: CachePadded<AtomicU32>,
     stop: Round,
     each: Round,
-    each_call: AtomicPtr<Call<'static, E>>,
+    each_call: AtomicPtr<Call<'static, S>>,
     pub(crate) stop_turn: Turn,
     pub(crate) each_turn: Turn,
 }
 
-impl<E: Edge> Protocol<E> {
-    pub(crate) fn new(edge: E) -> Self {
+impl<S: System> Protocol<S> {
+    pub(crate) fn new(system: S) -> Self {
         Self {
-            edge,
+            system,
             arena: Arena::new(),
-            stop_word: OwnLines(AtomicU32::new(0)),
+            stop_word: CachePadded::new(AtomicU32::new(0)),
             stop: Round::new(),
             each: Round::new(),
             each_call: AtomicPtr::new(core::ptr::null_mut()),
@@ -178,13 +180,13 @@ impl<E: Edge> Protocol<E> {
     }
 
     /// Slots that have an owner now; may be old by the time it is looked at, except in a stop.
-    pub(crate) fn live(&self) -> impl Iterator<Item = &'static Slot<E::Identity>> + use<E> {
+    pub(crate) fn live(&self) -> impl Iterator<Item = &'static MutatorSlot<S::Identity>> + use<S> {
         self.arena.slots().filter(|slot| slot.state().is_live())
     }
 
     /// The slot at `index`, which was found by a walk before.
     #[cfg(not(loom))]
-    pub(crate) fn slot(&self, index: u32) -> Option<&'static Slot<E::Identity>> {
+    pub(crate) fn slot(&self, index: u32) -> Option<&'static MutatorSlot<S::Identity>> {
         self.arena.slots().find(|slot| slot.index() == index)
     }
 
@@ -192,7 +194,7 @@ impl<E: Edge> Protocol<E> {
     /// others were in the middle of. They are gone: their slots are dead, what they asked is asked no
     /// more, what they were to answer is answered. What the survivor itself is in the middle of goes on.
     ///
-    /// To be called on the one thread of the child, which was `parent` and is `me`. `bury` forgets
+    /// To be called on the one thread of the child, which was `parent` and is `me`. `reclaim` forgets
     /// the owner of a slot that is not the survivor's; `survives` says which is, and puts its
     /// identity in order.
     #[cfg(not(loom))]
@@ -200,8 +202,8 @@ impl<E: Edge> Protocol<E> {
         &self,
         parent: i32,
         me: i32,
-        survives: impl Fn(&'static Slot<E::Identity>) -> bool,
-        bury: impl Fn(&'static Slot<E::Identity>),
+        survives: impl Fn(&'static MutatorSlot<S::Identity>) -> bool,
+        reclaim: impl Fn(&'static MutatorSlot<S::Identity>),
     ) {
         // Relaxed throughout: there is no other thread.
         let stopping = self.stop_turn.after_fork(parent, me);
@@ -211,11 +213,11 @@ impl<E: Edge> Protocol<E> {
         // task is held no more, and is to go on when the region ends.
         let kept = REST | if stopping { STOP } else { 0 };
         self.arena.each_slot(|slot| {
-            slot.asked.poll.fetch_and(kept, Ordering::Relaxed);
-            slot.asked.stop_owed.store(0, Ordering::Relaxed);
-            slot.asked.each_owed.store(0, Ordering::Relaxed);
+            slot.requests.poll.fetch_and(kept, Ordering::Relaxed);
+            slot.requests.stop_pending.store(0, Ordering::Relaxed);
+            slot.requests.each_pending.store(0, Ordering::Relaxed);
             if slot.state() != MutatorState::Dead && !survives(slot) {
-                bury(slot);
+                reclaim(slot);
                 slot.set_state(MutatorState::Dead);
             }
         });

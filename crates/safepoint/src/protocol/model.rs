@@ -21,7 +21,7 @@ loom::lazy_static! {
     static ref QUEUE: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
 }
 
-impl Edge for Model {
+impl System for Model {
     type Identity = ();
 
     fn light(&self) {
@@ -102,8 +102,8 @@ impl Pace<Model> for Patient {
     fn due(&mut self) -> bool {
         false
     }
-    fn late(&mut self, _slot: &'static Slot<()>, _wanted: &dyn Fn() -> bool) {}
-    fn look(&self, _slot: &'static Slot<()>) {}
+    fn late(&mut self, _slot: &'static MutatorSlot<()>, _wanted: &dyn Fn() -> bool) {}
+    fn look(&self, _slot: &'static MutatorSlot<()>) {}
 }
 
 /// Its deadline has always passed already.
@@ -121,15 +121,15 @@ impl Pace<Model> for Impatient {
     fn expired(&self) -> bool {
         true
     }
-    /// Asked past the deadline only.
+    /// Requests past the deadline only.
     fn nap(&self) -> Option<Duration> {
         None
     }
     fn due(&mut self) -> bool {
         true
     }
-    fn late(&mut self, _slot: &'static Slot<()>, _wanted: &dyn Fn() -> bool) {}
-    fn look(&self, _slot: &'static Slot<()>) {}
+    fn late(&mut self, _slot: &'static MutatorSlot<()>, _wanted: &dyn Fn() -> bool) {}
+    fn look(&self, _slot: &'static MutatorSlot<()>) {}
 }
 
 /// The world, and memory as a user has it. Plain memory as far as loom is concerned: two accesses
@@ -147,7 +147,7 @@ unsafe impl Sync for World {}
 // SAFETY: as above.
 unsafe impl Send for World {}
 
-pub(super) type Mutator = &'static Slot<()>;
+pub(super) type Mutator = &'static MutatorSlot<()>;
 
 impl World {
     pub(super) fn new() -> Arc<Self> {
@@ -175,8 +175,8 @@ impl World {
     }
 
     pub(super) fn poll(&self, slot: Mutator) {
-        if slot.is_asked() {
-            self.protocol.settle(slot);
+        if slot.is_armed() {
+            self.protocol.process(slot);
         }
     }
 
@@ -191,22 +191,22 @@ impl World {
     }
 
     pub(super) fn stop_outside(&self) -> u32 {
-        assert!(self.protocol.stop_turn.take(&Model, None, 1, &mut Patient), "has no deadline");
+        assert!(self.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient), "has no deadline");
         let counted = self.protocol.stop(None, &mut Patient).expect("has no deadline");
         self.in_stop();
         self.protocol.resume();
-        self.protocol.stop_turn.pass(&Model);
+        self.protocol.stop_turn.release(&Model);
         counted.mutators
     }
 
     pub(super) fn stop_as(&self, own: Mutator) {
         self.protocol.enter(own, Stance::Waits);
-        let took = self.protocol.stop_turn.take(&Model, Some(own), 1, &mut Patient);
-        assert!(took && self.protocol.go_to_work(own), "no deadline, nothing held");
+        let took = self.protocol.stop_turn.acquire(&Model, Some(own), 1, &mut Patient);
+        assert!(took && self.protocol.begin_work(own), "no deadline, nothing held");
         self.protocol.stop(Some(own), &mut Patient).expect("has no deadline");
         self.in_stop();
         self.protocol.resume();
-        self.protocol.stop_turn.pass(&Model);
+        self.protocol.stop_turn.release(&Model);
         self.protocol.leave(own);
     }
 
@@ -297,7 +297,7 @@ fn stop_waits_for_each_of_two() {
 /// A mutator that only polls, and wakes from the first stop when the second has begun, must not
 /// clear the second's bit with the first's.
 #[test]
-fn second_stop_against_one_who_leaves_the_first() {
+fn second_stop_against_a_mutator_that_leaves_the_first() {
     loom::model(|| {
         let world = World::new();
         let slot = world.attach();
@@ -361,7 +361,7 @@ fn stop_past_its_deadline() {
         let slot = world.attach();
         let stopper = spawn(&world, |world| {
             assert!(
-                world.protocol.stop_turn.take(&Model, None, 1, &mut Impatient),
+                world.protocol.stop_turn.acquire(&Model, None, 1, &mut Impatient),
                 "nobody else has it"
             );
             let stopped = world.protocol.stop(None, &mut Impatient);
@@ -369,7 +369,7 @@ fn stop_past_its_deadline() {
                 world.in_stop();
                 world.protocol.resume();
             }
-            world.protocol.stop_turn.pass(&Model);
+            world.protocol.stop_turn.release(&Model);
             world.stop_outside()
         });
         world.work(slot);
@@ -409,7 +409,7 @@ fn for_each_against_a_runner_that_polls() {
 }
 
 #[test]
-fn for_each_against_one_who_leaves_a_safe_region() {
+fn for_each_against_a_mutator_that_leaves_a_safe_region() {
     for_each_against(|world, slot| {
         world.protocol.enter(slot, Stance::Away);
         world.protocol.leave(slot);
@@ -475,7 +475,7 @@ fn for_each_beside_a_stop_against_a_runner() {
 /// An owner that waits for a claim to be resolved answers a stop whose bit is not set yet, and must
 /// not run again all the same.
 #[test]
-fn stop_against_one_who_leaves_under_a_claim() {
+fn stop_against_a_mutator_that_leaves_under_a_claim() {
     let mut model = loom::model::Builder::new();
     // Three threads: one preemption less than usual. The yields let the others in for nothing.
     model.preemption_bound = model.preemption_bound.map(|n| n.min(2));
@@ -499,7 +499,7 @@ fn stop_against_one_who_leaves_under_a_claim() {
 
 /// As above, for one who detaches and owes a closure: that does not run in the stop.
 #[test]
-fn stop_against_one_who_detaches_and_owes_a_closure() {
+fn stop_against_a_mutator_that_detaches_with_a_closure_pending() {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = model.preemption_bound.map(|n| n.min(2));
     model.check(|| {

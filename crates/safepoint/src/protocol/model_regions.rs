@@ -104,11 +104,11 @@ fn no_nudge_for_a_stop_comes_to_a_region() {
         let world = World::new();
         let slot = world.attach();
         let stopper = spawn(&world, |world| {
-            assert!(world.protocol.stop_turn.take(&Model, None, 1, &mut Patient), "no deadline");
+            assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient), "no deadline");
             world.protocol.stop(None, &mut Nudges(true)).expect("no deadline");
             world.in_stop();
             world.protocol.resume();
-            world.protocol.stop_turn.pass(&Model);
+            world.protocol.stop_turn.release(&Model);
         });
         thread::yield_now();
         blocks(&world, slot);
@@ -147,7 +147,7 @@ fn a_recall_in_a_stop_is_served() {
         let world = World::new();
         let slot = world.attach();
         let stopper = spawn(&world, |world| {
-            assert!(world.protocol.stop_turn.take(&Model, None, 1, &mut Patient), "no deadline");
+            assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient), "no deadline");
             world.protocol.stop(None, &mut Patient).expect("no deadline");
             // The holder, which has the world stopped.
             let only = world.protocol.live().next().expect("the mutator");
@@ -157,14 +157,14 @@ fn a_recall_in_a_stop_is_served() {
                 thread::yield_now();
             }
             world.protocol.resume();
-            world.protocol.stop_turn.pass(&Model);
+            world.protocol.stop_turn.release(&Model);
         });
-        while !slot.is_asked() {
+        while !slot.is_armed() {
             thread::yield_now();
         }
         world.poll(slot);
         assert_eq!(STAYED.load(Ordering::Acquire), 1, "stays while its task is held");
-        assert!(!slot.is_asked(), "nothing is left");
+        assert!(!slot.is_armed(), "nothing is left");
         world.protocol.enter(slot, Stance::Away);
         stopper.join().unwrap();
     });
@@ -200,20 +200,20 @@ fn a_recalled_requester_does_not_go_to_work() {
     loom::model(|| {
         let world = World::new();
         let slot = world.attach();
-        assert!(world.protocol.stop_turn.take(&Model, None, 1, &mut Patient), "nobody has it");
+        assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient), "nobody has it");
         let waiter = spawn(&world, move |world| {
             world.protocol.enter(slot, Stance::Waits);
             loop {
-                let took = world.protocol.stop_turn.take(&Model, Some(slot), 2, &mut Patient);
+                let took = world.protocol.stop_turn.acquire(&Model, Some(slot), 2, &mut Patient);
                 assert!(took, "no deadline");
-                if world.protocol.go_to_work(slot) {
+                if world.protocol.begin_work(slot) {
                     break;
                 }
-                world.protocol.stop_turn.pass(&Model);
+                world.protocol.stop_turn.release(&Model);
                 world.protocol.stay_while_held(slot);
             }
             let stayed = STAYED.load(Ordering::Acquire);
-            world.protocol.stop_turn.pass(&Model);
+            world.protocol.stop_turn.release(&Model);
             world.protocol.leave(slot);
             stayed
         });
@@ -222,7 +222,7 @@ fn a_recalled_requester_does_not_go_to_work() {
         while SERVED.load(Ordering::Acquire) == 0 {
             thread::yield_now();
         }
-        world.protocol.stop_turn.pass(&Model);
+        world.protocol.stop_turn.release(&Model);
         assert_eq!(waiter.join().unwrap(), 1, "went to work while its task was held");
     });
 }
@@ -239,7 +239,7 @@ fn attach_that_gives_up_against_a_stop() {
         }
         stopper.join().unwrap();
         let slot = world.attach();
-        assert!(!slot.is_asked() || slot.asked.stop_owed.load(Ordering::Relaxed) == 0);
+        assert!(!slot.is_armed() || slot.requests.stop_pending.load(Ordering::Relaxed) == 0);
         world.work(slot);
         world.detach(slot);
         assert_eq!(world.protocol.live().count(), 0);
@@ -281,7 +281,7 @@ fn for_each_past_its_deadline() {
             };
             let visited = match world.protocol.for_each(own, 1, &visit, &mut Impatient) {
                 Ok(()) => 2,
-                Err(each::NotVisited::TooLate(late)) => 2 - late.len() as u32,
+                Err(each::NotVisited::TimedOut(late)) => 2 - late.len() as u32,
                 Err(each::NotVisited::NoTurn) => panic!("nobody else has it"),
             };
             assert_eq!(visits.into_inner(), visited, "as many as it says");

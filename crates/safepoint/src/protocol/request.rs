@@ -18,7 +18,7 @@
 //! never shared, or a late answer to one request would be counted for the other.
 //!
 //! ```text
-//!  remaining = | generation, low 12 bits | count, 20 bits |
+//!  pending = | round, low 12 bits | count, 20 bits |
 //!
 //!   begin: (g, 1)  --expect--> (g, n + 1)  --answer (n times), requester's own share--> (g, 0)
 //! ```
@@ -28,8 +28,8 @@
 
 use core::sync::atomic::{AtomicI32 as PlainI32, AtomicU32 as PlainU32, Ordering as Plain};
 
-use super::slot::{By, Slot};
-use super::{Edge, Pace};
+use super::slot::{MutatorSlot, SlotUse};
+use super::{Pace, System};
 use crate::sync::{AtomicU32, Ordering};
 
 const FREE: u32 = 0;
@@ -56,12 +56,12 @@ impl Turn {
     /// region, and runs what the holder of its task asks of it meanwhile.
     ///
     /// Acquire, with `pass`'s release: a requester sees what the one before it wrote.
-    pub(crate) fn take<E: Edge>(
+    pub(crate) fn acquire<S: System>(
         &self,
-        edge: &E,
-        own: Option<&'static Slot<E::Identity>>,
+        system: &S,
+        own: Option<&'static MutatorSlot<S::Identity>>,
         me: i32,
-        pace: &mut impl Pace<E>,
+        pace: &mut impl Pace<S>,
     ) -> bool {
         let taken = self.word.compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed);
         if taken.is_err() {
@@ -70,10 +70,10 @@ impl Turn {
                 if pace.expired() {
                     return false;
                 }
-                if own.is_some_and(|own| own.is_recalled(edge)) {
-                    edge.serve();
+                if own.is_some_and(|own| own.is_recalled(system)) {
+                    system.serve();
                 }
-                edge.wait(&self.word, WANTED, pace.left());
+                system.wait(&self.word, WANTED, pace.left());
             }
         }
         self.holder.store(me, Plain::Relaxed);
@@ -81,10 +81,10 @@ impl Turn {
     }
 
     /// Gives the turn up.
-    pub(crate) fn pass<E: Edge>(&self, edge: &E) {
+    pub(crate) fn release<S: System>(&self, system: &S) {
         self.holder.store(0, Plain::Relaxed);
         if self.word.swap(FREE, Ordering::Release) & STATE == WANTED {
-            edge.wake_one(&self.word);
+            system.wake_one(&self.word);
         }
     }
 
@@ -123,20 +123,20 @@ pub(crate) const MOST: u32 = COUNT - 1;
 pub(crate) struct Round {
     /// Also the word that the requester waits on: it changes with every answer, and the last
     /// answer wakes.
-    pub(crate) remaining: AtomicU32,
+    pub(crate) pending: AtomicU32,
     /// Written by requesters only, one after the other by the turn.
-    generation: PlainU32,
+    number: PlainU32,
     /// Index of the slot that took the last share, plus one; 0: the requester did.
     last: PlainU32,
     /// Which of the slot's owners that was.
-    last_owner: PlainU32,
+    last_generation: PlainU32,
 }
 
 /// One request's number. Never 0, and leaves the top two bits free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Generation(pub(crate) u32);
+pub(crate) struct RoundNumber(pub(crate) u32);
 
-impl Generation {
+impl RoundNumber {
     fn tag(self) -> u32 {
         self.0 << COUNT_BITS
     }
@@ -145,48 +145,48 @@ impl Generation {
 impl Round {
     pub(crate) fn new() -> Self {
         Self {
-            remaining: AtomicU32::new(0),
-            generation: PlainU32::new(0),
+            pending: AtomicU32::new(0),
+            number: PlainU32::new(0),
             last: PlainU32::new(0),
-            last_owner: PlainU32::new(0),
+            last_generation: PlainU32::new(0),
         }
     }
 
     /// Starts the next request with the requester's own share. Turn holder only.
-    pub(crate) fn begin(&self) -> Generation {
-        let next = (self.generation.load(Plain::Relaxed) + 1) & (u32::MAX >> 2);
-        let generation = Generation(next.max(1));
-        self.generation.store(generation.0, Plain::Relaxed);
+    pub(crate) fn begin(&self) -> RoundNumber {
+        let next = (self.number.load(Plain::Relaxed) + 1) & (u32::MAX >> 2);
+        let round = RoundNumber(next.max(1));
+        self.number.store(round.0, Plain::Relaxed);
         self.last.store(0, Plain::Relaxed);
-        // Relaxed: nobody answers before it owes, and `owed` is stored with release.
-        self.remaining.store(generation.tag() | 1, Ordering::Relaxed);
-        generation
+        // Relaxed: nobody answers before it owes, and `pending` is stored with release.
+        self.pending.store(round.tag() | 1, Ordering::Relaxed);
+        round
     }
 
     /// Adds a share, before its slot is told that it owes one. Turn holder only.
     pub(crate) fn expect(&self) {
-        self.remaining.fetch_add(1, Ordering::Relaxed);
+        self.pending.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes a share, for the slot that took it out of `owed` or (`None`) for the requester. True
+    /// Takes a share, for the slot that took it out of `pending` or (`None`) for the requester. True
     /// for the last one: the requester, if it is another thread, has to be woken.
     ///
     /// Release, so that the requester sees what was done before every answer (its load of the
     /// zero is an acquire, and all exchanges between are one release sequence); acquire, because
     /// the requester itself may be the one that takes the last share.
-    pub(crate) fn answer(&self, generation: Generation, by: Option<By>) -> bool {
-        let mut seen = self.remaining.load(Ordering::Relaxed);
+    pub(crate) fn acknowledge(&self, round: RoundNumber, by: Option<SlotUse>) -> bool {
+        let mut seen = self.pending.load(Ordering::Relaxed);
         loop {
-            if seen & !COUNT != generation.tag() || seen & COUNT == 0 {
+            if seen & !COUNT != round.tag() || seen & COUNT == 0 {
                 // An answer to a request that is over.
                 return false;
             }
             if seen & COUNT == 1 {
                 // Only one share is left and it is ours, so nobody else writes this now.
                 self.last.store(by.map_or(0, |by| by.index + 1), Plain::Relaxed);
-                self.last_owner.store(by.map_or(0, |by| by.owner), Plain::Relaxed);
+                self.last_generation.store(by.map_or(0, |by| by.generation), Plain::Relaxed);
             }
-            match self.remaining.compare_exchange_weak(
+            match self.pending.compare_exchange_weak(
                 seen,
                 seen - 1,
                 Ordering::AcqRel,
@@ -200,20 +200,20 @@ impl Round {
 
     /// The word to wait on while it is not `None`, which it is when all have answered.
     pub(crate) fn pending(&self) -> Option<u32> {
-        let seen = self.remaining.load(Ordering::Acquire);
+        let seen = self.pending.load(Ordering::Acquire);
         (seen & COUNT != 0).then_some(seen)
     }
 
     /// Who answered last; `None` when the requester found everybody safe.
-    pub(crate) fn last(&self) -> Option<By> {
+    pub(crate) fn last(&self) -> Option<SlotUse> {
         let index = self.last.load(Plain::Relaxed).checked_sub(1)?;
-        Some(By { index, owner: self.last_owner.load(Plain::Relaxed) })
+        Some(SlotUse { index, generation: self.last_generation.load(Plain::Relaxed) })
     }
 }
 
 impl Round {
     #[cfg(not(loom))]
     pub(super) fn after_fork(&self) {
-        self.remaining.fetch_and(!COUNT, Ordering::Relaxed);
+        self.pending.fetch_and(!COUNT, Ordering::Relaxed);
     }
 }

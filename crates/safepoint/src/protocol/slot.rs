@@ -3,11 +3,12 @@
 //! address once seen stays a slot.
 
 use core::fmt;
-use core::ops::Deref;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32 as PlainU32, Ordering as Plain};
 
-use super::Edge;
+use crossbeam_utils::CachePadded;
+
+use super::System;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 
 /// Bit of the poll word: a stop wants an answer, or has wanted one.
@@ -17,9 +18,9 @@ pub(crate) const EACH: u32 = 1 << 1;
 /// Bit of the poll word: the thread's task was held while the slot stood still. Set by a handler on the
 /// owner's thread, so never between two of the owner's steps that are one to the compiler.
 pub(crate) const REST: u32 = 1 << 2;
-/// Bit of `each_owed`: the requester has taken the closure on itself and may be running it.
+/// Bit of `each_pending`: the requester has taken the closure on itself and may be running it.
 pub(crate) const CLAIMED: u32 = 1 << 31;
-/// Bit of a claimed `each_owed`: the owner sleeps until the claim is resolved.
+/// Bit of a claimed `each_pending`: the owner sleeps until the claim is resolved.
 pub(crate) const AWAITED: u32 = 1 << 30;
 
 /// Where a mutator is, as seen by requesters.
@@ -83,35 +84,23 @@ impl fmt::Display for MutatorState {
     }
 }
 
-/// Keeps what is in it on cache lines of its own; 128 because processors fetch lines in pairs.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(crate) struct OwnLines<T>(pub(crate) T);
-
-impl<T> Deref for OwnLines<T> {
-    type Target = T;
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
-
 /// Written by requesters.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Requests {
     /// What the owner's poll looks at. Requesters set bits, and the owner what it finds before they
     /// do; only the owner clears them.
     pub(crate) poll: AtomicU32,
-    /// Generation of the stop that this slot owes an answer to; 0: none.
-    pub(crate) stop_owed: AtomicU32,
-    /// Generation of the for-each that this slot owes a run of the closure to; 0: none.
-    pub(crate) each_owed: AtomicU32,
+    /// RoundNumber of the stop that this slot owes an answer to; 0: none.
+    pub(crate) stop_pending: AtomicU32,
+    /// RoundNumber of the for-each that this slot owes a run of the closure to; 0: none.
+    pub(crate) each_pending: AtomicU32,
 }
 
 /// Written by the owner.
 #[derive(Debug)]
-pub(crate) struct Told<I> {
+pub(crate) struct Status<I> {
     state: AtomicU32,
-    /// Who the owner is; kept by the edge, the protocol does not look at it.
+    /// Who the owner is; kept by the system, the protocol does not look at it.
     pub(crate) identity: I,
     /// How many owners the slot has had. Not part of the protocol, so not modelled.
     pub(crate) generation: PlainU32,
@@ -122,20 +111,20 @@ pub(crate) struct Told<I> {
 /// One mutator's place in the world.
 #[derive(Debug)]
 #[repr(C)]
-pub(crate) struct Slot<I> {
-    pub(crate) asked: OwnLines<Asked>,
-    pub(crate) told: OwnLines<Told<I>>,
+pub(crate) struct MutatorSlot<I> {
+    pub(crate) requests: CachePadded<Requests>,
+    pub(crate) status: CachePadded<Status<I>>,
 }
 
-impl<I: Default> Slot<I> {
+impl<I: Default> MutatorSlot<I> {
     pub(crate) fn new() -> Self {
         Self {
-            asked: OwnLines(Asked {
+            requests: CachePadded::new(Requests {
                 poll: AtomicU32::new(0),
-                stop_owed: AtomicU32::new(0),
-                each_owed: AtomicU32::new(0),
+                stop_pending: AtomicU32::new(0),
+                each_pending: AtomicU32::new(0),
             }),
-            told: OwnLines(Told {
+            status: CachePadded::new(Status {
                 state: AtomicU32::new(MutatorState::Dead as u32),
                 identity: I::default(),
                 generation: PlainU32::new(0),
@@ -145,37 +134,37 @@ impl<I: Default> Slot<I> {
     }
 }
 
-impl<I> Slot<I> {
+impl<I> MutatorSlot<I> {
     /// The fast path: whether somebody wants something.
     ///
     /// Relaxed: a bit that is seen late is seen at the next poll; what the bit stands for is read
     /// again behind a fence by the slow path.
     #[inline(always)]
-    pub(crate) fn is_asked(&self) -> bool {
-        self.asked.poll.load(Ordering::Relaxed) != 0
+    pub(crate) fn is_armed(&self) -> bool {
+        self.requests.poll.load(Ordering::Relaxed) != 0
     }
 
     /// Acquire, with `set_state`'s release: who sees `Safe` sees all that the owner did before.
     pub(crate) fn state(&self) -> MutatorState {
-        MutatorState::from_word(self.told.state.load(Ordering::Acquire))
+        MutatorState::from_word(self.status.state.load(Ordering::Acquire))
     }
 
-    /// Owner only. Release, see [`Slot::state`]. The fence that must follow is the caller's.
+    /// Owner only. Release, see [`MutatorSlot::state`]. The fence that must follow is the caller's.
     #[inline(always)]
     pub(crate) fn set_state(&self, state: MutatorState) {
-        self.told.state.store(state as u32, Ordering::Release);
+        self.status.state.store(state as u32, Ordering::Release);
     }
 
-    /// Owner only: `Safe`, with what the thread does there. As [`Slot::set_state`].
+    /// Owner only: `Safe`, with what the thread does there. As [`MutatorSlot::set_state`].
     #[inline(always)]
     pub(crate) fn set_safe(&self, stance: Stance) {
-        self.told.state.store(MutatorState::Safe as u32 | stance as u32, Ordering::Release);
+        self.status.state.store(MutatorState::Safe as u32 | stance as u32, Ordering::Release);
     }
 
     /// What the owner does in its safe region; `None` outside of one. Owner's thread only, handlers
     /// included: relaxed.
     pub(crate) fn stance(&self) -> Option<Stance> {
-        let word = self.told.state.load(Ordering::Relaxed);
+        let word = self.status.state.load(Ordering::Relaxed);
         (MutatorState::from_word(word) == MutatorState::Safe).then_some(match word & !STATE {
             0 => Stance::Works,
             word if word == Stance::Away as u32 => Stance::Away,
@@ -184,38 +173,38 @@ impl<I> Slot<I> {
     }
 
     /// Whether the owner's task was held while the slot stood still. Relaxed: set on this thread.
-    pub(crate) fn is_recalled(&self, edge: &impl Edge) -> bool {
-        edge.may_recall() && self.asked.poll.load(Ordering::Relaxed) & REST != 0
+    pub(crate) fn is_recalled(&self, system: &impl System) -> bool {
+        system.may_recall() && self.requests.poll.load(Ordering::Relaxed) & REST != 0
     }
 
     /// Takes a dead slot. Acquire: the last owner's writes come before the new owner's.
     pub(crate) fn take(&self) -> bool {
         let (dead, attaching) = (MutatorState::Dead as u32, MutatorState::Attaching as u32);
-        let state = &self.told.state;
+        let state = &self.status.state;
         // The look first keeps a walk over live slots from pulling their lines away.
         state.load(Ordering::Relaxed) == dead
             && state.compare_exchange(dead, attaching, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     pub(crate) fn index(&self) -> u32 {
-        self.told.index.load(Ordering::Relaxed)
+        self.status.index.load(Ordering::Relaxed)
     }
 
     /// The slot and its owner.
-    pub(crate) fn by(&self) -> By {
-        By { index: self.index(), owner: self.generation() }
+    pub(crate) fn current_use(&self) -> SlotUse {
+        SlotUse { index: self.index(), generation: self.generation() }
     }
 
     pub(crate) fn generation(&self) -> u32 {
-        self.told.generation.load(Ordering::Relaxed)
+        self.status.generation.load(Ordering::Relaxed)
     }
 }
 
 /// A slot, and which of its owners: the slot may be another's when this is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct By {
+pub(crate) struct SlotUse {
     pub(crate) index: u32,
-    pub(crate) owner: u32,
+    pub(crate) generation: u32,
 }
 
 /// Slots of a chunk; few in models, where each is paid for in states.
@@ -227,7 +216,7 @@ pub(crate) struct Chunk<I> {
     /// How many slots from the start were ever taken: a walk goes no further.
     used: AtomicU32,
     next: AtomicPtr<Chunk<I>>,
-    slots: [Slot<I>; CHUNK],
+    slots: [MutatorSlot<I>; CHUNK],
 }
 
 impl<I: Default> Chunk<I> {
@@ -235,7 +224,7 @@ impl<I: Default> Chunk<I> {
         Self {
             used: AtomicU32::new(0),
             next: AtomicPtr::new(ptr::null_mut()),
-            slots: core::array::from_fn(|_| Slot::new()),
+            slots: core::array::from_fn(|_| MutatorSlot::new()),
         }
     }
 }
@@ -307,24 +296,24 @@ fn pause() {
 
 /// All slots of a world.
 #[derive(Debug)]
-pub(crate) struct Arena<E: Edge> {
-    first: AtomicPtr<Chunk<E::Identity>>,
+pub(crate) struct Arena<S: System> {
+    first: AtomicPtr<Chunk<S::Identity>>,
 }
 
-impl<E: Edge> Arena<E> {
+impl<S: System> Arena<S> {
     pub(crate) fn new() -> Self {
         Self { first: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// Takes a dead slot, with a new chunk if need be; `None` at `limit` slots.
-    pub(crate) fn take(&self, limit: u32) -> Option<&'static Slot<E::Identity>> {
+    pub(crate) fn take(&self, limit: u32) -> Option<&'static MutatorSlot<S::Identity>> {
         let mut link = &self.first;
         let mut base = 0;
         loop {
             let chunk = match chunk_at(link) {
                 Some(chunk) => chunk,
                 None if base >= limit => return None,
-                None => append::<E>(link, base),
+                None => append::<S>(link, base),
             };
             for (at, slot) in chunk.slots.iter().enumerate() {
                 if slot.take() {
@@ -340,7 +329,7 @@ impl<E: Edge> Arena<E> {
 
     /// Calls `visit` for every slot, also those that were never taken, or are being taken.
     #[cfg(not(loom))]
-    pub(crate) fn each_slot(&self, visit: impl Fn(&'static Slot<E::Identity>)) {
+    pub(crate) fn each_slot(&self, visit: impl Fn(&'static MutatorSlot<S::Identity>)) {
         let mut next = chunk_at(&self.first);
         while let Some(chunk) = next {
             chunk.slots.iter().for_each(&visit);
@@ -352,7 +341,7 @@ impl<E: Edge> Arena<E> {
     ///
     /// A slot whose owner fenced after taking it is there for a walk that starts after the
     /// requester's fence, unless the owner saw the request.
-    pub(crate) fn slots(&self) -> impl Iterator<Item = &'static Slot<E::Identity>> + use<E> {
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &'static MutatorSlot<S::Identity>> + use<S> {
         let mut chunk = chunk_at(&self.first);
         let mut at = 0;
         core::iter::from_fn(move || {
@@ -379,10 +368,13 @@ fn chunk_at<I>(link: &AtomicPtr<Chunk<I>>) -> Option<&'static Chunk<I>> {
 }
 
 /// Links a chunk, or finds that somebody else has.
-fn append<E: Edge>(link: &AtomicPtr<Chunk<E::Identity>>, base: u32) -> &'static Chunk<E::Identity> {
-    let fresh = E::fresh();
+fn append<S: System>(
+    link: &AtomicPtr<Chunk<S::Identity>>,
+    base: u32,
+) -> &'static Chunk<S::Identity> {
+    let fresh = S::fresh();
     for (at, slot) in fresh.slots.iter().enumerate() {
-        slot.told.index.store(base + at as u32, Plain::Relaxed);
+        slot.status.index.store(base + at as u32, Plain::Relaxed);
     }
     let address = ptr::from_ref(fresh).cast_mut();
     let linked =
@@ -390,11 +382,11 @@ fn append<E: Edge>(link: &AtomicPtr<Chunk<E::Identity>>, base: u32) -> &'static 
     if linked.is_ok() {
         return fresh;
     }
-    E::recycle(fresh);
+    S::recycle(fresh);
     chunk_at(link).expect("the exchange failed because a chunk is linked")
 }
 
-impl<E: Edge> Drop for Arena<E> {
+impl<S: System> Drop for Arena<S> {
     fn drop(&mut self) {
         let mut next = chunk_at(&self.first);
         while let Some(chunk) = next {
@@ -402,7 +394,7 @@ impl<E: Edge> Drop for Arena<E> {
             // Exclusive by `&mut self`: nobody walks.
             chunk.next.store(ptr::null_mut(), Ordering::Relaxed);
             chunk.used.store(0, Ordering::Relaxed);
-            E::recycle(chunk);
+            S::recycle(chunk);
         }
     }
 }
@@ -422,10 +414,10 @@ mod tests {
             // Left behind: its slots stay taken, and their chunks must not be used again.
             let arena: &'static _ = Box::leak(Box::new(Arena::<Linux>::new()));
             assert_eq!(arena.slots().count(), 0);
-            let indices = || arena.slots().map(|slot| slot.told.index.load(Plain::Relaxed));
+            let indices = || arena.slots().map(|slot| slot.status.index.load(Plain::Relaxed));
             for at in 0..taken {
                 let slot = arena.take(u32::MAX).expect("there is room");
-                assert_eq!(slot.told.index.load(Plain::Relaxed), at, "first to last");
+                assert_eq!(slot.status.index.load(Plain::Relaxed), at, "first to last");
                 assert_eq!(indices().last(), Some(at), "at once");
             }
             assert!(indices().eq(0..taken), "of {taken}: {:?}", indices().collect::<Vec<_>>());

@@ -2,9 +2,9 @@
 
 use core::time::Duration;
 
-use super::request::{Generation, MOST};
-use super::slot::{AWAITED, CLAIMED, EACH, MutatorState, REST, STOP, Slot, Stance};
-use super::{Edge, Limit, Protocol};
+use super::request::{MOST, RoundNumber};
+use super::slot::{AWAITED, CLAIMED, EACH, MutatorSlot, MutatorState, REST, STOP, Stance};
+use super::{Limit, Protocol, System};
 use crate::sync::{Ordering, fence};
 
 /// How long a wait that a recall cannot cut short goes without looking for one.
@@ -28,26 +28,26 @@ pub(crate) enum NoSlot {
     Stopped,
 }
 
-impl<E: Edge> Protocol<E> {
+impl<S: System> Protocol<S> {
     /// Takes a slot, lets `identify` say whose it is, and leaves its first safe region: waits while
     /// the world is stopped, as `limit` allows. A slot that is given up is passed to `forget`.
     pub(crate) fn attach(
         &self,
-        identify: impl FnOnce(&'static Slot<E::Identity>),
-        forget: impl FnOnce(&'static Slot<E::Identity>),
+        identify: impl FnOnce(&'static MutatorSlot<S::Identity>),
+        forget: impl FnOnce(&'static MutatorSlot<S::Identity>),
         limit: &impl Limit,
-    ) -> Result<&'static Slot<E::Identity>, NoSlot> {
+    ) -> Result<&'static MutatorSlot<S::Identity>, NoSlot> {
         let slot = self.arena.take(MOST).ok_or(NoSlot::Full)?;
-        self.settle_debts(slot);
+        self.acknowledge_unserved(slot);
         identify(slot);
-        slot.told.generation.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+        slot.status.generation.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
         slot.set_safe(Stance::Waits);
         // Pairs with the fence between a requester's odd stop word and its walk: either the walk
         // meets this slot, or this look meets the odd word.
         fence(Ordering::SeqCst);
         let mut in_time = true;
         if self.is_stopping() {
-            slot.asked.poll.fetch_or(STOP, Ordering::Relaxed);
+            slot.requests.poll.fetch_or(STOP, Ordering::Relaxed);
             // Not by way of Running, where a stop that gives up would find, and blame, it.
             in_time = self.be_stopped(slot, limit);
         }
@@ -58,8 +58,8 @@ impl<E: Edge> Protocol<E> {
         loop {
             slot.set_state(MutatorState::Detaching);
             fence(Ordering::SeqCst);
-            self.settle_debts(slot);
-            if slot.asked.each_owed.load(Ordering::Acquire) == 0 {
+            self.acknowledge_unserved(slot);
+            if slot.requests.each_pending.load(Ordering::Acquire) == 0 {
                 break;
             }
         }
@@ -70,111 +70,111 @@ impl<E: Edge> Protocol<E> {
         Err(NoSlot::Stopped)
     }
 
-    /// Answers what is owed by one that does not run, and does none of it. A requester that saw the
+    /// Answers what is pending by one that does not run, and does none of it. A requester that saw the
     /// last owner alive may have asked something since, and then nobody answered. The new owner is
     /// not meant; as far as the request goes the old one is gone.
-    fn settle_debts(&self, slot: &Slot<E::Identity>) {
-        self.answer_stop(slot);
+    fn acknowledge_unserved(&self, slot: &MutatorSlot<S::Identity>) {
+        self.acknowledge_stop(slot);
         loop {
-            let owed = slot.asked.each_owed.load(Ordering::Acquire);
-            if owed & CLAIMED != 0 {
-                self.await_claim(slot, owed);
-            } else if owed == 0 {
+            let pending = slot.requests.each_pending.load(Ordering::Acquire);
+            if pending & CLAIMED != 0 {
+                self.await_claim(slot, pending);
+            } else if pending == 0 {
                 return;
-            } else if Self::take_each(slot, owed) {
-                self.answer_each(slot, owed);
+            } else if Self::take_each(slot, pending) {
+                self.acknowledge_each(slot, pending);
             }
         }
     }
 
     /// Gives the slot up; `forget` is called when the owner owes nothing any more. Runs the closure
-    /// that is owed, answers a stop without waiting for its end.
-    pub(crate) fn detach(&self, slot: &'static Slot<E::Identity>, forget: impl FnOnce()) {
+    /// that is pending, answers a stop without waiting for its end.
+    pub(crate) fn detach(&self, slot: &'static MutatorSlot<S::Identity>, forget: impl FnOnce()) {
         loop {
             // I2: a stop that is asked from here on finds a slot that runs no user code.
             slot.set_state(MutatorState::Detaching);
             fence(Ordering::SeqCst);
-            self.answer_stop(slot);
-            if slot.asked.each_owed.load(Ordering::Acquire) == 0 {
+            self.acknowledge_stop(slot);
+            if slot.requests.each_pending.load(Ordering::Acquire) == 0 {
                 // A for-each that asks after this look finds the slot dead, and answers itself.
                 forget();
                 slot.set_state(MutatorState::Dead);
                 return;
             }
             // The requester may not have come to set the bit yet.
-            slot.asked.poll.fetch_or(EACH, Ordering::Relaxed);
+            slot.requests.poll.fetch_or(EACH, Ordering::Relaxed);
             // I6: closures run in a running world.
             slot.set_state(MutatorState::Running);
-            self.settle(slot);
+            self.process(slot);
         }
     }
 
     /// Enters a safe region.
     #[inline]
-    pub(crate) fn enter(&self, slot: &'static Slot<E::Identity>, stance: Stance) {
+    pub(crate) fn enter(&self, slot: &'static MutatorSlot<S::Identity>, stance: Stance) {
         // I2: the state, then the flag.
         slot.set_safe(stance);
-        self.edge.light();
-        if slot.is_asked() {
-            self.enter_asked(slot, stance);
+        self.system.light();
+        if slot.is_armed() {
+            self.enter_armed(slot, stance);
         }
     }
 
     /// A request that came while the slot was running is answered before the region is entered:
     /// its requester may have seen `Running`, and gone to sleep.
     #[cold]
-    fn enter_asked(&self, slot: &'static Slot<E::Identity>, stance: Stance) {
+    fn enter_armed(&self, slot: &'static MutatorSlot<S::Identity>, stance: Stance) {
         loop {
             fence(Ordering::SeqCst);
             // Acquire: the bit is set after the debt is written.
-            let poll = slot.asked.poll.load(Ordering::Acquire);
+            let poll = slot.requests.poll.load(Ordering::Acquire);
             if poll & STOP != 0 {
-                self.answer_stop(slot);
+                self.acknowledge_stop(slot);
             }
-            if poll & EACH == 0 || slot.asked.each_owed.load(Ordering::Acquire) == 0 {
+            if poll & EACH == 0 || slot.requests.each_pending.load(Ordering::Acquire) == 0 {
                 break;
             }
             slot.set_state(MutatorState::Running);
-            self.settle(slot);
+            self.process(slot);
             slot.set_safe(stance);
         }
         // I7.
-        self.edge.settle_nudges();
+        self.system.settle_nudges();
     }
 
     /// Leaves a safe region: waits while the world is stopped, or while a requester runs a closure
     /// for this slot, or while the thread's task is held.
     #[inline]
-    pub(crate) fn leave(&self, slot: &'static Slot<E::Identity>) {
+    pub(crate) fn leave(&self, slot: &'static MutatorSlot<S::Identity>) {
         slot.set_state(MutatorState::Running);
-        self.edge.light();
-        if slot.is_asked() {
-            self.settle(slot);
+        self.system.light();
+        if slot.is_armed() {
+            self.process(slot);
         }
     }
 
     /// [`Protocol::leave`], while `limit` allows. Where it does not: false, and still safe.
-    fn leave_within(&self, slot: &'static Slot<E::Identity>, limit: &impl Limit) -> bool {
+    fn leave_within(&self, slot: &'static MutatorSlot<S::Identity>, limit: &impl Limit) -> bool {
         slot.set_state(MutatorState::Running);
-        self.edge.light();
-        !slot.is_asked() || self.settle_within(slot, limit)
+        self.system.light();
+        !slot.is_armed() || self.process_within(slot, limit)
     }
 
     /// Serves what is asked until nothing is. The state is `Running` before and after; in between
     /// it is `Safe` while the world is stopped.
     #[cold]
     #[inline(never)]
-    pub(crate) fn settle(&self, slot: &'static Slot<E::Identity>) {
-        self.settle_within(slot, &Unlimited);
+    pub(crate) fn process(&self, slot: &'static MutatorSlot<S::Identity>) {
+        self.process_within(slot, &Unlimited);
     }
 
-    /// [`Protocol::settle`], with a limit on being stopped. False when that is over: the state is
+    /// [`Protocol::process`], with a limit on being stopped. False when that is over: the state is
     /// `Safe` then.
-    fn settle_within(&self, slot: &'static Slot<E::Identity>, limit: &impl Limit) -> bool {
+    fn process_within(&self, slot: &'static MutatorSlot<S::Identity>, limit: &impl Limit) -> bool {
         loop {
             // I2, in full: requesters need not have made the heavy fence yet.
             fence(Ordering::SeqCst);
-            let poll = slot.asked.poll.load(Ordering::Acquire);
+            let poll = slot.requests.poll.load(Ordering::Acquire);
             if poll & STOP != 0 {
                 if !self.be_stopped(slot, limit) {
                     return false;
@@ -190,31 +190,31 @@ impl<E: Edge> Protocol<E> {
     }
 
     /// Answers a stop and waits for its end. False if `limit` was over before.
-    fn be_stopped(&self, slot: &'static Slot<E::Identity>, limit: &impl Limit) -> bool {
+    fn be_stopped(&self, slot: &'static MutatorSlot<S::Identity>, limit: &impl Limit) -> bool {
         slot.set_safe(Stance::Waits);
         fence(Ordering::SeqCst);
-        self.answer_stop(slot);
+        self.acknowledge_stop(slot);
         loop {
             if !self.wait_while_stopped(slot, limit) {
                 return false;
             }
             // I7: none is wanted of a slot that is safe.
-            self.edge.settle_nudges();
+            self.system.settle_nudges();
             self.stay_while_held(slot);
             // Only the owner clears the bit, and then looks at its source again: the next stop may
             // have set it before it was cleared. Acquire: who set the bit made the word odd before.
-            slot.asked.poll.fetch_and(!STOP, Ordering::AcqRel);
+            slot.requests.poll.fetch_and(!STOP, Ordering::AcqRel);
             if !self.is_stopping() {
                 break;
             }
-            slot.asked.poll.fetch_or(STOP, Ordering::Relaxed);
+            slot.requests.poll.fetch_or(STOP, Ordering::Relaxed);
         }
         // I8: whoever called this looks at the poll word again.
         slot.set_state(MutatorState::Running);
         true
     }
 
-    fn wait_while_stopped(&self, slot: &Slot<E::Identity>, limit: &impl Limit) -> bool {
+    fn wait_while_stopped(&self, slot: &MutatorSlot<S::Identity>, limit: &impl Limit) -> bool {
         loop {
             // Acquire, with the resume's release: what was done in the stop is seen after it.
             let word = self.stop_word.load(Ordering::Acquire);
@@ -226,38 +226,38 @@ impl<E: Edge> Protocol<E> {
                 return false;
             }
             // I8: after the load. A recall that comes later changes the word.
-            if slot.is_recalled(&self.edge) {
-                self.edge.serve();
+            if slot.is_recalled(&self.system) {
+                self.system.serve();
             }
-            self.edge.wait(&self.stop_word, word, left);
+            self.system.wait(&self.stop_word, word, left);
         }
     }
 
     /// The thread's task was held while the slot stood still: stands still until it is not.
-    fn be_held(&self, slot: &'static Slot<E::Identity>) {
+    fn be_held(&self, slot: &'static MutatorSlot<S::Identity>) {
         slot.set_safe(Stance::Waits);
         fence(Ordering::SeqCst);
         // As in `be_stopped`: a requester may have seen `Running`, and gone to sleep.
-        self.answer_stop(slot);
+        self.acknowledge_stop(slot);
         self.stay_while_held(slot);
         slot.set_state(MutatorState::Running);
     }
 
     /// Safe, and stays so while the thread's task is held, if it was when the slot stood still.
-    pub(crate) fn stay_while_held(&self, slot: &Slot<E::Identity>) {
+    pub(crate) fn stay_while_held(&self, slot: &MutatorSlot<S::Identity>) {
         // I8: cleared first. A recall that comes after this is found by the next look.
-        if slot.is_recalled(&self.edge) {
-            slot.asked.poll.fetch_and(!REST, Ordering::AcqRel);
-            self.edge.stay_while_held();
+        if slot.is_recalled(&self.system) {
+            slot.requests.poll.fetch_and(!REST, Ordering::AcqRel);
+            self.system.stay_while_held();
         }
     }
 
     /// Handler, on the owner's thread, which stands still: its task is held from now on, or the holder
     /// wants something of it.
-    pub(crate) fn recall(&self, slot: &Slot<E::Identity>) {
+    pub(crate) fn recall(&self, slot: &MutatorSlot<S::Identity>) {
         // Release, as for the other bits: on one thread that is so anyway, in models the handler is
         // another.
-        slot.asked.poll.fetch_or(REST, Ordering::Release);
+        slot.requests.poll.fetch_or(REST, Ordering::Release);
         // A wait that the signal cuts short, or that is about to begin, finds another value. Release:
         // whoever finds it finds REST.
         self.stop_word.fetch_add(2, Ordering::Release);
@@ -267,11 +267,11 @@ impl<E: Edge> Protocol<E> {
 
     /// A requester that waits for its turn goes on to its work in the same safe region. False when its
     /// task was held meanwhile: it still waits, and has to [stay](Protocol::stay_while_held).
-    pub(crate) fn go_to_work(&self, slot: &Slot<E::Identity>) -> bool {
+    pub(crate) fn begin_work(&self, slot: &MutatorSlot<S::Identity>) -> bool {
         slot.set_safe(Stance::Works);
         // I8. The handler runs on this thread: only the compiler could swap the two.
         core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
-        let works = !slot.is_recalled(&self.edge);
+        let works = !slot.is_recalled(&self.system);
         if !works {
             slot.set_safe(Stance::Waits);
         }
@@ -283,72 +283,72 @@ impl<E: Edge> Protocol<E> {
     }
 
     /// Answers the stop that the slot owes an answer to, if the requester has not done so.
-    fn answer_stop(&self, slot: &Slot<E::Identity>) {
-        let owed = slot.asked.stop_owed.load(Ordering::Relaxed);
-        if owed != 0 && Self::take_stop(slot, owed) {
+    fn acknowledge_stop(&self, slot: &MutatorSlot<S::Identity>) {
+        let pending = slot.requests.stop_pending.load(Ordering::Relaxed);
+        if pending != 0 && Self::take_stop(slot, pending) {
             // The requester may not have come to set the bit yet, and counts this slot as stopped
             // from the answer on: without the bit the owner would run again. Relaxed: the owner's
             // own next look finds it, and the debt's acquire has shown it the odd word.
-            slot.asked.poll.fetch_or(STOP, Ordering::Relaxed);
-            let last = self.stop.answer(Generation(owed), Some(slot.by()));
+            slot.requests.poll.fetch_or(STOP, Ordering::Relaxed);
+            let last = self.stop.acknowledge(RoundNumber(pending), Some(slot.current_use()));
             if last {
-                self.edge.wake_all(&self.stop.remaining);
+                self.system.wake_all(&self.stop.pending);
             }
         }
     }
 
     /// I3: whoever succeeds answers. Release: the owner's writes so far are handed to the
     /// requester.
-    pub(super) fn take_stop(slot: &Slot<E::Identity>, owed: u32) -> bool {
-        let word = &slot.asked.stop_owed;
-        word.compare_exchange(owed, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    pub(super) fn take_stop(slot: &MutatorSlot<S::Identity>, pending: u32) -> bool {
+        let word = &slot.requests.stop_pending;
+        word.compare_exchange(pending, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// I3, for the for-each. Acquire: the call was published before the debt.
-    pub(super) fn take_each(slot: &Slot<E::Identity>, owed: u32) -> bool {
-        let word = &slot.asked.each_owed;
-        word.compare_exchange(owed, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    pub(super) fn take_each(slot: &MutatorSlot<S::Identity>, pending: u32) -> bool {
+        let word = &slot.requests.each_pending;
+        word.compare_exchange(pending, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    fn answer_each(&self, slot: &Slot<E::Identity>, owed: u32) {
-        if self.each.answer(Generation(owed), Some(slot.by())) {
-            self.edge.wake_all(&self.each.remaining);
+    fn acknowledge_each(&self, slot: &MutatorSlot<S::Identity>, pending: u32) {
+        if self.each.acknowledge(RoundNumber(pending), Some(slot.current_use())) {
+            self.system.wake_all(&self.each.pending);
         }
     }
 
     /// Sleeps until the claim on the slot's debt is resolved; may return early.
-    fn await_claim(&self, slot: &Slot<E::Identity>, owed: u32) {
-        if slot.is_recalled(&self.edge) {
-            self.edge.serve();
+    fn await_claim(&self, slot: &MutatorSlot<S::Identity>, pending: u32) {
+        if slot.is_recalled(&self.system) {
+            self.system.serve();
         }
-        let (word, awaited) = (&slot.asked.each_owed, owed | AWAITED);
-        let marked = word.compare_exchange(owed, awaited, Ordering::Relaxed, Ordering::Relaxed);
+        let (word, awaited) = (&slot.requests.each_pending, pending | AWAITED);
+        let marked = word.compare_exchange(pending, awaited, Ordering::Relaxed, Ordering::Relaxed);
         if marked.is_ok() {
-            self.edge.wait(word, awaited, Some(NAP));
+            self.system.wait(word, awaited, Some(NAP));
         }
     }
 
     /// Runs the closure that the slot owes, or waits for the requester to have run it.
-    fn serve_each(&self, slot: &'static Slot<E::Identity>) {
-        let owed = slot.asked.each_owed.load(Ordering::Acquire);
-        if owed == 0 {
+    fn serve_each(&self, slot: &'static MutatorSlot<S::Identity>) {
+        let pending = slot.requests.each_pending.load(Ordering::Acquire);
+        if pending == 0 {
             // I7: none is wanted of a slot that owes nothing.
-            self.edge.settle_nudges();
-            slot.asked.poll.fetch_and(!EACH, Ordering::AcqRel);
+            self.system.settle_nudges();
+            slot.requests.poll.fetch_and(!EACH, Ordering::AcqRel);
             // As for STOP: the next request may have set the bit before it was cleared.
-            if slot.asked.each_owed.load(Ordering::Acquire) != 0 {
-                slot.asked.poll.fetch_or(EACH, Ordering::Relaxed);
+            if slot.requests.each_pending.load(Ordering::Acquire) != 0 {
+                slot.requests.poll.fetch_or(EACH, Ordering::Relaxed);
             }
-        } else if owed & CLAIMED != 0 {
+        } else if pending & CLAIMED != 0 {
             // I4. The requester may be stopped meanwhile, and so may this thread.
             slot.set_safe(Stance::Waits);
             fence(Ordering::SeqCst);
-            self.answer_stop(slot);
-            self.await_claim(slot, owed);
+            self.acknowledge_stop(slot);
+            self.await_claim(slot, pending);
             slot.set_state(MutatorState::Running);
-        } else if Self::take_each(slot, owed) {
+        } else if Self::take_each(slot, pending) {
             self.visit(slot);
-            self.answer_each(slot, owed);
+            self.acknowledge_each(slot, pending);
         }
     }
 }
@@ -360,7 +360,7 @@ mod tests {
 
     use threadreg::rest::{self, Resident};
 
-    use super::{EACH, Limit, NoSlot, Protocol, STOP, Slot, Stance};
+    use super::{EACH, Limit, MutatorSlot, NoSlot, Protocol, STOP, Stance};
     use crate::protocol::Pace;
     use crate::system::{Fences, Identity, Linux};
 
@@ -380,7 +380,7 @@ mod tests {
     /// A handler recalls the thread just before its time is over.
     struct RecalledAtLast<'a> {
         protocol: &'a Protocol<Linux>,
-        slot: Cell<Option<&'static Slot<Identity>>>,
+        slot: Cell<Option<&'static MutatorSlot<Identity>>>,
     }
 
     impl Limit for RecalledAtLast<'_> {
@@ -405,13 +405,13 @@ mod tests {
         fn due(&mut self) -> bool {
             true
         }
-        fn late(&mut self, _slot: &'static Slot<Identity>, _wanted: &dyn Fn() -> bool) {}
-        fn look(&self, _slot: &'static Slot<Identity>) {}
+        fn late(&mut self, _slot: &'static MutatorSlot<Identity>, _wanted: &dyn Fn() -> bool) {}
+        fn look(&self, _slot: &'static MutatorSlot<Identity>) {}
     }
 
     /// Its task counts as stopped at a safe point from the recall on.
     #[test]
-    fn who_gives_up_attaching_stays_while_its_task_is_held() {
+    fn an_attach_that_times_out_stays_while_its_task_is_held() {
         let protocol = protocol();
         let mut limit = RecalledAtLast { protocol: &protocol, slot: Cell::new(None) };
         protocol.stop(None, &mut limit).expect("nobody to be late");
@@ -430,11 +430,11 @@ mod tests {
         let slot = protocol.attach(|_| (), |_| (), &limit).expect("room");
         protocol.enter(slot, Stance::Away);
         protocol.recall(slot);
-        slot.asked.poll.fetch_or(STOP | EACH, super::Ordering::Relaxed);
+        slot.requests.poll.fetch_or(STOP | EACH, super::Ordering::Relaxed);
         protocol.after_fork(1, 2, |_| true, |_| ());
         protocol.leave(slot);
         assert_eq!(STAYED.get(), 1, "it ran, and its task counts as blocked");
-        assert!(!slot.is_asked(), "nothing else is left");
+        assert!(!slot.is_armed(), "nothing else is left");
         protocol.detach(slot, || ());
     }
 }

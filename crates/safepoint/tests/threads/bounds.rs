@@ -8,14 +8,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{Flag, mutator, poll_until};
-use safepoint::{AttachError, EachError, EachOptions, StopError, StopOptions, Why, World};
+use safepoint::{
+    AttachError, EachError, EachOptions, StopError, StopOptions, StragglerCause, World,
+};
 use testkit::{child, in_child, patience};
 
 const SOON: Duration = Duration::from_secs(20);
 
 #[test]
-fn a_for_each_past_its_deadline_names_who_was_not_visited() {
-    in_child("bounds::a_for_each_past_its_deadline_names_who_was_not_visited", SOON, || {
+fn a_for_each_past_its_deadline_names_the_mutators_not_visited() {
+    in_child("bounds::a_for_each_past_its_deadline_names_the_mutators_not_visited", SOON, || {
         let world = World::new();
         let (done, wake) = (Flag::default(), Flag::default());
         let visits = AtomicU32::new(0);
@@ -36,7 +38,10 @@ fn a_for_each_past_its_deadline_names_who_was_not_visited() {
             let EachError::TimedOut { visited, stragglers } = error else { panic!("{error}") };
             assert_eq!((visited, visits.load(Ordering::Relaxed)), (2, 2));
             let [straggler] = &stragglers[..] else { panic!("{stragglers:?}") };
-            assert_eq!((straggler.name.as_str(), straggler.why), ("late", Why::NoNudge));
+            assert_eq!(
+                (straggler.name.as_str(), straggler.cause),
+                ("late", StragglerCause::NoNudge)
+            );
             wake.raise();
             // The closure is gone, and is not called any more; the next for-each visits all.
             assert_eq!(own.for_each_processor(|_| ()).unwrap(), 3);
@@ -105,8 +110,8 @@ fn a_for_each_gives_up_waiting_for_its_turn() {
 }
 
 #[test]
-fn attaching_gives_up_after_its_limit() {
-    in_child("bounds::attaching_gives_up_after_its_limit", SOON, || {
+fn attaching_gives_up_after_its_timeout() {
+    in_child("bounds::attaching_gives_up_after_its_timeout", SOON, || {
         let world = World::new();
         let stopped = world.stop_from_outside("long").unwrap();
         let limit = Duration::from_millis(20);
@@ -169,8 +174,8 @@ fn a_failed_stop_says_how_long_the_mutator_stood_still() {
 
 /// A deadline that has passed before the first look is no reason to blame who is safe.
 #[test]
-fn who_is_safe_is_not_late() {
-    in_child("bounds::who_is_safe_is_not_late", SOON, || {
+fn a_safe_mutator_is_not_late() {
+    in_child("bounds::a_safe_mutator_is_not_late", SOON, || {
         let world = World::new();
         let (safe, done) = (Flag::default(), Flag::default());
         thread::scope(|scope| {
@@ -192,8 +197,8 @@ fn who_is_safe_is_not_late() {
 }
 
 #[test]
-fn t5_no_for_each_and_no_poll_under_a_freeze() {
-    in_child("bounds::t5_no_for_each_and_no_poll_under_a_freeze", SOON, || {
+fn no_for_each_and_no_poll_under_a_freeze() {
+    in_child("bounds::no_for_each_and_no_poll_under_a_freeze", SOON, || {
         let world = World::new();
         let mut own = world.attach().unwrap();
         let frozen = threadreg::freeze_creation();
@@ -224,8 +229,8 @@ fn t5_no_for_each_and_no_poll_under_a_freeze() {
 }
 
 #[test]
-fn t5_an_attach_under_a_freeze_does_not_wait() {
-    in_child("bounds::t5_an_attach_under_a_freeze_does_not_wait", SOON, || {
+fn an_attach_under_a_freeze_does_not_wait() {
+    in_child("bounds::an_attach_under_a_freeze_does_not_wait", SOON, || {
         let world = World::new();
         let (go, refused) = (Flag::default(), Flag::default());
         thread::scope(|scope| {
@@ -251,8 +256,8 @@ fn t5_an_attach_under_a_freeze_does_not_wait() {
 
 #[test]
 #[cfg(debug_assertions)]
-fn t5_a_region_that_ends_in_a_stop_under_a_freeze_aborts() {
-    let name = "bounds::t5_a_region_that_ends_in_a_stop_under_a_freeze_aborts";
+fn a_region_that_ends_in_a_stop_under_a_freeze_aborts() {
+    let name = "bounds::a_region_that_ends_in_a_stop_under_a_freeze_aborts";
     let ended = child(name, SOON, || {
         let world = World::new();
         let (safe, stopped) = (Flag::default(), Flag::default());

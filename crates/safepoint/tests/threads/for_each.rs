@@ -13,37 +13,41 @@ use testkit::in_child;
 const SOON: Duration = Duration::from_secs(20);
 
 #[test]
-fn everybody_is_visited_once_by_itself_or_in_its_safe_region() {
-    in_child("for_each::everybody_is_visited_once_by_itself_or_in_its_safe_region", SOON, || {
-        let world = World::new();
-        let (safe, done) = (Flag::default(), Flag::default());
-        thread::scope(|scope| {
-            mutator(scope, &world, "runs", |m| poll_until(m, &done));
-            mutator(scope, &world, "sleeps", |m| {
-                m.blocking(|| {
-                    safe.raise();
-                    done.wait();
+fn every_mutator_is_visited_once_on_its_thread_or_in_its_safe_region() {
+    in_child(
+        "for_each::every_mutator_is_visited_once_on_its_thread_or_in_its_safe_region",
+        SOON,
+        || {
+            let world = World::new();
+            let (safe, done) = (Flag::default(), Flag::default());
+            thread::scope(|scope| {
+                mutator(scope, &world, "runs", |m| poll_until(m, &done));
+                mutator(scope, &world, "sleeps", |m| {
+                    m.blocking(|| {
+                        safe.raise();
+                        done.wait();
+                    });
                 });
+                safe.wait();
+                let mut own = world.attach().unwrap();
+                for _ in 0..50 {
+                    let visits = Mutex::new(Vec::new());
+                    let count = own.for_each_processor(|p| {
+                        let name = p.thread().name().as_str().to_owned();
+                        visits.lock().unwrap().push((p.index(), name, p.is_current()));
+                    });
+                    let mut visits = visits.into_inner().unwrap();
+                    visits.sort();
+                    assert_eq!(count.unwrap(), 3);
+                    assert_eq!(visits.iter().map(|v| v.0).collect::<Vec<_>>(), [0, 1, 2]);
+                    assert_eq!(visits[0], (0, "runs".into(), true));
+                    assert_eq!(visits[1], (1, "sleeps".into(), false));
+                    assert!(visits[2].2, "the requester runs its own");
+                }
+                done.raise();
             });
-            safe.wait();
-            let mut own = world.attach().unwrap();
-            for _ in 0..50 {
-                let visits = Mutex::new(Vec::new());
-                let count = own.for_each_processor(|p| {
-                    let name = p.thread().name().as_str().to_owned();
-                    visits.lock().unwrap().push((p.index(), name, p.is_current()));
-                });
-                let mut visits = visits.into_inner().unwrap();
-                visits.sort();
-                assert_eq!(count.unwrap(), 3);
-                assert_eq!(visits.iter().map(|v| v.0).collect::<Vec<_>>(), [0, 1, 2]);
-                assert_eq!(visits[0], (0, "runs".into(), true));
-                assert_eq!(visits[1], (1, "sleeps".into(), false));
-                assert!(visits[2].2, "the requester runs its own");
-            }
-            done.raise();
-        });
-    });
+        },
+    );
 }
 
 #[test]
@@ -169,8 +173,8 @@ fn stop_during_for_each() -> Option<String> {
 }
 
 #[test]
-fn a_mutator_that_detaches_runs_the_closure_it_owes() {
-    in_child("for_each::a_mutator_that_detaches_runs_the_closure_it_owes", SOON, || {
+fn a_mutator_that_detaches_runs_its_pending_closure() {
+    in_child("for_each::a_mutator_that_detaches_runs_its_pending_closure", SOON, || {
         let world = World::new();
         let exit = Flag::default();
         thread::scope(|scope| {

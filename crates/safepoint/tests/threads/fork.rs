@@ -102,8 +102,8 @@ fn a_child_forked_with_a_stop_asked_for_polls_and_goes_on() {
 
 /// Whoever has the world stopped when it forks has the child's stopped, too.
 #[test]
-fn a_child_of_who_has_the_world_stopped_resumes_it() {
-    in_child("fork::a_child_of_who_has_the_world_stopped_resumes_it", SOON, || {
+fn a_child_of_a_thread_that_has_the_world_stopped_resumes_it() {
+    in_child("fork::a_child_of_a_thread_that_has_the_world_stopped_resumes_it", SOON, || {
         let world = World::new();
         let done = Flag::default();
         thread::scope(|scope| {

@@ -376,8 +376,8 @@ fn a_region_is_not_entered_with_a_nudge_on_its_way() {
 
 /// A requester that was about to nudge one who has answered meanwhile does not.
 #[test]
-fn who_has_answered_is_not_nudged() {
-    let name = "nudge::who_has_answered_is_not_nudged";
+fn a_mutator_that_has_acknowledged_is_not_nudged() {
+    let name = "nudge::a_mutator_that_has_acknowledged_is_not_nudged";
     in_child(name, Duration::from_secs(20), || {
         for each in [false, true] {
             let world = World::new();

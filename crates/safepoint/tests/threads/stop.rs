@@ -24,8 +24,8 @@ fn an_empty_world_stops() {
 }
 
 #[test]
-fn nobody_runs_in_a_stop_and_everybody_after_it() {
-    in_child("stop::nobody_runs_in_a_stop_and_everybody_after_it", SOON, || {
+fn no_mutator_runs_in_a_stop_and_all_run_after_it() {
+    in_child("stop::no_mutator_runs_in_a_stop_and_all_run_after_it", SOON, || {
         for world in [World::new(), World::fully_fenced()] {
             let (done, steps) = (Flag::default(), AtomicU32::new(0));
             thread::scope(|scope| {
@@ -56,8 +56,8 @@ fn nobody_runs_in_a_stop_and_everybody_after_it() {
 
 /// Stop first, freeze second: a creator that waits for the guard may be a mutator.
 #[test]
-fn t5_no_stop_begins_under_a_freeze() {
-    in_child("stop::t5_no_stop_begins_under_a_freeze", SOON, || {
+fn no_stop_begins_under_a_freeze() {
+    in_child("stop::no_stop_begins_under_a_freeze", SOON, || {
         let world = World::new();
         let frozen = threadreg::freeze_creation();
         let refused = world.stop_from_outside("test").map(drop);

@@ -7,7 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{Flag, mutator};
-use safepoint::{EachError, MutatorState, StopError, StopOptions, Straggler, Why, World};
+use safepoint::{
+    EachError, MutatorState, StopError, StopOptions, Straggler, StragglerCause, World,
+};
 use sigctx::sys;
 use testkit::{budget, in_child, patience};
 use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
@@ -57,7 +59,7 @@ fn a_straggler_says_what_came_of_its_nudges() {
     in_child("straggler::a_straggler_says_what_came_of_its_nudges", SOON, || {
         let world = World::new();
         let while_ = Duration::from_millis(50);
-        assert_eq!(straggler(&world, while_).why, Why::NoNudge);
+        assert_eq!(straggler(&world, while_).cause, StragglerCause::NoNudge);
         for says in [Ok(()), Err(NudgeError::NotInstalled), Err(NudgeError::QueueFull)] {
             let nudge = Arc::new(Says(says, AtomicU32::new(0)));
             // SAFETY: it makes no calls.
@@ -66,8 +68,10 @@ fn a_straggler_says_what_came_of_its_nudges() {
             let times = nudge.1.load(Ordering::Relaxed);
             assert!(times > 0);
             match says {
-                Ok(()) => assert_eq!(straggler.why, Why::Nudged { times }),
-                Err(error) => assert_eq!(straggler.why, Why::NudgeFailed(error), "{straggler}"),
+                Ok(()) => assert_eq!(straggler.cause, StragglerCause::Nudged { times }),
+                Err(error) => {
+                    assert_eq!(straggler.cause, StragglerCause::NudgeFailed(error), "{straggler}")
+                }
             }
         }
     });
@@ -92,14 +96,14 @@ fn a_leaked_mutator_is_named_though_its_thread_is_gone() {
         let StopError::TimedOut { stragglers, .. } = error else { panic!("{error}") };
         let [straggler] = &stragglers[..] else { panic!("{stragglers:?}") };
         assert_eq!((straggler.tid, straggler.name.as_str()), (tid, "leaker"));
-        assert_eq!(straggler.why, Why::Ended);
+        assert_eq!(straggler.cause, StragglerCause::Ended);
     });
 }
 
 /// Its owner would wait for itself, or until its deadline: told at once.
 #[test]
-fn who_holds_a_mutators_task_is_refused() {
-    in_child("straggler::who_holds_a_mutators_task_is_refused", SOON, || {
+fn a_thread_that_holds_a_mutators_task_is_refused() {
+    in_child("straggler::a_thread_that_holds_a_mutators_task_is_refused", SOON, || {
         let world = World::new();
         let done = Flag::default();
         thread::scope(|scope| {
@@ -115,7 +119,7 @@ fn who_holds_a_mutators_task_is_refused() {
             let Err(StopError::HoldsMutators { stragglers, .. }) = refused else {
                 panic!("{refused:?}")
             };
-            assert_eq!(stragglers[0].why, Why::Suspended { by: sys::gettid() });
+            assert_eq!(stragglers[0].cause, StragglerCause::Suspended { by: sys::gettid() });
             let mut own = world.attach().unwrap();
             let refused = own.for_each_processor(|_| ());
             assert!(matches!(refused, Err(EachError::HoldsMutators { visited: 1, .. })));
@@ -135,7 +139,7 @@ fn who_holds_a_mutators_task_is_refused() {
             held.set_suspended_by(Some(1));
             let late = world.stop_from_outside_with(options).map(drop);
             let Err(StopError::TimedOut { stragglers, .. }) = late else { panic!("{late:?}") };
-            assert_eq!(stragglers[0].why, Why::Suspended { by: 1 });
+            assert_eq!(stragglers[0].cause, StragglerCause::Suspended { by: 1 });
             done.raise();
         });
     });
