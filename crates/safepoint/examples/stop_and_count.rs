@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             println!(
                 "mutator {}: visited by {}",
                 p.index(),
-                if p.is_current() { "itself" } else { "us" }
+                if p.is_current() { "its own thread" } else { "the requester" }
             );
         })?;
         println!("{visited} visited, none stopped; counted {}", counted.load(Ordering::Relaxed));

@@ -17,33 +17,30 @@ use crate::protocol::{MutatorSlot, NotVisited};
 use crate::system::{self, Identity};
 
 impl Mutator {
-    /// Runs `visit` once for every mutator of the world, this one included, without stopping them
-    /// all at a time. Returns for how many.
+    /// Runs `visit` once for every mutator of the world, this one included, without stopping them all at the
+    /// same time. Returns how many were visited.
     ///
-    /// A mutator that runs is visited on its own thread, at its poll; one in a safe region on this
-    /// thread, and it does not leave the region meanwhile. One that was nudged is visited between two
-    /// instructions of its code, with the room of an injected call for the closure, and what is left
-    /// of the stack beyond ([`CALLBACK_ROOM`](sigctx::inject::CALLBACK_ROOM)). Mutators that attach
-    /// during the call may or may not be visited; those that detach are visited before or not at all.
+    /// - A mutator that runs is visited on its own thread, at its poll.
+    /// - One in a safe region is visited on this thread, and does not leave the region meanwhile.
+    /// - One that is nudged is visited between two instructions of its code. The closure has the stack of an
+    ///   injected call ([`CALLBACK_ROOM`](sigctx::inject::CALLBACK_ROOM)), and what is left beyond.
+    /// - One that attaches during the call is visited or not. One that detaches is visited before that, or
+    ///   not at all.
+    ///
     /// No closure runs while the world is stopped, so a slow one delays stops.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: a handler is not at a safe point.
     ///
     /// # Blocking
     ///
-    /// Waits for its turn, and until every mutator has polled or entered a safe region. Others may
-    /// stop this thread meanwhile.
+    /// Waits for its turn, and until every mutator has polled or entered a safe region. Other threads may stop
+    /// this one meanwhile.
     ///
     /// # Errors
     ///
-    /// As for [`Mutator::for_each_processor_with`], without the deadline.
+    /// As for [`Mutator::for_each_processor_with`], but for the timeout.
     ///
     /// # Panics
     ///
-    /// With the payload of the first closure that panicked, on whichever thread, after all have
-    /// run.
+    /// If a closure does, on any thread: with the first one's payload, after all have run.
     ///
     /// # Examples
     ///
@@ -64,27 +61,25 @@ impl Mutator {
 
     /// Runs `visit` for every mutator as [`Mutator::for_each_processor`] does, with options.
     ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: a handler is not at a safe point.
-    ///
     /// # Blocking
     ///
-    /// As [`Mutator::for_each_processor`]. The deadline, where there is one, bounds the waits for the
-    /// turn and for those that have not come to their closure. Closures that have begun are waited
-    /// for, since they borrow from here; and so is the end of a stop by another thread.
+    /// As [`Mutator::for_each_processor`]. The timeout bounds the waits for the turn and for closures to
+    /// begin. It does not bound closures that have begun, since they borrow from the caller, nor stops by
+    /// other threads.
     ///
     /// # Errors
     ///
-    /// [`EachError::InCallback`] inside a for-each closure, [`EachError::HoldsFreeze`] when the thread
-    /// holds `threadreg::freeze_creation`'s guard, [`EachError::Busy`] when the deadline passed before
-    /// it was this one's turn: no closure ran. [`EachError::TimedOut`] when it passed later,
-    /// [`EachError::HoldsMutators`] when the thread holds the task of a mutator that cannot be nudged:
-    /// the closure ran for some, and will not run for the others.
+    /// Before any closure runs: [`EachError::InCallback`] inside a for-each closure,
+    /// [`EachError::HoldsFreeze`] if the thread holds `threadreg::freeze_creation`'s guard,
+    /// [`EachError::Busy`] if the timeout is over before it is this thread's turn.
+    ///
+    /// After the closure ran for some mutators, and will not run for the others: [`EachError::TimedOut`] if
+    /// the timeout is over, [`EachError::HoldsMutators`] if the thread holds the task of a mutator that
+    /// cannot be nudged.
     ///
     /// # Panics
     ///
-    /// As [`Mutator::for_each_processor`]; a panic goes before an error.
+    /// As [`Mutator::for_each_processor`]. A panic has precedence over an error.
     ///
     /// # Examples
     ///
@@ -146,8 +141,12 @@ impl Mutator {
     }
 }
 
-/// A mutator, while the closure of [`Mutator::for_each_processor`](crate::Mutator) runs for it. It
-/// does not run user code, detach or leave its safe region meanwhile.
+/// A mutator, while the closure of [`Mutator::for_each_processor`] runs for it. It does not run user code,
+/// detach or leave its safe region meanwhile.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe), except [`Processor::thread`].
 #[derive(Debug)]
 pub struct Processor<'a> {
     slot: &'static MutatorSlot<Identity>,
@@ -159,22 +158,14 @@ impl Processor<'_> {
         Self { slot, of_the_visit: PhantomData }
     }
 
-    /// Its place in the world: small, distinct among the mutators of a moment, used again later.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Its place in the world: a small number, distinct among the mutators of a moment, and used again later.
     #[must_use]
     pub fn index(&self) -> usize {
         self.slot.index() as usize
     }
 
-    /// How many mutators have had this place, this one included. Index and generation together
-    /// are this mutator's alone.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// How many mutators have had this place, this one included. No other mutator of the world has the same
+    /// index and generation.
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.slot.generation()
@@ -184,7 +175,7 @@ impl Processor<'_> {
     ///
     /// # Signal safety
     ///
-    /// Not async-signal-safe: takes a lock.
+    /// Not async-signal-safe (AS-Unsafe lock).
     ///
     /// # Panics
     ///
@@ -195,10 +186,6 @@ impl Processor<'_> {
     }
 
     /// Whether the closure runs on the mutator's own thread.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.slot.status.identity.tid.load(Ordering::Relaxed) == sys::gettid()

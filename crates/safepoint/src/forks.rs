@@ -1,10 +1,10 @@
-//! The worlds of the process, for the child of a fork, which puts each in order before it does
-//! anything else.
+//! The worlds of the process, for the child of a fork, which puts each in order before it does anything
+//! else.
 //!
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
-//! | `FIRST`, `next` | who adds a node | who looks for one, the child | acq-rel | nodes are never taken out |
-//! | `world` | who makes a world null → it; its drop → null | the child | acq-rel | null, or a world that is whole |
+//! | `FIRST`, `next` | a thread that adds a node | threads that look for one, the child | acq-rel | nodes are never taken out |
+//! | `world` | the maker of a world null → it; its drop → null | the child | acq-rel | null, or a world that is whole |
 //!
 //! A node is used again when its world is gone. A fork copies the list at any moment, and it is whole
 //! after every store.
@@ -32,7 +32,7 @@ unsafe impl Sync for Node {}
 static FIRST: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 
 thread_local! {
-    /// This thread's id, while it forks: the child's thread has another, and its slots still say this.
+    /// This thread's id, while it forks. The child's thread has another, and its slots still have this one.
     static FORKING: Cell<i32> = const { Cell::new(0) };
 }
 
@@ -80,13 +80,13 @@ impl Node {
 /// Registers the handlers, once the first world is made.
 fn watch() {
     // Not a `Once`: a fork could copy it while it runs. Threads that come here at the same time each
-    // register the handlers, which may run several times.
+    // register the handlers, so these may run several times.
     static WATCHED: AtomicBool = AtomicBool::new(false);
     if !WATCHED.load(Ordering::Acquire) {
         // SAFETY: functions of this crate, which stay loaded: libc drops the handlers of a library that
         // is unloaded.
         let failed = unsafe { libc::pthread_atfork(Some(before), None, Some(after_in_child)) };
-        // ENOMEM is all that can be. A child could then wait for threads that it does not have.
+        // The only error is ENOMEM. Without the handlers a child could wait for threads that it does not have.
         assert_eq!(failed, 0, "out of memory at pthread_atfork");
         WATCHED.store(true, Ordering::Release);
     }
@@ -117,7 +117,7 @@ fn after_fork(world: &Protocol<Linux>, parent: i32, me: i32) {
             let survives = identity.tid.load(Ordering::Relaxed) == parent;
             if survives {
                 identity.after_fork(Some(me));
-                // Who is safe was visited by another thread; who runs is inside a closure of its own.
+                // A safe slot was visited by another thread. A running one is inside its own closure.
                 if slot.state() == MutatorState::Safe {
                     identity.visited.store(false, Ordering::Relaxed);
                 }

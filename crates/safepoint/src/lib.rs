@@ -2,14 +2,30 @@
 //!
 //! # Map of the modules
 //!
-//! `protocol` is the core and makes no system calls; `edge` gives it fences, waiting and memory.
-//! `world`, `mutator`, `stopped` and `processor` are what users hold; `pace` is how long requesters
-//! wait and when they nudge; `forks` puts worlds in order in the child of a fork.
+//! Each line uses the ones below it only.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `stop`, `for_each` | the two requests as users make them; [`Stopped`], [`Processor`] |
+//! | `mutator` | [`Mutator`]: attaching, polls, safe regions |
+//! | `world`, `pace` | [`World`]; how long a requester waits, and when it nudges |
+//! | `forks` | what the child of a fork does with the worlds |
+//! | `system` | Linux: fences, waiting, memory, and which thread has a slot |
+//! | `error`, `options` | what can go wrong; timeouts |
+//! | `protocol` | the protocol, without system calls: `stop` and `each` are the requester's side, `target` is the target's |
+//! | `abort` | the end of the process where no error can be returned |
+//!
+//! A stop goes through `stop`, `pace`, `protocol::request` (its turn), `protocol::stop`, `protocol::slot` and
+//! `system`; its targets come from `mutator` by `protocol::target`.
 
 // Under loom only the protocol is built: the rest makes system calls and real threads.
 #![cfg_attr(
     loom,
-    expect(dead_code, unreachable_pub, reason = "some parts of the protocol serve the rest only")
+    expect(
+        dead_code,
+        unreachable_pub,
+        reason = "parts of the protocol serve only what is not built"
+    )
 )]
 
 // The models do without `sigctx`.
@@ -25,6 +41,7 @@ cfg_if::cfg_if! {
 
 cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
+        mod abort;
         mod error;
         mod for_each;
         mod forks;

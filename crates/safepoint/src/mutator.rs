@@ -12,7 +12,8 @@ use sigctx::sys;
 use threadreg::rest::{self, Place, Registered, Rest};
 use threadreg::{Attached, ThreadRef};
 
-use crate::error::{AttachError, abort_with};
+use crate::abort::abort_with;
+use crate::error::AttachError;
 use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Protocol, Stance};
 use crate::system::{Identity, Linux, Target};
@@ -21,16 +22,12 @@ use crate::world::{Shared, World};
 impl World {
     /// Makes the calling thread a mutator of this world.
     ///
-    /// The thread is registered with `threadreg` for as long as the mutator lives, unless it is
-    /// registered already.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: allocates.
+    /// The thread is registered with `threadreg` for as long as the mutator lives, unless it is registered
+    /// already.
     ///
     /// # Blocking
     ///
-    /// Waits while the world is stopped, however long; see [`World::attach_within`].
+    /// Waits while the world is stopped, without a limit. See [`World::attach_within`].
     ///
     /// # Errors
     ///
@@ -43,22 +40,18 @@ impl World {
         Mutator::attach(self.shared.clone(), None)
     }
 
-    /// Makes the calling thread a mutator of this world as [`World::attach`] does, if the world runs,
-    /// or goes on, before `limit` is over.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: allocates.
+    /// Makes the calling thread a mutator of this world as [`World::attach`] does, if the world runs before
+    /// `timeout` is over.
     ///
     /// # Blocking
     ///
-    /// Waits while the world is stopped, for at most `limit`; then, as [`Mutator::blocking`] does, for
-    /// as long as the thread's task is suspended.
+    /// Waits while the world is stopped, for at most `timeout`. Then, as [`Mutator::blocking`] does, for as
+    /// long as the thread's task is suspended.
     ///
     /// # Errors
     ///
-    /// As [`World::attach`], and [`AttachError::Stopped`] when the time is over. The thread is as it
-    /// was before.
+    /// As [`World::attach`], and [`AttachError::Stopped`] when the timeout is over. The thread is as it was
+    /// before.
     ///
     /// # Examples
     ///
@@ -75,22 +68,28 @@ impl World {
     /// });
     /// # Ok::<(), safepoint::StopError>(())
     /// ```
-    pub fn attach_within(&self, limit: Duration) -> Result<Mutator, AttachError> {
-        Mutator::attach(self.shared.clone(), Some(limit))
+    pub fn attach_within(&self, timeout: Duration) -> Result<Mutator, AttachError> {
+        Mutator::attach(self.shared.clone(), Some(timeout))
     }
 }
 
 /// The calling thread as a mutator of a [`World`], from [`World::attach`].
 ///
-/// While it is not in a safe region the thread may touch what a stop protects, and has to
-/// [`poll`](Mutator::poll) now and then. Dropping it detaches. A mutator that is leaked outside a
-/// safe region keeps every later stop waiting.
+/// Outside of safe regions the thread may touch what a stop protects, and has to [`poll`](Mutator::poll) now
+/// and then. Dropping the mutator detaches it. A mutator that is leaked outside of a safe region keeps every
+/// later stop waiting.
 ///
-/// What takes `&mut Mutator` may stop the thread, and nothing else does in a world without a nudge. In
-/// one that was given a nudge ([`World::set_nudge`], which is unsafe for this) a stop may also come
-/// while the mutator is only borrowed.
+/// In a world without a nudge only a method that takes `&mut Mutator` stops the thread. In a world with one
+/// ([`World::set_nudge`], which is unsafe for this reason) a stop may also come while the mutator is borrowed.
 ///
-/// It stays on its thread:
+/// # Signal safety
+///
+/// No method is async-signal-safe (AS-Unsafe lock heap), since a signal handler is not at a safe point, except
+/// [`Mutator::thread`] and [`Mutator::world`].
+///
+/// # Examples
+///
+/// A mutator stays on its thread:
 ///
 /// ```compile_fail,E0277
 /// let mutator = safepoint::World::new().attach().unwrap();
@@ -111,12 +110,13 @@ impl World {
 /// let mut mutator = safepoint::World::new().attach().unwrap();
 /// mutator.blocking(|| mutator.poll());
 /// ```
+#[doc(alias = "mutator thread")]
 #[must_use = "a mutator that is dropped is detached"]
 pub struct Mutator {
     pub(crate) slot: &'static MutatorSlot<Identity>,
     pub(crate) shared: Arc<Shared>,
     thread: ThreadRef,
-    /// Known to handlers on this thread while the slot is its own.
+    /// Tells handlers on this thread where it stands, while it has the slot.
     place: Option<Registered>,
     /// Dropped last: requesters name the thread while it has a slot.
     registration: Option<Attached>,
@@ -135,7 +135,7 @@ impl fmt::Debug for Mutator {
 }
 
 impl Mutator {
-    fn attach(shared: Arc<Shared>, limit: Option<Duration>) -> Result<Self, AttachError> {
+    fn attach(shared: Arc<Shared>, timeout: Option<Duration>) -> Result<Self, AttachError> {
         let tid = sys::gettid();
         if shared.protocol.stop_turn.is_held_by(tid) {
             return Err(AttachError::HoldsStop { tid });
@@ -150,10 +150,11 @@ impl Mutator {
                 threadreg::attach().map_err(|error| AttachError::Unregistered { tid, error })?;
             (registration.thread(), Some(registration))
         };
-        // Waiting for the end of a stop, it would hold up those who make threads and are to stop.
+        // If it waited for the end of a stop it would hold up mutators that have to stop and wait for the
+        // guard to make a thread.
         let frozen = threadreg::holds_freeze();
-        let limit = if frozen { Some(Duration::ZERO) } else { limit };
-        let clock = Clock::start(&shared.protocol, tid, limit, Duration::ZERO);
+        let timeout = if frozen { Some(Duration::ZERO) } else { timeout };
+        let clock = Clock::start(&shared.protocol, tid, timeout, Duration::ZERO);
         let place = Cell::new(None);
         let identify = |slot: &'static MutatorSlot<Identity>| {
             let identity = &slot.status.identity;
@@ -178,25 +179,20 @@ impl Mutator {
         Ok(Self { slot, shared, thread, place, registration, not_send: PhantomData })
     }
 
-    /// Says that the thread is at a safe point: if something is asked of it, it is served now.
+    /// Says that the thread is at a safe point. If a stop or a for-each is pending, does its part now.
     ///
-    /// One load and one branch when nothing is.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: a handler is not at a safe point.
+    /// One load and one branch if nothing is pending.
     ///
     /// # Blocking
     ///
-    /// Waits while the world is stopped, for as long as it is, and runs the closure of a for-each.
-    /// What bounds the wait is the stop's own work; whoever stops can bound what it waits for
-    /// ([`StopOptions::timeout`](crate::StopOptions::timeout)).
+    /// Waits while the world is stopped, and runs the closure of a for-each. The wait lasts as long as the
+    /// stop. The requester can bound how long it waits for mutators
+    /// ([`StopOptions::timeout`](crate::StopOptions::timeout)), not this thread.
     ///
     /// # Panics
     ///
-    /// When something is asked, and with debug assertions always, while the thread holds
-    /// `threadreg::freeze_creation`'s guard: a mutator that waits for the guard to make a thread would
-    /// not come to the stop.
+    /// If the thread holds `threadreg::freeze_creation`'s guard and something is pending; with debug assertions
+    /// also if nothing is. A mutator that waits for the guard to make a thread would not come to the stop.
     #[inline]
     #[doc(alias = "safepoint poll")]
     pub fn poll(&mut self) {
@@ -210,42 +206,37 @@ impl Mutator {
     fn poll_armed(&mut self) {
         assert!(
             !threadreg::holds_freeze(),
-            "a safepoint under the guard of freeze_creation: poll first, freeze second"
+            "a poll under the guard of freeze_creation: poll first, freeze second"
         );
         if self.slot.is_armed() {
             self.shared.protocol.process(self.slot);
         }
     }
 
-    /// Runs `work` in a safe region: a stop goes on without this thread, and does not interrupt
-    /// it. Inside, the thread must not touch what a stop protects.
+    /// Runs `work` in a safe region: a stop neither waits for this thread nor interrupts it. Inside, the
+    /// thread must not touch what a stop protects.
     ///
-    /// In a world with a nudge a signal that was sent before is waited for first, so that no system
-    /// call in `work` comes back with `EINTR` because of a stop. That wait ends after 100 ms.
+    /// In a world with a nudge, first waits for a signal that is on its way, so that no system call in `work`
+    /// fails with `EINTR` because of a stop. That wait ends after 100 ms.
     ///
-    /// To whoever suspends the thread's task (by `preempt::Task::suspend`) the region is one in which the
-    /// task blocks, as inside `Task::blocking`; to find that out, the thread is interrupted once.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe.
+    /// To a thread that suspends this thread's task (by `preempt::Task::suspend`) the region is one in which
+    /// the task blocks, as inside `Task::blocking`. To find that out, it interrupts this thread once.
     ///
     /// # Blocking
     ///
-    /// After `work`, waits while the world is stopped, or a for-each closure runs on this
-    /// mutator's behalf, or the thread's task is suspended: for as long as those last, since the
-    /// thread may not run before.
+    /// After `work`, waits while the world is stopped, a for-each closure runs for this mutator on another
+    /// thread, or the thread's task is suspended. Without a limit: the thread may not run before.
     ///
     /// # Panics
     ///
-    /// When `work` does, after leaving the safe region. When `work` stopped the world and returns
-    /// the [`Stopped`](crate::Stopped): this thread would wait for itself.
+    /// If `work` does, after leaving the safe region. If `work` stopped the world and returns the
+    /// [`Stopped`](crate::Stopped): this thread would wait for itself.
     ///
     /// # Aborts
     ///
-    /// When `work` stopped the world and put the [`Stopped`](crate::Stopped) somewhere else, so that not even a
-    /// panic could end the stop before the region. With debug assertions, when the region ends in a
-    /// stopped world while the thread holds `threadreg::freeze_creation`'s guard.
+    /// If `work` stopped the world and put the [`Stopped`](crate::Stopped) somewhere else, so that not even a
+    /// panic could end the stop before the region. With debug assertions, if the region ends in a stopped
+    /// world while the thread holds `threadreg::freeze_creation`'s guard.
     ///
     /// # Examples
     ///
@@ -256,33 +247,32 @@ impl Mutator {
     /// mutator.blocking(|| std::io::empty().read_to_string(&mut text))?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "safe region")]
+    #[doc(alias = "entersyscall")]
+    #[doc(alias = "exitsyscall")]
     #[inline]
     pub fn blocking<R>(&mut self, work: impl FnOnce() -> R) -> R {
         let region = SafeRegion::enter(self);
         let result = work();
-        // The cheap look first: whoever has the world stopped from here has asked this slot too.
+        // The cheap look first: a stop made from here has armed this slot, too.
         let stops = self.slot.is_armed() && self.shared.protocol.stop_turn.is_held_by(self.tid());
-        // Unwinding drops the result, and the stop if it is there, before the region is left.
+        // Unwinding drops the result, with the stop if it is in there, before it leaves the region.
         assert!(!stops, "a safe region ended while its own thread has the world stopped");
         drop(region);
         result
     }
 
-    /// Ends the thread's part in the world; the same as dropping the mutator.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe.
+    /// Ends the thread's part in the world, as dropping the mutator does.
     ///
     /// # Blocking
     ///
-    /// Does not wait for the end of a stop, unless a for-each waits for this mutator's closure:
-    /// that is run first.
+    /// Does not wait for the end of a stop, unless this mutator's closure of a for-each is pending: that runs
+    /// first, in a running world.
     ///
     /// # Aborts
     ///
-    /// When a for-each closure that runs for this mutator does it. Only a nudged mutator can be
-    /// within reach of its own closure, in a thread-local.
+    /// If a for-each closure that runs for this mutator does it. Only the closure of a nudged mutator can reach
+    /// the mutator, in a thread-local.
     pub fn detach(self) {
         drop(self);
     }
@@ -291,7 +281,7 @@ impl Mutator {
     ///
     /// # Signal safety
     ///
-    /// Async-signal-safe.
+    /// Async-signal-safe (AS-Safe).
     #[must_use]
     pub fn thread(&self) -> ThreadRef {
         self.thread
@@ -301,7 +291,7 @@ impl Mutator {
     ///
     /// # Signal safety
     ///
-    /// Async-signal-safe.
+    /// Async-signal-safe (AS-Safe).
     #[must_use]
     pub fn world(&self) -> World {
         World { shared: self.shared.clone() }
@@ -309,7 +299,7 @@ impl Mutator {
 }
 
 impl Mutator {
-    /// The thread's id. Not kept here: it changes in the child of a fork.
+    /// The thread's id. Not kept in the mutator: it changes in the child of a fork.
     pub(crate) fn tid(&self) -> i32 {
         self.slot.status.identity.tid.load(Ordering::Relaxed)
     }
@@ -317,11 +307,11 @@ impl Mutator {
 
 impl Drop for Mutator {
     fn drop(&mut self) {
-        // In a safe region, too: a leaked stop leaves the mutator there, and so does an exit inside of
-        // one, for a mutator in a thread-local. It owes no closure of its own then.
+        // In a safe region, too: a leaked stop leaves the mutator there. So does an exit inside of one, for
+        // a mutator in a thread-local. No closure runs on its own thread then.
         let identity = &self.slot.status.identity;
-        // The closure was called by this slot's poll, which goes on with the slot and the world when
-        // it returns. A poll that a nudge makes borrows nothing, so the compiler does not see to this.
+        // This slot's poll called the closure, and goes on with the slot and the world when it returns. A
+        // poll that a nudge makes borrows nothing, so the compiler does not prevent this.
         if identity.visited.load(Ordering::Relaxed) && self.slot.state() == MutatorState::Running {
             abort_with(format_args!(
                 "thread {} detaches in a closure that runs for it",
@@ -330,31 +320,31 @@ impl Drop for Mutator {
         }
         let place = &mut self.place;
         self.shared.protocol.detach(self.slot, || {
-            // Before the slot can be another's.
+            // Before the slot can be another thread's.
             place.take();
             forget(self.slot);
         });
     }
 }
 
-/// Forgets the owner of a slot, which owes nothing.
+/// Clears the identity of a slot that has nothing pending.
 fn forget(slot: &'static MutatorSlot<Identity>) {
     slot.status.identity.tid.store(0, Ordering::Relaxed);
     slot.status.identity.set_target(None);
 }
 
-/// Where the owner of the slot stands still.
+/// Where a slot's thread tells its handlers that it stands still.
 fn place_of(slot: &'static MutatorSlot<Identity>) -> Place {
-    // SAFETY: both ask for the exposed address of a slot that is the thread's, which it is from the
-    // moment that this is registered until `forget`. They are a few loads and atomic stores. In the
-    // protocol's waits the thread runs nothing else, in a region the closure that was given for it;
-    // REST is looked at whenever `Running` was stored (I8).
+    // SAFETY: both functions require the exposed address of a slot of this thread, which it is from the
+    // registration of this place until `forget`. They are a few loads and atomic stores. In the protocol's
+    // waits the thread runs nothing else; in a region it runs the closure that was given for it. REST is
+    // looked at whenever `Running` was stored (I8).
     unsafe { Place::new(how_it_stands, recall, ptr::from_ref(slot).expose_provenance()) }
 }
 
 /// # Safety
 ///
-/// `data` is the exposed address of a [`MutatorSlot`] of the calling thread's.
+/// `data` is the exposed address of a [`MutatorSlot`] of the calling thread.
 unsafe fn how_it_stands(data: usize) -> Rest {
     let slot = ptr::with_exposed_provenance::<MutatorSlot<Identity>>(data);
     // SAFETY: the caller's obligation, and slots are never freed.
@@ -390,8 +380,8 @@ impl<'a> SafeRegion<'a> {
         Self { slot: mutator.slot, protocol: &mutator.shared.protocol }
     }
 
-    /// Something is asked of the slot. If the thread itself does, leaving would wait forever; under
-    /// the guard of `freeze_creation` it may.
+    /// The slot is armed, and leaving may wait. If this thread has the world stopped it would wait forever;
+    /// under the guard of `freeze_creation` it might.
     #[cold]
     fn refuse_to_wait(&self) {
         let tid = self.slot.status.identity.tid.load(Ordering::Relaxed);

@@ -3,10 +3,14 @@
 use core::fmt;
 use core::time::Duration;
 
-/// A poll answers in well under this.
+/// Well above the time from a request to a poll's acknowledgement.
 const NUDGE_AFTER: Duration = Duration::from_micros(100);
 
-/// Why the world is stopped; for people who read statistics and errors.
+/// Why the world is stopped, for people who read statistics and errors.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Reason(&'static str);
 
@@ -19,20 +23,12 @@ impl Reason {
     pub const DUMP: Self = Self("dump");
 
     /// A reason of your own.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub const fn new(text: &'static str) -> Self {
         Self(text)
     }
 
     /// The text.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         self.0
@@ -52,45 +48,38 @@ impl fmt::Display for Reason {
 }
 
 /// How to stop the world.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct StopOptions {
     /// What for.
     pub reason: Reason,
-    /// How long it may take to be the one who stops and to have everybody stopped. `None`: for as
-    /// long as it takes. A mutator whose stop fails goes on when no other has the world stopped.
+    /// The longest wait for the turn and for all mutators to stop, together. `None`: no limit. A mutator
+    /// whose stop fails goes on when no other thread has the world stopped.
     pub timeout: Option<Duration>,
-    /// When mutators that still run are nudged. Has no effect in a world without a nudge.
+    /// How long after the request mutators that still run are nudged. Without effect in a world without a
+    /// nudge.
     pub nudge_after: Duration,
 }
 
 impl StopOptions {
-    /// No deadline, and a nudge after 100 µs.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// No timeout, and a nudge after 100 µs.
     #[must_use]
     pub fn new(reason: impl Into<Reason>) -> Self {
         Self { reason: reason.into(), timeout: None, nudge_after: NUDGE_AFTER }
     }
 
-    /// Gives up, with everybody released, when the stop takes longer.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Sets the timeout. A stop that takes longer is withdrawn, and the world runs.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Nudges late mutators from then on.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Sets how long after the request late mutators are nudged.
     #[must_use]
     pub fn nudge_after(mut self, after: Duration) -> Self {
         self.nudge_after = after;
@@ -99,13 +88,18 @@ impl StopOptions {
 }
 
 /// How to visit every mutator.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct EachOptions {
-    /// How long it may take to have the turn and every closure begun. `None`: for as long as it
-    /// takes. Closures that have begun are waited for, and so are stops by others.
+    /// The longest wait for the turn and for every closure to begin, together. `None`: no limit. Closures
+    /// that have begun are waited for beyond it, and so are stops by other threads.
     pub timeout: Option<Duration>,
-    /// When mutators that still run are nudged. Has no effect in a world without a nudge.
+    /// How long after the request mutators that still run are nudged. Without effect in a world without a
+    /// nudge.
     pub nudge_after: Duration,
 }
 
@@ -116,32 +110,20 @@ impl Default for EachOptions {
 }
 
 impl EachOptions {
-    /// No deadline, and a nudge after 100 µs.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// No timeout, and a nudge after 100 µs.
     #[must_use]
     pub fn new() -> Self {
         Self { timeout: None, nudge_after: NUDGE_AFTER }
     }
 
-    /// Gives up those who have not been visited, when it takes longer.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Sets the timeout. Past it, mutators that have not been visited will not be.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Nudges late mutators from then on.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Sets how long after the request late mutators are nudged.
     #[must_use]
     pub fn nudge_after(mut self, after: Duration) -> Self {
         self.nudge_after = after;

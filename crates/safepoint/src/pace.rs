@@ -1,4 +1,4 @@
-//! A requester's clock: its deadline, its naps, and the nudges for those who are late.
+//! A requester's clock: its deadline, its naps, and the nudges for late targets.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
@@ -11,11 +11,12 @@ use crate::error::{Straggler, StragglerCause};
 use crate::protocol::{Limit, MutatorSlot, MutatorState, Pace, Protocol, SlotUse};
 use crate::system::{self, Identity, Linux, Target};
 
-/// The first nap; each is twice the one before.
+/// The first nap. Each is twice as long as the one before.
 const FIRST_NAP: Duration = Duration::from_micros(100);
-/// A nap is also how long a lost nudge goes unnoticed.
+/// The longest nap. A lost nudge goes unnoticed for as long.
 const LONGEST_NAP: Duration = Duration::from_millis(10);
 
+/// Times one request.
 #[derive(Debug)]
 pub(crate) struct Clock<'a> {
     protocol: &'a Protocol<Linux>,
@@ -28,11 +29,11 @@ pub(crate) struct Clock<'a> {
     /// The thread that waits.
     me: i32,
     nudged: Vec<Nudged>,
-    /// The waiting thread itself keeps a mutator from answering.
+    /// The waiting thread itself keeps a target from acknowledging.
     own_fault: bool,
 }
 
-/// What came of a late mutator's nudges.
+/// What came of a late target's nudges.
 #[derive(Debug)]
 struct Nudged {
     slot_use: SlotUse,
@@ -48,7 +49,7 @@ enum Sent {
 }
 
 impl<'a> Clock<'a> {
-    /// A deadline that is too far away for the clock is none.
+    /// Starts the clock. A timeout that is too long for it is none.
     pub(crate) fn start(
         protocol: &'a Protocol<Linux>,
         me: i32,
@@ -63,7 +64,7 @@ impl<'a> Clock<'a> {
         Self { protocol, deadline, nudge_after, start, nap, next_look, me, nudged, own_fault }
     }
 
-    /// From here on the time counts as time to stop; what came before was waiting for the turn.
+    /// Counts the time to stop from here on. What came before was the wait for the turn.
     pub(crate) fn restart(&mut self) {
         self.start = Instant::now();
         self.next_look = self.start + self.nap;
@@ -73,7 +74,7 @@ impl<'a> Clock<'a> {
         self.start.elapsed()
     }
 
-    /// Whether waiting was given up because the thread itself holds the task of a late mutator.
+    /// Whether the wait ended because the thread itself holds the task of a late target.
     pub(crate) fn is_own_fault(&self) -> bool {
         self.own_fault
     }
@@ -85,17 +86,16 @@ impl<'a> Clock<'a> {
         wanted: &dyn Fn() -> bool,
     ) -> Option<Sent> {
         let data = ptr::from_ref(slot).expose_provenance();
-        // SAFETY: `nudged` asks for the exposed address of a slot and allows for all the rest; what
-        // it runs does not unwind.
+        // SAFETY: `nudged` requires the exposed address of a slot, and allows for all the rest. What it
+        // runs does not unwind.
         let call = unsafe { NudgeCall::new(nudged, data) };
-        // The nudge is somebody else's code, and so is its destructor, which runs here when it was
-        // replaced meanwhile.
+        // The nudge is foreign code. So is its destructor, which runs here if it was replaced meanwhile.
         let ask = || {
             let nudge = self.protocol.system.nudge.load();
             Some((*nudge).as_ref()?.nudge(thread, call, wanted))
         };
-        // Unwinding would leave a request behind that nobody waits for. The hook has reported the
-        // panic; the payload's destructor might panic in its turn.
+        // Unwinding would leave a request behind that no thread waits for. The hook has reported the
+        // panic. The payload is leaked, since its destructor might panic, too.
         match panic::catch_unwind(AssertUnwindSafe(ask)) {
             Ok(sent) => sent.map(|sent| sent.map_or_else(Sent::Failed, |()| Sent::Requests)),
             Err(payload) => {
@@ -118,7 +118,7 @@ impl<'a> Clock<'a> {
         self.protocol.system.nudge.load().is_some()
     }
 
-    /// Whether no nudge has reached `who`, or is going to.
+    /// Whether no nudge can reach the target.
     fn is_out_of_reach(&self, slot_use: SlotUse) -> bool {
         let last = self
             .nudged
@@ -129,7 +129,7 @@ impl<'a> Clock<'a> {
     }
 
     fn cause(&self, slot: &'static MutatorSlot<Identity>, target: Target) -> StragglerCause {
-        // A thread that has left the registry may still run: it is asked for by its id.
+        // A thread that has left the registry may still run: the kernel knows by its id.
         let gone = !target.thread.is_alive() && sys::tgkill(sys::getpid(), target.tid, 0).is_err();
         if gone {
             return StragglerCause::Ended;
@@ -163,8 +163,8 @@ impl Pace<Linux> for Clock<'_> {
 
     fn nap(&self) -> Option<Duration> {
         let now = Instant::now();
-        // One that has passed has been acted on: what is waited for still is not bounded by it, and
-        // without a sleep the processor would be taken from it.
+        // A deadline that has passed has been acted on, and does not bound what is still waited for. With
+        // no sleep at all, the wait would take the processor from that.
         let deadline = self.deadline.filter(|&at| at > now);
         let until = deadline.map_or(self.next_look, |at| at.min(self.next_look));
         Some(until.saturating_duration_since(now))
@@ -183,7 +183,7 @@ impl Pace<Linux> for Clock<'_> {
     fn late(&mut self, slot: &'static MutatorSlot<Identity>, wanted: &dyn Fn() -> bool) {
         let slot_use = slot.current_use();
         let Some(thread) = slot.status.identity.thread() else { return };
-        // Asked again at each nap, and whoever exits answers on its way.
+        // Nudged again at each nap. A target that exits acknowledges on its way.
         if self.elapsed() >= self.nudge_after
             && let Some(sent) = self.nudge(slot, thread, wanted)
         {
@@ -211,18 +211,18 @@ impl Pace<Linux> for Clock<'_> {
 ///
 /// # Safety
 ///
-/// `data` is the exposed address of a [`MutatorSlot`]. Late and repeated calls are allowed for.
+/// `data` is the exposed address of a [`MutatorSlot`]. Calls may come late and repeatedly.
 unsafe fn nudged(data: usize) {
     let slot = ptr::with_exposed_provenance::<MutatorSlot<Identity>>(data);
     // SAFETY: the caller's obligation, and slots are never freed.
     let slot: &'static MutatorSlot<Identity> = unsafe { &*slot };
     let identity = &slot.status.identity;
-    // The slot may have another owner by now, or none. If it is this thread's it stays so during
-    // this call, and the owner's mutator holds the world: what is called from here are closures for
-    // this slot, in which the mutator cannot be dropped (it aborts).
+    // The slot may be another thread's by now, or none's. If it is this thread's it stays so during this
+    // call, and the mutator holds the world: only closures for this slot are called from here, and a
+    // mutator that is dropped in its own closure aborts.
     let own = identity.tid.load(core::sync::atomic::Ordering::Relaxed) == sys::gettid();
-    // Under the guard of `freeze_creation` it would hold up those who make threads and are to stop:
-    // it is nudged again.
+    // Under the guard of `freeze_creation` it would hold up mutators that wait to make a thread and have to
+    // stop. It is nudged again.
     let may = !system::in_closure() && !threadreg::holds_freeze();
     if own && may && slot.state() == MutatorState::Running && slot.is_armed() {
         let world = identity.world.load(core::sync::atomic::Ordering::Relaxed);

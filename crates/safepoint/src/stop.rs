@@ -17,13 +17,9 @@ use crate::system::{self, Identity, Linux};
 use crate::world::World;
 
 impl Mutator {
-    /// Stops every other mutator of the world; they are stopped until the result is dropped.
+    /// Stops every other mutator of the world, until the result is dropped.
     ///
-    /// While it waits the thread is in a safe region: others may stop it first.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: a handler is not at a safe point.
+    /// While the thread waits it is in a safe region: other threads may stop it first.
     ///
     /// # Blocking
     ///
@@ -32,10 +28,10 @@ impl Mutator {
     /// # Errors
     ///
     /// [`StopError::InCallback`] inside a for-each closure of another world.
-    /// [`StopError::Nested`] when the thread has this world stopped already, which takes a
-    /// [`Stopped`] that was leaked. [`StopError::HoldsFreeze`] when the thread holds
-    /// `threadreg::freeze_creation`'s guard. [`StopError::HoldsMutators`] when it holds the task of a
-    /// mutator that cannot be nudged. The world runs then.
+    /// [`StopError::Nested`] if the thread has this world stopped already, by a [`Stopped`] that was leaked.
+    /// [`StopError::HoldsFreeze`] if the thread holds `threadreg::freeze_creation`'s guard.
+    /// [`StopError::HoldsMutators`] if it holds the task of a mutator that cannot be nudged. After an error
+    /// the world runs.
     ///
     /// # Examples
     ///
@@ -50,6 +46,7 @@ impl Mutator {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[doc(alias = "stopTheWorld")]
+    #[doc(alias = "VM_Operation")]
     #[doc(alias = "safepoint operation")]
     pub fn stop_the_world(&mut self, reason: impl Into<Reason>) -> Result<Stopped<'_>, StopError> {
         self.stop_with(StopOptions::new(reason))
@@ -57,22 +54,17 @@ impl Mutator {
 
     /// Stops the world as [`Mutator::stop_the_world`] does, with options.
     ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: a handler is not at a safe point.
-    ///
     /// # Blocking
     ///
-    /// As [`Mutator::stop_the_world`], bounded by the deadline where there is one. The deadline bounds
-    /// the waits for the turn and for the others. Past it the mutator goes on, which it can when no
-    /// other has the world stopped, and its task is not suspended: what others do to this thread
-    /// meanwhile no deadline of its own can end. [`World::stop_from_outside_with`] in a safe region
-    /// returns at its deadline.
+    /// As [`Mutator::stop_the_world`]. The timeout bounds the waits for the turn and for the other mutators.
+    /// It does not bound how long other threads have the world stopped or this thread's task suspended: the
+    /// mutator can go on only when neither is so. [`World::stop_from_outside_with`] in a safe region returns
+    /// when its timeout is over.
     ///
     /// # Errors
     ///
-    /// [`StopError::TimedOut`] and [`StopError::Busy`] when the deadline passes: everybody runs
-    /// again. The others as for [`Mutator::stop_the_world`].
+    /// As for [`Mutator::stop_the_world`]. Also [`StopError::Busy`] if the timeout is over before it is this
+    /// thread's turn, and [`StopError::TimedOut`] if it is over before all mutators have stopped.
     pub fn stop_with(&mut self, options: StopOptions) -> Result<Stopped<'_>, StopError> {
         if system::in_closure() {
             return Err(StopError::InCallback);
@@ -84,17 +76,13 @@ impl Mutator {
 impl World {
     /// Stops the world from a thread that is not one of its mutators, or is in a safe region.
     ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: takes turns with other threads.
-    ///
     /// # Blocking
     ///
     /// Waits for its turn, and until every mutator has polled or entered a safe region.
     ///
     /// # Errors
     ///
-    /// As for [`World::stop_from_outside_with`], without the deadline.
+    /// As for [`World::stop_from_outside_with`], but for the timeout.
     ///
     /// # Examples
     ///
@@ -108,32 +96,32 @@ impl World {
     /// # Ok::<(), safepoint::StopError>(())
     /// ```
     #[doc(alias = "stopTheWorld")]
+    #[doc(alias = "VM_Operation")]
     pub fn stop_from_outside(&self, reason: impl Into<Reason>) -> Result<Stopped<'_>, StopError> {
         self.stop_from_outside_with(StopOptions::new(reason))
     }
 
     /// Stops the world as [`World::stop_from_outside`] does, with options.
     ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: takes turns with other threads.
-    ///
     /// # Blocking
     ///
-    /// As [`World::stop_from_outside`], bounded by the deadline where there is one.
+    /// As [`World::stop_from_outside`], for at most the timeout.
     ///
     /// # Errors
     ///
-    /// When the thread has the world stopped already, runs a for-each closure, holds
-    /// `threadreg::freeze_creation`'s guard, is a running mutator of the world, or holds the task of
-    /// one that cannot be nudged; when the deadline passes. The world runs then.
+    /// [`StopError::Nested`] if the thread has the world stopped already. [`StopError::InCallback`] inside a
+    /// for-each closure. [`StopError::HoldsFreeze`] if the thread holds `threadreg::freeze_creation`'s guard.
+    /// [`StopError::OwnMutatorRuns`] if it is a running mutator of the world.
+    /// [`StopError::HoldsMutators`] if it holds the task of a mutator that cannot be nudged.
+    /// [`StopError::Busy`] and [`StopError::TimedOut`] if the timeout is over. After an error the world runs,
+    /// unless this or another thread has it stopped.
     pub fn stop_from_outside_with(&self, options: StopOptions) -> Result<Stopped<'_>, StopError> {
         if system::in_closure() {
             return Err(StopError::InCallback);
         }
         let tid = sys::gettid();
         let own = self.shared.slot_of(tid);
-        // A stopper is safe itself: that it holds the stop is the better thing to say.
+        // A mutator that has the world stopped is safe, and gets the more telling `Nested`.
         if !self.shared.protocol.stop_turn.is_held_by(tid)
             && own.is_some_and(|slot| slot.state() != MutatorState::Safe)
         {
@@ -145,7 +133,12 @@ impl World {
 
 /// Proof that the world is stopped, until it is dropped.
 ///
-/// No mutator runs user code, and none starts to. It cannot be sent to another thread.
+/// No mutator runs user code, and none starts to. The proof cannot be sent to another thread.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe), except [`Stopped::mutators`] and [`Stopped::resume`]
+/// (AS-Unsafe lock). The same holds for dropping it.
 #[must_use = "the world is resumed when this is dropped"]
 pub struct Stopped<'a> {
     protocol: &'a Protocol<Linux>,
@@ -164,7 +157,7 @@ impl fmt::Debug for Stopped<'_> {
     }
 }
 
-/// The mutator that kept a stop waiting longest.
+/// The mutator that stopped last.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct LastToStop {
@@ -174,23 +167,23 @@ pub struct LastToStop {
     pub name: Name,
 }
 
-/// What a stop took.
+/// What a stop took: its time and its mutators.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct StopStats {
-    /// From the request, made when it was this stop's turn, until all had stopped.
+    /// From the request until all had stopped. The wait for the turn is not included.
     pub time_to_stop: Duration,
-    /// Mutators that were stopped; whoever stopped them is not counted.
+    /// How many mutators were stopped. The one that stopped them is not counted.
     pub mutators: usize,
-    /// Those among them that were running when they were asked, and had to answer.
+    /// How many of them were running when they were asked.
     pub running: usize,
-    /// Who was waited for last. `None` if nobody was: all had answered, or were found safe, by the
-    /// time the last one had been asked. Also if that one has detached since.
+    /// The mutator that acknowledged last. `None` if the stop had to wait for none: all had acknowledged, or
+    /// were safe, when the last one had been asked. Also `None` if that mutator has detached since.
     pub last: Option<LastToStop>,
 }
 
 impl<'a> Stopped<'a> {
-    /// The caller is `tid`; `own` is its slot if it is to be stopped too, and running then.
+    /// Stops the world from the thread `tid`. `own` is its slot if it is a mutator that runs.
     pub(crate) fn stop(
         protocol: &'a Protocol<Linux>,
         own: Option<&'static MutatorSlot<Identity>>,
@@ -200,23 +193,23 @@ impl<'a> Stopped<'a> {
         if protocol.stop_turn.is_held_by(tid) {
             return Err(StopError::Nested { tid });
         }
-        // A creator that waits for the guard may be a mutator, and would not come.
+        // A thread that waits for the guard to make a thread may be a mutator, and would not stop.
         if threadreg::holds_freeze() {
             return Err(StopError::HoldsFreeze { tid });
         }
         let reason = options.reason;
         let mut clock = Clock::start(protocol, tid, options.timeout, options.nudge_after);
-        // Safe from here on: whoever has the turn may stop this thread, which waits for it.
+        // Safe from here on: the holder of the turn may stop this thread, which waits for it.
         let safe = Requester::enter(protocol, own);
         loop {
             if !protocol.stop_turn.acquire(&protocol.system, own, tid, &mut clock) {
                 let holder = protocol.stop_turn.holder();
-                // Waits while others have the world stopped.
+                // Waits while another thread has the world stopped.
                 drop(safe);
                 return Err(StopError::Busy { reason, holder, waited: clock.elapsed() });
             }
             let Some(own) = own.filter(|own| !protocol.begin_work(own)) else { break };
-            // The thread's task is held: its holder may be a mutator that is to be stopped.
+            // The thread's task is held. The thread that holds it may be a mutator that has to stop.
             protocol.stop_turn.release(&protocol.system);
             protocol.stay_while_held(own);
         }
@@ -239,32 +232,24 @@ impl<'a> Stopped<'a> {
     }
 
     /// What the stop took.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn stats(&self) -> &StopStats {
         &self.stats
     }
 
     /// What the stop is for.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn reason(&self) -> Reason {
         self.reason
     }
 
-    /// The stopped mutators; the one that stopped them is not among them.
+    /// The stopped mutators, without the one that stopped them.
     ///
-    /// Threads that attach during the stop, and wait for its end, may be.
+    /// A thread that attaches during the stop, and waits for its end, may be among them.
     ///
     /// # Signal safety
     ///
-    /// Not async-signal-safe: takes locks.
+    /// Not async-signal-safe (AS-Unsafe lock).
     pub fn mutators(&self) -> impl Iterator<Item = StoppedMutator<'_>> {
         let own = self.own;
         self.protocol
@@ -276,16 +261,17 @@ impl<'a> Stopped<'a> {
             })
     }
 
-    /// Lets the world run; the same as dropping this.
+    /// Lets the world run, as dropping this does.
     ///
     /// # Signal safety
     ///
-    /// Not async-signal-safe.
+    /// Not async-signal-safe (AS-Unsafe lock).
     ///
     /// # Blocking
     ///
-    /// Waits for nobody to run; but when a mutator stopped the world and somebody else stops it
-    /// next, that one's end is waited for.
+    /// Does not wait for the mutators to run. But if a mutator stopped the world and another thread stops it
+    /// next, the mutator waits for the end of that stop.
+    #[doc(alias = "startTheWorld")]
     pub fn resume(self) {
         drop(self);
     }
@@ -306,7 +292,7 @@ impl StopStats {
     fn new(protocol: &Protocol<Linux>, counted: Counted, time_to_stop: Duration) -> Self {
         let last = counted.last.and_then(|by| {
             let slot = protocol.slot(by.index)?;
-            // Between two looks at the owner's number: the slot may have changed hands since.
+            // Read before the look at the generation: the slot may be another thread's by now.
             let target = slot.status.identity.target()?;
             (slot.current_use() == by)
                 .then_some(LastToStop { thread: target.thread, name: target.name })
@@ -316,7 +302,7 @@ impl StopStats {
     }
 }
 
-/// A mutator that wants to stop the world, in its safe region; leaves it when the stop fails.
+/// A mutator that requests a stop, in its safe region. Dropping it, when the stop fails, leaves the region.
 struct Requester<'a> {
     protocol: &'a Protocol<Linux>,
     own: Option<&'static MutatorSlot<Identity>>,
@@ -330,7 +316,7 @@ impl<'a> Requester<'a> {
         Self { protocol, own }
     }
 
-    /// Stays in the safe region: the stop's guard leaves it.
+    /// Stays in the safe region: dropping [`Stopped`] leaves it.
     fn stay(mut self) {
         self.own = None;
     }
@@ -345,6 +331,10 @@ impl Drop for Requester<'_> {
 }
 
 /// A mutator in a stopped world.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Debug)]
 pub struct StoppedMutator<'a> {
     slot: &'static MutatorSlot<Identity>,
@@ -354,30 +344,18 @@ pub struct StoppedMutator<'a> {
 
 impl StoppedMutator<'_> {
     /// Its thread.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn thread(&self) -> ThreadRef {
         self.thread
     }
 
-    /// Its place in the world: small, distinct among the mutators of a moment, used again later.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Its place in the world: a small number, distinct among the mutators of a moment, and used again later.
     #[must_use]
     pub fn index(&self) -> usize {
         self.slot.index() as usize
     }
 
     /// How many mutators have had this place, this one included.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.slot.generation()

@@ -1,4 +1,4 @@
-//! Linux under the protocol: membarrier, futex, and how long spinning is worth it.
+//! Linux under the protocol: membarrier, futex, how long spinning pays, and which thread has a slot.
 
 use core::cell::{Cell, UnsafeCell};
 use core::fmt;
@@ -15,34 +15,34 @@ use arc_swap::ArcSwapOption;
 use sigctx::sys::{self, Membarrier};
 use threadreg::{Name, Nudge, ThreadRef, rest};
 
-use crate::error::abort_with;
+use crate::abort::abort_with;
 use crate::protocol::{Chunk, Protocol, Spare, System};
 
-/// A requester spins for this long before it sleeps, if there is a processor to spin on: a poll
-/// answers in well under a microsecond, a sleep and a wake take tens.
+/// A requester spins for this long before it sleeps, if there is a processor to spin on. A poll
+/// acknowledges in well under a microsecond, a sleep and a wake take tens.
 const SPIN: Duration = Duration::from_micros(20);
 
-/// How long a nudged thread waits for a nudge that is on its way. A signal that is sent comes within
-/// microseconds of the thread's next time on a processor; one that somebody else has taken never does,
-/// and is sent again by the nudge.
+/// How long a nudged thread waits for a nudge that is on its way. A signal that was sent comes within
+/// microseconds of the thread's next time on a processor. One that other code has consumed never comes, and
+/// the nudge sends it again.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// How a mutator's state and a request's flag are kept in order.
+/// How a mutator's state and a request's flag are ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fences {
     /// Mutators order by program order alone; requesters issue `membarrier(2)` when they need it.
     Asymmetric,
-    /// Mutators fence at each end of a safe region. Where membarrier is missing or refused.
+    /// Mutators fence at each end of a safe region. For where membarrier is missing or refused.
     Full,
 }
 
 impl Fences {
-    /// The best that the system has; asked until it is known.
+    /// The best that the system has. Asks until the answer is known.
     pub(crate) fn probe() -> Self {
         const ASYMMETRIC: u32 = 1;
         const FULL: u32 = 2;
-        // Not a `OnceLock`: a fork could copy it while it asks, and the child would wait for a thread
-        // that it does not have. Relaxed: the answer is all that is handed over.
+        // Not a `OnceLock`: a fork could copy it while a thread asks, and the child would wait for a thread
+        // that it does not have. Relaxed: nothing but the answer is handed over.
         static PROBED: AtomicU32 = AtomicU32::new(0);
         match PROBED.load(Ordering::Relaxed) {
             ASYMMETRIC => return Self::Asymmetric,
@@ -64,7 +64,7 @@ pub(crate) struct Linux {
     pub(crate) fences: Fences,
     /// Processors that the process may use at a time, by affinity and cgroup quota.
     processors: u32,
-    /// Read by requesters and by who may have been nudged, in ordinary code.
+    /// Read by requesters and by targets that may have been nudged, in ordinary code.
     pub(crate) nudge: ArcSwapOption<Arc<dyn Nudge>>,
 }
 
@@ -81,7 +81,8 @@ impl Linux {
     }
 }
 
-/// Who has a slot. Kept when the thread is gone and its mutator was not detached.
+/// The thread that has a slot: the target of requests. Kept when the thread has ended and its mutator was
+/// not detached.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target {
     pub(crate) thread: ThreadRef,
@@ -89,23 +90,23 @@ pub(crate) struct Target {
     pub(crate) name: Name,
 }
 
-/// Whose slot it is.
+/// Which thread has a slot, and in which world.
 #[derive(Debug, Default)]
 pub(crate) struct Identity {
-    /// 0: nobody's.
+    /// The thread's id; 0 for none.
     pub(crate) tid: AtomicI32,
-    /// Whether a for-each closure runs for the slot. Relaxed: the owner asks while it runs, so the
-    /// visitor is the owner itself, or was one whose claim the owner has seen resolved.
+    /// Whether a for-each closure runs for the slot. Relaxed: the target looks at it while it runs. Then the
+    /// closure runs on its own thread, or ran on that of a requester whose claim the target has seen end.
     pub(crate) visited: AtomicBool,
-    /// The owner holds the world for as long as `tid` is not 0.
+    /// The target holds the world for as long as `tid` is not 0.
     pub(crate) world: AtomicPtr<Protocol<Linux>>,
-    /// Locked by the owner when it comes and goes and by requesters for a copy; nobody can be
-    /// stopped with it locked. A cell for the child of a fork, see `after_fork`.
+    /// Locked by the target when it attaches and detaches, and by requesters for a copy. No thread is
+    /// stopped while it has the lock. A cell for the child of a fork, see `after_fork`.
     target: UnsafeCell<Mutex<Option<Target>>>,
 }
 
-// SAFETY: the cell's contents are replaced in `after_fork` alone, on the only thread there is; all
-// others borrow them shared, and a mutex is `Sync`.
+// SAFETY: only `after_fork` replaces the cell's contents, on the only thread there is. All other borrows
+// are shared, and a mutex is `Sync`.
 unsafe impl Sync for Identity {}
 
 impl Identity {
@@ -127,10 +128,10 @@ impl Identity {
         target.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// In the child of a fork, on its one thread: the lock is free, whoever had it at the fork. The
-    /// owner is kept, with its new id, if it is the survivor, `me`; only the owner itself writes it.
+    /// In the child of a fork, on its one thread: frees the lock, whichever thread had it at the fork. The
+    /// target is kept, with its new id, if it is the survivor, `me`: only the target itself writes it.
     pub(crate) fn after_fork(&self, me: Option<i32>) {
-        // SAFETY: the only thread is here, and borrows it nowhere else.
+        // SAFETY: this is the only thread, and it borrows the contents nowhere else.
         let lock = unsafe { &mut *self.target.get() };
         let mut target = None;
         if let Some(me) = me {
@@ -143,25 +144,25 @@ impl Identity {
 }
 
 thread_local! {
-    // Const and without destructor: also readable where a nudged thread was interrupted.
+    /// How many closures the thread is inside of. Const and without destructor: also readable where a
+    /// nudged thread was interrupted.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Whether this thread runs a closure of [`Mutator::for_each_processor`](crate::Mutator), of
-/// whatever world.
+/// Whether this thread runs a closure of [`Mutator::for_each_processor`](crate::Mutator), of any world.
 pub(crate) fn in_closure() -> bool {
     DEPTH.get() != 0
 }
 
-/// While it lives, [`in_closure`], and [`Identity::visited`] of whoever is visited.
+/// While it lives the thread is [`in_closure`], and the target is [`Identity::visited`].
 pub(crate) struct Visit<'a> {
     visited: &'a Identity,
-    /// The depth is the thread's.
+    /// The depth is this thread's.
     not_send: PhantomData<*mut ()>,
 }
 
 impl<'a> Visit<'a> {
-    /// A slot has one visitor at a time: who took, or claimed, what it owes.
+    /// A slot has one visitor at a time: the thread that took, or claimed, its pending request.
     pub(crate) fn new(visited: &'a Identity) -> Self {
         DEPTH.set(DEPTH.get() + 1);
         visited.visited.store(true, Ordering::Relaxed);
@@ -176,8 +177,8 @@ impl Drop for Visit<'_> {
     }
 }
 
-/// Chunks of worlds that are gone. They are kept, not freed: a nudge that comes late is given a
-/// slot's address, and has to find a slot there.
+/// Chunks of worlds that are gone. They are not freed: a late nudge has the address of a slot, and has to
+/// find a slot there.
 static SPARE: Spare<Identity> = Spare::new();
 
 fn process() -> u32 {
@@ -190,8 +191,8 @@ impl System for Linux {
     #[inline]
     fn light(&self) {
         match self.fences {
-            // Only the compiler has to be kept from reordering: `heavy` makes the processor that
-            // runs this thread order what it has done.
+            // Only the compiler has to be kept from reordering: `heavy` makes the processor that runs this
+            // thread order its accesses.
             Fences::Asymmetric => compiler_fence(Ordering::SeqCst),
             Fences::Full => fence(Ordering::SeqCst),
         }
@@ -202,13 +203,13 @@ impl System for Linux {
         if self.fences == Fences::Asymmetric
             && let Err(error) = sys::membarrier(Membarrier::PRIVATE_EXPEDITED)
         {
-            // Mutators rely on it already; a stop without it may see running threads as safe.
+            // Mutators rely on it already. A stop without it could take running threads for safe.
             abort_with(format_args!("membarrier, which worked at the start, is refused: {error}"));
         }
     }
 
     fn wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
-        // However it ends, callers look at the word again, and at the clock.
+        // However it ends, the caller looks at the word again, and at the clock.
         let _ = sys::futex_wait(word, expected, timeout);
     }
 
@@ -222,9 +223,9 @@ impl System for Linux {
 
     fn settle_nudges(&self) {
         if let Some(nudge) = &*self.nudge.load() {
-            // A nudge is somebody else's code. When it gives up, or panics, the next system call may
-            // be interrupted: that breaks nothing here. The hook has reported the panic; the
-            // payload's destructor might panic in its turn.
+            // A nudge is foreign code. When it gives up, or panics, the next system call may be
+            // interrupted: that breaks nothing here. The hook has reported the panic. The payload is
+            // leaked, since its destructor might panic, too.
             let settled = panic::catch_unwind(AssertUnwindSafe(|| nudge.settle(SETTLE)));
             if let Err(payload) = settled {
                 Box::leak(payload);
@@ -244,7 +245,7 @@ impl System for Linux {
         if done() {
             return true;
         }
-        // With no processor to spare, spinning takes it from those who are waited for.
+        // Without a processor to spare, spinning would take one from the targets.
         if running >= self.processors {
             return false;
         }
@@ -281,7 +282,7 @@ mod tests {
     use crate::World;
     use crate::protocol::System;
 
-    /// Whatever the parent's other threads do to the spare chunks when it forks.
+    /// The fork comes at any point of what the parent's other threads do to the spare chunks.
     #[test]
     fn stress_a_child_of_a_fork_makes_worlds_of_its_own() {
         let name = "system::tests::stress_a_child_of_a_fork_makes_worlds_of_its_own";
@@ -299,7 +300,7 @@ mod tests {
                     let status = forked(|| {
                         let world = World::new();
                         let mut mutator = world.attach().expect("a world of its own");
-                        mutator.stop_the_world("in the child").expect("nobody else").resume();
+                        mutator.stop_the_world("in the child").expect("no other mutator").resume();
                         // The mutator is seen safe, so the heavy fence has to work, too.
                         mutator.blocking(|| {
                             let stopped = world.stop_from_outside("in the child").expect("safe");

@@ -1,4 +1,4 @@
-//! A world: the mutators that a stop stops.
+//! A world: the mutators that are stopped together. Its requests are in `stop` and `mutator`.
 
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -10,7 +10,7 @@ use crate::forks;
 use crate::protocol::{MutatorSlot, Protocol};
 use crate::system::{Fences, Identity, Linux};
 
-/// What all handles of a world share.
+/// What the handles of a world share.
 pub(crate) struct Shared {
     pub(crate) protocol: Protocol<Linux>,
     /// Where a child of a fork finds the world.
@@ -19,7 +19,7 @@ pub(crate) struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // Before anything is taken apart.
+        // Before any field is dropped.
         if let Some(node) = self.node {
             node.give_back();
         }
@@ -48,6 +48,10 @@ impl Shared {
 ///
 /// Clones are handles of the same world. Worlds know nothing of each other.
 ///
+/// # Signal safety
+///
+/// No method is async-signal-safe except [`World::fences`]: they allocate, or wait (AS-Unsafe lock heap).
+///
 /// # Examples
 ///
 /// ```
@@ -71,21 +75,13 @@ impl Default for World {
 
 impl World {
     /// An empty, running world with the best fences that the system has.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: allocates.
     #[must_use]
     pub fn new() -> Self {
         Self::with(Fences::probe())
     }
 
-    /// A world that does without `membarrier(2)`, for a program that is going to forbid itself that
-    /// call. Safe regions cost a fence at each end.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: allocates.
+    /// An empty, running world that does without `membarrier(2)`, for a program that is going to forbid itself
+    /// that call. Safe regions cost a fence at each end.
     #[must_use]
     pub fn fully_fenced() -> Self {
         Self::with(Fences::Full)
@@ -95,45 +91,41 @@ impl World {
         let protocol = Protocol::new(Linux::new(fences));
         let mut shared = Arc::new(Shared { protocol, node: None });
         let node = forks::enlist(&raw const shared.protocol);
-        Arc::get_mut(&mut shared).expect("shown to nobody yet").node = Some(node);
+        Arc::get_mut(&mut shared).expect("no other handle yet").node = Some(node);
         Self { shared }
     }
 
-    /// Which fences the world uses.
+    /// The fences that the world uses.
     ///
     /// # Signal safety
     ///
-    /// Async-signal-safe.
+    /// Async-signal-safe (AS-Safe).
     #[must_use]
     pub fn fences(&self) -> Fences {
         self.shared.protocol.system.fences
     }
 
-    /// Sets how late mutators are brought to a safe point; replaces what was set before.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: allocates.
+    /// Sets how late mutators are brought to a safe point. Replaces what was set before.
     ///
     /// # Safety
     ///
-    /// With it, a thread that is a mutator of this world comes to a safe point of the world also where
-    /// it does not say so to its [`Mutator`](crate::Mutator): it is stopped, or runs for-each closures,
+    /// With a nudge, a mutator's thread comes to a safe point also where it does not use its
+    /// [`Mutator`](crate::Mutator). It is stopped, or runs for-each closures,
     ///
-    /// - at each instruction that the nudge may interrupt: for `preempt::Nudger`, of registered code;
+    /// - at each instruction that the nudge may interrupt: for `preempt::Nudger`, those of registered code;
     /// - in each call into the nudge's crate that polls or waits: for `preempt`, `poll`, the drop of
     ///   the last `Disabled`, `Task::enter`, `Task::blocking`, `suspend`, and what is done with a
     ///   `Suspended`.
     ///
-    /// A borrow of the mutator does not keep these away. The caller promises that at none of them
-    /// code on a mutator's thread relies on not being stopped: that it keeps no reference there to
-    /// what a stop, or a for-each closure, may move or change, whatever the reference borrows from.
+    /// A borrow of the mutator does not prevent this. The caller promises that at none of these points code
+    /// on a mutator's thread keeps a reference to what a stop, or a for-each closure, may move or change,
+    /// whatever the reference borrows from.
     ///
     /// # Examples
     ///
     /// ```compile_fail,E0133
-    /// # struct Nobody;
-    /// # impl threadreg::Nudge for Nobody {
+    /// # struct Idle;
+    /// # impl threadreg::Nudge for Idle {
     /// #     fn nudge(
     /// #         &self,
     /// #         _: threadreg::ThreadRef,
@@ -147,7 +139,7 @@ impl World {
     /// #     }
     /// # }
     /// let world = safepoint::World::new();
-    /// world.set_nudge(std::sync::Arc::new(Nobody));
+    /// world.set_nudge(std::sync::Arc::new(Idle));
     /// ```
     pub unsafe fn set_nudge(&self, nudge: Arc<dyn Nudge>) {
         self.shared.protocol.system.nudge.store(Some(Arc::new(nudge)));

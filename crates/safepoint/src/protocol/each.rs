@@ -1,18 +1,18 @@
-//! The requester's side of for-each: a closure run once for every mutator, by the mutator itself
-//! where it runs, and by the requester on its behalf where it is in a safe region.
+//! The requester's side of for-each: a closure that runs once for every mutator, on the mutator's own
+//! thread if that runs, and on the requester's if the mutator is in a safe region.
 //!
 //! ```text
-//!  each_pending:   0 --requester: ask--> g --owner, at its poll: runs it-----------------> 0
-//!                                     |  \--requester: slot is gone, nothing to run--> 0
-//!               requester: slot Safe  v
-//!                                 g|CLAIMED --requester has run it---------------------> 0
-//!                                     |
-//!                                     +--owner wants to leave: |AWAITED, sleeps until 0
+//!  each_pending: 0 --requester: asks--> n --target, at its poll: runs the closure---------> 0
+//!                                       |  \--requester: slot is gone, nothing to run-----> 0
+//!                 requester: slot Safe  v
+//!                                   n|CLAIMED --requester has run the closure-------------> 0
+//!                                       |
+//!                                       +--target wants to leave: |AWAITED, sleeps until 0
 //! ```
 //!
-//! One look at the state is enough. It comes after the heavy fence, so a slot that is seen `Safe`
-//! finds its poll bit before it runs user code again, and its owner then takes the debt or finds it
-//! claimed: the exchange on `each_pending` decides.
+//! One look at the state is enough. It comes after the heavy fence, so a target that is seen `Safe` finds
+//! its poll bit before it runs user code again. It then takes its pending request or finds it claimed: the
+//! exchange on `each_pending` decides.
 
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -23,13 +23,13 @@ use super::slot::{AWAITED, CLAIMED, EACH, MutatorSlot, MutatorState, Stance};
 use super::{Pace, Protocol, System};
 use crate::sync::Ordering;
 
-/// What was seen of those for whom no closure ran.
+/// What was kept of the targets for which no closure ran.
 pub(crate) type Unvisited<T> = Vec<T>;
 
-/// A for-each that did not come to its end.
+/// A for-each that timed out.
 #[derive(Debug)]
 pub(crate) enum NotVisited<T> {
-    /// It did not get the turn: no closure ran.
+    /// It did not get the turn. No closure ran.
     NoTurn,
     /// Closures ran for all but these.
     TimedOut(Unvisited<T>),
@@ -51,19 +51,20 @@ struct MustNotUnwind;
 
 impl Drop for MustNotUnwind {
     fn drop(&mut self) {
-        // Under loom a model that fails unwinds through here, and is to be reported.
+        // Under loom a model that fails unwinds through here, and loom reports it.
         #[cfg(not(loom))]
-        crate::error::abort_with(format_args!(
-            "a panic left a for-each that others may still take part in"
+        crate::abort::abort_with(format_args!(
+            "a panic left a for-each that other threads may still run closures of"
         ));
     }
 }
 
 impl<S: System> Protocol<S> {
-    /// Runs `visit` once for `own` and once for every other slot that is live when it is asked;
-    /// those that detach meanwhile are visited or not. `visit` must not unwind.
+    /// Runs `visit` once for `own` and once for every other slot that is live when it is asked. A target
+    /// that detaches meanwhile is visited or not. `visit` must not unwind.
     ///
-    /// `own`, of the thread `me`, is running before and after, and in a safe region while it waits.
+    /// `own` is the slot of the calling thread, `me`. It is running before and after, and in a safe region
+    /// while the thread waits.
     pub(crate) fn for_each<P: Pace<S>>(
         &self,
         own: &'static MutatorSlot<S::Identity>,
@@ -80,14 +81,14 @@ impl<S: System> Protocol<S> {
         }
 
         let call: Call<'_, S> = Call { visit };
-        let shares_are_out = MustNotUnwind;
+        let outstanding = MustNotUnwind;
         let round = self.each.begin();
-        // Release, with `visit`'s acquire. I6: taken back when the last share is answered.
+        // Release, with `visit`'s acquire. I6: removed when nothing is outstanding.
         self.each_call.store(ptr::from_ref(&call).cast_mut().cast(), Ordering::Release);
         let asked = self.arm_each(own, round);
         (call.visit)(own);
         if asked != 0 {
-            // I2, once: whoever is seen running after this sees the bit before it changes state.
+            // I2, once: a target that is seen running after this sees the bit before it changes state.
             self.system.heavy();
             self.visit_the_safe(own, round, &call, |_, _| ());
         }
@@ -96,12 +97,12 @@ impl<S: System> Protocol<S> {
             self.await_each(own, round, &call, pace, &mut unvisited);
         }
         self.each_call.store(ptr::null_mut(), Ordering::Relaxed);
-        let _over = ManuallyDrop::new(shares_are_out);
+        let _over = ManuallyDrop::new(outstanding);
         self.each_turn.release(&self.system);
         if unvisited.is_empty() { Ok(()) } else { Err(NotVisited::TimedOut(unvisited)) }
     }
 
-    /// Asks every live slot but `own`, which has nothing to answer.
+    /// Asks every live slot but `own`. Returns how many.
     fn arm_each(&self, own: &'static MutatorSlot<S::Identity>, round: RoundNumber) -> u32 {
         let mut asked = 0;
         for slot in self.live().filter(|slot| !ptr::eq(own, *slot)) {
@@ -113,8 +114,8 @@ impl<S: System> Protocol<S> {
         asked
     }
 
-    /// Waits until all have answered, in a safe region: a requester that waits can be stopped. Past
-    /// the deadline only closures that have begun are waited for.
+    /// Waits for all acknowledgements, in a safe region: a requester that waits can be stopped. Past the
+    /// deadline it waits only for closures that have begun.
     fn await_each<P: Pace<S>>(
         &self,
         own: &'static MutatorSlot<S::Identity>,
@@ -153,7 +154,7 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// Past the deadline: a last look at who is safe, then takes back what is still pending.
+    /// Past the deadline: visits the slots that are safe, and withdraws what is still pending.
     fn withdraw_each<P: Pace<S>>(
         &self,
         own: &'static MutatorSlot<S::Identity>,
@@ -163,7 +164,7 @@ impl<S: System> Protocol<S> {
         unvisited: &mut Unvisited<P::Seen>,
     ) {
         self.visit_the_safe(own, round, call, |slot, _| {
-            // Looked at while it owes: it is still the one who was asked.
+            // Looked at while the request is pending: the slot is still that of the target that was asked.
             let seen = pace.look(slot);
             if Self::take_each(slot, round.0) {
                 self.each.acknowledge(round, None);
@@ -172,7 +173,8 @@ impl<S: System> Protocol<S> {
         });
     }
 
-    /// Runs the closure for every slot that is safe and has not run it; `late` gets those that run.
+    /// Runs the closure for every slot that is safe and for which it is pending. Slots that run are passed
+    /// to `late`.
     fn visit_the_safe(
         &self,
         own: &'static MutatorSlot<S::Identity>,
@@ -195,7 +197,7 @@ impl<S: System> Protocol<S> {
                     late(slot, &|| slot.state() == MutatorState::Running && is_pending());
                 }
                 MutatorState::Safe => self.visit_for(slot, round, call),
-                // Gone, or going: it does not run user code again without looking at its debts.
+                // Gone, or going: it looks at what is pending before it runs user code again.
                 _ => {
                     if Self::take_each(slot, round.0) {
                         self.each.acknowledge(round, None);
@@ -205,6 +207,7 @@ impl<S: System> Protocol<S> {
         }
     }
 
+    /// Claims what is pending for a safe slot, and runs the closure on this thread.
     fn visit_for(
         &self,
         slot: &'static MutatorSlot<S::Identity>,
@@ -212,23 +215,24 @@ impl<S: System> Protocol<S> {
         call: &Call<'_, S>,
     ) {
         let (pending, claim) = (&slot.requests.each_pending, round.0 | CLAIMED);
-        // Acquire: the look at the state came before, and the closure must not.
+        // Acquire: the look at the state came before, and the closure must come after.
         if pending.compare_exchange(round.0, claim, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return;
         }
         (call.visit)(slot);
-        // Release: the owner sees what the closure did.
+        // Release: the target sees what the closure did.
         if pending.swap(0, Ordering::Release) & AWAITED != 0 {
             self.system.wake_all(pending);
         }
         self.each.acknowledge(round, None);
     }
 
-    /// Runs the round's closure for a slot that was taken out of its debt.
+    /// Runs the round's closure for the calling thread's slot. The caller has taken the slot's pending
+    /// request, and acknowledges after this.
     pub(super) fn visit(&self, slot: &'static MutatorSlot<S::Identity>) {
         let call = self.each_call.load(Ordering::Acquire);
-        // SAFETY: I6: the requester keeps the call alive until every share of its round is
-        // answered, and the caller answers the slot's only after this.
+        // SAFETY: I6: the requester keeps the call alive while an acknowledgement of its round is
+        // outstanding, and the caller acknowledges after this.
         let call = unsafe { &*call };
         (call.visit)(slot);
     }
@@ -282,7 +286,7 @@ mod tests {
             let _ = protocol.for_each(own, 1, &|_| (), &mut Panics);
         });
         if let Some(ended) = ended {
-            assert!(ended.output.contains("others may still take part"), "{}", ended.output);
+            assert!(ended.output.contains("may still run closures"), "{}", ended.output);
             assert!(!ended.status.success());
         }
     }

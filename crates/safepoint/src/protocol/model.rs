@@ -1,4 +1,4 @@
-//! Models of the protocol: the real code above, every interleaving, loom's memory model.
+//! Models of the protocol: the real code, every interleaving, loom's memory model.
 
 use core::ptr;
 use core::time::Duration;
@@ -10,13 +10,13 @@ use loom::thread;
 use super::*;
 use crate::sync::{Ordering, fence};
 
-/// Both fences in full: the pair is what the models are about, not membarrier.
+/// Both fences are full ones: the models are about the pair, not about membarrier.
 #[derive(Debug)]
 pub(super) struct Model;
 
-// One queue for all words: a wake wakes everybody, which is allowed, since sleepers look again. A
-// wake that is missing leaves a sleeper behind, and loom reports the deadlock. No timeouts but
-// those that are over at once: the protocol has to get there without looking again.
+// One queue for all words: a wake wakes all sleepers, which is allowed, since they look again. A missing
+// wake leaves a sleeper behind, and loom reports the deadlock. A wait with a timeout returns at once if
+// that is zero, and has no timeout otherwise: no wait may rely on it.
 loom::lazy_static! {
     static ref QUEUE: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
 }
@@ -76,7 +76,7 @@ impl System for Model {
     }
 
     fn recycle(chunk: &'static Chunk<()>) {
-        // SAFETY: from `fresh`, and the arena's contract is that nobody uses it any more.
+        // SAFETY: from `fresh`, and no thread uses it any more: that is the arena's contract.
         drop(unsafe { Box::from_raw(core::ptr::from_ref(chunk).cast_mut()) });
     }
 }
@@ -121,7 +121,7 @@ impl Pace<Model> for Impatient {
     fn expired(&self) -> bool {
         true
     }
-    /// Requests past the deadline only.
+    /// Asked past the deadline only.
     fn nap(&self) -> Option<Duration> {
         None
     }
@@ -136,9 +136,9 @@ impl Pace<Model> for Impatient {
 /// that nothing orders fail the model.
 pub(super) struct World {
     pub(super) protocol: Protocol<Model>,
-    /// Touched by mutators only when they run and changed by stoppers only when nobody does.
+    /// Touched by mutators only when they run, and changed by stoppers only when no mutator runs.
     heap: UnsafeCell<u32>,
-    /// A mutator's own, by slot: touched by itself when it runs and by the closure for it.
+    /// A mutator's own, by slot: touched by the mutator when it runs, and by the closure for it.
     own: [UnsafeCell<u32>; slot::CHUNK],
 }
 
@@ -180,7 +180,7 @@ impl World {
         }
     }
 
-    /// The stopper's work: needs all memory for itself.
+    /// The stopper's work, with all memory to itself.
     pub(super) fn in_stop(&self) {
         // SAFETY: checked by loom.
         self.heap.with_mut(|heap| unsafe { *heap += 1 });
@@ -210,7 +210,7 @@ impl World {
         self.protocol.leave(own);
     }
 
-    /// Counts the visit in the mutator's own memory; reads the heap, which no stopper may be at.
+    /// Counts the visit in the mutator's own memory. Reads the heap, which no stopper may touch then.
     pub(super) fn for_each(&self, own: Mutator) {
         self.for_each_with(own, || ());
     }
@@ -227,7 +227,7 @@ impl World {
         self.protocol.for_each(own, 1, &visit, &mut Patient).expect("has no deadline");
     }
 
-    /// How often closures ran for the mutator, asked by itself while it runs.
+    /// How often closures ran for the mutator. The mutator asks, while it runs.
     pub(super) fn visits(&self, slot: Mutator) -> u32 {
         // SAFETY: checked by loom.
         self.own[slot.index() as usize].with(|own| unsafe { *own } & 0xff)
@@ -242,8 +242,7 @@ pub(super) fn spawn<T: 'static>(
     thread::spawn(move || work(&world))
 }
 
-/// W1: whoever enters or leaves a safe region while a stop begins is stopped, and is not waited
-/// for.
+/// W1. A mutator that enters or leaves a safe region while a stop begins is stopped, and not waited for.
 #[test]
 fn stop_against_a_safe_region() {
     loom::model(|| {
@@ -274,7 +273,7 @@ fn stop_against_a_poll() {
     });
 }
 
-/// Two answers for one mutator would end a stop before the other has stopped.
+/// Two acknowledgements for one mutator would end a stop before the other mutator has stopped.
 #[test]
 fn stop_waits_for_each_of_two() {
     let mut model = loom::model::Builder::new();
@@ -327,7 +326,7 @@ fn attach_and_detach_during_a_stop() {
         let slot = world.attach();
         let stopper = spawn(&world, World::stop_outside);
         world.detach(slot);
-        // The same slot, perhaps with a debt left behind.
+        // The same slot, perhaps with a request still pending.
         let slot = world.attach();
         world.work(slot);
         world.protocol.enter(slot, Stance::Away);
@@ -335,7 +334,7 @@ fn attach_and_detach_during_a_stop() {
     });
 }
 
-/// W5: two mutators that want to stop each other; one waits for its turn and is stopped.
+/// W5. Two mutators want to stop each other. One waits for its turn and is stopped.
 #[test]
 fn two_stoppers() {
     loom::model(|| {
@@ -353,7 +352,7 @@ fn two_stoppers() {
     });
 }
 
-/// A stop that gives up releases everybody, and leaves nothing that the next one trips over.
+/// A stop that times out resumes the world, and leaves nothing behind that disturbs the next one.
 #[test]
 fn stop_past_its_deadline() {
     loom::model(|| {
@@ -362,7 +361,7 @@ fn stop_past_its_deadline() {
         let stopper = spawn(&world, |world| {
             assert!(
                 world.protocol.stop_turn.acquire(&Model, None, 1, &mut Impatient),
-                "nobody else has it"
+                "no other thread has it"
             );
             let stopped = world.protocol.stop(None, &mut Impatient);
             if stopped.is_ok() {
@@ -380,7 +379,7 @@ fn stop_past_its_deadline() {
     });
 }
 
-/// W2, W3: exactly once, whatever the target does meanwhile.
+/// W2, W3. Exactly once, whatever the target does meanwhile.
 fn for_each_against(target: impl Fn(&World, Mutator) + Send + Sync + Copy + 'static) {
     loom::model(move || {
         let world = World::new();
@@ -418,7 +417,7 @@ fn for_each_against_a_mutator_that_leaves_a_safe_region() {
     });
 }
 
-/// W4: a target that detaches is visited or gone, and the requester is woken either way.
+/// W4. A target that detaches is visited or gone, and the requester is woken either way.
 #[test]
 fn for_each_against_detach_and_attach() {
     loom::model(|| {
@@ -450,7 +449,7 @@ fn for_each_beside_a_stop() {
     });
 }
 
-/// All three on threads of their own; one preemption less than usual, or it would take minutes.
+/// All three on threads of their own. One preemption less than usual, or it would take minutes.
 #[test]
 fn for_each_beside_a_stop_against_a_runner() {
     let mut model = loom::model::Builder::new();
@@ -472,12 +471,12 @@ fn for_each_beside_a_stop_against_a_runner() {
     });
 }
 
-/// An owner that waits for a claim to be resolved answers a stop whose bit is not set yet, and must
-/// not run again all the same.
+/// A target that waits for a claimed closure acknowledges a stop whose bit is not set yet. It must not run
+/// again all the same.
 #[test]
 fn stop_against_a_mutator_that_leaves_under_a_claim() {
     let mut model = loom::model::Builder::new();
-    // Three threads: one preemption less than usual. The yields let the others in for nothing.
+    // Three threads: one preemption less than usual. A yield is no preemption.
     model.preemption_bound = model.preemption_bound.map(|n| n.min(2));
     model.check(|| {
         let world = World::new();
@@ -497,7 +496,7 @@ fn stop_against_a_mutator_that_leaves_under_a_claim() {
     });
 }
 
-/// As above, for one who detaches and owes a closure: that does not run in the stop.
+/// As above, for a target that detaches with a closure pending: that does not run in the stop.
 #[test]
 fn stop_against_a_mutator_that_detaches_with_a_closure_pending() {
     let mut model = loom::model::Builder::new();
@@ -514,7 +513,7 @@ fn stop_against_a_mutator_that_detaches_with_a_closure_pending() {
     });
 }
 
-/// A spare chunk is given to one at a time, with all that the last one did to it, and none gets lost.
+/// A spare chunk is given to one thread at a time, with all that the last one wrote, and none gets lost.
 #[test]
 fn a_spare_chunk_is_taken_once() {
     /// The chunks' contents, as far as loom is concerned.
@@ -562,12 +561,12 @@ fn a_spare_chunk_is_taken_once() {
 /// The steps by which Go's shared count went wrong (Go commit f0dd002), as far as they exist here.
 ///
 /// 1. The collector asks for a stop.
-/// 2. M1 publishes its safe region, 3. finds the request, 4. and is held up before its answer.
-/// 5. The collector answers for M1, does its work, 6. and resumes, 7. without waiting for M1.
+/// 2. M1 publishes its safe region, 3. finds the request, 4. and is held up before it acknowledges.
+/// 5. The collector acknowledges for M1, does its work, 6. and resumes, 7. without waiting for M1.
 /// 8. M2 comes back from a safe region, 9. runs, 10. and enters another.
-/// 11. The collector asks for a for-each, and M1 goes on with the answer that it was about to give.
+/// 11. The collector asks for a for-each, and M1 gives the acknowledgement that it was about to give.
 ///
-/// M1's answer is to the stop. Taken for one to the for-each, it ends that too early.
+/// M1 acknowledges the stop. Counted for the for-each, that would end it too early.
 #[test]
 fn late_answer_to_a_stop_is_no_answer_to_a_for_each() {
     loom::model(|| {

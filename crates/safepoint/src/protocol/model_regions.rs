@@ -1,5 +1,5 @@
-//! Models of what else looks at a safe region: nudges on their way, handlers of a crate that suspends,
-//! and limits.
+//! Models of what else concerns a safe region: nudges on their way, handlers of a crate that suspends tasks,
+//! and deadlines.
 
 use std::cell::Cell;
 
@@ -12,7 +12,7 @@ use crate::sync::{Ordering, fence};
 loom::lazy_static! {
     /// A nudge is on its way to the one thread that is nudged.
     static ref PENDING: AtomicU32 = AtomicU32::new(0);
-    /// That thread is in a region, or in code that it entered after it had answered.
+    /// That thread is in a region, or in code that it entered after it had acknowledged.
     static ref INSIDE: AtomicU32 = AtomicU32::new(0);
     static ref SERVED: AtomicU32 = AtomicU32::new(0);
     /// The thread's task is held.
@@ -21,8 +21,8 @@ loom::lazy_static! {
     static ref STAYED: AtomicU32 = AtomicU32::new(0);
 }
 
-// Loom runs all threads of a model on one: what the model is about, so that the others are not larger
-// for it.
+// What the model is about, so that the other models are not larger for it. Thread-locals will do: loom
+// runs all threads of a model on one.
 thread_local! {
     static NUDGES: Cell<bool> = const { Cell::new(false) };
     static RECALLS: Cell<bool> = const { Cell::new(false) };
@@ -51,7 +51,7 @@ pub(super) fn stay_while_held() {
     STAYED.store(HELD.load(Ordering::Acquire), Ordering::Release);
 }
 
-/// Nudges at its first look, and then waits for answers alone.
+/// Nudges at its first look, and then only waits.
 struct Nudges(bool);
 
 impl Limit for Nudges {
@@ -96,7 +96,7 @@ fn blocks(world: &World, slot: Mutator) {
     world.protocol.leave(slot);
 }
 
-/// I7: whoever enters a region with a nudge on its way waits for it first.
+/// I7. A target waits for a nudge that is on its way before it enters a region.
 #[test]
 fn no_nudge_for_a_stop_comes_to_a_region() {
     NUDGES.set(true);
@@ -117,7 +117,7 @@ fn no_nudge_for_a_stop_comes_to_a_region() {
     });
 }
 
-/// I7, for one who has run its closure while its requester was about to nudge it.
+/// I7, for a target that has run its closure while its requester was about to nudge it.
 #[test]
 fn no_nudge_for_a_for_each_comes_to_a_region() {
     NUDGES.set(true);
@@ -137,9 +137,9 @@ fn no_nudge_for_a_for_each_comes_to_a_region() {
     });
 }
 
-/// I8: a thread that waits for the end of a stop does what the holder of its task wants, though it was
-/// just about to sleep. The handler runs on the thread itself; as another thread that interrupts it at
-/// any moment it can do no more.
+/// I8. A thread that waits for the end of a stop does what the holder of its task wants, though it was just
+/// about to sleep. The real handler runs on that thread. As a thread of its own it interleaves in all the
+/// ways in which the handler can, and more.
 #[test]
 fn a_recall_in_a_stop_is_served() {
     RECALLS.set(true);
@@ -149,7 +149,7 @@ fn a_recall_in_a_stop_is_served() {
         let stopper = spawn(&world, |world| {
             assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient), "no deadline");
             world.protocol.stop(None, &mut Patient).expect("no deadline");
-            // The holder, which has the world stopped.
+            // The stopper holds the task, too.
             let only = world.protocol.live().next().expect("the mutator");
             world.protocol.recall(only);
             Model.wake_all(&world.protocol.stop_word);
@@ -170,8 +170,8 @@ fn a_recall_in_a_stop_is_served() {
     });
 }
 
-/// I8: a recall that comes in a region is found when it is left, or by the next look, also one that
-/// comes while an earlier one is heeded, by which nothing was held any more.
+/// I8. A recall that comes in a region is found when the region is left, or by the next look. So is one that
+/// comes while the target acts on an earlier one and finds its task not held.
 #[test]
 fn a_recall_is_not_lost() {
     RECALLS.set(true);
@@ -192,15 +192,18 @@ fn a_recall_is_not_lost() {
     });
 }
 
-/// A requester that waits for its turn is held with the others who are stopped, and does not go to work
-/// meanwhile.
+/// A requester whose task is held while it waits for its turn does not begin its work before the task is
+/// resumed.
 #[test]
 fn a_recalled_requester_does_not_go_to_work() {
     RECALLS.set(true);
     loom::model(|| {
         let world = World::new();
         let slot = world.attach();
-        assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient), "nobody has it");
+        assert!(
+            world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient),
+            "no thread has it"
+        );
         let waiter = spawn(&world, move |world| {
             world.protocol.enter(slot, Stance::Waits);
             loop {
@@ -227,7 +230,7 @@ fn a_recalled_requester_does_not_go_to_work() {
     });
 }
 
-/// One who gives up attaching leaves nothing behind, and the stop that it met is not held up.
+/// An attach that times out leaves nothing behind, and does not hold up the stop that it met.
 #[test]
 fn attach_that_gives_up_against_a_stop() {
     loom::model(|| {
@@ -246,7 +249,7 @@ fn attach_that_gives_up_against_a_stop() {
     });
 }
 
-/// As above, beside a for-each, whose requester waits for an answer.
+/// As above, beside a for-each, whose requester waits for acknowledgements.
 #[test]
 fn attach_that_gives_up_beside_a_for_each() {
     let mut model = loom::model::Builder::new();
@@ -267,8 +270,8 @@ fn attach_that_gives_up_beside_a_for_each() {
     });
 }
 
-/// A for-each that gives up has visited each or says that it did not, and leaves nothing that the next
-/// one trips over.
+/// A for-each that times out has visited each target or reports it, and leaves nothing behind that disturbs
+/// the next one.
 #[test]
 fn for_each_past_its_deadline() {
     loom::model(|| {
@@ -282,7 +285,7 @@ fn for_each_past_its_deadline() {
             let visited = match world.protocol.for_each(own, 1, &visit, &mut Impatient) {
                 Ok(()) => 2,
                 Err(each::NotVisited::TimedOut(late)) => 2 - late.len() as u32,
-                Err(each::NotVisited::NoTurn) => panic!("nobody else has it"),
+                Err(each::NotVisited::NoTurn) => panic!("no other thread has it"),
             };
             assert_eq!(visits.into_inner(), visited, "as many as it says");
             world.for_each(own);

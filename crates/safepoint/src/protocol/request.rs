@@ -1,30 +1,32 @@
-//! One request of a kind: whose turn it is to make it, and the count of the answers to it.
+//! One kind of request, a stop or a for-each: the turn to make one, and the round that counts its
+//! acknowledgements.
 //!
 //! # The turn
 //!
-//! Whose turn it is to make a request of a kind. Waited for in a safe region only, so that whoever
-//! has the turn can stop those who wait for it.
+//! A lock that one requester holds at a time. A mutator waits for it in a safe region, so that the holder
+//! can stop the threads that wait.
 //!
 //! ```text
 //!  word = | recalls, 30 bits | FREE, TAKEN or WANTED |
 //! ```
 //!
-//! A handler that recalls a thread which waits changes the upper bits, so that a wait which is about
-//! to begin looks again. What takes the turn wipes them off.
+//! A handler that recalls a thread which waits changes the upper bits, so that a wait which is about to
+//! begin looks again. Acquiring the turn clears them.
 //!
 //! # The round
 //!
-//! Counting the answers to one request. The stop has one and the for-each another: a round is
-//! never shared, or a late answer to one request would be counted for the other.
+//! The stop has one and the for-each another. They are never shared: a late acknowledgement of one request
+//! would count for the other.
 //!
 //! ```text
-//!  pending = | round, low 12 bits | count, 20 bits |
+//!  pending = | round number, low 12 bits | count, 20 bits |
 //!
-//!   begin: (g, 1)  --expect--> (g, n + 1)  --answer (n times), requester's own share--> (g, 0)
+//!   begin: (n, 1) --expect--> (n, targets + 1) --acknowledge, by each target and the requester--> (n, 0)
 //! ```
 //!
-//! The requester holds one share until it has asked everybody, so the count cannot reach zero
-//! early. Whoever takes the last share is told so, once; if that is the requester nobody is woken.
+//! The requester's own acknowledgement stays outstanding until it has asked every target, so the count
+//! cannot reach zero early. Exactly one acknowledgement is the last. If it is the requester's, no thread
+//! has to be woken.
 
 use core::sync::atomic::{AtomicI32 as PlainI32, AtomicU32 as PlainU32, Ordering as Plain};
 
@@ -34,16 +36,17 @@ use crate::sync::{AtomicU32, Ordering};
 
 const FREE: u32 = 0;
 const TAKEN: u32 = 1;
-/// Taken, and somebody may be waiting.
+/// Taken, and a thread may be waiting.
 const WANTED: u32 = 2;
 const STATE: u32 = 0b11;
 const RECALL: u32 = 1 << 2;
 
+/// The turn to make a request of one kind.
 #[derive(Debug)]
 pub(crate) struct Turn {
     word: AtomicU32,
-    /// The thread that has the turn; 0: nobody. A thread compares it with itself only, or tells it
-    /// in an error.
+    /// The thread that has the turn; 0 for none. A thread compares it with its own id only, or puts it
+    /// into an error.
     holder: PlainI32,
 }
 
@@ -52,10 +55,10 @@ impl Turn {
         Self { word: AtomicU32::new(FREE), holder: PlainI32::new(0) }
     }
 
-    /// Takes the turn for the thread `me`; false when `pace` ran out first. The caller is in a safe
-    /// region, and runs what the holder of its task asks of it meanwhile.
+    /// Acquires the turn for the thread `me`; false when `pace` expired first. The caller is in a safe
+    /// region. While it waits it runs what the thread that holds its task wants of it.
     ///
-    /// Acquire, with `pass`'s release: a requester sees what the one before it wrote.
+    /// Acquire, with `release`'s release: a requester sees what the one before it wrote.
     pub(crate) fn acquire<S: System>(
         &self,
         system: &S,
@@ -65,7 +68,7 @@ impl Turn {
     ) -> bool {
         let taken = self.word.compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed);
         if taken.is_err() {
-            // Taken as WANTED although perhaps nobody waits: that costs one wake too many, once.
+            // Taken as WANTED although perhaps no thread waits: that costs one needless wake.
             while self.word.swap(WANTED, Ordering::Acquire) & STATE != FREE {
                 if pace.expired() {
                     return false;
@@ -80,7 +83,7 @@ impl Turn {
         true
     }
 
-    /// Gives the turn up.
+    /// Releases the turn.
     pub(crate) fn release<S: System>(&self, system: &S) {
         self.holder.store(0, Plain::Relaxed);
         if self.word.swap(FREE, Ordering::Release) & STATE == WANTED {
@@ -98,13 +101,14 @@ impl Turn {
         self.holder() == Some(tid)
     }
 
-    /// Handler: the thread may be about to wait for the turn.
+    /// Called by a handler on a thread that may be about to wait for the turn.
     pub(crate) fn recall(&self) {
         // Release: as for the stop word in `Protocol::recall`.
         self.word.fetch_add(RECALL, Ordering::Release);
     }
 
-    /// In the child of a fork: the turn is the survivor's, which was `parent` and is `me`, or free.
+    /// In the child of a fork: the turn stays with the survivor, which was `parent` and is `me`, or is free.
+    /// Returns whether the survivor has it.
     pub(crate) fn after_fork(&self, parent: i32, me: i32) -> bool {
         let keeps = self.holder() == Some(parent);
         self.holder.store(if keeps { me } else { 0 }, Plain::Relaxed);
@@ -115,24 +119,23 @@ impl Turn {
 
 const COUNT_BITS: u32 = 20;
 pub(crate) const COUNT: u32 = (1 << COUNT_BITS) - 1;
-/// Most mutators that a round can count, beside the requester's share.
+/// The most targets that a round can count.
 pub(crate) const MOST: u32 = COUNT - 1;
 
-/// Shares of one request that are not answered yet.
+/// The acknowledgements of one request that are outstanding.
 #[derive(Debug)]
 pub(crate) struct Round {
-    /// Also the word that the requester waits on: it changes with every answer, and the last
-    /// answer wakes.
+    /// The word that the requester waits on. Each acknowledgement changes it, and the last one wakes.
     pub(crate) pending: AtomicU32,
-    /// Written by requesters only, one after the other by the turn.
+    /// Written by the holder of the turn only.
     number: PlainU32,
-    /// Index of the slot that took the last share, plus one; 0: the requester did.
+    /// Index of the slot whose target acknowledged last, plus one; 0 if the requester did.
     last: PlainU32,
-    /// Which of the slot's owners that was.
+    /// The slot's generation then.
     last_generation: PlainU32,
 }
 
-/// One request's number. Never 0, and leaves the top two bits free.
+/// The number of one request. Never 0, and the top two bits are free for `CLAIMED` and `AWAITED`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RoundNumber(pub(crate) u32);
 
@@ -152,37 +155,37 @@ impl Round {
         }
     }
 
-    /// Starts the next request with the requester's own share. Turn holder only.
+    /// Begins the next request, with the requester's own acknowledgement outstanding. Turn holder only.
     pub(crate) fn begin(&self) -> RoundNumber {
         let next = (self.number.load(Plain::Relaxed) + 1) & (u32::MAX >> 2);
         let round = RoundNumber(next.max(1));
         self.number.store(round.0, Plain::Relaxed);
         self.last.store(0, Plain::Relaxed);
-        // Relaxed: nobody answers before it owes, and `pending` is stored with release.
+        // Relaxed: no target acknowledges before its slot's pending word is stored, with release.
         self.pending.store(round.tag() | 1, Ordering::Relaxed);
         round
     }
 
-    /// Adds a share, before its slot is told that it owes one. Turn holder only.
+    /// Expects one more acknowledgement, before its target is asked. Turn holder only.
     pub(crate) fn expect(&self) {
         self.pending.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes a share, for the slot that took it out of `pending` or (`None`) for the requester. True
-    /// for the last one: the requester, if it is another thread, has to be woken.
+    /// Acknowledges: a target for its slot, or (`None`) the requester. True for the last acknowledgement:
+    /// the requester, if it is another thread, has to be woken.
     ///
-    /// Release, so that the requester sees what was done before every answer (its load of the
-    /// zero is an acquire, and all exchanges between are one release sequence); acquire, because
-    /// the requester itself may be the one that takes the last share.
+    /// Release, so that the requester sees what was done before every acknowledgement (its load of the
+    /// zero is an acquire, and all exchanges between are one release sequence). Acquire, because the
+    /// requester itself may acknowledge last.
     pub(crate) fn acknowledge(&self, round: RoundNumber, by: Option<SlotUse>) -> bool {
         let mut seen = self.pending.load(Ordering::Relaxed);
         loop {
             if seen & !COUNT != round.tag() || seen & COUNT == 0 {
-                // An answer to a request that is over.
+                // The request is over.
                 return false;
             }
             if seen & COUNT == 1 {
-                // Only one share is left and it is ours, so nobody else writes this now.
+                // This is the only one outstanding, so no other thread writes this now.
                 self.last.store(by.map_or(0, |by| by.index + 1), Plain::Relaxed);
                 self.last_generation.store(by.map_or(0, |by| by.generation), Plain::Relaxed);
             }
@@ -198,20 +201,19 @@ impl Round {
         }
     }
 
-    /// The word to wait on while it is not `None`, which it is when all have answered.
+    /// The value of the word to wait on; `None` when all have acknowledged.
     pub(crate) fn pending(&self) -> Option<u32> {
         let seen = self.pending.load(Ordering::Acquire);
         (seen & COUNT != 0).then_some(seen)
     }
 
-    /// Who answered last; `None` when the requester found everybody safe.
+    /// The target that acknowledged last; `None` if the requester did.
     pub(crate) fn last(&self) -> Option<SlotUse> {
         let index = self.last.load(Plain::Relaxed).checked_sub(1)?;
         Some(SlotUse { index, generation: self.last_generation.load(Plain::Relaxed) })
     }
-}
 
-impl Round {
+    /// In the child of a fork: nothing is outstanding, and later acknowledgements are ignored.
     #[cfg(not(loom))]
     pub(super) fn after_fork(&self) {
         self.pending.fetch_and(!COUNT, Ordering::Relaxed);

@@ -1,6 +1,9 @@
-//! One mutator's words: what others ask of it on one cache line, what it tells on the other;
-//! and the world's arena of them: chunks in a list that only grows, so that a walk needs no lock and an
-//! address once seen stays a slot.
+//! A mutator's slot, and the arena of a world's slots.
+//!
+//! A slot has two cache lines: what requesters write, and what the target writes.
+//!
+//! The arena is a list of chunks that only grows. So a walk needs no lock, and an address that was a slot
+//! once stays one.
 
 use core::fmt;
 use core::ptr::{self, NonNull};
@@ -11,45 +14,45 @@ use crossbeam_utils::CachePadded;
 use super::System;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 
-/// Bit of the poll word: a stop wants an answer, or has wanted one.
+/// Bit of the poll word: a stop is pending, or was.
 pub(crate) const STOP: u32 = 1 << 0;
-/// Bit of the poll word: a for-each wants its closure run, or has wanted it.
+/// Bit of the poll word: a for-each's closure is pending, or was.
 pub(crate) const EACH: u32 = 1 << 1;
 /// Bit of the poll word: the thread's task was held while the slot stood still. Set by a handler on the
-/// owner's thread, so never between two of the owner's steps that are one to the compiler.
+/// target's thread, so never in the middle of what is one step of the target to the compiler.
 pub(crate) const REST: u32 = 1 << 2;
-/// Bit of `each_pending`: the requester has taken the closure on itself and may be running it.
+/// Bit of `each_pending`: the requester has claimed the closure, and may be running it.
 pub(crate) const CLAIMED: u32 = 1 << 31;
-/// Bit of a claimed `each_pending`: the owner sleeps until the claim is resolved.
+/// Bit of a claimed `each_pending`: the target sleeps until the requester has run the closure.
 pub(crate) const AWAITED: u32 = 1 << 30;
 
-/// Where a mutator is, as seen by requesters.
+/// What a mutator does, as requesters see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 #[non_exhaustive]
 pub enum MutatorState {
-    /// Nobody has the slot.
+    /// No thread has the slot.
     Dead = 0,
-    /// A thread has taken the slot and has not announced itself yet.
+    /// A thread has taken the slot and has not written its identity yet.
     Attaching = 1,
     /// In a safe region: it touches nothing that a stop protects.
     Safe = 2,
-    /// Running user code; answers at its next poll.
+    /// Running user code; acknowledges at its next poll.
     Running = 3,
-    /// On its way to `Dead`: runs no user code, and owes at most an answer.
+    /// On its way to `Dead`. It runs no user code; an acknowledgement may be outstanding.
     Detaching = 4,
 }
 
-/// The bits of the state word that are the state; above them is the [`Stance`].
+/// The bits of the state word that are the state. Above them is the [`Stance`].
 const STATE: u32 = 0b111;
 
-/// What a thread does in a safe region; for handlers on that thread, requesters do not ask.
+/// What a thread does in a safe region. Only handlers on that thread look at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Stance {
-    /// It has the world stopped, or is about to, and runs what wanted that.
+    /// It has the world stopped, or is about to, and runs the code that asked for that.
     Works = 0,
-    /// It runs a closure that touches nothing protected.
+    /// It runs a closure that touches nothing that a stop protects.
     Away = 1 << 3,
     /// It waits inside the protocol.
     Waits = 1 << 4,
@@ -66,7 +69,7 @@ impl MutatorState {
         }
     }
 
-    /// Whether a request has to reckon with the slot.
+    /// Whether requests have to ask the slot.
     pub(crate) fn is_live(self) -> bool {
         !matches!(self, Self::Dead | Self::Attaching)
     }
@@ -84,27 +87,27 @@ impl fmt::Display for MutatorState {
     }
 }
 
-/// Written by requesters.
+/// What requesters write.
 #[derive(Debug)]
 pub(crate) struct Requests {
-    /// What the owner's poll looks at. Requesters set bits, and the owner what it finds before they
-    /// do; only the owner clears them.
+    /// The poll word: armed if it is not 0. Requesters set bits. The target sets the bit of a request that
+    /// it finds pending before the requester has. Only the target clears bits.
     pub(crate) poll: AtomicU32,
-    /// RoundNumber of the stop that this slot owes an answer to; 0: none.
+    /// Number of the round of the stop that the target has to acknowledge; 0 for none.
     pub(crate) stop_pending: AtomicU32,
-    /// RoundNumber of the for-each that this slot owes a run of the closure to; 0: none.
+    /// Number of the round of the for-each whose closure the target has to run; 0 for none.
     pub(crate) each_pending: AtomicU32,
 }
 
-/// Written by the owner.
+/// What the target writes.
 #[derive(Debug)]
 pub(crate) struct Status<I> {
     state: AtomicU32,
-    /// Who the owner is; kept by the system, the protocol does not look at it.
+    /// Which thread has the slot. The system's: the protocol does not look at it.
     pub(crate) identity: I,
-    /// How many owners the slot has had. Not part of the protocol, so not modelled.
+    /// How many threads have had the slot. Not part of the protocol, so not modelled.
     pub(crate) generation: PlainU32,
-    /// Place in the world's arena; written before the slot is published there.
+    /// Place in the world's arena. Written before the slot is published there.
     pub(crate) index: PlainU32,
 }
 
@@ -135,34 +138,34 @@ impl<I: Default> MutatorSlot<I> {
 }
 
 impl<I> MutatorSlot<I> {
-    /// The fast path: whether somebody wants something.
+    /// The fast path: whether the poll word is armed.
     ///
-    /// Relaxed: a bit that is seen late is seen at the next poll; what the bit stands for is read
-    /// again behind a fence by the slow path.
+    /// Relaxed: a bit that is missed here is found by the next poll, and the slow path reads what it stands
+    /// for behind a fence.
     #[inline(always)]
     pub(crate) fn is_armed(&self) -> bool {
         self.requests.poll.load(Ordering::Relaxed) != 0
     }
 
-    /// Acquire, with `set_state`'s release: who sees `Safe` sees all that the owner did before.
+    /// Acquire, with `set_state`'s release: a requester that sees `Safe` sees all that the target did before.
     pub(crate) fn state(&self) -> MutatorState {
         MutatorState::from_word(self.status.state.load(Ordering::Acquire))
     }
 
-    /// Owner only. Release, see [`MutatorSlot::state`]. The fence that must follow is the caller's.
+    /// Target only. Release, see [`MutatorSlot::state`]. The caller makes the fence that must follow.
     #[inline(always)]
     pub(crate) fn set_state(&self, state: MutatorState) {
         self.status.state.store(state as u32, Ordering::Release);
     }
 
-    /// Owner only: `Safe`, with what the thread does there. As [`MutatorSlot::set_state`].
+    /// Target only: `Safe`, with what the thread does there. As [`MutatorSlot::set_state`].
     #[inline(always)]
     pub(crate) fn set_safe(&self, stance: Stance) {
         self.status.state.store(MutatorState::Safe as u32 | stance as u32, Ordering::Release);
     }
 
-    /// What the owner does in its safe region; `None` outside of one. Owner's thread only, handlers
-    /// included: relaxed.
+    /// What the target does in its safe region; `None` outside of one. Relaxed: called on the target's
+    /// thread only, also in handlers.
     pub(crate) fn stance(&self) -> Option<Stance> {
         let word = self.status.state.load(Ordering::Relaxed);
         (MutatorState::from_word(word) == MutatorState::Safe).then_some(match word & !STATE {
@@ -172,12 +175,12 @@ impl<I> MutatorSlot<I> {
         })
     }
 
-    /// Whether the owner's task was held while the slot stood still. Relaxed: set on this thread.
+    /// Whether the target's task was held while the slot stood still. Relaxed: set on this thread.
     pub(crate) fn is_recalled(&self, system: &impl System) -> bool {
         system.may_recall() && self.requests.poll.load(Ordering::Relaxed) & REST != 0
     }
 
-    /// Takes a dead slot. Acquire: the last owner's writes come before the new owner's.
+    /// Takes a dead slot. Acquire: the last target's writes come before the new one's.
     pub(crate) fn take(&self) -> bool {
         let (dead, attaching) = (MutatorState::Dead as u32, MutatorState::Attaching as u32);
         let state = &self.status.state;
@@ -190,7 +193,7 @@ impl<I> MutatorSlot<I> {
         self.status.index.load(Ordering::Relaxed)
     }
 
-    /// The slot and its owner.
+    /// The slot and its generation.
     pub(crate) fn current_use(&self) -> SlotUse {
         SlotUse { index: self.index(), generation: self.generation() }
     }
@@ -200,7 +203,7 @@ impl<I> MutatorSlot<I> {
     }
 }
 
-/// A slot, and which of its owners: the slot may be another's when this is looked at.
+/// One use of a slot. Later the slot may be another thread's, and its generation another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SlotUse {
     pub(crate) index: u32,
@@ -229,14 +232,14 @@ impl<I: Default> Chunk<I> {
     }
 }
 
-/// Chunks that nobody uses, linked by their `next`.
+/// Chunks that no world uses, linked by their `next`.
 ///
-/// The lock says which process took it: a fork may copy it taken, by a thread that its child does not
-/// have, and the child has to be able to make worlds. The list is whole after every single store, so
-/// the child goes on with it; a chunk that was on its way is lost to it.
+/// The lock says which process took it. A fork may copy it taken by a thread that the child does not have,
+/// and the child has to be able to make worlds. The list is whole after every store, so the child goes on
+/// with it. A chunk that was being taken or put is lost to the child.
 #[derive(Debug)]
 pub(crate) struct Spare<I: 'static> {
-    /// 0: nobody's.
+    /// The process that has it; 0 for none.
     lock: AtomicU32,
     first: AtomicPtr<Chunk<I>>,
 }
@@ -273,7 +276,7 @@ impl<I> Spare<I> {
     fn locked<R>(&self, process: u32, work: impl FnOnce() -> R) -> R {
         loop {
             let seen = self.lock.load(Ordering::Relaxed);
-            // Acquire, with the release below: the next owner's writes come after the last one's.
+            // Acquire, with the release below: the next holder's writes come after the last one's.
             let (took, failed) = (Ordering::Acquire, Ordering::Relaxed);
             if seen != process && self.lock.compare_exchange(seen, process, took, failed).is_ok() {
                 break;
@@ -286,7 +289,7 @@ impl<I> Spare<I> {
     }
 }
 
-/// Lets others run, also those of a lower priority. The lock is held for three stores.
+/// Lets other threads run, also those of a lower priority. The lock is held for three stores.
 fn pause() {
     #[cfg(not(loom))]
     std::thread::sleep(core::time::Duration::from_micros(50));
@@ -305,7 +308,7 @@ impl<S: System> Arena<S> {
         Self { first: AtomicPtr::new(ptr::null_mut()) }
     }
 
-    /// Takes a dead slot, with a new chunk if need be; `None` at `limit` slots.
+    /// Takes a dead slot, in a new chunk if need be; `None` at `limit` slots.
     pub(crate) fn take(&self, limit: u32) -> Option<&'static MutatorSlot<S::Identity>> {
         let mut link = &self.first;
         let mut base = 0;
@@ -327,7 +330,7 @@ impl<S: System> Arena<S> {
         }
     }
 
-    /// Calls `visit` for every slot, also those that were never taken, or are being taken.
+    /// Calls `visit` for every slot, also for one that was never taken, or is being taken.
     #[cfg(not(loom))]
     pub(crate) fn each_slot(&self, visit: impl Fn(&'static MutatorSlot<S::Identity>)) {
         let mut next = chunk_at(&self.first);
@@ -339,8 +342,8 @@ impl<S: System> Arena<S> {
 
     /// Every slot that was ever taken.
     ///
-    /// A slot whose owner fenced after taking it is there for a walk that starts after the
-    /// requester's fence, unless the owner saw the request.
+    /// A slot whose target fenced after taking it is met by a walk that starts after the requester's fence,
+    /// unless the target saw the request.
     pub(crate) fn slots(&self) -> impl Iterator<Item = &'static MutatorSlot<S::Identity>> + use<S> {
         let mut chunk = chunk_at(&self.first);
         let mut at = 0;
@@ -362,12 +365,12 @@ impl<S: System> Arena<S> {
 /// Acquire, with `append`'s release: the chunk is seen filled in.
 fn chunk_at<I>(link: &AtomicPtr<Chunk<I>>) -> Option<&'static Chunk<I>> {
     let chunk = NonNull::new(link.load(Ordering::Acquire))?;
-    // SAFETY: I1: a linked chunk is live for as long as its world, and nobody has a slot of a world
+    // SAFETY: I1: a linked chunk is live for as long as its world, and no thread has a slot of a world
     // without holding the world.
     Some(unsafe { chunk.as_ref() })
 }
 
-/// Links a chunk, or finds that somebody else has.
+/// Links a chunk, or finds the one that another thread has linked.
 fn append<S: System>(
     link: &AtomicPtr<Chunk<S::Identity>>,
     base: u32,
@@ -391,7 +394,7 @@ impl<S: System> Drop for Arena<S> {
         let mut next = chunk_at(&self.first);
         while let Some(chunk) = next {
             next = chunk_at(&chunk.next);
-            // Exclusive by `&mut self`: nobody walks.
+            // Exclusive by `&mut self`: no thread walks.
             chunk.next.store(ptr::null_mut(), Ordering::Relaxed);
             chunk.used.store(0, Ordering::Relaxed);
             S::recycle(chunk);

@@ -1,5 +1,5 @@
-//! The requester's side of stop-the-world. The caller has the stop turn and is, if a mutator, in a
-//! safe region: it can be counted and asked by others while it waits.
+//! The requester's side of stop-the-world. The caller has the stop turn. If it is a mutator it is in a safe
+//! region, so that for-eaches can visit it while it waits.
 
 use core::ptr;
 
@@ -15,30 +15,30 @@ pub(crate) struct Counted {
     pub(crate) mutators: u32,
     /// Those among them that were running when they were asked.
     pub(crate) running: u32,
-    /// Who answered last; `None` if the requester answered for it.
+    /// The target that acknowledged last; `None` if the requester acknowledged for it.
     pub(crate) last: Option<SlotUse>,
 }
 
-/// A stop that was taken back; what was seen of those who had not answered.
+/// A stop that was withdrawn, with what was kept of the targets that had not acknowledged.
 #[derive(Debug)]
 pub(crate) struct TimedOut<T>(pub(crate) Vec<T>);
 
 impl<S: System> Protocol<S> {
-    /// Stops every mutator but `own`. After `Ok` nobody is `Running` until [`Protocol::resume`];
-    /// after `Err` the world runs.
+    /// Stops every mutator but `own`. After `Ok` no slot is `Running` until [`Protocol::resume`]; after
+    /// `Err` the world runs.
     pub(crate) fn stop<P: Pace<S>>(
         &self,
         own: Option<&'static MutatorSlot<S::Identity>>,
         pace: &mut P,
     ) -> Result<Counted, TimedOut<P::Seen>> {
         let round = self.stop.begin();
-        // Release: whoever finds the bit finds the odd word. The turn makes this the only writer.
+        // Release: a target that finds its bit finds the odd word. The turn makes this the only writer.
         self.stop_word.fetch_add(1, Ordering::Release);
         // Pairs with `attach`'s fence.
         fence(Ordering::SeqCst);
         let (mutators, safe) = self.arm_stop(own, round);
-        // I2: needed before a slot that was seen safe is relied on, and before sleeping. When all
-        // run and answer in time, neither happens and the fence is not paid for.
+        // I2: needed before relying on a slot that was seen safe, and before sleeping. When all targets
+        // run and acknowledge in time, neither happens and the fence is saved.
         let mut fenced = safe != 0;
         if fenced {
             self.system.heavy();
@@ -83,7 +83,7 @@ impl<S: System> Protocol<S> {
                 continue;
             }
             self.stop.expect();
-            // The debt, then the bit: who finds the bit finds the debt.
+            // The number, then the bit: a target that finds the bit finds the number.
             slot.requests.stop_pending.store(round.0, Ordering::Release);
             slot.requests.poll.fetch_or(STOP, Ordering::AcqRel);
             asked += 1;
@@ -92,8 +92,8 @@ impl<S: System> Protocol<S> {
         (asked, safe)
     }
 
-    /// Takes the answers of all slots that are not running; they look at the poll word before they
-    /// run. `late` gets the others.
+    /// Acknowledges for all slots that are not running: they look at the poll word before they run. The
+    /// others are passed to `late`.
     fn acknowledge_for_the_safe(
         &self,
         round: RoundNumber,
@@ -114,10 +114,10 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// Past the deadline: takes back what is still pending and lets everybody go. `Ok` if no running
-    /// slot pending anything any more, so that the stop succeeds after all.
+    /// Past the deadline: withdraws what is still pending, and resumes the world. `Ok` if nothing was
+    /// pending for a running slot any more: the stop has succeeded after all.
     fn withdraw<P: Pace<S>>(&self, round: RoundNumber, pace: &P) -> Result<(), TimedOut<P::Seen>> {
-        // Who is in a safe region is not late: the deadline may have passed before the first look.
+        // A target in a safe region is not late: the deadline may have passed before the first look.
         self.system.heavy();
         self.acknowledge_for_the_safe(round, |_, _| ());
         let mut stragglers = Vec::new();
@@ -125,8 +125,8 @@ impl<S: System> Protocol<S> {
             if slot.requests.stop_pending.load(Ordering::Relaxed) != round.0 {
                 continue;
             }
-            // Looked at while it owes: an owner answers before it leaves, and the slot's next owner
-            // before it says who it is.
+            // Looked at while the request is pending: a target acknowledges before it leaves the slot, and
+            // the slot's next one before it writes its identity.
             let runs = slot.state() == MutatorState::Running;
             let seen = pace.look(slot);
             if Self::take_stop(slot, round.0) {
@@ -136,7 +136,7 @@ impl<S: System> Protocol<S> {
                 }
             }
         }
-        // I5: those who took their debt themselves are a few instructions from their answer.
+        // I5: targets that took their request are a few instructions from acknowledging it.
         while let Some(seen) = self.stop.pending() {
             self.system.wait(&self.stop.pending, seen, None);
         }
@@ -147,9 +147,9 @@ impl<S: System> Protocol<S> {
         Err(TimedOut(stragglers))
     }
 
-    /// Lets everybody go and waits for nobody. Stop turn holder only, once after each `Ok`.
+    /// Lets all mutators run, and waits for none. Stop turn holder only, once after each `Ok`.
     pub(crate) fn resume(&self) {
-        // Release: what was done in the stop is seen by those who run again.
+        // Release: mutators that run again see what was done in the stop.
         self.stop_word.fetch_add(1, Ordering::Release);
         self.system.wake_all(&self.stop_word);
     }
@@ -163,7 +163,7 @@ mod tests {
     use crate::protocol::Limit;
     use crate::system::{Fences, Identity, Linux};
 
-    /// Too late from the start; looks at who owes what.
+    /// Its deadline has passed from the start. Notes whether the request is pending, and the world stops.
     struct Expired<'a>(&'a Protocol<Linux>);
 
     impl Limit for Expired<'_> {
@@ -191,7 +191,7 @@ mod tests {
         }
     }
 
-    /// Has the mutator enter its region just before its deadline is looked at.
+    /// Has the mutator enter its region just before the look at the deadline.
     struct SafeAtLast(&'static MutatorSlot<Identity>);
 
     impl Limit for SafeAtLast {
@@ -217,6 +217,7 @@ mod tests {
         fn look(&self, _slot: &'static MutatorSlot<Identity>) {}
     }
 
+    /// The deadline passes before the first look.
     #[test]
     fn a_mutator_that_is_safe_by_the_deadline_is_not_late() {
         let protocol = Protocol::new(Linux::new(Fences::Full));
@@ -227,13 +228,13 @@ mod tests {
         protocol.detach(slot, || ());
     }
 
-    /// Later the slot may be another's, or its owner be somewhere else.
+    /// Later the slot may be another thread's, or its thread be somewhere else.
     #[test]
     fn stragglers_are_looked_at_while_their_request_is_pending() {
         let protocol = Protocol::new(Linux::new(Fences::Full));
         let slots =
             [0, 1].map(|_| protocol.attach(|_| (), |_| (), &Expired(&protocol)).expect("room"));
-        let late = protocol.stop(None, &mut Expired(&protocol)).expect_err("nobody polls");
+        let late = protocol.stop(None, &mut Expired(&protocol)).expect_err("no mutator polls");
         assert_eq!(late.0, [(true, true), (true, true)]);
         // The slots are used again by other worlds.
         for slot in slots {

@@ -1,4 +1,4 @@
-//! What a mutator does with its own slot. Everything here is called by the slot's owner only.
+//! The target's side: what a mutator does with its own slot. Only the slot's thread calls this.
 
 use core::time::Duration;
 
@@ -7,10 +7,10 @@ use super::slot::{AWAITED, CLAIMED, EACH, MutatorSlot, MutatorState, REST, STOP,
 use super::{Limit, Protocol, System};
 use crate::sync::{Ordering, fence};
 
-/// How long a wait that a recall cannot cut short goes without looking for one.
+/// How often a wait that a recall does not end looks for one.
 const NAP: Duration = Duration::from_millis(10);
 
-/// As long as it takes.
+/// No deadline.
 struct Unlimited;
 
 impl Limit for Unlimited {
@@ -24,13 +24,14 @@ impl Limit for Unlimited {
 pub(crate) enum NoSlot {
     /// The world is full.
     Full,
-    /// The world was stopped until the limit.
+    /// The world was stopped until the deadline.
     Stopped,
 }
 
 impl<S: System> Protocol<S> {
-    /// Takes a slot, lets `identify` say whose it is, and leaves its first safe region: waits while
-    /// the world is stopped, as `limit` allows. A slot that is given up is passed to `forget`.
+    /// Takes a slot, has `identify` write its identity, and leaves its first safe region: waits while the
+    /// world is stopped, at most until `limit`'s deadline. Past it, `forget` clears the identity and the
+    /// slot is dead again.
     pub(crate) fn attach(
         &self,
         identify: impl FnOnce(&'static MutatorSlot<S::Identity>),
@@ -48,13 +49,13 @@ impl<S: System> Protocol<S> {
         let mut in_time = true;
         if self.is_stopping() {
             slot.requests.poll.fetch_or(STOP, Ordering::Relaxed);
-            // Not by way of Running, where a stop that gives up would find, and blame, it.
+            // Not by way of `Running`, where a stop that times out would find this slot and blame it.
             in_time = self.be_stopped(slot, limit);
         }
         if in_time && self.leave_within(slot, limit) {
             return Ok(slot);
         }
-        // It never ran: what is asked of it is answered, and not done.
+        // It never ran: it acknowledges what it is asked, and does not do it.
         loop {
             slot.set_state(MutatorState::Detaching);
             fence(Ordering::SeqCst);
@@ -63,16 +64,16 @@ impl<S: System> Protocol<S> {
                 break;
             }
         }
-        // I8. No recall comes any more: to handlers on this thread it does not stand still.
+        // I8. No recall comes any more: handlers on this thread see that the slot does not stand still.
         self.stay_while_held(slot);
         forget(slot);
         slot.set_state(MutatorState::Dead);
         Err(NoSlot::Stopped)
     }
 
-    /// Answers what is pending by one that does not run, and does none of it. A requester that saw the
-    /// last owner alive may have asked something since, and then nobody answered. The new owner is
-    /// not meant; as far as the request goes the old one is gone.
+    /// Acknowledges what is pending for a slot that does not run, without doing it. A requester that saw
+    /// the slot's last target alive may have asked after that one's last look. The request does not mean
+    /// the new target, and the last one is gone.
     fn acknowledge_unserved(&self, slot: &MutatorSlot<S::Identity>) {
         self.acknowledge_stop(slot);
         loop {
@@ -87,8 +88,8 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// Gives the slot up; `forget` is called when the owner owes nothing any more. Runs the closure
-    /// that is pending, answers a stop without waiting for its end.
+    /// Gives the slot up. Runs a closure that is pending, and acknowledges a stop without waiting for its
+    /// end. `forget` clears the identity once nothing is pending.
     pub(crate) fn detach(&self, slot: &'static MutatorSlot<S::Identity>, forget: impl FnOnce()) {
         loop {
             // I2: a stop that is asked from here on finds a slot that runs no user code.
@@ -96,7 +97,7 @@ impl<S: System> Protocol<S> {
             fence(Ordering::SeqCst);
             self.acknowledge_stop(slot);
             if slot.requests.each_pending.load(Ordering::Acquire) == 0 {
-                // A for-each that asks after this look finds the slot dead, and answers itself.
+                // A for-each that asks after this look finds the slot dead, and acknowledges for it.
                 forget();
                 slot.set_state(MutatorState::Dead);
                 return;
@@ -120,13 +121,13 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// A request that came while the slot was running is answered before the region is entered:
-    /// its requester may have seen `Running`, and gone to sleep.
+    /// Acknowledges a request that came while the slot was running, before the region is entered: its
+    /// requester may have seen `Running`, and gone to sleep.
     #[cold]
     fn enter_armed(&self, slot: &'static MutatorSlot<S::Identity>, stance: Stance) {
         loop {
             fence(Ordering::SeqCst);
-            // Acquire: the bit is set after the debt is written.
+            // Acquire: the bit is set after the pending word.
             let poll = slot.requests.poll.load(Ordering::Acquire);
             if poll & STOP != 0 {
                 self.acknowledge_stop(slot);
@@ -142,8 +143,8 @@ impl<S: System> Protocol<S> {
         self.system.settle_nudges();
     }
 
-    /// Leaves a safe region: waits while the world is stopped, or while a requester runs a closure
-    /// for this slot, or while the thread's task is held.
+    /// Leaves a safe region. Waits while the world is stopped, a requester runs a closure for this slot, or
+    /// the thread's task is held.
     #[inline]
     pub(crate) fn leave(&self, slot: &'static MutatorSlot<S::Identity>) {
         slot.set_state(MutatorState::Running);
@@ -153,23 +154,22 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// [`Protocol::leave`], while `limit` allows. Where it does not: false, and still safe.
+    /// [`Protocol::leave`], until `limit`'s deadline. Past it: false, and the slot is still safe.
     fn leave_within(&self, slot: &'static MutatorSlot<S::Identity>, limit: &impl Limit) -> bool {
         slot.set_state(MutatorState::Running);
         self.system.light();
         !slot.is_armed() || self.process_within(slot, limit)
     }
 
-    /// Serves what is asked until nothing is. The state is `Running` before and after; in between
-    /// it is `Safe` while the world is stopped.
+    /// The slow path of a poll: does what is pending until nothing is. The state is `Running` before and
+    /// after. In between it is `Safe` while the world is stopped.
     #[cold]
     #[inline(never)]
     pub(crate) fn process(&self, slot: &'static MutatorSlot<S::Identity>) {
         self.process_within(slot, &Unlimited);
     }
 
-    /// [`Protocol::process`], with a limit on being stopped. False when that is over: the state is
-    /// `Safe` then.
+    /// [`Protocol::process`], with a deadline for being stopped. Past it: false, and the state is `Safe`.
     fn process_within(&self, slot: &'static MutatorSlot<S::Identity>, limit: &impl Limit) -> bool {
         loop {
             // I2, in full: requesters need not have made the heavy fence yet.
@@ -189,7 +189,7 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// Answers a stop and waits for its end. False if `limit` was over before.
+    /// Acknowledges a stop and waits for its end. False if `limit`'s deadline passed first.
     fn be_stopped(&self, slot: &'static MutatorSlot<S::Identity>, limit: &impl Limit) -> bool {
         slot.set_safe(Stance::Waits);
         fence(Ordering::SeqCst);
@@ -198,25 +198,25 @@ impl<S: System> Protocol<S> {
             if !self.wait_while_stopped(slot, limit) {
                 return false;
             }
-            // I7: none is wanted of a slot that is safe.
+            // I7: no nudge is wanted for a slot that is safe.
             self.system.settle_nudges();
             self.stay_while_held(slot);
-            // Only the owner clears the bit, and then looks at its source again: the next stop may
-            // have set it before it was cleared. Acquire: who set the bit made the word odd before.
+            // Only the target clears the bit, and then looks at its source again: the next stop may
+            // have set it before it was cleared. Acquire: the requester made the word odd before that.
             slot.requests.poll.fetch_and(!STOP, Ordering::AcqRel);
             if !self.is_stopping() {
                 break;
             }
             slot.requests.poll.fetch_or(STOP, Ordering::Relaxed);
         }
-        // I8: whoever called this looks at the poll word again.
+        // I8: the caller looks at the poll word again.
         slot.set_state(MutatorState::Running);
         true
     }
 
     fn wait_while_stopped(&self, slot: &MutatorSlot<S::Identity>, limit: &impl Limit) -> bool {
         loop {
-            // Acquire, with the resume's release: what was done in the stop is seen after it.
+            // Acquire, with the resume's release: this thread sees what was done in the stop.
             let word = self.stop_word.load(Ordering::Acquire);
             if word.is_multiple_of(2) {
                 return true;
@@ -233,7 +233,7 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// The thread's task was held while the slot stood still: stands still until it is not.
+    /// The thread's task was held while the slot stood still: waits until it is not.
     fn be_held(&self, slot: &'static MutatorSlot<S::Identity>) {
         slot.set_safe(Stance::Waits);
         fence(Ordering::SeqCst);
@@ -243,7 +243,7 @@ impl<S: System> Protocol<S> {
         slot.set_state(MutatorState::Running);
     }
 
-    /// Safe, and stays so while the thread's task is held, if it was when the slot stood still.
+    /// Waits, safe, while the thread's task is held, if it was held while the slot stood still.
     pub(crate) fn stay_while_held(&self, slot: &MutatorSlot<S::Identity>) {
         // I8: cleared first. A recall that comes after this is found by the next look.
         if slot.is_recalled(&self.system) {
@@ -252,21 +252,21 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// Handler, on the owner's thread, which stands still: its task is held from now on, or the holder
-    /// wants something of it.
+    /// Called by a handler on the target's thread, whose slot stands still: its task is held from now on, or
+    /// the thread that holds it wants something of it.
     pub(crate) fn recall(&self, slot: &MutatorSlot<S::Identity>) {
-        // Release, as for the other bits: on one thread that is so anyway, in models the handler is
-        // another.
+        // Release, as for the other bits. On one thread it changes nothing; in models the handler is another
+        // thread.
         slot.requests.poll.fetch_or(REST, Ordering::Release);
         // A wait that the signal cuts short, or that is about to begin, finds another value. Release:
-        // whoever finds it finds REST.
+        // a thread that finds it finds REST.
         self.stop_word.fetch_add(2, Ordering::Release);
         self.stop_turn.recall();
         self.each_turn.recall();
     }
 
-    /// A requester that waits for its turn goes on to its work in the same safe region. False when its
-    /// task was held meanwhile: it still waits, and has to [stay](Protocol::stay_while_held).
+    /// A requester that has acquired its turn begins its work in the same safe region. False when its task
+    /// was held meanwhile: it still waits, and has to [stay](Protocol::stay_while_held).
     pub(crate) fn begin_work(&self, slot: &MutatorSlot<S::Identity>) -> bool {
         slot.set_safe(Stance::Works);
         // I8. The handler runs on this thread: only the compiler could swap the two.
@@ -282,13 +282,13 @@ impl<S: System> Protocol<S> {
         self.stop_word.load(Ordering::Acquire) % 2 == 1
     }
 
-    /// Answers the stop that the slot owes an answer to, if the requester has not done so.
+    /// Acknowledges the stop that is pending for the slot, unless the requester does.
     fn acknowledge_stop(&self, slot: &MutatorSlot<S::Identity>) {
         let pending = slot.requests.stop_pending.load(Ordering::Relaxed);
         if pending != 0 && Self::take_stop(slot, pending) {
-            // The requester may not have come to set the bit yet, and counts this slot as stopped
-            // from the answer on: without the bit the owner would run again. Relaxed: the owner's
-            // own next look finds it, and the debt's acquire has shown it the odd word.
+            // The requester may not have come to set the bit yet, and counts this slot as stopped from
+            // the acknowledgement on: without the bit the target would run again. Relaxed: the target's
+            // own next look finds it, and taking the number, an acquire, has shown it the odd word.
             slot.requests.poll.fetch_or(STOP, Ordering::Relaxed);
             let last = self.stop.acknowledge(RoundNumber(pending), Some(slot.current_use()));
             if last {
@@ -297,14 +297,14 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// I3: whoever succeeds answers. Release: the owner's writes so far are handed to the
-    /// requester.
+    /// Takes the number of the pending stop. I3: the thread that succeeds acknowledges. Release: the
+    /// requester sees the target's writes so far.
     pub(super) fn take_stop(slot: &MutatorSlot<S::Identity>, pending: u32) -> bool {
         let word = &slot.requests.stop_pending;
         word.compare_exchange(pending, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// I3, for the for-each. Acquire: the call was published before the debt.
+    /// Takes the number of the pending for-each. I3. Acquire: the call was published before the number.
     pub(super) fn take_each(slot: &MutatorSlot<S::Identity>, pending: u32) -> bool {
         let word = &slot.requests.each_pending;
         word.compare_exchange(pending, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -316,7 +316,7 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// Sleeps until the claim on the slot's debt is resolved; may return early.
+    /// Sleeps until the requester has run the closure that it has claimed; may return early.
     fn await_claim(&self, slot: &MutatorSlot<S::Identity>, pending: u32) {
         if slot.is_recalled(&self.system) {
             self.system.serve();
@@ -328,11 +328,11 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// Runs the closure that the slot owes, or waits for the requester to have run it.
+    /// Runs the pending closure, or waits until the requester has.
     fn serve_each(&self, slot: &'static MutatorSlot<S::Identity>) {
         let pending = slot.requests.each_pending.load(Ordering::Acquire);
         if pending == 0 {
-            // I7: none is wanted of a slot that owes nothing.
+            // I7: no nudge is wanted for a slot with nothing pending.
             self.system.settle_nudges();
             slot.requests.poll.fetch_and(!EACH, Ordering::AcqRel);
             // As for STOP: the next request may have set the bit before it was cleared.
@@ -377,7 +377,7 @@ mod tests {
         Protocol::new(Linux::new(Fences::Full))
     }
 
-    /// A handler recalls the thread just before its time is over.
+    /// A handler recalls the thread just before its deadline.
     struct RecalledAtLast<'a> {
         protocol: &'a Protocol<Linux>,
         slot: Cell<Option<&'static MutatorSlot<Identity>>>,
@@ -409,12 +409,12 @@ mod tests {
         fn look(&self, _slot: &'static MutatorSlot<Identity>) {}
     }
 
-    /// Its task counts as stopped at a safe point from the recall on.
+    /// From the recall on, the task counts as stopped at a safe point.
     #[test]
     fn an_attach_that_times_out_stays_while_its_task_is_held() {
         let protocol = protocol();
         let mut limit = RecalledAtLast { protocol: &protocol, slot: Cell::new(None) };
-        protocol.stop(None, &mut limit).expect("nobody to be late");
+        protocol.stop(None, &mut limit).expect("no mutator to be late");
         let forget = |_| assert_eq!(STAYED.get(), 1, "it ran while its task was held");
         let attached = protocol.attach(|slot| limit.slot.set(Some(slot)), forget, &limit);
         assert!(matches!(attached, Err(NoSlot::Stopped)));
@@ -422,7 +422,7 @@ mod tests {
         protocol.resume();
     }
 
-    /// Nobody holds its task any more, but the task still has to be told that it goes on.
+    /// No thread holds the task any more, but the task still has to be told that it goes on.
     #[test]
     fn a_recall_that_came_before_a_fork_is_heeded_in_the_child() {
         let protocol = protocol();

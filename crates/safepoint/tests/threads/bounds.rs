@@ -28,7 +28,7 @@ fn a_for_each_past_its_deadline_names_the_mutators_not_visited() {
                 poll_until(m, &done);
             });
             let mut own = world.attach().unwrap();
-            // Time enough for who polls.
+            // Time enough for a mutator that polls.
             let options = EachOptions::new().timeout(patience(Duration::from_millis(100)));
             let error = own
                 .for_each_processor_with(options, |_| {
@@ -128,7 +128,7 @@ fn attaching_gives_up_after_its_timeout() {
             let AttachError::Stopped { holder, waited, .. } = error else { panic!("{error}") };
             assert_eq!(holder, Some(me));
             assert!(waited >= limit);
-            assert_eq!(stopped.mutators().count(), 0, "nobody attached");
+            assert_eq!(stopped.mutators().count(), 0, "no thread attached");
             let again = scope.spawn(|| {
                 let mut mutator = world.attach_within(SOON).unwrap();
                 mutator.poll();
@@ -172,7 +172,7 @@ fn a_failed_stop_says_how_long_the_mutator_stood_still() {
     });
 }
 
-/// A deadline that has passed before the first look is no reason to blame who is safe.
+/// A deadline that has passed before the first look is no reason to blame a safe mutator.
 #[test]
 fn a_safe_mutator_is_not_late() {
     in_child("bounds::a_safe_mutator_is_not_late", SOON, || {
@@ -196,6 +196,7 @@ fn a_safe_mutator_is_not_late() {
     });
 }
 
+/// T5 of threadreg.
 #[test]
 fn no_for_each_and_no_poll_under_a_freeze() {
     in_child("bounds::no_for_each_and_no_poll_under_a_freeze", SOON, || {
@@ -228,6 +229,7 @@ fn no_for_each_and_no_poll_under_a_freeze() {
     });
 }
 
+/// T5 of threadreg.
 #[test]
 fn an_attach_under_a_freeze_does_not_wait() {
     in_child("bounds::an_attach_under_a_freeze_does_not_wait", SOON, || {
@@ -254,6 +256,7 @@ fn an_attach_under_a_freeze_does_not_wait() {
     });
 }
 
+/// T5 of threadreg.
 #[test]
 #[cfg(debug_assertions)]
 fn a_region_that_ends_in_a_stop_under_a_freeze_aborts() {

@@ -137,7 +137,7 @@ fn a_requester_that_waits_is_stopped_by_another() {
     });
 }
 
-/// Who the stop waited for last.
+/// Returns the mutator that stopped last.
 fn stop_during_for_each() -> Option<String> {
     let world = World::new();
     let (go, done) = (Flag::default(), Flag::default());
@@ -155,7 +155,7 @@ fn stop_during_for_each() -> Option<String> {
         });
         running.wait();
         asked.wait();
-        // The for-each waits for `late`, and so does this; the requester must answer it.
+        // The for-each waits for `late`, and so does this stop. The requester must acknowledge it.
         let stop = scope.spawn(|| {
             let stopped = world.stop_from_outside("test").unwrap();
             assert!(!done.is_up(), "the for-each ended before `late` was visited");
@@ -183,7 +183,7 @@ fn a_mutator_that_detaches_runs_its_pending_closure() {
             let names = Mutex::new(Vec::new());
             own.for_each_processor(|p| {
                 names.lock().unwrap().push(p.thread().name().as_str().to_owned());
-                // The own closure runs after everybody was asked: the leaver owes one by now.
+                // The requester's own closure runs after all were asked: the leaver's is pending by now.
                 exit.raise();
             })
             .unwrap();

@@ -1,4 +1,4 @@
-//! A child of a fork goes on with the worlds of its parent: they run, and have nobody but the thread
+//! A child of a fork goes on with the worlds of its parent: they run, and have only the mutators of the thread
 //! that forked.
 
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -16,11 +16,11 @@ fn use_world(mutator: &mut Mutator) {
     mutator.poll();
     mutator.blocking(|| ());
     let world = mutator.world();
-    let stopped = mutator.stop_the_world("in the child").expect("nobody else");
+    let stopped = mutator.stop_the_world("in the child").expect("no other thread");
     assert_eq!((stopped.stats().mutators, stopped.mutators().count()), (0, 0));
     stopped.resume();
     let visited = mutator.for_each_processor(|p| assert!(p.is_current()));
-    assert_eq!(visited.expect("nobody else"), 1);
+    assert_eq!(visited.expect("no other thread"), 1);
     // Other threads of the child's own take part.
     let (go, done) = (Flag::default(), Flag::default());
     thread::scope(|scope| {
@@ -100,7 +100,7 @@ fn a_child_forked_with_a_stop_asked_for_polls_and_goes_on() {
     });
 }
 
-/// Whoever has the world stopped when it forks has the child's stopped, too.
+/// A thread that has the world stopped when it forks has the child's stopped, too.
 #[test]
 fn a_child_of_a_thread_that_has_the_world_stopped_resumes_it() {
     in_child("fork::a_child_of_a_thread_that_has_the_world_stopped_resumes_it", SOON, || {
@@ -211,7 +211,7 @@ fn a_child_forked_while_it_is_visited_leaves_its_region() {
     });
 }
 
-/// Whatever the others are in the middle of.
+/// Forks at any point of what the other threads do.
 #[test]
 fn stress_children_forked_beside_stops_go_on() {
     in_child("fork::stress_children_forked_beside_stops_go_on", Duration::from_mins(2), || {

@@ -13,7 +13,7 @@ use sigctx::sys;
 use testkit::{child, in_child, patience};
 use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
 
-/// Hands the calls to whoever asks for them, as a handler would: each thread its own.
+/// Hands the calls out as a handler would: to each thread its own.
 #[derive(Default)]
 struct Mailbox {
     calls: Mutex<Vec<(ThreadRef, NudgeCall)>>,
@@ -34,7 +34,7 @@ impl Nudge for Mailbox {
         Ok(())
     }
 
-    /// Interrupts nobody.
+    /// Interrupts no thread.
     fn settle(&self, _timeout: Duration) -> bool {
         true
     }
@@ -111,13 +111,13 @@ fn a_late_nudge_does_nothing() {
         });
         drop(world);
         let calls = std::mem::take(&mut *mailbox.calls.lock().unwrap());
-        assert!(!calls.is_empty(), "nobody was nudged");
+        assert!(!calls.is_empty(), "no thread was nudged");
         // The mutator and its world are gone, and this is another thread.
         for (_, call) in &calls {
             // SAFETY: the crate's own call, which looks whose thread it is on; no handler runs.
             unsafe { call.call() };
         }
-        // The slot again, with another owner that is asked nothing.
+        // The slot again, with another target, for which nothing is pending.
         let world = World::new();
         let mut mutator = world.attach().unwrap();
         for (_, call) in calls {
@@ -246,7 +246,7 @@ impl Nudge for Panics {
     }
 }
 
-/// A panicking nudge is one that did nothing: nothing is left half done, and nobody is let down.
+/// A panicking nudge is one that did nothing: nothing is left half done, and no request is lost.
 #[test]
 fn a_nudge_that_panics_ends_neither_a_stop_nor_a_for_each() {
     let name = "nudge::a_nudge_that_panics_ends_neither_a_stop_nor_a_for_each";
@@ -290,9 +290,9 @@ struct Slow {
     marked: Flag,
     on_its_way: AtomicU32,
     wanted: AtomicU32,
-    /// If set, waits for `answered` before it looks whether it is wanted.
+    /// If set, waits for `acknowledged` before it looks whether it is wanted.
     late: bool,
-    answered: Flag,
+    acknowledged: Flag,
     settled: AtomicU32,
 }
 
@@ -306,7 +306,7 @@ impl Nudge for Slow {
         self.on_its_way.store(1, Ordering::SeqCst);
         self.marked.raise();
         if self.late {
-            self.answered.wait();
+            self.acknowledged.wait();
         }
         if wanted() {
             self.wanted.fetch_add(1, Ordering::SeqCst);
@@ -317,9 +317,9 @@ impl Nudge for Slow {
         Ok(())
     }
 
-    /// By who has answered.
+    /// Called by a target that has acknowledged.
     fn settle(&self, timeout: Duration) -> bool {
-        self.answered.raise();
+        self.acknowledged.raise();
         let start = Instant::now();
         while self.on_its_way.load(Ordering::SeqCst) != 0 && start.elapsed() < timeout {
             thread::yield_now();
@@ -339,7 +339,7 @@ fn ask(world: &World, each: bool) {
     }
 }
 
-/// `poll`: answers at a poll, and enters the region afterwards.
+/// `poll`: acknowledges at a poll, and enters the region afterwards.
 fn a_region_with_a_nudge_on_its_way(poll: bool, each: bool) {
     let (world, nudge) = (World::new(), Arc::new(Slow::default()));
     // SAFETY: it makes no calls.
@@ -361,7 +361,7 @@ fn a_region_with_a_nudge_on_its_way(poll: bool, each: bool) {
         over.raise();
         blocks.join().unwrap();
     });
-    assert!(nudge.settled.load(Ordering::SeqCst) > 0, "nobody waited for the nudge");
+    assert!(nudge.settled.load(Ordering::SeqCst) > 0, "no thread waited for the nudge");
 }
 
 #[test]
@@ -374,7 +374,7 @@ fn a_region_is_not_entered_with_a_nudge_on_its_way() {
     });
 }
 
-/// A requester that was about to nudge one who has answered meanwhile does not.
+/// A requester that was about to nudge a target that has acknowledged meanwhile does not.
 #[test]
 fn a_mutator_that_has_acknowledged_is_not_nudged() {
     let name = "nudge::a_mutator_that_has_acknowledged_is_not_nudged";
@@ -386,7 +386,7 @@ fn a_mutator_that_has_acknowledged_is_not_nudged() {
             unsafe { world.set_nudge(nudge.clone()) };
             let over = Flag::default();
             thread::scope(|scope| {
-                let answers = mutator(scope, &world, "answers", |m| {
+                let target = mutator(scope, &world, "target", |m| {
                     nudge.marked.wait();
                     if each {
                         m.poll();
@@ -395,10 +395,10 @@ fn a_mutator_that_has_acknowledged_is_not_nudged() {
                 });
                 ask(&world, each);
                 over.raise();
-                answers.join().unwrap();
+                target.join().unwrap();
             });
             let wanted = nudge.wanted.load(Ordering::SeqCst);
-            assert_eq!(wanted, 0, "nudged after its answer (each: {each})");
+            assert_eq!(wanted, 0, "nudged after it acknowledged (each: {each})");
         }
     });
 }

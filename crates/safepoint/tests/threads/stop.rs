@@ -54,7 +54,7 @@ fn no_mutator_runs_in_a_stop_and_all_run_after_it() {
     });
 }
 
-/// Stop first, freeze second: a creator that waits for the guard may be a mutator.
+/// T5 of threadreg. Stop first, freeze second: a creator that waits for the guard may be a mutator.
 #[test]
 fn no_stop_begins_under_a_freeze() {
     in_child("stop::no_stop_begins_under_a_freeze", SOON, || {
@@ -119,7 +119,7 @@ fn the_last_to_stop_is_named() {
             });
             let stopped = world.stop_from_outside("test").unwrap();
             let stats = *stopped.stats();
-            assert_eq!(stats.last.expect("somebody ran").name.as_str(), "dawdler");
+            assert_eq!(stats.last.expect("a mutator ran").name.as_str(), "dawdler");
             assert!(stats.time_to_stop > Duration::from_millis(5), "{:?}", stats.time_to_stop);
             stopped.resume();
             dawdle.join().unwrap();
@@ -144,7 +144,7 @@ fn a_deadline_names_the_late_thread_and_releases_the_others() {
                 wake.wait();
                 poll_until(m, &done);
             });
-            // Time enough for who polls.
+            // Time enough for a mutator that polls.
             let deadline = patience(Duration::from_millis(100));
             let options = StopOptions::new("test").timeout(deadline);
             let begin = Instant::now();

@@ -70,7 +70,7 @@ fn a_straggler_says_what_came_of_its_nudges() {
             match says {
                 Ok(()) => assert_eq!(straggler.cause, StragglerCause::Nudged { times }),
                 Err(error) => {
-                    assert_eq!(straggler.cause, StragglerCause::NudgeFailed(error), "{straggler}")
+                    assert_eq!(straggler.cause, StragglerCause::NudgeFailed(error), "{straggler}");
                 }
             }
         }
@@ -100,7 +100,7 @@ fn a_leaked_mutator_is_named_though_its_thread_is_gone() {
     });
 }
 
-/// Its owner would wait for itself, or until its deadline: told at once.
+/// The thread would wait for itself, or until its deadline. It is told at once.
 #[test]
 fn a_thread_that_holds_a_mutators_task_is_refused() {
     in_child("straggler::a_thread_that_holds_a_mutators_task_is_refused", SOON, || {

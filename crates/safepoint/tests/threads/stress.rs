@@ -12,14 +12,14 @@ use testkit::{Rng, budget, in_child};
 const MUTATORS: usize = 8;
 const LATE: Duration = Duration::from_mins(3);
 
-/// Memory of a mutator that runs, and nobody's protection but the world's. The counter is plain, so
+/// Memory of a mutator, protected by the world alone. The counter is plain, so
 /// that the compiler and the processor may reorder and tear it as they may a heap.
 #[derive(Default)]
 struct Heap {
     counter: UnsafeCell<u64>,
     /// Says that the thread is between two polls.
     working: AtomicBool,
-    /// How often it worked, for those who wait until it has.
+    /// How often it worked, for threads that wait until it has.
     moved: AtomicU32,
 }
 
@@ -58,7 +58,7 @@ fn let_run(heaps: &[Heap], rng: &mut Rng) {
     let moved = || heaps.iter().map(|h| h.moved.load(Ordering::Relaxed)).fold(0, u32::wrapping_add);
     let (before, enough) = (moved(), rng.below(50) as u32);
     let has_run = || moved().wrapping_sub(before) > enough;
-    // Looks on from its own processor for a while: who yields to a mutator comes back when that
+    // Looks on from its own processor for a while: a thread that yields to a mutator comes back when that
     // one sleeps, and would hardly ever find one running.
     while !(0..500).any(|_| has_run()) {
         thread::yield_now();
@@ -113,7 +113,7 @@ fn stops(world: &World, count: u64, seed: &mut Rng) {
             })
             .collect();
         let mut round = 0;
-        // Until some stop found somebody running, too: on how many processors is not ours to say.
+        // Until some stop found a mutator running, too: on how many processors is not ours to say.
         while round < count || ran == 0 {
             let stopped = world.stop_from_outside("stress").expect("not nested");
             let before: [u64; MUTATORS] = core::array::from_fn(|i| heaps[i].read());
@@ -221,10 +221,10 @@ fn stress_for_each_is_exactly_once_beside_stops() {
                 })
                 .expect("no deadline");
                 let visits = visits.map(AtomicU32::into_inner);
-                // Those who stay attached first, one after the other.
+                // Mutators that stay attached first, one after the other.
                 assert_eq!(visits[..MUTATORS / 2], [1; MUTATORS / 2], "round {round}");
                 // A place can be given up and taken again while the round asks around; the new
-                // owner is then visited for itself.
+                // thread is then visited for itself.
                 assert!(visits.iter().all(|&n| n <= 2), "round {round}: {visits:?}");
                 own.blocking(|| let_run(&heaps, &mut seed));
             }
