@@ -10,9 +10,10 @@
 //! after every store.
 
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, Ordering};
 use std::cell::Cell;
 
+use sigctx::fork::Hooks;
 use sigctx::sys;
 
 use crate::protocol::{MutatorState, Protocol};
@@ -28,6 +29,9 @@ pub(crate) struct Node {
 // SAFETY: `next` is not changed once the node is shown to others, and `world` is atomic; what it points
 // to is looked at where there is one thread.
 unsafe impl Sync for Node {}
+
+/// Registered when the first world is made.
+static HOOKS: Hooks = Hooks::new(Some(before), after_in_child);
 
 static FIRST: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 
@@ -48,7 +52,8 @@ fn nodes() -> impl Iterator<Item = &'static Node> {
 
 /// Has `world` put in order in the child of a fork, until its node is [given back](Node::give_back).
 pub(crate) fn enlist(world: *const Protocol<Linux>) -> &'static Node {
-    watch();
+    // The only error is ENOMEM. Without the hooks a child could wait for threads that it does not have.
+    HOOKS.register().expect("out of memory at pthread_atfork");
     let world = world.cast_mut();
     let free = ptr::null_mut();
     let takes = |node: &&Node| {
@@ -74,21 +79,6 @@ impl Node {
     /// The world is about to be taken apart.
     pub(crate) fn give_back(&self) {
         self.world.store(ptr::null_mut(), Ordering::Release);
-    }
-}
-
-/// Registers the handlers, once the first world is made.
-fn watch() {
-    // Not a `Once`: a fork could copy it while it runs. Threads that come here at the same time each
-    // register the handlers, so these may run several times.
-    static WATCHED: AtomicBool = AtomicBool::new(false);
-    if !WATCHED.load(Ordering::Acquire) {
-        // SAFETY: functions of this crate, which stay loaded: libc drops the handlers of a library that
-        // is unloaded.
-        let failed = unsafe { libc::pthread_atfork(Some(before), None, Some(after_in_child)) };
-        // The only error is ENOMEM. Without the handlers a child could wait for threads that it does not have.
-        assert_eq!(failed, 0, "out of memory at pthread_atfork");
-        WATCHED.store(true, Ordering::Release);
     }
 }
 

@@ -28,14 +28,13 @@
     )
 )]
 
-// The models do without `sigctx`.
+// Under loom `sigctx` has what models are made of only.
 #[cfg(not(loom))]
 pub use sigctx::{Unsupported, supported};
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         mod protocol;
-        mod sync;
     }
 }
 

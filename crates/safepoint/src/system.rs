@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use sigctx::sync;
 use sigctx::sys::{self, Membarrier};
 use threadreg::{Name, Nudge, ThreadRef, rest};
 
@@ -181,10 +182,6 @@ impl Drop for Visit<'_> {
 /// find a slot there.
 static SPARE: Spare<Identity> = Spare::new();
 
-fn process() -> u32 {
-    sys::getpid().cast_unsigned()
-}
-
 impl System for Linux {
     type Identity = Identity;
 
@@ -210,15 +207,15 @@ impl System for Linux {
 
     fn wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
         // However it ends, the caller looks at the word again, and at the clock.
-        let _ = sys::futex_wait(word, expected, timeout);
+        sync::wait(word, expected, timeout);
     }
 
     fn wake_all(&self, word: &AtomicU32) {
-        sys::futex_wake(word, u32::MAX);
+        sync::wake_all(word);
     }
 
     fn wake_one(&self, word: &AtomicU32) {
-        sys::futex_wake(word, 1);
+        sync::wake_one(word);
     }
 
     fn settle_nudges(&self) {
@@ -262,11 +259,11 @@ impl System for Linux {
     }
 
     fn fresh() -> &'static Chunk<Identity> {
-        SPARE.take(process()).unwrap_or_else(|| Box::leak(Box::new(Chunk::new())))
+        SPARE.take().unwrap_or_else(|| Box::leak(Box::new(Chunk::new())))
     }
 
     fn recycle(chunk: &'static Chunk<Identity>) {
-        SPARE.put(process(), chunk);
+        SPARE.put(chunk);
     }
 }
 
@@ -287,6 +284,8 @@ mod tests {
     fn stress_a_child_of_a_fork_makes_worlds_of_its_own() {
         let name = "system::tests::stress_a_child_of_a_fork_makes_worlds_of_its_own";
         in_child(name, Duration::from_secs(30), || {
+            // As the first world does. Without it locks do not tell the child from its parent.
+            sigctx::fork::watch().expect("room for the hooks");
             let done = AtomicBool::new(false);
             thread::scope(|scope| {
                 for _ in 0..2 {

@@ -21,7 +21,7 @@ use core::ptr;
 use super::request::RoundNumber;
 use super::slot::{AWAITED, CLAIMED, EACH, MutatorSlot, MutatorState, Stance};
 use super::{Pace, Protocol, System};
-use crate::sync::Ordering;
+use sigctx::sync::Ordering;
 
 /// What was kept of the targets for which no closure ran.
 pub(crate) type Unvisited<T> = Vec<T>;

@@ -91,8 +91,8 @@ pub(crate) use self::stop::{Counted, TimedOut};
 #[cfg(not(loom))]
 pub(crate) use self::target::NoSlot;
 #[cfg(not(loom))]
-use crate::sync::Ordering;
-use crate::sync::{AtomicPtr, AtomicU32};
+use sigctx::sync::Ordering;
+use sigctx::sync::{AtomicPtr, AtomicU32};
 
 /// What the protocol needs of the system.
 pub(crate) trait System: fmt::Debug + Send + Sync + Sized + 'static {

@@ -4,22 +4,15 @@ use core::ptr;
 use core::time::Duration;
 
 use loom::cell::UnsafeCell;
-use loom::sync::{Arc, Condvar, Mutex};
+use loom::sync::Arc;
 use loom::thread;
 
 use super::*;
-use crate::sync::{Ordering, fence};
+use sigctx::sync::{self, Ordering, fence};
 
 /// Both fences are full ones: the models are about the pair, not about membarrier.
 #[derive(Debug)]
 pub(super) struct Model;
-
-// One queue for all words: a wake wakes all sleepers, which is allowed, since they look again. A missing
-// wake leaves a sleeper behind, and loom reports the deadlock. A wait with a timeout returns at once if
-// that is zero, and has no timeout otherwise: no wait may rely on it.
-loom::lazy_static! {
-    static ref QUEUE: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
-}
 
 impl System for Model {
     type Identity = ();
@@ -36,19 +29,16 @@ impl System for Model {
         if timeout == Some(Duration::ZERO) {
             return;
         }
-        let held = QUEUE.0.lock().expect("no model panics with it held");
-        if word.load(Ordering::SeqCst) == expected {
-            drop(QUEUE.1.wait(held).expect("no model panics with it held"));
-        }
+        // No timeout: no wait may rely on one.
+        sync::wait(word, expected, timeout);
     }
 
-    fn wake_all(&self, _word: &AtomicU32) {
-        let _held = QUEUE.0.lock().expect("no model panics with it held");
-        QUEUE.1.notify_all();
+    fn wake_all(&self, word: &AtomicU32) {
+        sync::wake_all(word);
     }
 
     fn wake_one(&self, word: &AtomicU32) {
-        self.wake_all(word);
+        sync::wake_one(word);
     }
 
     fn spin(&self, _running: u32, done: impl Fn() -> bool) -> bool {
@@ -524,7 +514,7 @@ fn a_spare_chunk_is_taken_once() {
     unsafe impl Send for Contents {}
 
     fn use_one(spare: &slot::Spare<()>, contents: &Contents) {
-        let Some(chunk) = spare.take(1) else { return };
+        let Some(chunk) = spare.take() else { return };
         let (_, cell) = contents
             .0
             .iter()
@@ -532,14 +522,14 @@ fn a_spare_chunk_is_taken_once() {
             .expect("one of the two");
         // SAFETY: checked by loom.
         cell.with_mut(|count| unsafe { *count += 1 });
-        spare.put(1, chunk);
+        spare.put(chunk);
     }
 
     loom::model(|| {
         let spare = Arc::new(slot::Spare::new());
         let contents = Arc::new(Contents([(); 2].map(|()| {
             let chunk = Model::fresh();
-            spare.put(1, chunk);
+            spare.put(chunk);
             (ptr::from_ref(chunk).addr(), UnsafeCell::new(0))
         })));
         let other = {
@@ -552,9 +542,9 @@ fn a_spare_chunk_is_taken_once() {
         use_one(&spare, &contents);
         other.join().unwrap();
         for _ in 0..2 {
-            Model::recycle(spare.take(1).expect("both are there again"));
+            Model::recycle(spare.take().expect("both are there again"));
         }
-        assert!(spare.take(1).is_none(), "more than there were");
+        assert!(spare.take().is_none(), "more than there were");
     });
 }
 

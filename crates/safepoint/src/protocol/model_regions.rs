@@ -7,7 +7,7 @@ use loom::thread;
 
 use super::model::*;
 use super::*;
-use crate::sync::{Ordering, fence};
+use sigctx::sync::{Ordering, fence};
 
 loom::lazy_static! {
     /// A nudge is on its way to the one thread that is nudged.
@@ -152,7 +152,7 @@ fn a_recall_in_a_stop_is_served() {
             // The stopper holds the task, too.
             let only = world.protocol.live().next().expect("the mutator");
             world.protocol.recall(only);
-            Model.wake_all(&world.protocol.stop_word);
+            sigctx::sync::interrupt();
             while SERVED.load(Ordering::Acquire) == 0 {
                 thread::yield_now();
             }
@@ -221,7 +221,7 @@ fn a_recalled_requester_does_not_go_to_work() {
             stayed
         });
         world.protocol.recall(slot);
-        Model.wake_all(&world.protocol.stop_word);
+        sigctx::sync::interrupt();
         while SERVED.load(Ordering::Acquire) == 0 {
             thread::yield_now();
         }

@@ -32,7 +32,7 @@ use core::sync::atomic::{AtomicI32 as PlainI32, AtomicU32 as PlainU32, Ordering 
 
 use super::slot::{MutatorSlot, SlotUse};
 use super::{Pace, System};
-use crate::sync::{AtomicU32, Ordering};
+use sigctx::sync::{AtomicU32, Ordering};
 
 const FREE: u32 = 0;
 const TAKEN: u32 = 1;

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU32 as PlainU32, Ordering as Plain};
 use crossbeam_utils::CachePadded;
 
 use super::System;
-use crate::sync::{AtomicPtr, AtomicU32, Ordering};
+use sigctx::sync::{AtomicPtr, AtomicU32, Mutex, Ordering};
 
 /// Bit of the poll word: a stop is pending, or was.
 pub(crate) const STOP: u32 = 1 << 0;
@@ -234,30 +234,25 @@ impl<I: Default> Chunk<I> {
 
 /// Chunks that no world uses, linked by their `next`.
 ///
-/// The lock says which process took it. A fork may copy it taken by a thread that the child does not have,
-/// and the child has to be able to make worlds. The list is whole after every store, so the child goes on
-/// with it. A chunk that was being taken or put is lost to the child.
+/// A fork may copy the lock taken, by a thread that the child does not have, and the child has to be able to
+/// make worlds. It finds the lock free. The list is whole after every store, so the child goes on with it. A
+/// chunk that was being taken or put is lost to the child.
 #[derive(Debug)]
 pub(crate) struct Spare<I: 'static> {
-    /// The process that has it; 0 for none.
-    lock: AtomicU32,
+    lock: Mutex,
     first: AtomicPtr<Chunk<I>>,
 }
 
 impl<I> Spare<I> {
-    #[cfg(not(loom))]
-    pub(crate) const fn new() -> Self {
-        Self { lock: AtomicU32::new(0), first: AtomicPtr::new(ptr::null_mut()) }
+    sigctx::const_unless_loom! {
+        pub(crate) fn new() -> Self {
+            Self { lock: Mutex::new(), first: AtomicPtr::new(ptr::null_mut()) }
+        }
     }
 
-    #[cfg(loom)]
-    pub(crate) fn new() -> Self {
-        Self { lock: AtomicU32::new(0), first: AtomicPtr::new(ptr::null_mut()) }
-    }
-
-    /// `process` is the caller's, and not 0.
-    pub(crate) fn take(&self, process: u32) -> Option<&'static Chunk<I>> {
-        self.locked(process, || {
+    /// Takes a chunk, if there is one.
+    pub(crate) fn take(&self) -> Option<&'static Chunk<I>> {
+        self.locked(|| {
             let taken = chunk_at(&self.first)?;
             self.first.store(taken.next.load(Ordering::Relaxed), Ordering::Relaxed);
             taken.next.store(ptr::null_mut(), Ordering::Relaxed);
@@ -265,36 +260,30 @@ impl<I> Spare<I> {
         })
     }
 
-    /// `chunk` has no next; `process` as for [`Spare::take`].
-    pub(crate) fn put(&self, process: u32, chunk: &'static Chunk<I>) {
-        self.locked(process, || {
+    /// Puts a chunk that has no next.
+    pub(crate) fn put(&self, chunk: &'static Chunk<I>) {
+        self.locked(|| {
             chunk.next.store(self.first.load(Ordering::Relaxed), Ordering::Relaxed);
             self.first.store(ptr::from_ref(chunk).cast_mut(), Ordering::Relaxed);
         });
     }
 
-    fn locked<R>(&self, process: u32, work: impl FnOnce() -> R) -> R {
-        loop {
-            let seen = self.lock.load(Ordering::Relaxed);
-            // Acquire, with the release below: the next holder's writes come after the last one's.
-            let (took, failed) = (Ordering::Acquire, Ordering::Relaxed);
-            if seen != process && self.lock.compare_exchange(seen, process, took, failed).is_ok() {
-                break;
-            }
-            pause();
-        }
+    fn locked<R>(&self, work: impl FnOnce() -> R) -> R {
+        // The list is whole also where the lock is found copied.
+        self.lock.lock(process(), || None).expect("no deadline");
         let result = work();
-        self.lock.store(0, Ordering::Release);
+        self.lock.unlock();
         result
     }
 }
 
-/// Lets other threads run, also those of a lower priority. The lock is held for three stores.
-fn pause() {
+/// The process, as locks tell it from its ancestors.
+fn process() -> u32 {
     #[cfg(not(loom))]
-    std::thread::sleep(core::time::Duration::from_micros(50));
+    let process = sigctx::fork::process();
     #[cfg(loom)]
-    loom::thread::yield_now();
+    let process = 1;
+    process
 }
 
 /// All slots of a world.
@@ -404,7 +393,6 @@ impl<S: System> Drop for Arena<S> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::process;
     use std::time::Duration;
 
     use super::*;
@@ -437,13 +425,13 @@ mod tests {
     fn a_lock_that_a_fork_copies_taken_is_free_in_the_child() {
         let name = "protocol::slot::tests::a_lock_that_a_fork_copies_taken_is_free_in_the_child";
         testkit::in_child(name, Duration::from_secs(20), || {
+            sigctx::fork::watch().expect("room for the hooks");
             let spare = Spare::<()>::new();
-            let status = spare.locked(process::id(), || {
+            let status = spare.locked(|| {
                 testkit::forked(|| {
-                    let child = process::id();
-                    assert!(spare.take(child).is_none());
-                    spare.put(child, Box::leak(Box::new(Chunk::new())));
-                    assert!(spare.take(child).is_some());
+                    assert!(spare.take().is_none());
+                    spare.put(Box::leak(Box::new(Chunk::new())));
+                    assert!(spare.take().is_some());
                 })
             });
             assert_eq!(status, 0, "in the child of fork");

@@ -6,7 +6,7 @@ use core::ptr;
 use super::request::RoundNumber;
 use super::slot::{MutatorSlot, MutatorState, STOP, SlotUse};
 use super::{Pace, Protocol, System};
-use crate::sync::{Ordering, fence};
+use sigctx::sync::{Ordering, fence};
 
 /// A stop that succeeded.
 #[derive(Debug, Clone, Copy)]

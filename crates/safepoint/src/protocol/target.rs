@@ -5,7 +5,7 @@ use core::time::Duration;
 use super::request::{MOST, RoundNumber};
 use super::slot::{AWAITED, CLAIMED, EACH, MutatorSlot, MutatorState, REST, STOP, Stance};
 use super::{Limit, Protocol, System};
-use crate::sync::{Ordering, fence};
+use sigctx::sync::{Ordering, fence};
 
 /// How often a wait that a recall does not end looks for one.
 const NAP: Duration = Duration::from_millis(10);
