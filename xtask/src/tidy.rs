@@ -1,5 +1,6 @@
 //! Rules of the tree that no compiler checks, as tests. Each prints every offender.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,11 @@ struct Source {
 }
 
 impl Source {
+    /// The directory of its crate.
+    fn package(&self) -> &OsStr {
+        self.path.iter().nth(1).unwrap_or_default()
+    }
+
     fn at(&self, line: usize) -> String {
         format!("{}:{}", self.path.display(), line + 1)
     }
@@ -106,9 +112,10 @@ fn atomics_exist_on_every_architecture() {
 }
 
 #[test]
-fn every_public_function_states_its_signal_safety() {
+fn signal_safety_is_stated_once() {
     let sources = library_sources();
     let hidden = hidden_modules(&sources);
+    let types: Vec<_> = sources.iter().flat_map(stated_types).collect();
     let (mut offenders, mut seen) = (Vec::new(), 0);
     for source in &sources {
         if hidden.iter().any(|module| source.path.starts_with(module)) {
@@ -117,15 +124,81 @@ fn every_public_function_states_its_signal_safety() {
         let lines: Vec<_> = source.text.lines().collect();
         for (number, name) in public_functions(&lines) {
             seen += 1;
+            let of_type = implemented_type(&lines, number);
+            let by_type = of_type.is_some_and(|name| types.contains(&(source.package(), name)));
             let docs = docs_above(&lines, number);
-            let told = docs.iter().any(|l| l.trim_start().starts_with("/// # Signal safety"));
-            if !told && !docs.iter().any(|l| l.contains("#[doc(hidden)]")) {
+            if !by_type && !states_signal_safety(&docs) && !is_hidden(&docs) {
                 offenders.push(format!("{} {name}", source.at(number)));
             }
         }
     }
     assert!(seen > 50, "only {seen} public functions were found");
-    none_of(&offenders, "a public function's documentation has a section `# Signal safety`");
+    none_of(
+        &offenders,
+        "a public function has a section `# Signal safety` in its documentation; a method may have \
+         it in that of its type",
+    );
+}
+
+fn states_signal_safety(docs: &[&str]) -> bool {
+    docs.iter().any(|line| line.trim_start().starts_with("/// # Signal safety"))
+}
+
+fn is_hidden(docs: &[&str]) -> bool {
+    docs.iter().any(|line| line.contains("#[doc(hidden)]"))
+}
+
+/// The types in a file whose documentation states their methods' signal safety, each with its crate.
+fn stated_types(source: &Source) -> Vec<(&OsStr, &str)> {
+    let lines: Vec<_> = source.text.lines().collect();
+    let mut types = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let words = ["struct ", "enum ", "union "];
+        let Some(rest) = line.trim_start().strip_prefix("pub ") else { continue };
+        let Some(rest) = words.iter().find_map(|word| rest.strip_prefix(word)) else { continue };
+        if states_signal_safety(&docs_above(&lines, number)) {
+            types.push((source.package(), first_name(rest)));
+        }
+    }
+    types
+}
+
+/// The name of the type whose `impl` block the function in line `number` is in. `None`: it is a free
+/// function. The format of rustfmt is relied on: the block's header is indented less.
+fn implemented_type<'t>(lines: &[&'t str], number: usize) -> Option<&'t str> {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let own = indent(lines[number]);
+    let mut above = lines[..number].iter().rev().filter(|line| !line.trim().is_empty());
+    let outer = indent(above.find(|line| indent(line) < own)?);
+    // The header's first line: a long one ends with its `where` and `{` in lines of their own.
+    let mut outside = lines[..number].iter().rev().filter(|line| indent(line) == outer);
+    let header = outside.find(|line| {
+        let line = line.trim_start();
+        !(line.is_empty() || line == "{" || line.starts_with("where"))
+    })?;
+    let rest = header.trim_start();
+    let rest = rest.strip_prefix("unsafe ").unwrap_or(rest).strip_prefix("impl")?;
+    Some(first_name(after_generics(rest).trim_start()))
+}
+
+/// What follows the `<…>` that a text begins with.
+fn after_generics(text: &str) -> &str {
+    let mut depth = 0_u32;
+    for (at, c) in text.char_indices() {
+        match c {
+            '<' => depth += 1,
+            '>' => depth = depth.saturating_sub(1),
+            _ if depth == 0 => return &text[at..],
+            _ => {}
+        }
+    }
+    ""
+}
+
+/// The last name of the path that a text begins with.
+fn first_name(text: &str) -> &str {
+    let path = text.split(['<', ' ', '(', ';', '{']).next().unwrap_or(text);
+    path.rsplit("::").next().unwrap_or(path)
 }
 
 /// The files or directories of modules that are `#[doc(hidden)]`, and of those private to tests.
@@ -201,9 +274,58 @@ impl X {
     let lines: Vec<_> = text.lines().collect();
     let found = public_functions(&lines);
     assert_eq!(found.iter().map(|f| f.1).collect::<Vec<_>>(), ["does", "silent"]);
-    let told = |n: usize| docs_above(&lines, n).iter().any(|l| l.contains("# Signal safety"));
-    assert!(told(found[0].0));
-    assert!(!told(found[1].0));
+    assert!(states_signal_safety(&docs_above(&lines, found[0].0)));
+    assert!(!states_signal_safety(&docs_above(&lines, found[1].0)));
+}
+
+#[test]
+fn a_type_states_signal_safety_for_its_methods() {
+    let text = "
+/// Does.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe.
+#[derive(Debug)]
+pub struct Stated<'a, T: Clone>(&'a T);
+
+/// Does not.
+pub enum Silent {}
+
+impl<'a, T: Into<Vec<u8>>> crate::a::Stated<'a, T>
+where
+    T: Clone,
+{
+    const X: u8 = 0;
+
+    pub fn first(&self) {
+        let x = 1;
+    }
+
+    pub fn second() {}
+}
+
+impl Silent {
+    pub fn third() {}
+}
+
+pub fn free() {}
+
+mod inner {
+    pub fn free_too() {}
+}
+";
+    let source = Source { path: PathBuf::from("crates/x/src/lib.rs"), text: text.to_owned() };
+    assert_eq!(stated_types(&source), [(OsStr::new("x"), "Stated")]);
+    let lines: Vec<_> = text.lines().collect();
+    let of_types: Vec<_> = public_functions(&lines)
+        .into_iter()
+        .map(|(number, name)| (name, implemented_type(&lines, number)))
+        .collect();
+    let (stated, silent) = (Some("Stated"), Some("Silent"));
+    let expected = [("first", stated), ("second", stated), ("third", silent)];
+    assert_eq!(of_types[..3], expected);
+    assert_eq!(of_types[3..], [("free", None), ("free_too", None)]);
 }
 
 #[test]
