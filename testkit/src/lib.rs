@@ -11,7 +11,6 @@
 //! | `STRESS` | the size of stress tests in per cent, see [`budget`] | 100 |
 //! | `SEED` | where [`Rng::from_env`] starts | the clock |
 //! | `TESTKIT_RUNNER` | the words that start a program built for the tests' target, see [`command`] | it starts by itself |
-//! | `TESTKIT_SKIPPED` | a file that gets a line for each test that cannot run, see [`skip`] | none does |
 //! | `TESTKIT_PATIENCE` | how many times longer watchdogs wait, see [`patience`] | 1 |
 
 mod early;
@@ -24,7 +23,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::fmt::{Display, Write as _};
 use std::fs;
-use std::io::{Read, Write as _};
+use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -33,7 +32,6 @@ use std::time::{Duration, Instant};
 const CHILD: &str = "TESTKIT_CHILD";
 const RUNNER: &str = "TESTKIT_RUNNER";
 const PATIENCE: &str = "TESTKIT_PATIENCE";
-const SKIPPED: &str = "TESTKIT_SKIPPED";
 
 /// How long the output of an ended child may stay open.
 const OUTPUT_GRACE: Duration = Duration::from_secs(10);
@@ -206,8 +204,7 @@ pub fn lonely_user() -> u32 {
 
 /// Says that the test cannot run here, and why; the test returns after it.
 ///
-/// The line is read by `cargo xtask test-all-arches`, which counts the test as skipped and lists
-/// the reason. Keep the reason free of what changes from run to run: equal ones are grouped.
+/// The line is read by `cargo xtask`, which counts the test as skipped and lists the reason. Keep the reason free of what changes from run to run: equal ones are grouped.
 ///
 /// ```
 /// fn has_a_debugger() {
@@ -217,19 +214,9 @@ pub fn lonely_user() -> u32 {
 /// }
 /// # has_a_debugger();
 /// ```
-///
-/// Where a harness shows nothing of tests that pass, the environment's `TESTKIT_SKIPPED` names a file
-/// that gets the line, too.
 pub fn skip(reason: impl Display) {
     // In one line whatever the reason is: what follows would not be read.
-    let line = format!("skipped: {}\n", reason.to_string().replace('\n', " "));
-    print!("{line}");
-    if let Some(path) = env::var_os(SKIPPED) {
-        // One write, so that lines of tests side by side stay whole. A process that may not write
-        // there any more is counted as passed.
-        let file = fs::OpenOptions::new().append(true).open(path);
-        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
-    }
+    println!("skipped: {}", reason.to_string().replace('\n', " "));
 }
 
 fn reader(mut from: impl Read + Send + 'static) -> Receiver<String> {
@@ -454,20 +441,10 @@ mod tests {
     #[test]
     fn a_reason_to_skip_is_one_line_and_the_test_passes() {
         let here = "tests::a_reason_to_skip_is_one_line_and_the_test_passes";
-        let name = "testkit-skips-";
-        if env::var(SKIPPED).is_ok_and(|path| path.contains(name)) {
-            return skip("no\nright");
+        if let Some(ended) = child(here, Duration::from_secs(30), || skip("no\nright")) {
+            assert!(ended.status.success());
+            assert!(ended.output.contains("skipped: no right\n"), "{}", ended.output);
         }
-        let file = env::temp_dir().join(format!("{name}{}", std::process::id()));
-        fs::write(&file, "").expect("written");
-        let mut test = command(env::current_exe().expect("path of the test binary"));
-        test.args([here, "--exact", "--nocapture"]).env(SKIPPED, &file);
-        let output = test.output().expect("the test binary starts");
-        assert!(output.status.success());
-        let output = String::from_utf8_lossy(&output.stdout);
-        assert!(output.contains("skipped: no right\n"), "{output}");
-        assert_eq!(fs::read_to_string(&file).expect("there"), "skipped: no right\n");
-        fs::remove_file(file).expect("removed");
     }
 
     #[test]

@@ -94,7 +94,7 @@ fn cargos_runner_understands_the_real_harness() {
     let ended = through_the_runner(&binary, &some);
     let counted = counts::libtest(&ended.output);
     assert_eq!((counted.started, counted.counts), (1, Counts::passed(1)), "{}", ended.output);
-    let ended = through_the_runner(&binary, &["counts::tests"]);
+    let ended = through_the_runner(&binary, &["harness::tests"]);
     let counted = counts::libtest(&ended.output);
     assert!(counted.started > 5, "{}", ended.output);
     assert_eq!(counted.counts, Counts::passed(counted.started), "{}", ended.output);

@@ -80,55 +80,9 @@ fn libtest_result(text: &str) -> Counts {
     counts
 }
 
-/// Reads nextest's summary line; `None` when there is none, as after a build that failed.
-pub(crate) fn nextest(output: &str) -> Option<Counts> {
-    let text = without_escapes(output);
-    let line = text.lines().rev().find(|l| l.trim_start().starts_with("Summary ["))?;
-    // `Summary [ 1.2s] 5/6 tests run: 3 passed (1 slow), 1 failed, 1 timed out, 2 skipped`
-    let (_, parts) = line.split_once(" run: ")?;
-    let mut counts = Counts::default();
-    for part in without_parentheses(parts).split(',') {
-        match number_and_word(part.trim())? {
-            (n, "passed") => counts.passed += n,
-            (n, "skipped") => counts.skipped += n,
-            // `failed`, `timed out`, `exec failed`
-            (n, _) => counts.failed += n,
-        }
-    }
-    Some(counts)
-}
-
-/// The tests that nextest lists, each with how it ended, after its summary.
-pub(crate) fn nextest_failures(output: &str) -> Vec<String> {
-    let text = without_escapes(output);
-    let lines = text.lines().skip_while(|l| !l.trim_start().starts_with("Summary ["));
-    // `FAIL [   0.483s] (21/30) xtask::bin/xtask run::tests::name`
-    let entry = |line: &str| {
-        let (how, rest) = line.trim_start().split_once(" [")?;
-        let (_, name) = rest.split_once("s] (")?.1.split_once(") ")?;
-        let upper = how.chars().all(|c| c.is_ascii_uppercase() || c == '-' || c == ' ');
-        (upper && !how.contains("SLOW")).then(|| format!("{how} {name}"))
-    };
-    lines.filter_map(entry).collect()
-}
-
 fn number_and_word(part: &str) -> Option<(u64, &str)> {
     let (number, word) = part.split_once(' ')?;
     Some((number.parse().ok()?, word.trim()))
-}
-
-fn without_parentheses(text: &str) -> String {
-    let mut depth = 0_u32;
-    let mut kept = String::new();
-    for c in text.chars() {
-        match c {
-            '(' => depth += 1,
-            ')' => depth = depth.saturating_sub(1),
-            _ if depth == 0 => kept.push(c),
-            _ => {}
-        }
-    }
-    kept
 }
 
 /// Takes the colours out: `ESC [ … letter`.
@@ -171,35 +125,6 @@ test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
         let empty = "running 0 tests\n\ntest result: ok. 0 passed; 0 failed; 0 ignored";
         assert_eq!(libtest(empty), Libtest::default());
         assert_eq!(libtest("running 3 tests of my own"), Libtest::default());
-    }
-
-    #[test]
-    fn nextest_counts_every_kind_of_failure() {
-        let line = "     Summary [   1.234s] 6/7 tests run: 3 passed (1 slow, 1 leaky), 1 failed, \
-                    1 timed out, 1 exec failed, 2 skipped";
-        assert_eq!(nextest(line), Some(Counts { passed: 3, failed: 3, skipped: 2 }));
-    }
-
-    #[test]
-    fn nextest_reads_through_colours_and_takes_the_last_summary() {
-        let text = "Summary [ 1s] 1 test run: 1 passed, 0 skipped\n\
-                    \u{1b}[32;1m     Summary\u{1b}[0m [   0.007s] \u{1b}[1m2\u{1b}[0m tests run: \
-                    \u{1b}[1m2\u{1b}[0m \u{1b}[32;1mpassed\u{1b}[0m, \u{1b}[1m0\u{1b}[0m skipped\n";
-        assert_eq!(nextest(text), Some(Counts { passed: 2, failed: 0, skipped: 0 }));
-    }
-
-    #[test]
-    fn nextest_failures_are_those_after_the_summary() {
-        let text = "        FAIL [   0.4s] (1/3) x a::b\n\
-                    Summary [ 1s] 3 tests run: 1 passed, 1 failed, 1 timed out, 0 skipped\n\
-                    \u{20}       FAIL [   0.4s] (1/3) x a::b\n  stdout ---\n some [0 (x) output\n\
-                    \u{20} TIMEOUT [  60.0s] (3/3) x::storm c\n";
-        assert_eq!(nextest_failures(text), ["FAIL x a::b", "TIMEOUT x::storm c"]);
-    }
-
-    #[test]
-    fn nextest_without_summary_is_none() {
-        assert_eq!(nextest("error: could not compile `x`"), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::counts::{self, Counts};
 use crate::report::Progress;
 use crate::run::{self, Ended};
 
-/// What nextest's profile grants too (10 periods of a minute).
+/// As in `.config/nextest.toml`: 10 periods of a minute.
 const TEST_LIMIT: Duration = Duration::from_mins(10);
 const BUILD_LIMIT: Duration = Duration::from_hours(1);
 
@@ -20,9 +20,9 @@ const LAST_LINES: usize = 20;
 
 /// A test binary.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Binary {
+struct Binary {
     /// `sigctx`, `sigctx::storm`, `xtask::bin/xtask`: as nextest calls them.
-    pub(crate) id: String,
+    id: String,
     path: PathBuf,
     package: PathBuf,
 }
@@ -70,8 +70,47 @@ pub(crate) enum Verdict {
     },
 }
 
+impl Verdict {
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        *match self {
+            Self::Passed => &mut counts.passed,
+            Self::Skipped(_) => &mut counts.skipped,
+            Self::Failed { .. } => &mut counts.failed,
+        } = 1;
+        counts
+    }
+}
+
+/// What is set for tests, whatever starts them. `stress` is the size of stress tests in per cent, where
+/// it is not to be inherited.
+pub(crate) fn environment(stress: Option<&str>) -> Vec<(String, String)> {
+    let mut environment = Vec::new();
+    if let Some(stress) = stress {
+        environment.push(("STRESS".to_owned(), stress.to_owned()));
+    }
+    // A snapshot that differs fails the test and writes nothing into the tree.
+    if std::env::var_os("INSTA_UPDATE").is_none() {
+        environment.push(("INSTA_UPDATE".to_owned(), "no".to_owned()));
+    }
+    environment
+}
+
+/// Builds by a call of `cargo test` and returns the tests of all binaries.
+pub(crate) fn build_tests(
+    cargo: Command,
+    launch: &Launch,
+    progress: &Progress,
+) -> Result<Vec<Test>, String> {
+    let mut all = Vec::new();
+    for binary in build(cargo, progress)? {
+        all.extend(tests(&binary, launch)?);
+    }
+    Ok(all)
+}
+
 /// Builds by a call of `cargo test --no-run` and returns the test binaries.
-pub(crate) fn build(mut cargo: Command, progress: &Progress) -> Result<Vec<Binary>, String> {
+fn build(mut cargo: Command, progress: &Progress) -> Result<Vec<Binary>, String> {
     cargo.args(["--no-run", "--message-format=json-render-diagnostics"]);
     let mut binaries = Vec::new();
     let ended = run::run(cargo, BUILD_LIMIT, |line| match serde_json::from_str(line) {
@@ -86,7 +125,7 @@ pub(crate) fn build(mut cargo: Command, progress: &Progress) -> Result<Vec<Binar
 }
 
 /// The tests in a binary.
-pub(crate) fn tests(binary: &Binary, launch: &Launch) -> Result<Vec<Test>, String> {
+fn tests(binary: &Binary, launch: &Launch) -> Result<Vec<Test>, String> {
     let (ignored, all) = (list(binary, launch, &["--ignored"])?, list(binary, launch, &[])?);
     let test = |name: String| {
         let ignored = ignored.contains(&name);

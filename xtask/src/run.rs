@@ -1,7 +1,7 @@
 //! Runs a program to its end or to its time limit, with its output kept, in order.
 
 use std::io::{self, BufRead as _, BufReader};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -77,6 +77,15 @@ pub(crate) fn run(
             return Ok(Ended { status: None, output, time: start.elapsed() });
         }
     }
+}
+
+/// What a program prints, if it is there and succeeds.
+pub(crate) fn said(words: &[&str]) -> Option<String> {
+    let (program, args) = words.split_first()?;
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stderr(Stdio::null());
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn read_lines(from: io::PipeReader) -> Receiver<String> {

@@ -4,8 +4,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::cmd::test::{examples, patch};
+use crate::tree;
 use crate::workspace::Workspace;
-use crate::{examples, patch, tree};
 
 /// A Rust file: its path from the root, its text.
 struct Source {

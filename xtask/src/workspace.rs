@@ -95,8 +95,7 @@ impl Workspace {
 }
 
 /// Programs that are needed now and then, with the command that installs each.
-const TOOLS: [(&str, &str); 4] = [
-    ("cargo-nextest", "cargo install cargo-nextest --locked"),
+const TOOLS: [(&str, &str); 3] = [
     ("cc", "apt-get install gcc libc6-dev"),
     ("gdb", "apt-get install gdb"),
     ("patch", "apt-get install patch"),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::Selection;
+use super::Selection;
 use crate::report::{Progress, Step, seconds};
 use crate::run;
 use crate::workspace::Workspace;
@@ -12,7 +12,7 @@ use crate::workspace::Workspace;
 /// For one example, with its build.
 const LIMIT: Duration = Duration::from_mins(5);
 
-pub(crate) fn run(workspace: &Workspace, selection: &Selection, progress: &Progress) -> Step {
+pub(super) fn run(workspace: &Workspace, selection: &Selection, progress: &Progress) -> Step {
     let mut step = Step::default();
     for name in workspace.crates().into_iter().filter(|name| selection.takes_crate(name)) {
         let dir = workspace.root.join("crates").join(&name).join("examples");

@@ -1,16 +1,24 @@
-//! Format, clippy, documentation: each without a warning.
+//! `cargo xtask lint`: format, clippy, documentation: each without a warning.
 
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use crate::report::{Progress, Report, Step};
+use crate::report::{self, Progress, Report, Step};
 use crate::run;
 use crate::workspace::Workspace;
 
 const LIMIT: Duration = Duration::from_mins(30);
 const NO_WARNING: [&str; 3] = ["--", "-D", "warnings"];
 
-pub(crate) fn all(workspace: &Workspace, report: &mut Report) {
+/// The command.
+pub(crate) fn command(workspace: &Workspace) -> ExitCode {
+    let mut report = Report::new(report::Kind::Checks);
+    steps(workspace, &mut report);
+    report.finish()
+}
+
+/// The checks as steps of a report.
+pub(crate) fn steps(workspace: &Workspace, report: &mut Report) {
     report.step("format", |p| check(p, workspace.cargo(&["fmt", "--all", "--check"])));
     // cargo fmt does not look into `cfg_select!`, which chooses among these.
     report.step("format of architectures", |p| {

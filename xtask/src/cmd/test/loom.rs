@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Selection;
+use super::Selection;
 use crate::counts::{self, Counts};
 use crate::report::{Progress, Step, seconds};
 use crate::run;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::Selection;
+use super::Selection;
 use crate::counts;
+use crate::harness;
 use crate::report::{Progress, Step};
 use crate::run;
-use crate::unit;
 use crate::workspace::Workspace;
 
 const LIMIT: Duration = Duration::from_mins(20);
@@ -22,7 +22,7 @@ pub(crate) fn run(workspace: &Workspace, selection: &Selection, progress: &Progr
     let mut command = workspace.cargo(&["test", "--doc", "--no-fail-fast"]);
     command.args(crates.iter().flat_map(|name| ["-p", name]));
     command.args(&selection.filter);
-    unit::settings(&mut command, selection);
+    command.envs(harness::environment(selection.stress));
     let ended = match run::run(command, LIMIT, |_| {}) {
         Ok(ended) => ended,
         Err(why) => return Step::failed(why),

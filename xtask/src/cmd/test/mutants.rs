@@ -16,14 +16,13 @@ use std::time::{Duration, Instant};
 
 use comfy_table::{Cell, Color};
 
-use crate::Selection;
+use super::Selection;
+use super::patch::{self, Harness, Header, Killer};
 use crate::counts;
-use crate::harness::skip_reason;
-use crate::patch::{self, Harness, Header, Killer};
+use crate::harness::{self, skip_reason};
 use crate::report::{self, Progress, Step, output, seconds, tell};
 use crate::run::{self, Ended};
 use crate::tree;
-use crate::unit;
 use crate::workspace::{Workspace, need};
 
 const BUILD_LIMIT: Duration = Duration::from_mins(20);
@@ -67,8 +66,6 @@ pub(crate) fn run(
     let benches = dirs.into_iter().take(lanes).map(|dir| Bench {
         workspace,
         dir,
-        // The full size, whatever the environment says: at a tenth some bugs would slip through.
-        selection: Selection { stress: Some("100"), ..Selection::default() },
         killers,
         unpatched: BTreeMap::new(),
     });
@@ -230,7 +227,6 @@ struct Bench<'w> {
     workspace: &'w Workspace,
     /// Of the copy and the builds.
     dir: PathBuf,
-    selection: Selection,
     killers: Killers,
     /// How each killer did on the unpatched copy, by crate.
     unpatched: BTreeMap<(String, Killer), Result<(), Failure>>,
@@ -318,7 +314,8 @@ impl Bench<'_> {
             }
         };
         command.args(args).current_dir(self.copy());
-        unit::settings(&mut command, &self.selection);
+        // The full size, whatever the environment says: at a tenth some bugs would slip through.
+        command.envs(harness::environment(Some("100")));
         command
     }
 }

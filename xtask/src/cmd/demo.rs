@@ -1,7 +1,9 @@
-//! The demonstration: the package `demo`, which uses all crates.
+//! `cargo xtask demo`: the demonstration, the package `demo`, which uses all crates.
 
 use std::process::ExitCode;
 use std::time::Duration;
+
+use clap::Args;
 
 use crate::report::{self, Progress, Step};
 use crate::run;
@@ -10,8 +12,15 @@ use crate::workspace::Workspace;
 const PACKAGE: [&str; 3] = ["--release", "-p", "demo"];
 const LIMIT: Duration = Duration::from_mins(15);
 
-/// Runs it for somebody who looks on: its output is only its own.
-pub(crate) fn show(workspace: &Workspace, args: &[String]) -> ExitCode {
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Passed on, `--json` for example
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+/// The command. Its output is the demonstration's alone.
+pub(crate) fn command(workspace: &Workspace, options: &Options) -> ExitCode {
     // Built apart, so that cargo tells of a long build and is silent afterwards.
     report::tell("building the demonstration; the first time this takes a minute or more");
     let built = workspace.cargo(&["build"]).args(PACKAGE).status();
@@ -20,7 +29,7 @@ pub(crate) fn show(workspace: &Workspace, args: &[String]) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut command = workspace.cargo(&["run", "--quiet"]);
-    command.args(PACKAGE).arg("--").args(args).stdin(std::process::Stdio::inherit());
+    command.args(PACKAGE).arg("--").args(&options.args).stdin(std::process::Stdio::inherit());
     match command.status() {
         // Its own exit status, which `--help` explains. It has said what was wrong.
         Ok(status) if status.code().is_some() => ExitCode::from(status.code().unwrap_or(1) as u8),

@@ -9,9 +9,9 @@ use clap::Args;
 use comfy_table::{Cell, Color};
 use serde_json::Value;
 
-use crate::arches::toolchain::{self, Toolchain};
 use crate::report::{self, Progress, Report, Step, painted, seconds, table, trimmed};
 use crate::run;
+use crate::toolchain::{self, Toolchain};
 use crate::workspace::Workspace;
 
 const LIMIT: Duration = Duration::from_mins(20);
@@ -68,7 +68,7 @@ pub(crate) fn step(workspace: &Workspace, options: &Options, progress: &Progress
             step.failures.push(format!(
                 "{target}: no compiler has a standard library for it, nor its sources; get them \
                  with `{}`",
-                crate::arches::how_to_get_sources()
+                toolchain::how_to_get_sources()
             ));
             continue;
         };

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::Args;
 use similar::{ChangeTag, TextDiff};
 
-use crate::arches;
+use super::arches;
 use crate::report::{self, Progress, output};
 use crate::tree;
 use crate::workspace::Workspace;

@@ -1,10 +1,9 @@
-//! Runs the tests of several rows while further rows are still being built.
-//!
-//! A row's stress tests never run beside each other. They come first, since they take longest; the
-//! other workers take the row's other tests meanwhile, or those of another row.
+//! Runs tests by several workers: those of one row, or of several while further rows are still being
+//! built. A row's stress tests never run beside each other.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::{self, Launch, Test, Verdict};
@@ -18,10 +17,30 @@ pub(crate) struct Outcome {
     pub(crate) time: Duration,
 }
 
+/// How the tests of a row run beside each other, and what is printed of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Each test is printed. Stress tests come last and run alone: they have their full size and load
+    /// every processor.
+    Native,
+    /// Failures are printed. Stress tests come first, since they take longest; the other workers take the
+    /// row's other tests meanwhile, or those of another row.
+    Row,
+}
+
+/// What came of a row.
+#[derive(Debug)]
+pub(crate) struct Outcomes {
+    pub(crate) outcomes: Vec<Outcome>,
+    /// When the last test ended.
+    pub(crate) ended: Instant,
+}
+
 /// The tests of a row.
 #[derive(Debug)]
 struct Job<'p> {
     name: &'static str,
+    manner: Manner,
     launch: Launch,
     stress: VecDeque<Test>,
     others: VecDeque<Test>,
@@ -35,13 +54,19 @@ struct Job<'p> {
 
 impl Job<'_> {
     fn take(&mut self) -> Option<Test> {
-        if !self.stress_runs
-            && let Some(test) = self.stress.pop_front()
-        {
-            self.stress_runs = true;
-            return Some(test);
+        match self.manner {
+            Manner::Row if !self.stress_runs => {
+                self.take_stress().or_else(|| self.others.pop_front())
+            }
+            Manner::Native if self.others.is_empty() && self.running == 0 => self.take_stress(),
+            Manner::Row | Manner::Native => self.others.pop_front(),
         }
-        self.others.pop_front()
+    }
+
+    fn take_stress(&mut self) -> Option<Test> {
+        let test = self.stress.pop_front()?;
+        self.stress_runs = true;
+        Some(test)
     }
 
     fn is_over(&self) -> bool {
@@ -63,6 +88,36 @@ struct State<'p> {
     complete: bool,
 }
 
+/// Runs what `fill` adds, by so many workers. Returns what `fill` returns, and what came of each row under
+/// the number that [`Pool::add`] returned.
+pub(crate) fn run<'p, R>(workers: usize, fill: impl FnOnce(&Pool<'p>) -> R) -> (R, Vec<Outcomes>) {
+    let pool = Pool::default();
+    let filled = thread::scope(|scope| {
+        for _ in 0..workers.max(1) {
+            scope.spawn(|| pool.work());
+        }
+        // The workers wait for it even when `fill` panics.
+        let _complete = Complete(&pool);
+        fill(&pool)
+    });
+    let jobs = pool.state.into_inner().expect("no worker panicked").jobs;
+    let outcomes = |job: Job<'p>| Outcomes {
+        outcomes: job.outcomes,
+        ended: job.ended.expect("every worker has ended"),
+    };
+    (filled, jobs.into_iter().map(outcomes).collect())
+}
+
+/// Lets the workers end: no row will be added.
+struct Complete<'a, 'p>(&'a Pool<'p>);
+
+impl Drop for Complete<'_, '_> {
+    fn drop(&mut self) {
+        self.0.lock().complete = true;
+        self.0.changed.notify_all();
+    }
+}
+
 impl<'p> Pool<'p> {
     fn lock(&self) -> MutexGuard<'_, State<'p>> {
         self.state.lock().expect("no worker panicked")
@@ -72,6 +127,7 @@ impl<'p> Pool<'p> {
     pub(crate) fn add(
         &self,
         name: &'static str,
+        manner: Manner,
         tests: Vec<Test>,
         launch: Launch,
         line: Line<'p>,
@@ -80,6 +136,7 @@ impl<'p> Pool<'p> {
         let (stress, others) = tests.into_iter().partition(Test::is_stress);
         let mut job = Job {
             name,
+            manner,
             launch,
             stress,
             others,
@@ -97,20 +154,8 @@ impl<'p> Pool<'p> {
         state.jobs.len() - 1
     }
 
-    /// No row will be added: the workers end when there is nothing more to do.
-    pub(crate) fn complete(&self) {
-        self.lock().complete = true;
-        self.changed.notify_all();
-    }
-
-    /// What came of each row, and when its last test ended.
-    pub(crate) fn outcomes(self) -> Vec<(Vec<Outcome>, Instant)> {
-        let jobs = self.state.into_inner().expect("no worker panicked").jobs;
-        jobs.into_iter().map(|j| (j.outcomes, j.ended.expect("every worker has ended"))).collect()
-    }
-
     /// Runs tests until there are none left and none will be added.
-    pub(crate) fn work(&self) {
+    fn work(&self) {
         let mut state = self.lock();
         loop {
             let next = state.jobs.iter_mut().enumerate().find_map(|(i, j)| Some((i, j.take()?)));
@@ -144,9 +189,19 @@ impl<'p> Pool<'p> {
 fn record(job: &mut Job<'_>, outcome: Outcome) {
     let line = job.line.as_ref().expect("the row is not over");
     let (name, time) = (&outcome.name, seconds(outcome.time));
-    if let Verdict::Failed { how, output } = &outcome.verdict {
-        line.say(&format!("FAIL [{time:>8}] {} {name}: {how}", job.name));
-        line.say(&harness::last_lines(output));
+    match (job.manner, &outcome.verdict) {
+        (Manner::Native, Verdict::Passed) => line.say(&format!("PASS [{time:>8}] {name}")),
+        (Manner::Native, Verdict::Skipped(reason)) => {
+            line.say(&format!("SKIP [{time:>8}] {name}\n  {reason}"));
+        }
+        (Manner::Native, Verdict::Failed { how, output }) => {
+            line.say(&format!("FAIL [{time:>8}] {name}: {how}\n{output}"));
+        }
+        (Manner::Row, Verdict::Failed { how, output }) => {
+            let last = harness::last_lines(output);
+            line.say(&format!("FAIL [{time:>8}] {} {name}: {how}\n{last}", job.name));
+        }
+        (Manner::Row, Verdict::Passed | Verdict::Skipped(_)) => {}
     }
     job.outcomes.push(outcome);
     line.doing(format!("{:<8} {} of {} tests", job.name, job.outcomes.len(), job.total));

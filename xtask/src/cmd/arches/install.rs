@@ -5,28 +5,17 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::machine::{Missing, said};
+use super::machine::Missing;
 use super::table::OLDEST_QEMU;
 use crate::report::Progress;
-use crate::run;
+use crate::run::{self, said};
+use crate::toolchain::DEBIAN_SOURCES;
 use crate::workspace::has;
 
 const LIMIT: Duration = Duration::from_mins(20);
 
 /// For the compiler's sources, which Debian has too.
 const RUSTUP_LIMIT: Duration = Duration::from_mins(3);
-
-/// A compiler with the sources of its standard library, in Debian.
-const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
-
-/// How to get the sources of the standard library.
-pub(crate) fn how_to_get_sources() -> String {
-    if has("rustup") {
-        "rustup component add rust-src".to_owned()
-    } else {
-        format!("apt-get install {}", COMPILER.join(" "))
-    }
-}
 
 /// Installs as much as it can. Fails with what it could not, and the commands for it.
 pub(crate) fn install(missing: &[Missing], progress: &Progress) -> Result<(), String> {
@@ -49,7 +38,7 @@ pub(crate) fn install(missing: &[Missing], progress: &Progress) -> Result<(), St
         }
     }
     if sources && !rust_sources(progress) {
-        packages.extend(COMPILER);
+        packages.extend(DEBIAN_SOURCES);
     }
     packages.sort_unstable();
     packages.dedup();

@@ -7,9 +7,9 @@ use std::time::Duration;
 use comfy_table::{Cell, CellAlignment, Color};
 use serde_json::{Value, json};
 
-use super::pool::Outcome;
 use crate::counts::Counts;
 use crate::harness::{Verdict, last_lines};
+use crate::pool::Outcome;
 use crate::report::{Step, painted, seconds, table, trimmed};
 
 /// What came of a row.
@@ -53,11 +53,7 @@ impl Row {
             End::LeftOut(_) | End::Ran { .. } => {}
         }
         for outcome in self.outcomes() {
-            *match outcome.verdict {
-                Verdict::Passed => &mut counts.passed,
-                Verdict::Skipped(_) => &mut counts.skipped,
-                Verdict::Failed { .. } => &mut counts.failed,
-            } += 1;
+            counts += outcome.verdict.counts();
         }
         counts
     }

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use super::install;
 use super::table::{ARCHES, Arch, Linkage, OLDEST_QEMU, Qemu, Run, Tools};
-use super::toolchain::{self, Compiler, Std, Toolchain};
 use crate::harness::Launch;
+use crate::run::said;
+use crate::toolchain::{self, Compiler, Std, Toolchain};
 use crate::workspace::{Workspace, has};
 
 /// What was found.
@@ -247,7 +247,7 @@ impl Missing {
                 let into = into.display();
                 format!("apt-get download musl:{debian} && dpkg -x musl_*_{debian}.deb {into}")
             }
-            Self::Sources { .. } => install::how_to_get_sources(),
+            Self::Sources { .. } => toolchain::how_to_get_sources(),
             Self::Machine { .. } => return None,
         })
     }
@@ -258,15 +258,6 @@ fn qemu_version(text: &str) -> Option<(u32, u32)> {
     let (_, version) = text.split_once(" version ")?;
     let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
-/// What a program prints, if it is there and succeeds.
-pub(crate) fn said(words: &[&str]) -> Option<String> {
-    let (program, args) = words.split_first()?;
-    let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stderr(Stdio::null());
-    let output = command.output().ok().filter(|output| output.status.success())?;
-    Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn wrapper(target_dir: &Path, arch: &Arch) -> PathBuf {
@@ -400,7 +391,7 @@ pub(crate) fn directory(workspace: &Workspace) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arches::toolchain::Origin;
+    use crate::toolchain::Origin;
 
     fn row(name: &str) -> &'static Arch {
         ARCHES.iter().find(|a| a.name == name).unwrap()
@@ -455,7 +446,7 @@ mod tests {
                 "apt-get install gcc-powerpc64le-linux-gnu",
                 "apt-get install libc6-dev-ppc64el-cross",
                 "apt-get install qemu-user",
-                install::how_to_get_sources().as_str(),
+                toolchain::how_to_get_sources().as_str(),
             ]
         );
         let loong64 = commands(&empty, "loong64");

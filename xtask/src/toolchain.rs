@@ -5,10 +5,22 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, has};
 
 /// The system's compiler, which Debian has with its sources.
 const SYSTEM: &str = "/usr/bin";
+
+/// A compiler with the sources of its standard library, in Debian.
+pub(crate) const DEBIAN_SOURCES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+/// How to get the sources of the standard library.
+pub(crate) fn how_to_get_sources() -> String {
+    if has("rustup") {
+        "rustup component add rust-src".to_owned()
+    } else {
+        format!("apt-get install {}", DEBIAN_SOURCES.join(" "))
+    }
+}
 
 /// A compiler on this machine.
 #[derive(Debug, Clone)]

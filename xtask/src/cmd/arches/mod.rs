@@ -1,16 +1,13 @@
 //! `cargo xtask test-all-arches`: the tests of every architecture, emulated where the machine is
 //! another one.
 //!
-//! `table` says what there is, `machine` what this machine has of it, `toolchain` who compiles and
-//! where the standard library comes from, `install` gets what is missing, `pool` runs the tests,
-//! `summary` tells what came of them.
+//! `table` says what there is, `machine` what this machine has of it and how a row is built and run,
+//! `install` gets what is missing, `summary` tells what came of the tests.
 
 mod install;
 mod machine;
-mod pool;
 mod summary;
 mod table;
-pub(crate) mod toolchain;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -20,12 +17,11 @@ use std::time::Instant;
 use clap::Args;
 use comfy_table::Cell;
 
-pub(crate) use self::install::how_to_get_sources;
 use self::machine::{Machine, Missing, Ready};
-use self::pool::Pool;
 use self::summary::{End, Row};
 use self::table::Arch;
 use crate::harness::{self, Test};
+use crate::pool::{self, Manner, Outcomes, Pool};
 use crate::report::{self, Progress, Report, Step, output, seconds, trimmed};
 use crate::workspace::Workspace;
 
@@ -129,20 +125,12 @@ fn rows(workspace: &Workspace, options: &Options, progress: &Progress) -> Result
     let arches = table::select(&options.arches)?;
     let packages = packages(workspace, &options.package)?;
     let machine = look(workspace, options, &arches, progress);
-    let pool = Pool::default();
-    let cpus = thread::available_parallelism().map_or(1, usize::from);
-    let mut built = Vec::new();
-    thread::scope(|scope| {
-        for _ in 0..options.jobs.unwrap_or(cpus).max(1) {
-            scope.spawn(|| pool.work());
-        }
-        // The workers wait for it even when a build panics.
-        let _complete = Complete(&pool);
-        for arch in arches {
-            built.push(one(workspace, options, &packages, &machine, arch, &pool, progress));
-        }
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let (built, outcomes) = pool::run(options.jobs.unwrap_or(processors), |pool| {
+        let build = |arch| one(workspace, options, &packages, &machine, arch, pool, progress);
+        arches.into_iter().map(build).collect::<Vec<_>>()
     });
-    let mut outcomes: Vec<_> = pool.outcomes().into_iter().map(Some).collect();
+    let mut outcomes: Vec<_> = outcomes.into_iter().map(Some).collect();
     Ok(built.into_iter().map(|build| build.row(&mut outcomes)).collect())
 }
 
@@ -184,15 +172,6 @@ pub(crate) fn snapshots(
     Ok(Snapshots { table: summary::table_of(&rows), failures, complete, any })
 }
 
-/// Lets the workers end.
-struct Complete<'a, 'p>(&'a Pool<'p>);
-
-impl Drop for Complete<'_, '_> {
-    fn drop(&mut self) {
-        self.0.complete();
-    }
-}
-
 /// What came of building a row.
 struct Built {
     arch: &'static Arch,
@@ -213,14 +192,14 @@ enum State {
 }
 
 impl Built {
-    fn row(self, outcomes: &mut [Option<(Vec<pool::Outcome>, Instant)>]) -> Row {
+    fn row(self, outcomes: &mut [Option<Outcomes>]) -> Row {
         let end = match self.state {
             State::LeftOut(why) => End::LeftOut(why),
             State::Failed(why) => End::Failed(why),
             State::Tests { number, ended } => {
-                let (outcomes, last) = outcomes[number].take().expect("a row is asked for once");
-                let (build, all) = (ended - self.start, last - self.start);
-                End::Ran { build, all, outcomes }
+                let row = outcomes[number].take().expect("a row is asked for once");
+                let (build, all) = (ended - self.start, row.ended - self.start);
+                End::Ran { build, all, outcomes: row.outcomes }
             }
         };
         let Arch { name, target, .. } = *self.arch;
@@ -268,7 +247,7 @@ fn one<'p>(
                         tests.len()
                     ));
                     let launch = launch(workspace, options, &ready);
-                    let number = pool.add(arch.name, tests, launch, line);
+                    let number = pool.add(arch.name, Manner::Row, tests, launch, line);
                     State::Tests { number, ended }
                 }
             }
@@ -293,12 +272,8 @@ fn build(
     if let Some(jobs) = options.jobs {
         cargo.arg(format!("-j{}", jobs.max(1)));
     }
-    let binaries = harness::build(cargo, progress)?;
     let launch = launch(workspace, options, ready);
-    let mut tests = Vec::new();
-    for binary in binaries {
-        tests.extend(harness::tests(&binary, &launch)?);
-    }
+    let mut tests = harness::build_tests(cargo, &launch, progress)?;
     if let Some(text) = &options.filter {
         tests.retain(|test| test.name.contains(text));
     }

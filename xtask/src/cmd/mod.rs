@@ -1,0 +1,9 @@
+//! The commands, one file each. Those with several steps, or tables of their own, are folders.
+
+pub(crate) mod arches;
+pub(crate) mod ci;
+pub(crate) mod demo;
+pub(crate) mod lint;
+pub(crate) mod snapshots;
+pub(crate) mod systems;
+pub(crate) mod test;
