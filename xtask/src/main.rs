@@ -10,6 +10,7 @@ mod cmd;
 mod counts;
 mod harness;
 mod pool;
+mod processors;
 mod report;
 mod run;
 #[cfg(test)]

@@ -5,6 +5,10 @@
 //! was started. Everything else is a failure of its own: a patch that does not apply, a build
 //! that fails, a filter without a test, a test that ran into the time limit. But where the test
 //! cannot be run the mutant is skipped with it.
+//!
+//! There are two lanes of mutants, and each keeps to one processor: the first two of those that are
+//! allowed. A test that needs two threads to run at the same moment would kill on one machine and not on
+//! another, or beside other load; here it fails to kill, wherever it is run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,6 +24,7 @@ use super::Selection;
 use super::patch::{self, Harness, Header, Killer};
 use crate::counts;
 use crate::harness::{self, skip_reason};
+use crate::processors::{self, Processor};
 use crate::report::{self, Progress, Step, output, seconds, tell};
 use crate::run::{self, Ended};
 use crate::tree;
@@ -27,6 +32,9 @@ use crate::workspace::{Workspace, need};
 
 const BUILD_LIMIT: Duration = Duration::from_mins(20);
 const TEST_LIMIT: Duration = Duration::from_mins(5);
+
+/// The directories of the lanes.
+const LANES: [&str; 2] = ["first", "second"];
 
 /// A patch and what it says of itself.
 struct Mutant {
@@ -61,11 +69,15 @@ pub(crate) fn run(
     }
     // Neighbours share a build.
     mutants.sort_by(|a, b| (&a.package, &a.header.killer).cmp(&(&b.package, &b.header.killer)));
-    let dirs = ["first", "second"].map(|lane| workspace.target.join("mutants").join(lane));
-    let lanes = thread::available_parallelism().map_or(1, usize::from).min(dirs.len());
-    let benches = dirs.into_iter().take(lanes).map(|dir| Bench {
+    let processors = match processors::allowed() {
+        Ok(processors) => processors,
+        Err(why) => return Step::failed(why),
+    };
+    let lanes = LANES.into_iter().zip(processors);
+    let benches = lanes.map(|(lane, processor)| Bench {
         workspace,
-        dir,
+        dir: workspace.target.join("mutants").join(lane),
+        processor,
         killers,
         unpatched: BTreeMap::new(),
     });
@@ -86,6 +98,8 @@ fn judge_all(benches: Vec<Bench<'_>>, mutants: &[Mutant], progress: &Progress) -
             let (left, judged) = (&left, &judged);
             scope.spawn(move || {
                 let line = progress.line();
+                // Before anything is started: children inherit it.
+                let pinned = bench.processor.pin();
                 let next = || {
                     let mut left = left.lock().expect("no lane panics with it");
                     if lane == 0 { left.next() } else { left.next_back() }
@@ -94,7 +108,8 @@ fn judge_all(benches: Vec<Bench<'_>>, mutants: &[Mutant], progress: &Progress) -
                     let title = format!("mutant {}/{} {}", i + 1, mutants.len(), mutants[i].name);
                     line.doing(title.clone());
                     let start = Instant::now();
-                    let result = bench.judge(&mutants[i]);
+                    let pinned = pinned.clone().map_err(Failure::Harness);
+                    let result = pinned.and_then(|()| bench.judge(&mutants[i]));
                     let (verdict, time) = (verdict(&result), start.elapsed());
                     line.say(&format!("{title}: {verdict} in {}", seconds(time)));
                     judged.lock().expect("no lane panics with it").insert(i, (result, time));
@@ -227,6 +242,7 @@ struct Bench<'w> {
     workspace: &'w Workspace,
     /// Of the copy and the builds.
     dir: PathBuf,
+    processor: Processor,
     killers: Killers,
     /// How each killer did on the unpatched copy, by crate.
     unpatched: BTreeMap<(String, Killer), Result<(), Failure>>,
@@ -310,6 +326,8 @@ impl Bench<'_> {
             Harness::Test => {
                 let mut command = self.workspace.cargo(&test);
                 command.env("CARGO_TARGET_DIR", self.dir.join("test"));
+                // A patch is a few lines. `.ci/run` switches it off for what is built once.
+                command.env("CARGO_INCREMENTAL", "1");
                 command
             }
         };
