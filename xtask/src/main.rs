@@ -8,6 +8,7 @@
 mod cargo_runner;
 mod cmd;
 mod counts;
+mod disk;
 mod harness;
 mod pool;
 mod processors;

@@ -6,6 +6,7 @@
 use std::env;
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use comfy_table::{Cell, Color, ContentArrangement, LineStyle, Table, TableStyle}
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::counts::{Counts, without_escapes};
+use crate::disk;
+use crate::workspace::Workspace;
 
 /// Prints a line to standard output. `println!` would panic where nobody reads it, as after
 /// `| head`: the commands then work on, and end with the exit status that they come to.
@@ -81,6 +84,8 @@ pub(crate) struct Report {
     steps: Vec<(String, Step, Duration)>,
     progress: Progress,
     kind: Kind,
+    /// Where builds go.
+    target: PathBuf,
 }
 
 /// What the steps are about.
@@ -93,8 +98,14 @@ pub(crate) enum Kind {
 }
 
 impl Report {
-    pub(crate) fn new(kind: Kind) -> Self {
-        Self { steps: Vec::new(), progress: Progress::new(), kind }
+    pub(crate) fn new(kind: Kind, workspace: &Workspace) -> Self {
+        let target = workspace.target.clone();
+        Self { steps: Vec::new(), progress: Progress::new(), kind, target }
+    }
+
+    /// Prints a line that stays, before a step.
+    pub(crate) fn say(&self, line: &str) {
+        self.progress.say(line);
     }
 
     /// Runs one step and keeps its result.
@@ -106,6 +117,9 @@ impl Report {
         // A build that fails runs no test; the count line must not look as if all were well.
         if !step.failures.is_empty() && step.counts.failed == 0 {
             step.counts.failed = 1;
+        }
+        if !step.failures.is_empty() {
+            step.failures.extend(disk::after_failure(&self.target));
         }
         self.steps.push((name.to_owned(), step, start.elapsed()));
     }
@@ -336,7 +350,7 @@ mod tests {
 
     #[test]
     fn step_that_fails_before_any_test_counts_as_a_failure() {
-        let mut report = Report::new(Kind::Tests);
+        let mut report = Report::new(Kind::Tests, &Workspace::find());
         report.step("build", |_| Step::failed("does not compile"));
         assert_eq!(report.steps[0].1.counts.failed, 1);
     }

@@ -6,6 +6,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::disk;
+
 /// How a program ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -50,6 +52,7 @@ pub(crate) fn run(
 
     let mut output = String::new();
     let mut take = |line: String, output: &mut String| {
+        disk::notice(&line);
         on_line(line.trim_end_matches('\n'));
         output.push_str(&line);
     };

@@ -20,7 +20,7 @@ pub(crate) struct Options {
 
 /// The command.
 pub(crate) fn command(workspace: &Workspace, options: &Options) -> ExitCode {
-    let mut report = Report::new(report::Kind::Tests);
+    let mut report = Report::new(report::Kind::Tests, workspace);
     lint::steps(workspace, &mut report);
     test::all(workspace, options.fast, &mut report);
     report.step("demo", |progress| demo::check(workspace, progress));

@@ -49,7 +49,9 @@ pub(crate) fn check(workspace: &Workspace, progress: &Progress) -> Step {
     let mut command = workspace.cargo(&["run", "--quiet"]);
     command.args(PACKAGE);
     progress.doing("building and running the demonstration");
-    match run::run(command, LIMIT, |line| progress.say(line)) {
+    let ended = run::run(command, LIMIT, |line| progress.say(line));
+    workspace.build_is_over("release");
+    match ended {
         Ok(ended) if ended.success() => Step::passed(),
         Ok(ended) => Step::failed(format!("cargo xtask demo: {}", ended.how())),
         Err(why) => Step::failed(why),

@@ -12,7 +12,7 @@ const NO_WARNING: [&str; 3] = ["--", "-D", "warnings"];
 
 /// The command.
 pub(crate) fn command(workspace: &Workspace) -> ExitCode {
-    let mut report = Report::new(report::Kind::Checks);
+    let mut report = Report::new(report::Kind::Checks, workspace);
     steps(workspace, &mut report);
     report.finish()
 }
@@ -53,7 +53,9 @@ pub(crate) fn steps(workspace: &Workspace, report: &mut Report) {
         let args = ["clippy", "--lib", "--profile", "test", "--keep-going"];
         let mut command = workspace.cargo_loom(&args, &workspace.target.join("loom"));
         command.args(crates.iter().flat_map(|name| ["-p", name])).args(NO_WARNING);
-        check(p, command)
+        let step = check(p, command);
+        workspace.build_is_over("loom");
+        step
     });
     report.step("documentation", |p| {
         let mut command = workspace.cargo(&["doc", "--workspace", "--no-deps", "--keep-going"]);

@@ -2,6 +2,7 @@
 //! all that they do is to say that they do not work there. Only checked: nothing links or runs.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,9 @@ use crate::toolchain::{self, Toolchain};
 use crate::workspace::Workspace;
 
 const LIMIT: Duration = Duration::from_mins(20);
+
+/// The directory that targets are built in.
+const BUILDS: &str = "systems";
 
 /// The targets, each with the parts of the standard library that it has.
 const TARGETS: [(&str, &str); 8] = [
@@ -45,7 +49,7 @@ pub(crate) struct Options {
 
 /// The command.
 pub(crate) fn command(workspace: &Workspace, options: &Options) -> ExitCode {
-    let mut report = Report::new(report::Kind::Checks);
+    let mut report = Report::new(report::Kind::Checks, workspace);
     report.step("other systems", |progress| step(workspace, options, progress));
     report.finish()
 }
@@ -74,7 +78,10 @@ pub(crate) fn step(workspace: &Workspace, options: &Options, progress: &Progress
         };
         let start = Instant::now();
         progress.doing(&format!("checking {target}"));
-        let results = match check(workspace, &toolchain, target, parts, &crates, progress) {
+        let results = check(workspace, &toolchain, target, parts, &crates, progress);
+        // A standard library is checked for each target: 200 MB that no other one can use.
+        workspace.build_is_over(Path::new(BUILDS).join(target));
+        let results = match results {
             Ok(results) => results,
             Err(why) => {
                 step.failures.push(format!("{target}: {why}"));
@@ -131,7 +138,7 @@ fn check(
     cargo
         .args(["--lib", "--keep-going", "--message-format=json", "--target", target])
         .args(crates.iter().flat_map(|name| ["-p", name]))
-        .env("CARGO_TARGET_DIR", workspace.target.join("systems"));
+        .env("CARGO_TARGET_DIR", workspace.target.join(BUILDS));
     let mut messages = Messages::default();
     let ended = run::run(cargo, LIMIT, |line| {
         if let Ok(message) = serde_json::from_str::<Value>(line)

@@ -107,7 +107,7 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> ExitCode {
             }
         };
     }
-    let mut report = Report::new(report::Kind::Tests);
+    let mut report = Report::new(report::Kind::Tests, workspace);
     report.step("architectures", |progress| step(workspace, options, progress));
     report.finish()
 }

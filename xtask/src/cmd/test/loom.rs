@@ -43,5 +43,6 @@ pub(crate) fn run(workspace: &Workspace, selection: &Selection, progress: &Progr
         }
         progress.say(&format!("models of {name}: {counts} in {time}"));
     }
+    workspace.build_is_over("loom");
     step
 }

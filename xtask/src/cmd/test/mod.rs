@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use self::mutants::Killers;
+use crate::disk;
 use crate::report::{self, Report, Step};
 use crate::workspace::Workspace;
 
@@ -89,7 +90,7 @@ fn stress(fast: bool) -> Option<&'static str> {
 
 /// The command.
 pub(crate) fn command(workspace: &Workspace, options: Options) -> ExitCode {
-    let mut report = Report::new(report::Kind::Tests);
+    let mut report = Report::new(report::Kind::Tests, workspace);
     let selection = Selection {
         packages: options.package,
         filter: options.filter,
@@ -113,6 +114,9 @@ fn steps(workspace: &Workspace, selection: &Selection, kinds: &[Kind], report: &
         return report.step("select", |_| {
             Step::failed(format!("no crate is called `{name}`; there are {all}"))
         });
+    }
+    if let Some(note) = disk::before(&workspace.target) {
+        report.say(&note);
     }
     // Then the killers have run without a patch in the same run, at the same size.
     let killers_run = [Kind::Unit, Kind::Loom].iter().all(|kind| kinds.contains(kind))

@@ -82,6 +82,7 @@ pub(crate) fn run(
         unpatched: BTreeMap::new(),
     });
     let results = judge_all(benches.collect(), &mutants, progress);
+    workspace.build_is_over("mutants");
     report_all(&mutants, results, step)
 }
 
