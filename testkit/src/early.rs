@@ -23,12 +23,12 @@ extern "C" fn note() {
     note_early_tasks();
 }
 
-/// Looks again at who is there beside the calling thread: for the only thread of a process whose
+/// Looks again which threads are there beside the calling one: for the only thread of a process whose
 /// `/proc` is another one now, that of a new pid namespace, in which all have other ids.
 pub fn note_early_tasks() {
     // SAFETY: takes nothing and cannot fail.
     let me = unsafe { libc::gettid() };
-    // Without /proc nobody can be told of.
+    // Without /proc no thread can be listed.
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let others = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
     let others = others.filter(|&tid: &i32| tid != me).chain(std::iter::repeat(0));

@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | `STRESS` | the size of stress tests in per cent, see [`budget`] | 100 |
 //! | `SEED` | where [`Rng::from_env`] starts | the clock |
-//! | `TESTKIT_RUNNER` | the words that start a program built for the tests' target, see [`command`] | it starts by itself |
+//! | `TESTKIT_RUNNER` | the words that start a program built for the tests' target, see [`command`] | it starts on its own |
 //! | `TESTKIT_PATIENCE` | how many times longer watchdogs wait, see [`patience`] | 1 |
 
 mod early;
@@ -49,14 +49,14 @@ pub struct Ended {
 ///
 /// `test` is the full path of the calling test as the test harness prints it, for example
 /// `"refuses_masked_signal"` in an integration test or `"module::tests::name"` in a unit test.
-/// When `deadline`, with [`patience`], passes, the state of every thread of the child is printed and
+/// When `timeout`, with [`patience`], has passed, the state of every thread of the child is printed and
 /// the child killed.
 ///
 /// # Panics
 ///
 /// When the child fails, exits in the middle or is late.
-pub fn in_child(test: &str, deadline: Duration, body: impl FnOnce()) {
-    if let Some(ended) = child(test, deadline, body) {
+pub fn in_child(test: &str, timeout: Duration, body: impl FnOnce()) {
+    if let Some(ended) = child(test, timeout, body) {
         // A child that leaves by the back door has not come to the end of `body`.
         let whole = ended.output.contains("test result: ok");
         assert!(ended.status.success() && whole, "child {}:\n{}", ended.status, ended.output);
@@ -71,12 +71,12 @@ pub fn in_child(test: &str, deadline: Duration, body: impl FnOnce()) {
 /// # Panics
 ///
 /// When the child cannot be started or is late.
-pub fn child(test: &str, deadline: Duration, body: impl FnOnce()) -> Option<Ended> {
+pub fn child(test: &str, timeout: Duration, body: impl FnOnce()) -> Option<Ended> {
     if is_child(test) {
         body();
         return None;
     }
-    let deadline = patience(deadline);
+    let timeout = patience(timeout);
     let exe = env::current_exe().expect("path of the test binary");
     let mut child = command(exe)
         .args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
@@ -88,7 +88,7 @@ pub fn child(test: &str, deadline: Duration, body: impl FnOnce()) -> Option<Ende
         .expect("start the test binary again");
     let readers =
         [reader(child.stdout.take().expect("piped")), reader(child.stderr.take().expect("piped"))];
-    let status = wait(&mut child, deadline);
+    let status = wait(&mut child, timeout);
     // A process that the child left behind may hold the pipes forever.
     let output = readers.map(|r| {
         let open = "[output still open: the child left a process behind]".to_owned();
@@ -101,7 +101,7 @@ pub fn child(test: &str, deadline: Duration, body: impl FnOnce()) -> Option<Ende
             assert!(ran, "no test is called `{test}` in this binary:\n{output}");
             Some(Ended { status, output })
         }
-        Err(threads) => panic!("child late after {deadline:?}; its threads:\n{threads}\n{output}"),
+        Err(threads) => panic!("child late after {timeout:?}; its threads:\n{threads}\n{output}"),
     }
 }
 
@@ -128,7 +128,7 @@ pub fn patience(time: Duration) -> Duration {
 /// example. For a program of the machine that the tests run on, such as `sh`, take
 /// [`Command::new`].
 ///
-/// Under an emulator the kernel cannot start such a program by itself. The environment's
+/// Under an emulator the kernel cannot start such a program on its own. The environment's
 /// `TESTKIT_RUNNER` then has the words that must stand before it, `qemu-s390x -cpu max` for
 /// example, separated by blanks.
 #[must_use]
@@ -225,20 +225,20 @@ fn reader(mut from: impl Read + Send + 'static) -> Receiver<String> {
         let mut text = Vec::new();
         // A child killed by the watchdog closes its pipes; what was read until then is kept.
         let _ = from.read_to_end(&mut text);
-        // Nobody listens when the pipe was given up.
+        // The receiver is gone when the pipe was given up.
         let _ = done.send(String::from_utf8_lossy(&text).into_owned());
     });
     text
 }
 
-/// Waits for the child; past the deadline, kills it and returns what its threads were doing.
-fn wait(child: &mut Child, deadline: Duration) -> Result<ExitStatus, String> {
+/// Waits for the child; past the timeout, kills it and returns what its threads were doing.
+fn wait(child: &mut Child, timeout: Duration) -> Result<ExitStatus, String> {
     let start = Instant::now();
     loop {
         if let Some(status) = child.try_wait().expect("wait for the child") {
             return Ok(status);
         }
-        if start.elapsed() > deadline {
+        if start.elapsed() > timeout {
             let threads = stop_tree(child.id());
             child.wait().expect("reap the child");
             return Err(threads);
@@ -448,10 +448,10 @@ mod tests {
     }
 
     #[test]
-    fn patience_multiplies_the_deadline() {
-        let here = "tests::patience_multiplies_the_deadline";
+    fn patience_multiplies_the_timeout() {
+        let here = "tests::patience_multiplies_the_timeout";
         if env::var(PATIENCE).is_ok_and(|times| times == "100") {
-            // Late for the deadline as it is written, in time for what it is multiplied to.
+            // Late for the timeout as it is written, in time for what it is multiplied to.
             in_child(here, Duration::from_millis(300), || thread::sleep(Duration::from_secs(1)));
             return;
         }

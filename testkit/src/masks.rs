@@ -56,7 +56,7 @@ mod tests {
         let mut before: Set = [0; _];
         set_mask(libc::SIG_BLOCK, None, Some(&mut before));
         if crate::emulator().is_none() {
-            // Nobody can block these two.
+            // No thread can block these two.
             let never = [libc::SIGKILL, libc::SIGSTOP];
             for signal in 1..=signals() as i32 {
                 assert_eq!(proc_shows_mask(signal), !never.contains(&signal), "signal {signal}");

@@ -48,6 +48,16 @@ impl Test {
     }
 }
 
+#[cfg(test)]
+impl Test {
+    /// A test of no binary.
+    pub(crate) fn named(name: &str) -> Self {
+        let binary =
+            Binary { id: "none".to_owned(), path: PathBuf::new(), package: PathBuf::new() };
+        Self { binary, name: name.to_owned(), ignored: false }
+    }
+}
+
 /// How binaries are started.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Launch {

@@ -1,4 +1,4 @@
-//! `cargo xtask`: the workspace's commands, for those who work on it.
+//! `cargo xtask`: the workspace's commands, for people that work on it.
 //!
 //! The alias is in `.cargo/config.toml`. `cmd` has one file a command; the files beside it are the
 //! parts that commands share. A command is made of [`report::Step`]s, and `report` prints what came of

@@ -218,3 +218,50 @@ fn finish(job: &mut Job<'_>) {
         line.say(&format!("{}: {} tests have run, {failed} failed", job.name, job.total));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Progress;
+
+    fn next(job: &mut Job<'_>) -> Option<String> {
+        job.take().map(|test| test.name)
+    }
+
+    /// A row with two tests and two stress tests, none of which is run.
+    fn with_job(manner: Manner, look: impl FnOnce(&mut Job<'_>)) {
+        let progress = Progress::new();
+        let pool = Pool::default();
+        let tests = ["a", "stress_b", "c", "stress_d"].map(Test::named).to_vec();
+        pool.add("row", manner, tests, Launch::default(), progress.line());
+        look(&mut pool.lock().jobs[0]);
+    }
+
+    #[test]
+    fn stress_tests_of_a_row_run_first_and_one_at_a_time() {
+        with_job(Manner::Row, |job| {
+            assert_eq!(next(job).unwrap(), "stress_b");
+            assert_eq!(next(job).unwrap(), "a");
+            assert_eq!(next(job).unwrap(), "c");
+            assert_eq!(next(job), None);
+            job.stress_runs = false;
+            assert_eq!(next(job).unwrap(), "stress_d");
+        });
+    }
+
+    #[test]
+    fn native_stress_tests_run_when_nothing_else_does() {
+        with_job(Manner::Native, |job| {
+            assert_eq!(next(job).unwrap(), "a");
+            assert_eq!(next(job).unwrap(), "c");
+            job.running = 1;
+            assert_eq!(next(job), None);
+            job.running = 0;
+            assert_eq!(next(job).unwrap(), "stress_b");
+            job.running = 1;
+            assert_eq!(next(job), None);
+            job.running = 0;
+            assert_eq!(next(job).unwrap(), "stress_d");
+        });
+    }
+}

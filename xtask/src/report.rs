@@ -18,7 +18,7 @@ use crate::counts::{Counts, without_escapes};
 use crate::disk;
 use crate::workspace::Workspace;
 
-/// Prints a line to standard output. `println!` would panic where nobody reads it, as after
+/// Prints a line to standard output. `println!` would panic where no program reads it, as after
 /// `| head`: the commands then work on, and end with the exit status that they come to.
 macro_rules! output {
     ($($text:tt)*) => { $crate::report::print(format_args!($($text)*)) };
@@ -35,7 +35,7 @@ pub(crate) fn print(line: fmt::Arguments<'_>) {
     }
 }
 
-/// Prints a line to standard error, if somebody reads it.
+/// Prints a line to standard error. Without a reader it is lost.
 pub(crate) fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }

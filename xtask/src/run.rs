@@ -97,7 +97,7 @@ fn read_lines(from: io::PipeReader) -> Receiver<String> {
         let mut from = BufReader::new(from);
         let mut line = Vec::new();
         while from.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-            // Nobody listens any more when the program was killed.
+            // The receiver is gone when the program was killed.
             if lines.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
                 break;
             }

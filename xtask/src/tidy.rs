@@ -66,7 +66,7 @@ fn every_file_says_what_it_is_for() {
             && !source.text.starts_with("#![doc")
     };
     let offenders: Vec<_> = sources().iter().filter(|s| silent(s)).map(|s| s.at(0)).collect();
-    none_of(&offenders, "a file begins with `//!`: what it is and for whom");
+    none_of(&offenders, "a file begins with `//!`: what it is, and for which reader");
 }
 
 #[test]

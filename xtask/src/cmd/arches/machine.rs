@@ -373,7 +373,7 @@ impl Ready {
         Launch { runner: self.runner.clone(), env }
     }
 
-    /// What tables say of who runs the tests.
+    /// What runs the tests, in the words of the tables.
     pub(crate) fn describe_runner(&self) -> String {
         if self.runner.is_empty() { "native".to_owned() } else { self.runner.join(" ") }
     }

@@ -22,7 +22,7 @@ pub(crate) struct Arch {
     pub(crate) unstable: bool,
 }
 
-/// Who links, and compiles C for the tests of layouts.
+/// The tools that link, and that compile C for the tests of layouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tools {
     /// The machine's own.
@@ -56,7 +56,7 @@ pub(crate) enum Linkage {
     },
 }
 
-/// Who runs the tests.
+/// What runs the tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Run {
     /// The machine, if it is a 64-bit x86.

@@ -1,4 +1,4 @@
-//! Every crate's examples: they must come to their end by themselves, and have said something.
+//! Every crate's examples: they must come to their end on their own, and have printed something.
 
 use std::fs;
 use std::path::Path;

@@ -225,7 +225,7 @@ impl Failure {
             Self::NoTest => format!("`{killer}` starts no test"),
             Self::TimedOut(output) => {
                 let limit = TEST_LIMIT.as_secs();
-                format!("`{killer}` needs a deadline of its own, below {limit} s\n{}", tail(output))
+                format!("`{killer}` needs a timeout of its own, below {limit} s\n{}", tail(output))
             }
             Self::Harness(why) => why.clone(),
         }
