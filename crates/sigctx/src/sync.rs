@@ -138,6 +138,10 @@ pub struct TimedOut;
 impl Mutex {
     const_unless_loom! {
         /// Makes a mutex that no thread has.
+        ///
+        /// # Signal safety
+        ///
+        /// AS-Safe.
         #[must_use]
         pub fn new() -> Self {
             Self { word: AtomicU32::new(FREE) }
@@ -266,6 +270,10 @@ mod model {
 
     /// Does what a signal does to the sleep of its own thread: the thread looks at the word again. So does
     /// every other, which is allowed.
+    ///
+    /// # Signal safety
+    ///
+    /// For models alone, which have no handlers.
     pub fn interrupt() {
         wake_those(usize::MAX, |_| true);
     }
