@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+use crate::fork::Hooks;
 use crate::fork_lock::ForkLock;
 use crate::ranges::{Overlap, Table};
 
@@ -40,6 +41,9 @@ static READERS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
 static TURN: AtomicUsize = AtomicUsize::new(0);
 /// What it protects is whole at every moment: a snapshot is put in the place of another at once.
 static WRITER: ForkLock = ForkLock::new();
+
+/// Without them, if there was no memory, the child of a fork may wait for a reader that it does not have.
+static HOOKS: Hooks = Hooks::new(None, after_fork);
 
 /// How many of the threads that stand still in a range are known by name.
 const NAMED: usize = 4;
@@ -409,7 +413,7 @@ impl fmt::Display for RetireError {
         write!(f, "code {start:#x}..{end:#x} has {stopped} interruptions that have not ended in ")?;
         write!(f, "{:.0?}; interrupted there:", self.waited)?;
         for (i, (tid, name)) in self.threads.iter().enumerate() {
-            write!(f, "{} thread {tid} ({name})", if i == 0 { "" } else { "," })?;
+            write!(f, "{} thread {tid} {name:?}", if i == 0 { "" } else { "," })?;
         }
         Ok(())
     }
@@ -419,7 +423,7 @@ impl core::error::Error for RetireError {}
 
 /// Replaces the snapshot by an edited copy and frees the old one when no handler can hold it.
 fn edit<E>(change: impl FnOnce(&mut Snapshot) -> Result<(), E>) -> Result<(), E> {
-    crate::fork::watch();
+    let _ = HOOKS.register();
     let _one_writer = WRITER.lock();
     let old = TABLE.load(SeqCst);
     // SAFETY: `old` is null or a snapshot that only a writer frees, and we are the only writer.
@@ -446,7 +450,7 @@ fn wait_for_readers() {
 }
 
 /// In the child of a fork: the handlers that were looking something up ran on the parent's threads.
-pub(crate) fn after_fork() {
+extern "C" fn after_fork() {
     for readers in &READERS {
         readers.store(0, SeqCst);
     }
@@ -530,7 +534,7 @@ mod tests {
     fn code_is_registered_in_the_child_of_a_fork_beside_a_registration() {
         let name = "code::tests::code_is_registered_in_the_child_of_a_fork_beside_a_registration";
         in_child(name, Duration::from_secs(20), || {
-            crate::fork::watch();
+            super::HOOKS.register().expect("there is memory");
             let (locked, is_locked) = mpsc::channel();
             let (unlock, to_unlock) = mpsc::channel::<()>();
             let writer = std::thread::spawn(move || {

@@ -1,15 +1,16 @@
-//! Errors, one type an operation.
+//! Errors, one type an operation, and the reasons that they give.
 
 use core::fmt;
 use core::time::Duration;
 
 use sigctx::handler::Standing;
+use sigctx::inject::InjectError;
+use sigctx::sys::Tid;
 
-use crate::install::number;
+use crate::signal::number;
 use crate::symbol::Address;
-use crate::thread::Outcome;
 
-/// Why preemption could not be installed, or not as it was asked.
+/// Tells why preemption could not be installed, or not as it was asked.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum InstallError {
@@ -31,7 +32,7 @@ pub enum InstallError {
     Refused(sigctx::handler::InstallError),
 }
 
-/// Why a signal cannot be used for preemption.
+/// Tells why a signal cannot be used for preemption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unusable {
@@ -39,8 +40,8 @@ pub enum Unusable {
     NoSignal,
     /// `SIGKILL` or `SIGSTOP`.
     Uncatchable,
-    /// The CPU, the kernel or `abort` raises it because of what the thread does: to block it even for
-    /// a moment ends the process then.
+    /// The CPU, the kernel or `abort` raises it because of what the thread does. If such a thread blocks
+    /// it even for a moment, the process ends.
     Synchronous,
     /// libc keeps it for itself.
     Libc,
@@ -75,7 +76,7 @@ impl core::error::Error for InstallError {
     }
 }
 
-/// Why a thread cannot enter a task, or block in it.
+/// Tells why a thread cannot enter a task, or block in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EnterError {
@@ -87,17 +88,17 @@ pub enum EnterError {
     Running,
     /// The calling thread is not inside this task, or the task is blocked already.
     NotInside,
-    /// The idle task was kept suspended for longer than the caller would wait.
+    /// The idle task was kept suspended for longer than the timeout.
     TimedOut(Held),
 }
 
-/// A task that was to go on is suspended still.
+/// A task that was to go on is still suspended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Held {
     /// The thread that suspended it last, if any has it.
-    pub holder: Option<i32>,
-    /// How long the caller has waited.
+    pub holder: Option<Tid>,
+    /// How long the calling thread has waited.
     pub waited: Duration,
 }
 
@@ -105,8 +106,8 @@ impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let waited = self.waited;
         match self.holder {
-            Some(tid) => write!(f, "thread {tid} has the task suspended, after {waited:.0?} still"),
-            None => write!(f, "others want the task suspended, after {waited:.0?} still"),
+            Some(tid) => write!(f, "thread {tid} still has the task suspended after {waited:.0?}"),
+            None => write!(f, "other threads still want the task suspended after {waited:.0?}"),
         }
     }
 }
@@ -127,7 +128,7 @@ impl fmt::Display for EnterError {
 
 impl core::error::Error for EnterError {}
 
-/// Why a task could not be suspended. The task is left as it was.
+/// Tells why a task could not be suspended. The task is left as it was.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum SuspendError {
@@ -136,32 +137,45 @@ pub enum SuspendError {
     /// The task did not stop in time.
     TimedOut {
         /// The thread that runs it.
-        tid: Option<i32>,
+        tid: Option<Tid>,
         /// The thread's name.
         name: threadreg::Name,
-        /// How long the caller waited.
+        /// How long the requester waited.
         waited: Duration,
         /// Why it did not stop.
-        why: Why,
+        cause: StragglerCause,
     },
 }
 
-/// Why a suspended task's thread did not run what its holder asked it to.
+impl fmt::Display for SuspendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own => f.write_str("a task cannot suspend itself"),
+            Self::TimedOut { tid, name, waited, cause } => {
+                write!(f, "{} did not stop in {waited:.0?}: {cause}", OnThread(*tid, name))
+            }
+        }
+    }
+}
+
+impl core::error::Error for SuspendError {}
+
+/// Tells why the thread of a suspended task did not run a closure of the holder's.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum RunError {
     /// The task was held where it was idle or blocked: no thread of it can run anything.
     NotParked,
-    /// Its thread did not begin in time. It will not run it later either.
+    /// Its thread did not begin in time. It is not going to run the closure later either.
     TimedOut {
         /// The thread.
-        tid: Option<i32>,
+        tid: Option<Tid>,
         /// The thread's name.
         name: threadreg::Name,
-        /// How long the caller waited.
+        /// How long the holder waited.
         waited: Duration,
         /// Why it did not begin.
-        why: Why,
+        cause: StragglerCause,
     },
 }
 
@@ -169,10 +183,12 @@ impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotParked => f.write_str("the task was held where it was idle or blocked"),
-            Self::TimedOut { tid, name, waited, why } => {
-                let tid = tid.unwrap_or(0);
-                write!(f, "thread {tid} ({name}), whose task is suspended, ")?;
-                write!(f, "did not begin to run what it was to in {waited:.0?}: {why}")
+            Self::TimedOut { tid, name, waited, cause } => {
+                let task = OnThread(*tid, name);
+                write!(
+                    f,
+                    "{task}, suspended, did not begin with the closure in {waited:.0?}: {cause}"
+                )
             }
         }
     }
@@ -180,28 +196,64 @@ impl fmt::Display for RunError {
 
 impl core::error::Error for RunError {}
 
-/// Why a task did not stop.
+/// Tells why a [request](crate::Task::request_within) was not served. It stands until the task comes to
+/// a safe point.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub enum Why {
-    /// Another suspender had it all the time.
+pub struct RequestError {
+    /// The thread that runs the task.
+    pub tid: Option<Tid>,
+    /// The thread's name.
+    pub name: threadreg::Name,
+    /// How long the requester waited.
+    pub waited: Duration,
+    /// Why the task did not come to a safe point.
+    pub cause: StragglerCause,
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tid, name, waited, cause } = self;
+        write!(f, "{} did not come to its hook in {waited:.0?}: {cause}", OnThread(*tid, name))
+    }
+}
+
+impl core::error::Error for RequestError {}
+
+/// Names a task by its thread: `the task on thread 123 "name"`.
+struct OnThread<'a>(Option<Tid>, &'a threadreg::Name);
+
+impl fmt::Display for OnThread<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self(Some(tid), name) => write!(f, "the task on thread {tid} {name:?}"),
+            Self(None, _) => f.write_str("the task"),
+        }
+    }
+}
+
+/// Tells why a task did not stop, or did not come to a safe point, in time.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum StragglerCause {
+    /// Another requester had it all the time.
     HeldByAnother {
         /// The thread that suspended it last, unless it has just let go.
-        holder: Option<i32>,
+        holder: Option<Tid>,
     },
-    /// It was let go by another suspender, has its turn to run, and its thread has not come to that.
+    /// Another requester let it go, so it has its turn to run, and its thread has not come to that.
     ItsTurn,
     /// It ran on no thread.
     NotRunning,
     /// The handler is not [installed](crate::install), so that only a poll could stop it.
     NotInstalled,
-    /// Somebody installed a handler over ours, so that no call can be injected:
-    /// [`install`](crate::install()) again puts ours on top.
+    /// Another handler was installed over ours, so that no call can be injected:
+    /// [`install`](crate::install()) puts ours on top again.
     Covered {
         /// The address of that handler.
         by: usize,
     },
-    /// Somebody set the default action or "ignore" in the place of our handler:
+    /// The default action or "ignore" was set in the place of our handler: call
     /// [`install`](crate::install()) again.
     Replaced,
     /// The thread blocks the signal, or its handler is just running.
@@ -216,14 +268,14 @@ pub enum Why {
     /// The handler ran, but never found the task at a safe point.
     Refused {
         /// What it found last.
-        outcome: Outcome,
+        outcome: SignalOutcome,
         /// Where it found it.
         pc: usize,
     },
 }
 
-impl From<Standing> for Why {
-    /// What keeps signals from our handler.
+impl From<Standing> for StragglerCause {
+    /// Says what keeps signals from our handler.
     fn from(standing: Standing) -> Self {
         match standing {
             Standing::Covered { by } => Self::Covered { by: by.get() },
@@ -232,14 +284,14 @@ impl From<Standing> for Why {
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for StragglerCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::HeldByAnother { holder: Some(tid) } => {
                 write!(f, "thread {tid} has it suspended")
             }
             Self::HeldByAnother { holder: None } => f.write_str("another thread has it suspended"),
-            Self::ItsTurn => f.write_str("it was let go by another, and has not run since"),
+            Self::ItsTurn => f.write_str("another thread let it go, and it has not run since"),
             Self::NotRunning => f.write_str("it ran on no thread"),
             Self::NotInstalled => f.write_str("preempt::install has not been called"),
             Self::Covered { by } => {
@@ -247,69 +299,81 @@ impl fmt::Display for Why {
                 write!(f, "handler {by} of signal {} was installed over ours", number())
             }
             Self::Replaced => {
-                write!(f, "somebody set signal {} to its default action or to be ignored", number())
+                write!(f, "signal {} was set to its default action or to be ignored", number())
             }
             Self::SignalBlocked => write!(f, "the thread blocks signal {}", number()),
             Self::NotSent(error) => write!(f, "the signal could not be sent: {error}"),
             Self::NoTime => f.write_str("the time was over before a signal could be sent"),
             Self::NotHandled => f.write_str("the signal was sent, and not handled yet"),
             Self::Refused { outcome, pc } => {
-                write!(f, "no safe point was found, last at pc {}: ", Address(*pc))?;
-                f.write_str(match outcome {
-                    Outcome::OutsideCode => "outside the registered code",
-                    Outcome::Disabled => "preemption is disabled",
-                    Outcome::NoRoom => "no room on its stack",
-                    Outcome::OtherStack => "on another stack than the task's",
-                    Outcome::Nested => "inside an injected call",
-                    Outcome::Kernel => "in the vDSO or at a system call",
-                    Outcome::Interrupted => "interrupted, but not parked yet",
-                    Outcome::Unknown | Outcome::Other => "refused",
-                })
+                write!(f, "no safe point was found, last at pc {}: {outcome}", Address(*pc))
             }
         }
     }
 }
 
-impl fmt::Display for SuspendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Own => f.write_str("a task cannot suspend itself"),
-            Self::TimedOut { tid: Some(tid), name, waited, why } => {
-                write!(f, "the task on thread {tid} ({name}) did not stop in {waited:.0?}: {why}")
-            }
-            Self::TimedOut { waited, why, .. } => {
-                write!(f, "the task did not stop in {waited:.0?}: {why}")
-            }
-        }
-    }
-}
-
-impl core::error::Error for SuspendError {}
-
-/// Why a [request](crate::Task::request_within) was not served. It stands until the task comes to a
-/// safe point.
-#[derive(Debug, Clone)]
+/// What came of the last signal that found a request: whether the thread was interrupted at its pc.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct RequestError {
-    /// The thread that runs the task.
-    pub tid: Option<i32>,
-    /// The thread's name.
-    pub name: threadreg::Name,
-    /// How long the caller waited.
-    pub waited: Duration,
-    /// Why the task did not come to a safe point.
-    pub why: Why,
+#[doc(alias("isAsyncSafePoint", "wantAsyncPreempt"))]
+pub enum SignalOutcome {
+    /// No signal has found a request yet.
+    Unknown = 0,
+    /// The call was made.
+    Interrupted = 1,
+    /// The thread was outside registered code.
+    OutsideCode = 2,
+    /// The thread held a [`Disabled`](crate::Disabled) guard.
+    Disabled = 3,
+    /// The stack had no room left for the call.
+    NoRoom = 4,
+    /// The stack pointer was not on the task's stack.
+    OtherStack = 5,
+    /// An injected call was running already.
+    Nested = 6,
+    /// The pc was in the vDSO or at a system call.
+    Kernel = 7,
+    /// Some other reason; see [`sigctx::inject::InjectError`].
+    Other = 8,
 }
 
-impl fmt::Display for RequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tid, name, waited, why } = self;
-        match tid {
-            Some(tid) => write!(f, "the task on thread {tid} ({name}) ")?,
-            None => write!(f, "the task ")?,
+impl SignalOutcome {
+    pub(crate) fn from_u32(value: u32) -> Self {
+        match value {
+            0 => Self::Unknown,
+            1 => Self::Interrupted,
+            2 => Self::OutsideCode,
+            3 => Self::Disabled,
+            4 => Self::NoRoom,
+            5 => Self::OtherStack,
+            6 => Self::Nested,
+            7 => Self::Kernel,
+            _ => Self::Other,
         }
-        write!(f, "did not come to its hook in {waited:.0?}: {why}")
+    }
+
+    pub(crate) fn of(refusal: &InjectError) -> Self {
+        match refusal {
+            InjectError::NoRoom { .. } => Self::NoRoom,
+            InjectError::NotOnThisStack { .. } | InjectError::OnAltStack { .. } => Self::OtherStack,
+            InjectError::Nested | InjectError::InTrampoline { .. } => Self::Nested,
+            InjectError::InVdso { .. } | InjectError::AtSyscall { .. } => Self::Kernel,
+            _ => Self::Other,
+        }
     }
 }
 
-impl core::error::Error for RequestError {}
+impl fmt::Display for SignalOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OutsideCode => "outside the registered code",
+            Self::Disabled => "preemption is disabled",
+            Self::NoRoom => "no room on its stack",
+            Self::OtherStack => "on another stack than the task's",
+            Self::Nested => "inside an injected call",
+            Self::Kernel => "in the vDSO or at a system call",
+            Self::Interrupted => "interrupted, but not parked yet",
+            Self::Unknown | Self::Other => "refused",
+        })
+    }
+}

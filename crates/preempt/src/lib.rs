@@ -2,21 +2,28 @@
 //!
 //! # Map
 //!
+//! Each module uses only those below it.
+//!
 //! | file | what |
 //! |---|---|
-//! | `word` | protocol: who runs, wants and holds a task; pure, under loom |
-//! | `pending` | protocol: the signal on its way, acknowledged first; pure, under loom |
-//! | `install` | which signal, and whether our handler still gets it |
-//! | `signal` | the handler and the injected call |
-//! | `task`, `place`, `suspend` | tasks, where they run, and stopping them |
+//! | `install`, `nudge` | which signal is installed; the door for `safepoint` |
+//! | `handler` | the handler, and the injected call |
+//! | `suspend` | the requester's side: suspend, look, resume; requests |
+//! | `task` | tasks, and how a thread enters one and blocks in it |
+//! | `poll` | safe points that code has of its own accord, and sections without any |
+//! | `rest` | tasks whose thread stands still for another crate |
+//! | `target` | the target's side: what the thread of a task does at a safe point, and how it waits |
+//! | `thread` | what is known of a thread: the signal on its way, its calls, what it waits for |
 //! | `code`, `ranges` | which code may be interrupted |
-//! | `wait` | how threads wait here, and tasks of threads that wait elsewhere |
-//! | `clock` | how old a mark is, and how long a task ran |
-//! | `disable` | sections that must not be |
-//! | `nudge` | the door for `safepoint` |
-//! | `thread` | what the handler finds of a thread |
-//! | `fork` | what a child of a fork takes back |
-//! | `symbol` | names for addresses in errors |
+//! | `error`, `symbol` | errors, and names for addresses in them |
+//! | `signal` | which signal, and whether our handler still gets it |
+//! | `place`, `fork_lock`, `fork` | what a fork must not leave half done |
+//! | `word` | protocol: whether a task runs, is wanted, is held; pure, under loom |
+//! | `pending` | protocol: the signal on its way, acknowledged first; pure, under loom |
+//! | `sync`, `clock` | atomics and waiting; the two clocks |
+//!
+//! A suspension passes through `suspend`, `word`, `thread`, `signal`, `pending`, the kernel, `handler`,
+//! `code`, `target`, and back by `word` and `suspend`.
 
 // Under loom only the two protocols are built: the rest makes system calls.
 #![cfg_attr(loom, allow(dead_code, reason = "used by the models of the protocols alone"))]
@@ -37,35 +44,36 @@ cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
         mod clock;
         mod code;
-        mod disable;
         mod error;
         mod fork;
         mod fork_lock;
+        mod handler;
         mod install;
         mod nudge;
         mod place;
+        mod poll;
         mod ranges;
+        mod rest;
         mod signal;
         mod suspend;
         mod symbol;
+        mod target;
         mod task;
         mod thread;
-        mod wait;
 
         pub use code::{
             CodeError, CodeRange, RetireError, is_registered_code, register_code,
             register_code_ranges,
         };
-        pub use disable::{Disabled, disable};
         pub use error::{
-            EnterError, Held, InstallError, RequestError, RunError, SuspendError, Unusable, Why,
+            EnterError, Held, InstallError, RequestError, RunError, SignalOutcome, StragglerCause,
+            SuspendError, Unusable,
         };
         pub use install::{Options, install, install_with};
         pub use nudge::Nudger;
-        pub use signal::poll;
+        pub use poll::{Disabled, disable, poll};
         pub use sigctx::inject::Frame;
         pub use suspend::{StoppedAt, Suspended};
         pub use task::Task;
-        pub use thread::Outcome;
     }
 }

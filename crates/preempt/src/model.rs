@@ -243,7 +243,7 @@ fn a_mark_that_is_taken_back_loses_no_request() {
     });
 }
 
-/// What a parked or waiting owner is asked for: errands by the holder, calls by its handler.
+/// What a parked or waiting target is asked for: errands by the holder, calls by its handler.
 #[derive(Debug)]
 struct Asked {
     word: TaskWord,
@@ -283,7 +283,7 @@ impl Asked {
         self.steps.fetch_add(1, SeqCst);
     }
 
-    /// A suspender that waits for as long as it takes.
+    /// A requester that waits for as long as it takes.
     fn hold(&self) -> Mode {
         self.word.want();
         loop {
@@ -294,7 +294,7 @@ impl Asked {
         }
     }
 
-    /// A requester, and the handler on the owner's thread: a thread of its own here, which only sets
+    /// A requester, and the handler on the target's thread: a thread of its own here, which only sets
     /// bits and ends the wait as a signal does.
     fn ask_for_a_call(&self) {
         self.call.store(1, SeqCst);
@@ -322,13 +322,13 @@ impl Waiter for &Asked {
     }
 }
 
-/// While a suspender holds a task, the task's code does not run, whether it was found idle,
+/// While a requester holds a task, the task's code does not run, whether it was found idle,
 /// blocked or parked; and everybody ends.
 #[test]
 fn a_held_task_does_not_run() {
     loom::model(|| {
         let task = Asked::new();
-        let owner = {
+        let target = {
             let task = task.clone();
             thread::spawn(move || {
                 task.start();
@@ -346,13 +346,13 @@ fn a_held_task_does_not_run() {
         loom::thread::yield_now();
         assert_eq!(task.steps.load(SeqCst), before, "the code of a held task ran");
         task.word.release();
-        owner.join().unwrap();
+        target.join().unwrap();
         assert_eq!(task.word.seen().mode(), Mode::Idle);
         assert!(!task.word.seen().is_wanted());
     });
 }
 
-/// An owner that comes to one safe point.
+/// A target that comes to one safe point.
 fn parks_once(task: &Arc<Asked>) -> thread::JoinHandle<()> {
     let task = task.clone();
     thread::spawn(move || {
@@ -362,12 +362,12 @@ fn parks_once(task: &Arc<Asked>) -> thread::JoinHandle<()> {
     })
 }
 
-/// A suspender that waits for a task to stop is woken by whatever the owner does next.
-fn wakes_its_suspender(leave: impl Fn(&Asked) + Copy + Send + Sync + 'static) {
+/// A requester that waits for a task to stop is woken by whatever the target does next.
+fn wakes_its_requester(leave: impl Fn(&Asked) + Copy + Send + Sync + 'static) {
     loom::model(move || {
         let task = Asked::new();
         task.start();
-        let suspender = {
+        let requester = {
             let task = task.clone();
             thread::spawn(move || {
                 let mode = task.hold();
@@ -376,25 +376,25 @@ fn wakes_its_suspender(leave: impl Fn(&Asked) + Copy + Send + Sync + 'static) {
             })
         };
         leave(&task);
-        assert_ne!(suspender.join().unwrap(), Mode::Running);
+        assert_ne!(requester.join().unwrap(), Mode::Running);
     });
 }
 
 #[test]
-fn a_task_that_ends_wakes_its_suspender() {
-    wakes_its_suspender(|task| task.word.finish());
+fn a_task_that_ends_wakes_its_requester() {
+    wakes_its_requester(|task| task.word.finish());
 }
 
 #[test]
-fn a_task_that_blocks_wakes_its_suspender() {
-    wakes_its_suspender(|task| assert!(task.word.block()));
+fn a_task_that_blocks_wakes_its_requester() {
+    wakes_its_requester(|task| assert!(task.word.block()));
 }
 
 #[test]
-fn a_task_that_parks_wakes_its_suspender() {
-    wakes_its_suspender(|task| {
+fn a_task_that_parks_wakes_its_requester() {
+    wakes_its_requester(|task| {
         // As a loop in registered code, which a signal stops again and again until no one asks: the
-        // last park is the one that finds the suspender.
+        // last park is the one that finds the requester.
         while !task.word.seen().is_wanted() {
             thread::yield_now();
         }
@@ -405,7 +405,7 @@ fn a_task_that_parks_wakes_its_suspender() {
 /// The handler of a thread that stands still has its task held, and the thread goes on afterwards.
 #[test]
 fn a_thread_that_stands_still_is_held_and_goes_on() {
-    wakes_its_suspender(|task| {
+    wakes_its_requester(|task| {
         while !task.word.rest(Mode::Parked) {
             thread::yield_now();
         }
@@ -414,23 +414,23 @@ fn a_thread_that_stands_still_is_held_and_goes_on() {
     });
 }
 
-/// A suspender that gives up does not leave the task parked forever.
+/// A requester that gives up does not leave the task parked forever.
 #[test]
 fn giving_up_lets_the_task_go_on() {
     loom::model(|| {
         let task = Asked::new();
-        let owner = parks_once(&task);
+        let target = parks_once(&task);
         task.word.want();
         task.word.unwant();
-        owner.join().unwrap();
+        target.join().unwrap();
         assert_eq!(task.word.seen().mode(), Mode::Idle);
     });
 }
 
-/// Two suspenders hold one after the other, never together; the second is woken by the first, or by
+/// Two requesters hold one after the other, never together; the second is woken by the first, or by
 /// the task, which has its turn in between.
 #[test]
-fn two_suspenders_take_turns() {
+fn two_requesters_take_turns() {
     loom::model(|| {
         let task = Asked::new();
         let holders = Arc::new(AtomicU32::new(0));
@@ -450,7 +450,7 @@ fn two_suspenders_take_turns() {
     });
 }
 
-/// Whatever two suspenders do, a parked task that is let go runs before it is held again.
+/// Whatever two requesters do, a parked task that is let go runs before it is held again.
 #[test]
 fn a_task_that_waits_runs_between_two_holds() {
     loom::model(|| {
@@ -458,7 +458,7 @@ fn a_task_that_waits_runs_between_two_holds() {
         // One more than what the task had done when it was last held where it was parked.
         let last = Arc::new(AtomicU32::new(0));
         task.start();
-        let suspenders = [(); 2].map(|()| {
+        let requesters = [(); 2].map(|()| {
             let (task, last) = (task.clone(), last.clone());
             thread::spawn(move || {
                 if task.hold() == Mode::Parked {
@@ -474,24 +474,24 @@ fn a_task_that_waits_runs_between_two_holds() {
         }
         task.steps.fetch_add(1, SeqCst);
         task.word.finish();
-        for suspender in suspenders {
-            suspender.join().unwrap();
+        for requester in requesters {
+            requester.join().unwrap();
         }
     });
 }
 
-/// A closure for a parked task runs exactly once, on the owner, before the task goes on.
+/// A closure for a parked task runs exactly once, on the target, before the task goes on.
 #[test]
-fn a_call_is_served_by_the_parked_owner() {
+fn a_call_is_served_by_the_parked_target() {
     loom::model(|| {
         let task = Asked::new();
-        let owner = parks_once(&task);
+        let target = parks_once(&task);
         if task.hold() == Mode::Parked {
             assert!(task.word.call(|| Duration::MAX));
             assert_eq!(task.errands.load(SeqCst), 1);
         }
         task.word.release();
-        owner.join().unwrap();
+        target.join().unwrap();
     });
 }
 
@@ -500,27 +500,27 @@ fn a_call_is_served_by_the_parked_owner() {
 fn a_call_that_is_given_up_is_not_served() {
     loom::model(|| {
         let task = Asked::new();
-        let owner = parks_once(&task);
+        let target = parks_once(&task);
         if task.hold() == Mode::Parked {
             let served = task.word.call(|| Duration::ZERO);
             assert_eq!(task.errands.load(SeqCst), u32::from(served));
             task.word.release();
-            owner.join().unwrap();
+            target.join().unwrap();
             assert_eq!(task.errands.load(SeqCst), u32::from(served), "run after it was given up");
         } else {
             task.word.release();
-            owner.join().unwrap();
+            target.join().unwrap();
         }
     });
 }
 
-/// An owner that waits makes the calls that its thread is asked for, wherever it waits: its holder
+/// A target that waits makes the calls that its thread is asked for, wherever it waits: its holder
 /// waits for that here.
 fn makes_calls_while_it_waits(wait: impl Fn(&Asked) + Copy + Send + Sync + 'static) {
     loom::model(move || {
         let task = Asked::new();
         assert_eq!(task.hold(), Mode::Idle);
-        let owner = {
+        let target = {
             let task = task.clone();
             thread::spawn(move || wait(&task))
         };
@@ -529,11 +529,11 @@ fn makes_calls_while_it_waits(wait: impl Fn(&Asked) + Copy + Send + Sync + 'stat
             crate::sync::wait(&task.calls, 0, None);
         }
         task.word.release();
-        owner.join().unwrap();
+        target.join().unwrap();
     });
 }
 
 #[test]
-fn an_owner_that_waits_makes_calls() {
+fn a_target_that_waits_makes_calls() {
     makes_calls_while_it_waits(Asked::start);
 }

@@ -1,20 +1,18 @@
-//! How a late mutator is reached that never polls.
+//! Reaching a late mutator that never polls: what `safepoint` uses.
 
 use std::time::Duration;
 
 use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
 
-use crate::fork;
-use crate::install::is_installed;
-use crate::task;
-use crate::thread::ThreadState;
+use crate::signal::is_installed;
+use crate::thread::{self, ThreadState};
 
 /// Reaches threads in registered code by the signal: what a stop-the-world needs for loops that never
 /// poll. Give it to `safepoint::World::set_nudge`.
 ///
 /// The signalled thread makes the call outside the handler, on its own stack, between two
 /// instructions of registered code. If the signal finds it elsewhere, the call is made at its next
-/// [`poll`](crate::poll) or with a later signal; whoever waits asks again.
+/// [`poll`](crate::poll) or with a later signal; a requester that waits asks again.
 ///
 /// # Examples
 ///
@@ -43,7 +41,6 @@ impl Nudge for Nudger {
         call: NudgeCall,
         wanted: &dyn Fn() -> bool,
     ) -> Result<(), NudgeError> {
-        fork::watch();
         ThreadState::of(thread).ask(thread, call);
         if !is_installed() {
             return Err(NudgeError::NotInstalled);
@@ -53,6 +50,6 @@ impl Nudge for Nudger {
     }
 
     fn settle(&self, timeout: Duration) -> bool {
-        task::settle(timeout)
+        thread::settle(timeout)
     }
 }

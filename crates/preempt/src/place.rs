@@ -1,6 +1,6 @@
 //! Where a task runs: a thread, behind a lock that a fork does not leave locked.
 //!
-//! The owner of the task writes it and suspenders copy it, two words each time.
+//! The owner of the task writes it and requesters copy it, two words each time.
 
 use core::cell::UnsafeCell;
 
@@ -99,8 +99,8 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_place_is_woken() {
-        let name = "place::tests::who_waits_for_a_place_is_woken";
+    fn a_thread_that_waits_for_a_place_is_woken() {
+        let name = "place::tests::a_thread_that_waits_for_a_place_is_woken";
         in_child(name, Duration::from_secs(20), || {
             let place = super::Place::nowhere();
             thread::scope(|scope| {

@@ -1,270 +1,80 @@
-//! The handler of the signal, and the call that it injects.
+//! The signal: which one it is, and whether our handler still gets it.
+//!
+//! A signal has one action, which all code in the process may replace. A call can be injected only by
+//! the handler that the kernel calls. So a sender looks whether ours is that one, and puts it on top
+//! again: the handler that was put over it gets the signal next, as if ours had come later.
 
-use core::mem::ManuallyDrop;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
-use sigctx::handler::{Delivery, Flow};
-use sigctx::inject::Frame;
-use sigctx::sys::{self, MaskHow, SigSet};
-use threadreg::ThreadRef;
-use threadreg::procfs::TaskDir;
+use sigctx::handler::{Installed, Standing};
+use sigctx::sys::{SIG_DFL, SIG_IGN};
 
-use crate::code::{self, Stop};
-use crate::install::{self, number};
-use crate::task::{self, TaskCore};
-use crate::thread::{self, Outcome, ThreadState};
-use crate::wait;
+/// The signal, unless another is asked for: harmless by default, rarely used, and not special to any
+/// debugger or libc. Go chose it for the same reasons (proposal 24543).
+pub(crate) const DEFAULT: i32 = libc::SIGURG;
 
-pub(crate) fn on_signal(delivery: &mut Delivery<'_>) -> Flow {
-    // Signals to a thread that is not registered are not ours, but for one that was on its way when the
-    // thread left the registry.
-    let Some(me) = threadreg::current() else {
-        return if is_to_be_spared(delivery) { Flow::Resume } else { Flow::Chain };
-    };
-    let Some(state) = ThreadState::get(me) else {
-        share(delivery);
-        return Flow::Resume;
-    };
-    state.pending.handle(|| {
-        share(delivery);
-        interrupt(delivery, me, state)
-    })
+/// How often ours is put on top again without being asked: two that each want to be first would take
+/// turns without end. `install` is not counted.
+const RESTORES: u32 = 8;
+
+/// Null until the handler is installed; from then on for as long as the process lives. Not a
+/// `OnceLock`: a fork could copy it while it is set, and the child would wait for a thread that it does
+/// not have.
+static INSTALLED: AtomicPtr<Installed> = AtomicPtr::new(ptr::null_mut());
+
+/// The handler, if it is installed. Async-signal-safe.
+pub(crate) fn installed() -> Option<&'static Installed> {
+    // Acquire: pairs with the release in `set_installed`.
+    let installed = INSTALLED.load(Ordering::Acquire);
+    // SAFETY: null, or leaked by `set_installed`.
+    unsafe { installed.as_ref() }
 }
 
-/// Hands the signal to whom it may have been meant for: ours, too, since two of one signal that are
-/// pending for a thread are one.
-fn share(delivery: &mut Delivery<'_>) {
-    let is_theirs = !is_to_be_spared(delivery);
-    if is_theirs && !(install::is_last() && !is_ours(delivery) && hand_to_reader(delivery)) {
-        delivery.chain();
-    }
+/// Says that the handler is installed. Only for the thread that installed it, once.
+pub(crate) fn set_installed(installed: Installed) {
+    INSTALLED.store(Box::into_raw(Box::new(installed)), Ordering::Release);
 }
 
-/// Whether the signal is ours, and the action from before would end the process: the default action of
-/// most signals does.
-fn is_to_be_spared(delivery: &Delivery<'_>) -> bool {
-    !is_harmless(delivery.signal()) && install::is_last() && is_ours(delivery)
+/// The signal: the one that is installed, or will be by default. Async-signal-safe.
+pub(crate) fn number() -> i32 {
+    installed().map_or(DEFAULT, Installed::signal)
 }
 
-/// Whether the signal was sent by a thread of this process to this thread, as far as can be told.
-fn is_ours(delivery: &Delivery<'_>) -> bool {
-    let from = delivery.sender().map(|sender| sender.pid);
-    match delivery.code() {
-        libc::SI_TKILL => from == Some(sys::getpid()),
-        // What is left of the information when the queue is full. No process has the id 0.
-        libc::SI_USER => from == Some(0),
-        _ => false,
-    }
+/// Whether the handler is installed. A signal sent before would be ignored, and its mark would stay.
+pub(crate) fn is_installed() -> bool {
+    installed().is_some()
 }
 
-/// Whether the default action is to do nothing.
-fn is_harmless(signal: i32) -> bool {
-    matches!(signal, libc::SIGURG | libc::SIGCHLD | libc::SIGWINCH | libc::SIGCONT)
+/// Whether no function stands behind ours, but the default action or "ignore". Async-signal-safe.
+pub(crate) fn is_last() -> bool {
+    installed().is_none_or(|at| matches!(at.previous().handler, SIG_DFL | SIG_IGN))
 }
 
-/// Hands a signal to the process, for which there is no handler, to the main thread if that blocks it:
-/// it reads it with `signalfd` or waits for it, and the kernel has chosen this thread only because it
-/// must be open to ours. Returns false if it does not.
-fn hand_to_reader(delivery: &Delivery<'_>) -> bool {
-    let (pid, signal) = (sys::getpid(), delivery.signal());
-    if sys::gettid() == pid {
-        return false;
-    }
-    let status = TaskDir::open().and_then(|tasks| tasks.status(pid));
-    if !status.is_ok_and(|status| status.blocked.contains(signal)) {
-        return false;
-    }
-    let (info, _) = delivery.as_raw();
-    let args = [pid as usize, pid as usize, signal as usize, info as usize, 0, 0];
-    // SAFETY: reads the information, which is the kernel's own.
-    let queued = unsafe { sys::syscall(libc::SYS_rt_tgsigqueueinfo, args) };
-    // The kernel lets only the main thread queue again what came from it or by `kill(2)`. Without the
-    // information, then.
-    queued.is_ok() || sys::tgkill(pid, pid, signal).is_ok()
+/// What stands between the kernel and our handler, if anything does.
+pub(crate) fn obstacle() -> Option<Standing> {
+    installed().map(Installed::standing).filter(|standing| *standing != Standing::First)
 }
 
-/// Injects a call if something is asked of the thread and it is at a safe point.
-fn interrupt(delivery: &mut Delivery<'_>, me: ThreadRef, state: &'static ThreadState) -> Flow {
-    let inside = thread::inside().filter(|inside| !inside.entered_at_rest);
-    if inside.is_some()
-        && !thread::is_disabled()
-        && task::current().is_some_and(wait::rest_in_place)
-    {
-        return Flow::Resume;
-    }
-    if !is_asked(state) {
-        return Flow::Resume;
-    }
-    if wait::stir() {
-        // It waits in a call of ours, and makes its calls there.
-        return Flow::Resume;
-    }
-    let pc = delivery.pc();
-    let outcome = if thread::is_disabled() {
-        Outcome::Disabled
-    } else {
-        // SAFETY: this thread keeps the stack alive while it is inside.
-        let own = thread::inside().map(|inside| unsafe { inside.stack.as_ref() });
-        let stack = own.unwrap_or(me.call_stack());
-        let injected = code::stop_at(pc, |stop| {
-            // SAFETY: the pc is in registered code, whose promise is that any call may be made there;
-            // the stack is a thread's, which is never forgotten, or a task's, which outlives the code.
-            let injection = unsafe { delivery.inject(stack, interrupted, stop.as_word()) }?;
-            // The call drops it.
-            let _ = ManuallyDrop::new(stop);
-            Ok(injection)
-        });
-        match injected {
-            None => Outcome::OutsideCode,
-            Some(Ok(injection)) => {
-                state.record(Outcome::Interrupted, pc);
-                return Flow::Inject(injection);
-            }
-            Some(Err(refusal)) => Outcome::of(&refusal),
+/// Puts ours on top again, before a signal is sent, where it was replaced, or where a handler covers it
+/// that did not before, or where the thread was seen to be `deaf`.
+pub(crate) fn look_after(deaf: impl FnOnce() -> bool) {
+    static RESTORED: AtomicU32 = AtomicU32::new(0);
+    static LAST_COVER: AtomicUsize = AtomicUsize::new(0);
+
+    let is_lost = match obstacle() {
+        None => false,
+        // Once each: another copy of the crates does the same, and hands signals on in either order.
+        // Relaxed: a thread that sees another's value puts ours on top once more.
+        Some(Standing::Covered { by }) => {
+            LAST_COVER.swap(by.get(), Ordering::Relaxed) != by.get() || deaf()
         }
+        Some(_) => true,
     };
-    state.record(outcome, pc);
-    Flow::Resume
-}
-
-fn is_asked(state: &ThreadState) -> bool {
-    state.has_call() || task::current().is_some_and(TaskCore::is_asked)
-}
-
-/// Whether anything is asked of the calling thread, whichever it is now.
-///
-/// Not inlined: a hook may come back on another thread, and the address of a thread-local variable
-/// that a function has once computed is the first one's.
-#[inline(never)]
-fn is_asked_here() -> bool {
-    threadreg::current().and_then(ThreadState::get).is_some_and(is_asked)
-}
-
-/// The injected call: runs on the interrupted stack, outside the handler, with all signals as they
-/// were. When it returns, the interrupted code goes on exactly where it was.
-///
-/// A signal between the last look and the return would find the thread in here, where it is not
-/// interrupted, and its request would wait for another signal. So the signal is blocked before the
-/// last look: it then waits until the return has put the interrupted code and its mask back.
-///
-/// A hook may leave this stack, and come back on another thread: nothing that belongs to a thread is
-/// kept here.
-fn interrupted(frame: &mut Frame<'_>, data: usize) {
-    // SAFETY: `interrupt` made it for this call.
-    let stop = unsafe { Stop::from_word(data) };
-    let no_way_back = NoWayBack;
-    let signal = SigSet::of(number());
-    loop {
-        serve(Some(frame));
-        sys::sigprocmask(MaskHow::Block, &signal);
-        if !is_asked_here() {
-            break;
-        }
-        sys::sigprocmask(MaskHow::Unblock, &signal);
-    }
-    let _ = ManuallyDrop::new(no_way_back);
-    drop(stop);
-}
-
-/// Says why the process ends, when something unwinds out of a hook or an errand into code that was
-/// interrupted between two instructions. `sigctx` ends it.
-struct NoWayBack;
-
-impl Drop for NoWayBack {
-    fn drop(&mut self) {
-        eprintln!(
-            "preempt: a panic, or a coroutine that is dropped while it is preempted, unwinds into \
-             code that was interrupted between two instructions. There is nothing to unwind it by: \
-             resume a preempted coroutine to its end, or give its stack up without unwinding."
-        );
-    }
-}
-
-/// Does what is asked of the calling thread until nothing is.
-pub(crate) fn serve(mut frame: Option<&mut Frame<'_>>) {
-    while serve_once(frame.as_deref_mut()) {}
-}
-
-/// Does one thing that is asked of the calling thread's task, and all calls that the thread is to make.
-///
-/// Not inlined, for the reason of [`is_asked_here`]: after a hook nothing here may ask for the thread.
-#[inline(never)]
-fn serve_once(mut frame: Option<&mut Frame<'_>>) -> bool {
-    match task::current() {
-        Some(task) => task.with_frame(frame.as_deref_mut(), make_calls),
-        None => make_calls(),
-    }
-    // A reference of its own: the hook may come back when the task has been left, and let go.
-    task::current_shared().is_some_and(|task| task.serve(frame))
-}
-
-/// Makes the calls that the calling thread is asked to make. They come back on it.
-pub(crate) fn make_calls() {
-    let Some(me) = threadreg::current() else { return };
-    let Some(state) = ThreadState::get(me) else { return };
-    while let Some(call) = state.take_call(me) {
-        // SAFETY: whoever asked promised that the call may run on this thread at a safe point.
-        unsafe { call.call() };
-    }
-}
-
-/// A safe point for code that is not registered: does what is asked of the calling thread.
-///
-/// Costs a few loads when nothing is asked.
-///
-/// # Signal safety
-///
-/// Not async-signal-safe: may wait.
-///
-/// # Blocking
-///
-/// While the thread's task is suspended.
-///
-/// # Examples
-///
-/// ```
-/// for _ in 0..1000 {
-///     // … a slice of work …
-///     preempt::poll();
-/// }
-/// ```
-// Not inlined: a loop of polls may come back from one on another thread; see `is_asked_here`.
-#[inline(never)]
-pub fn poll() {
-    if !thread::is_disabled() && is_asked_here() {
-        serve(None);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-    use std::time::Duration;
-
-    use crate::install::number;
-    use crate::thread::{ThreadState, owner_mark};
-
-    /// Else the next request would take the mark for a signal on its way, and send none for a while.
-    #[test]
-    fn a_signal_that_finds_nothing_asked_is_acknowledged() {
-        let name = "signal::tests::a_signal_that_finds_nothing_asked_is_acknowledged";
-        testkit::in_child(name, Duration::from_secs(20), || {
-            crate::install().expect("install");
-            let attached = threadreg::attach().expect("not attached yet");
-            let me = attached.thread();
-            let state = ThreadState::of(me);
-            // A clock that stands still: no mark grows old.
-            let (now, wanted) = (|| 0, || true);
-            let sends = Cell::new(0);
-            let send = || {
-                sends.set(sends.get() + 1);
-                // To the calling thread, which has it open: handled before the call returns.
-                me.signal(number())
-            };
-            for round in 1..=2 {
-                state.pending.request(owner_mark(me), now, wanted, send).expect("sent");
-                assert_eq!(sends.get(), round);
-                assert_eq!(state.pending.generation(), round, "the handler ran");
-            }
-        });
+    // Relaxed: a count.
+    if is_lost && RESTORED.fetch_add(1, Ordering::Relaxed) < RESTORES {
+        // The kernel has taken the same before; if it does not now, the error of a late stop says which
+        // handler covers ours.
+        let _ = installed().map(Installed::restore);
     }
 }

@@ -1,4 +1,4 @@
-//! Stopping a task, looking at it, letting it go.
+//! The requester's side: stopping a task, looking at it and letting it go; asking it to make way.
 
 use core::cell::Cell;
 use core::fmt;
@@ -11,12 +11,12 @@ use sigctx::inject::Frame;
 use sigctx::{Reg, Registers};
 use threadreg::ThreadRef;
 
-use crate::error::{RunError, SuspendError, Why};
-use crate::install::{self, is_installed, number};
-use crate::signal::make_calls;
-use crate::task::{self, Task, TaskCore};
-use crate::thread::{Outcome, ThreadState};
-use crate::wait::{self, WaitsOn};
+use crate::error::{RequestError, RunError, SignalOutcome, StragglerCause, SuspendError};
+use crate::poll::poll;
+use crate::signal::{self, is_installed, number};
+use crate::target::{self, TaskCore};
+use crate::task::Task;
+use crate::thread::{ThreadState, WaitsOn, is_called, make_calls};
 use crate::word::{GoOn, Mode, Seen};
 
 /// The first wait for an answer; doubled each round. A signal reaches a running thread in about
@@ -32,12 +32,12 @@ impl Task {
     ///
     /// A running task is stopped at its next instruction in registered code, or at its next
     /// [`poll`](crate::poll). One that is idle, or inside [`Task::blocking`], is held as it is and not
-    /// signalled; what runs in `blocking` goes on ([`StoppedAt::Blocked`]). So is one whose thread stands
-    /// still for another crate: where it is stopped with its world it counts as stopped at the safe point
-    /// that it came to, in a safe region as blocked.
+    /// signalled; what runs in `blocking` goes on ([`StoppedAt::Blocked`]). One whose thread stands still
+    /// for another crate is held there, too: stopped with its world, it counts as stopped at the safe
+    /// point that it came to; in a safe region, as blocked.
     ///
-    /// Several suspenders of one task take turns, and the task has its turn between two of them: once it
-    /// is let go its thread has 50 µs of processor time before it is stopped again.
+    /// Several requesters that suspend one task take turns, and the task has its turn between two of
+    /// them: once it is let go its thread has 50 µs of processor time before it is stopped again.
     ///
     /// A mutator of a stop-the-world calls this, and [`Suspended::run`], in a safe region, unless it is
     /// stopped by nudges ([`Nudger`](crate::Nudger)): while it waits, it makes the calls that it is nudged
@@ -46,19 +46,15 @@ impl Task {
     /// A task that calls this counts as blocked while it waits, so two tasks may suspend each other:
     /// one gives way, is suspended, and goes on when it is resumed.
     ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: waits.
-    ///
     /// # Blocking
     ///
-    /// At most about `timeout`; then, if the caller is itself a task that somebody has suspended,
-    /// until it is resumed.
+    /// At most about `timeout`; then, if the calling thread is inside a task that another requester has
+    /// suspended, until that is resumed.
     ///
     /// # Errors
     ///
-    /// The deadline passed: the error names the thread and the reason, and the task is left running.
-    /// Or the task is the caller's own.
+    /// [`SuspendError::TimedOut`] names the thread and the cause, and the task is left running;
+    /// [`SuspendError::Own`] if the task is the calling thread's own.
     ///
     /// # Examples
     ///
@@ -70,7 +66,7 @@ impl Task {
     #[doc(alias = "suspendG")]
     pub fn suspend(&self, timeout: Duration) -> Result<Suspended, SuspendError> {
         let target = &*self.0;
-        let own = task::current();
+        let own = target::current();
         if own.is_some_and(|own| core::ptr::eq(own, target)) {
             return Err(SuspendError::Own);
         }
@@ -90,9 +86,9 @@ impl Task {
                 own.unblock(None);
                 break finish(held, self);
             }
-            // Somebody wants us while we hold the target, and may be the target itself. One of the two
-            // must give way: the later at once, the earlier if that does not help, for the other may
-            // hold us from its own code, where it is stopped now and cannot let go.
+            // A requester wants our task while we hold the target, and may be the target itself. One of
+            // the two must give way: the later at once, the earlier if that does not help, for the other
+            // may hold us from its own code, where it is stopped now and cannot let go.
             if own.id < target.id && own.unblock(Some(GIVE_WAY)) != GoOn::TimedOut {
                 break finish(held, self);
             }
@@ -101,19 +97,72 @@ impl Task {
             own.block();
         };
         if own.is_some() {
-            // What was asked of the caller meanwhile has sent no signal.
-            crate::poll();
+            // What was asked of the calling thread meanwhile has sent no signal.
+            poll();
         }
         result
+    }
+
+    /// Asks the task to run its hook at its next safe point, and sends a signal if it runs.
+    ///
+    /// Requests that come before the hook starts are one request. One that comes while the hook runs is
+    /// served when it has returned, once; so a requester that asks more often than a hook takes keeps
+    /// the task from its own code. One that comes when the task is not on its own stack (switched out,
+    /// to the scheduler's) waits until it is there again.
+    ///
+    /// Best effort, as in Go: a signal that finds the thread where it cannot be interrupted is not sent
+    /// again, and coming back to registered code is not noticed. The request then stands until the next
+    /// signal or [`poll`](crate::poll), however long that is. A scheduler's tick asks again anyway;
+    /// [`Task::request_within`] sends until the request is served.
+    ///
+    /// # Errors
+    ///
+    /// The signal could not be sent.
+    #[doc(alias("preemptone", "preemptM"))]
+    pub fn request(&self) -> Result<(), threadreg::SignalError> {
+        self.0.word.request_yield();
+        self.0.signal()
+    }
+
+    /// As [`Task::request`], and sends until the task has come to its hook.
+    ///
+    /// # Blocking
+    ///
+    /// Until the hook starts, at most about `timeout`. From the hook itself, always for that long.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`] names the thread, and why it did not come to a safe point. The request stands.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// preempt::install()?;
+    /// let task = preempt::Task::with_hook(|_| println!("made way"));
+    /// let _me = threadreg::attach()?;
+    /// task.enter(|| task.request_within(Duration::from_secs(1)))??; // of itself: at once
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn request_within(&self, timeout: Duration) -> Result<(), RequestError> {
+        self.0.word.request_yield();
+        if target::current().is_some_and(|own| core::ptr::eq(own, Arc::as_ptr(&self.0))) {
+            poll();
+        }
+        match Attempt::new(&self.0, timeout).request() {
+            Err(SuspendError::TimedOut { tid, name, waited, cause }) => {
+                Err(RequestError { tid, name, waited, cause })
+            }
+            Ok(()) | Err(SuspendError::Own) => Ok(()),
+        }
     }
 }
 
 fn finish(held: Result<Mode, SuspendError>, task: &Task) -> Result<Suspended, SuspendError> {
     let mode = held?;
-    // SAFETY: we hold the task, and it is parked: its owner wrote this before and will not again until
-    // we let go.
-    let interrupted =
-        (mode == Mode::Parked).then(|| unsafe { *task.0.interrupted.get() }).flatten();
+    // SAFETY: this thread holds the task, and it is parked.
+    let interrupted = (mode == Mode::Parked).then(|| unsafe { task.0.interrupted() }).flatten();
     let at = match mode {
         Mode::Parked if interrupted.is_some() => StoppedAt::Instruction,
         Mode::Parked => StoppedAt::Poll,
@@ -129,20 +178,20 @@ fn finish(held: Result<Mode, SuspendError>, task: &Task) -> Result<Suspended, Su
     Ok(Suspended { task: Arc::clone(&task.0), at, interrupted, thread, not_sync: PhantomData })
 }
 
-/// One suspension under way.
-pub(crate) struct Attempt<'a> {
+/// One suspension or request under way.
+struct Attempt<'a> {
     target: &'a TaskCore,
     start: Instant,
     timeout: Duration,
-    /// The handler's count when we first looked at each thread that ran the task.
-    generation: Option<u32>,
+    /// The handler's count before the first signal was sent.
+    handled: Option<u32>,
     /// What became of the last signal, if one was sent.
     sent: Option<Result<(), threadreg::SignalError>>,
 }
 
 impl<'a> Attempt<'a> {
-    pub(crate) fn new(target: &'a TaskCore, timeout: Duration) -> Self {
-        Self { target, start: Instant::now(), timeout, generation: None, sent: None }
+    fn new(target: &'a TaskCore, timeout: Duration) -> Self {
+        Self { target, start: Instant::now(), timeout, handled: None, sent: None }
     }
 
     /// Wants the task and holds it, or wants it no more.
@@ -152,8 +201,8 @@ impl<'a> Attempt<'a> {
         let me = threadreg::current();
         let mut round = FIRST_WAIT;
         loop {
-            // The caller may be a mutator, whose world stops before the target does.
-            if me.is_some_and(wait::is_called) {
+            // The calling thread may be a mutator, whose world stops before the target does.
+            if me.is_some_and(is_called) {
                 make_calls();
             }
             let seen = match self.target.word.try_hold() {
@@ -167,13 +216,13 @@ impl<'a> Attempt<'a> {
                 return Err(error);
             }
             if seen.mode() == Mode::Running {
-                self.note_generation();
+                self.note_handled();
                 self.sent = Some(self.target.signal());
                 self.target.word.wait_change(seen, round.min(left));
                 round = (round * 2).min(LONGEST_WAIT);
             } else {
-                // Another has it, and wakes us when it lets go; or it is about to run, as it has not
-                // since: then the signal is ours to send.
+                // Another requester has it, and wakes us when it lets go; or the task is about to run, as
+                // it has not since: then the signal is ours to send.
                 let wait = if seen.is_held() { LONGEST_WAIT } else { FIRST_WAIT };
                 self.target.word.wait_change(seen, wait.min(left));
                 round = FIRST_WAIT;
@@ -182,12 +231,12 @@ impl<'a> Attempt<'a> {
     }
 
     /// Sends for the task until it has taken the request to run its hook.
-    pub(crate) fn request(mut self) -> Result<(), SuspendError> {
+    fn request(mut self) -> Result<(), SuspendError> {
         let _on = WaitsOn::new(&self.target.word);
         let me = threadreg::current();
         let mut round = FIRST_WAIT;
         loop {
-            if me.is_some_and(wait::is_called) {
+            if me.is_some_and(is_called) {
                 make_calls();
             }
             let seen = self.target.word.seen();
@@ -199,76 +248,73 @@ impl<'a> Attempt<'a> {
                 return Err(self.late(seen));
             }
             if seen.mode() == Mode::Running {
-                self.note_generation();
+                self.note_handled();
                 self.sent = Some(self.target.signal());
             }
-            // The task wakes no one when it takes a request: most requesters do not wait.
+            // The target wakes no thread when it takes a request: most requesters do not wait.
             self.target.word.wait_change(seen, round.min(left));
             round = (round * 2).min(LONGEST_WAIT);
         }
     }
 
-    fn note_generation(&mut self) {
-        if self.generation.is_none() {
+    fn note_handled(&mut self) {
+        if self.handled.is_none() {
             let state = self.target.thread().and_then(ThreadState::get);
-            self.generation = state.map(|state| state.pending.generation());
+            self.handled = state.map(|state| state.pending.handled());
         }
     }
 
-    /// Who is late, and why.
+    /// The error that names the late thread and the cause.
     fn late(&self, seen: Seen) -> SuspendError {
         let waited = self.start.elapsed();
-        let kept = if seen.is_held() {
-            Some(Why::HeldByAnother { holder: self.target.holder() })
+        let thread = self.target.thread();
+        let cause = if seen.is_held() {
+            StragglerCause::HeldByAnother { holder: self.target.holder() }
+        } else if seen.is_its_turn() {
+            StragglerCause::ItsTurn
         } else {
-            seen.is_its_turn().then_some(Why::ItsTurn)
+            thread.map_or(StragglerCause::NotRunning, |thread| self.cause(thread))
         };
-        let Some(thread) = self.target.thread() else {
-            let why = kept.unwrap_or(Why::NotRunning);
-            return SuspendError::TimedOut {
-                tid: None,
-                name: threadreg::Name::default(),
-                waited,
-                why,
-            };
-        };
-        let why = if let Some(why) = kept {
-            why
-        } else if let Some(Err(error)) = &self.sent {
-            Why::NotSent(*error)
-        } else if let Some((outcome, pc)) = self.refusal(thread).filter(|(outcome, _)| {
-            is_installed() && (*outcome != Outcome::Other || install::obstacle().is_none())
+        let name = thread.map(|thread| thread.name()).unwrap_or_default();
+        SuspendError::TimedOut { tid: thread.and_then(|thread| thread.tid()), name, waited, cause }
+    }
+
+    /// Why the thread that runs the task has not stopped.
+    fn cause(&self, thread: ThreadRef) -> StragglerCause {
+        if let Some(Err(error)) = &self.sent {
+            return StragglerCause::NotSent(*error);
+        }
+        if let Some((outcome, pc)) = self.refusal(thread).filter(|(outcome, _)| {
+            is_installed() && (*outcome != SignalOutcome::Other || signal::obstacle().is_none())
         }) {
-            Why::Refused { outcome, pc }
-        } else {
-            match why_silent(thread) {
-                Why::NotHandled if self.sent.is_none() => Why::NoTime,
-                why => why,
-            }
-        };
-        SuspendError::TimedOut { tid: thread.tid(), name: thread.name(), waited, why }
+            return StragglerCause::Refused { outcome, pc };
+        }
+        match why_silent(thread) {
+            StragglerCause::NotHandled if self.sent.is_none() => StragglerCause::NoTime,
+            cause => cause,
+        }
     }
 
     /// What the handler found last, if it has run since it was sent for. To be asked before the
     /// thread's mask is looked at: a handler that runs blocks its own signal.
-    fn refusal(&self, thread: ThreadRef) -> Option<(Outcome, usize)> {
+    fn refusal(&self, thread: ThreadRef) -> Option<(SignalOutcome, usize)> {
         let state = ThreadState::get(thread)?;
         let (outcome, pc) = state.outcome();
-        let handled = Some(state.pending.generation()) != self.generation;
-        (handled && outcome != Outcome::Unknown).then_some((outcome, pc))
+        let has_run = Some(state.pending.handled()) != self.handled;
+        (has_run && outcome != SignalOutcome::Unknown).then_some((outcome, pc))
     }
 }
 
 /// Why a thread has not handled its signal.
-fn why_silent(thread: ThreadRef) -> Why {
+fn why_silent(thread: ThreadRef) -> StragglerCause {
     if !is_installed() {
-        Why::NotInstalled
-    } else if let Some(obstacle) = install::obstacle() {
-        Why::from(obstacle)
+        StragglerCause::NotInstalled
+    } else if let Some(obstacle) = signal::obstacle() {
+        StragglerCause::from(obstacle)
     } else if is_signal_blocked(thread) {
-        Why::SignalBlocked
+        StragglerCause::SignalBlocked
     } else {
-        Why::NotHandled
+        StragglerCause::NotHandled
     }
 }
 
@@ -284,9 +330,9 @@ fn is_signal_blocked(thread: ThreadRef) -> bool {
 pub enum StoppedAt {
     /// It was not running.
     Idle,
-    /// It was inside [`Task::blocking`], or in a safe region of its thread's. The closure that it runs
-    /// there goes on, and the kernel may write to buffers that it handed to a system call. None of its
-    /// code outside runs.
+    /// It was inside [`Task::blocking`], or its thread in a safe region. The closure that runs there goes
+    /// on, and the kernel may write to buffers that it handed to a system call. None of the task's code
+    /// outside runs.
     Blocked,
     /// It came to a [`poll`](crate::poll).
     Poll,
@@ -296,6 +342,14 @@ pub enum StoppedAt {
 
 /// A suspended task. None of its code runs until this is dropped, but for the closure of a task that
 /// was held inside [`Task::blocking`] ([`StoppedAt::Blocked`]).
+///
+/// # Signal safety
+///
+/// The getters are async-signal-safe (AS-Safe). [`run`](Self::run), [`run_within`](Self::run_within) and
+/// [`backtrace`](Self::backtrace) are not (AS-Unsafe lock heap): they wait. Nor is the drop
+/// (AS-Unsafe heap): it frees the task if this is its last reference.
+///
+/// # Examples
 ///
 /// It may be sent to another thread, but not shared:
 ///
@@ -325,30 +379,18 @@ impl fmt::Debug for Suspended {
 
 impl Suspended {
     /// Where it was stopped.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn stopped_at(&self) -> StoppedAt {
         self.at
     }
 
     /// Its registers, if it was stopped at an instruction.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn registers(&self) -> Option<&Registers> {
         self.interrupted.as_ref()
     }
 
     /// The address of its next instruction, if it was stopped at one.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn pc(&self) -> Option<usize> {
         self.interrupted.map(|registers| registers[Reg::PC] as usize)
@@ -356,35 +398,23 @@ impl Suspended {
 
     /// Its stack pointer, if it was stopped at an instruction: everything above, and the red zone
     /// below, is the task's.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn sp(&self) -> Option<usize> {
         self.interrupted.map(|registers| registers[Reg::SP] as usize)
     }
 
-    /// The thread that runs it, if it is not idle.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The thread that runs the task, if it is not idle.
     #[must_use]
     pub fn thread(&self) -> Option<ThreadRef> {
         self.thread
     }
 
-    /// Has the task's own thread run `f`, on top of the task's stack, and returns what it
-    /// returned. `None` if the task is idle or blocked: then no thread of it can.
+    /// Has the task's own thread run `f`, on top of the task's stack, and returns what `f` returned.
+    /// `None` if the task is idle or blocked: then there is no thread that could.
     ///
     /// There are 16 KiB of stack for `f`, and what the task has left beyond
-    /// ([`sigctx::inject::CALLBACK_ROOM`]). `f` gets the interrupted frame if the task was stopped at an instruction. What it writes
-    /// there takes effect when the task goes on.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: waits.
+    /// ([`sigctx::inject::CALLBACK_ROOM`]). `f` gets the interrupted frame if the task was stopped at an
+    /// instruction. What it writes there takes effect when the task goes on.
     ///
     /// # Blocking
     ///
@@ -400,10 +430,6 @@ impl Suspended {
 
     /// As [`Suspended::run`], if the task's thread begins with `f` before `timeout` is over.
     ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: waits.
-    ///
     /// # Blocking
     ///
     /// At most about `timeout` until `f` begins; then until it has returned.
@@ -411,7 +437,7 @@ impl Suspended {
     /// # Errors
     ///
     /// [`RunError::NotParked`] where [`Suspended::run`] returns `None`. [`RunError::TimedOut`] names the
-    /// thread and says why it did not begin: `f` is not going to be run.
+    /// thread and the cause why it did not begin: `f` is not going to be run.
     ///
     /// # Panics
     ///
@@ -453,16 +479,12 @@ impl Suspended {
             tid: self.thread.and_then(|thread| thread.tid()),
             name: self.thread.map(|thread| thread.name()).unwrap_or_default(),
             waited: start.elapsed(),
-            why: self.thread.map_or(Why::NotRunning, why_silent),
+            cause: self.thread.map_or(StragglerCause::NotRunning, why_silent),
         })
     }
 
     /// The task's stack, innermost frame first, symbolised; through the injected call into the
     /// interrupted code. `None` as for [`Suspended::run`].
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: allocates, waits.
     ///
     /// # Blocking
     ///
@@ -473,17 +495,14 @@ impl Suspended {
         self.run(|_| std::backtrace::Backtrace::force_capture())
     }
 
-    /// Lets the task go on; the same as a drop. Does not wait until it does.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe but for the memory that a last reference frees.
+    /// Lets the task go on, as a drop does. Does not wait until it does.
+    #[doc(alias = "resumeG")]
     pub fn resume(self) {}
 }
 
 impl Drop for Suspended {
     fn drop(&mut self) {
-        // Before others can say that it is theirs.
+        // Before other requesters can say that it is theirs.
         self.task.set_holder(None);
         if let Some(thread) = self.thread {
             thread.set_suspended_by(None);

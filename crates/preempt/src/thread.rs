@@ -1,42 +1,47 @@
-//! What the handler finds of a thread: the signal on its way, the task it runs, the call it is
-//! asked to make, and why the last interruption came to nothing.
+//! What is known of one thread: the signal on its way, the calls that it is asked to make, what came of
+//! the last interruption, and what it waits for.
+//!
+//! Requesters and the handler share the [`ThreadState`]. The thread and its handler alone share the
+//! thread-local variables: what reads them is not inlined, since a hook may come back on another thread,
+//! and the address of a thread-local variable that a function has once computed is the first one's.
 
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, compiler_fence};
+use core::time::Duration;
+use std::time::Instant;
 
-use sigctx::inject::{CallStack, InjectError};
+use sigctx::sys::{self, MaskHow, SigSet};
 use threadreg::{NudgeCall, SignalError, Slot, SlotId, ThreadRef};
 
 use crate::clock;
-use crate::fork::process;
-use crate::install::{self, is_installed, number};
+use crate::error::SignalOutcome;
+use crate::fork::{Hooks, process};
 use crate::pending::Pending;
-use crate::task::TaskCore;
+use crate::signal::{self, is_installed, number};
+use crate::word::TaskWord;
 
 static STATE: Slot<ThreadState> = Slot::new(SlotId::Preempt);
 
-thread_local! {
-    /// How many [`crate::Disabled`] guards the thread holds. Constant and without a destructor:
-    /// the handler reads it.
-    static DISABLED: Cell<u32> = const { Cell::new(0) };
+/// Without them, if there was no memory, a child of a fork waits for signals of its parent's until
+/// their marks are old.
+static HOOKS: Hooks = Hooks::new(None, after_fork);
 
-    /// The task that the thread is inside, and the stack of its registered code. Not in the
-    /// thread's record: that becomes another thread's if this one is detached inside the task.
-    static INSIDE: Cell<Option<Inside>> = const { Cell::new(None) };
+/// Has children of a fork put in order. To be called before there is anything for them to copy.
+pub(crate) fn watch_forks() {
+    let _ = HOOKS.register();
 }
 
-/// See `INSIDE`. Both are kept alive by `Task::enter_on`, on this thread, while they are set.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Inside {
-    pub(crate) task: NonNull<TaskCore>,
-    pub(crate) stack: NonNull<CallStack>,
-    /// The thread was away in another crate's safe region when it entered: that it is there says
-    /// nothing about this task's code.
-    pub(crate) entered_at_rest: bool,
+/// No thread that asked the one thread of the child for anything is left, and no signal that was on its
+/// way comes.
+extern "C" fn after_fork() {
+    if let Some(state) = threadreg::current().and_then(ThreadState::get) {
+        state.pending.after_fork();
+        state.call.state.store(EMPTY, Ordering::Relaxed);
+    }
 }
 
-/// One a thread record; made once, used again by later owners of the record.
+/// One a thread record; made once, used again by the next threads that get the record.
 #[derive(Debug)]
 pub(crate) struct ThreadState {
     pub(crate) pending: Pending,
@@ -52,7 +57,7 @@ impl ThreadState {
         Self {
             pending: Pending::new(),
             call: CallBox::new(),
-            outcome: AtomicU32::new(Outcome::Unknown as u32),
+            outcome: AtomicU32::new(SignalOutcome::Unknown as u32),
             outcome_pc: AtomicUsize::new(0),
             sent_at: AtomicU32::new(u32::MAX),
         }
@@ -65,6 +70,7 @@ impl ThreadState {
 
     /// The state of `thread`, made at the first call. Not async-signal-safe.
     pub(crate) fn of(thread: ThreadRef) -> &'static Self {
+        watch_forks();
         STATE.get_or_init(thread, Self::new)
     }
 
@@ -80,12 +86,12 @@ impl ThreadState {
             return Err(SignalError::Gone);
         }
         let send = || {
-            install::look_after(|| state.is_deaf());
+            signal::look_after(|| state.is_deaf());
             // Relaxed: a hint, of the last sender.
-            state.sent_at.store(state.pending.generation(), Ordering::Relaxed);
+            state.sent_at.store(state.pending.handled(), Ordering::Relaxed);
             thread.signal(number())
         };
-        state.pending.request(owner_mark(thread), clock::millis, wanted, send)
+        state.pending.request(thread.generation(), clock::millis, wanted, send)
     }
 
     /// Stores the call that `thread` is asked to make.
@@ -93,22 +99,16 @@ impl ThreadState {
         self.call.put(thread.generation(), call);
     }
 
-    /// Takes the call that the current owner, `thread`, was asked to make.
+    /// Takes the call that `thread`, which has the record now, was asked to make.
     pub(crate) fn take_call(&self, thread: ThreadRef) -> Option<NudgeCall> {
         self.call.take(thread.generation())
-    }
-
-    /// In the child of a fork, on its one thread.
-    pub(crate) fn after_fork(&self) {
-        self.pending.after_fork();
-        self.call.state.store(EMPTY, Ordering::Relaxed);
     }
 
     pub(crate) fn has_call(&self) -> bool {
         self.call.is_full()
     }
 
-    pub(crate) fn record(&self, outcome: Outcome, pc: usize) {
+    pub(crate) fn record(&self, outcome: SignalOutcome, pc: usize) {
         // Diagnosis only: the two may belong to different signals, and nothing depends on them.
         self.outcome_pc.store(pc, Ordering::Relaxed);
         self.outcome.store(outcome as u32, Ordering::Relaxed);
@@ -117,76 +117,59 @@ impl ThreadState {
     /// Whether the last signal was sent in vain: its handler has not run, or could not inject because
     /// another handler called it.
     fn is_deaf(&self) -> bool {
-        let unheard = self.sent_at.load(Ordering::Relaxed) == self.pending.generation();
-        unheard || self.outcome().0 == Outcome::Other
+        let unheard = self.sent_at.load(Ordering::Relaxed) == self.pending.handled();
+        unheard || self.outcome().0 == SignalOutcome::Other
     }
 
-    pub(crate) fn outcome(&self) -> (Outcome, usize) {
-        let outcome = Outcome::from_u32(self.outcome.load(Ordering::Relaxed));
+    pub(crate) fn outcome(&self) -> (SignalOutcome, usize) {
+        let outcome = SignalOutcome::from_u32(self.outcome.load(Ordering::Relaxed));
         (outcome, self.outcome_pc.load(Ordering::Relaxed))
     }
 }
 
-/// What came of the last signal that found a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// No signal has found a request yet.
-    Unknown = 0,
-    /// The call was made.
-    Interrupted = 1,
-    /// The thread was outside registered code.
-    OutsideCode = 2,
-    /// The thread held a [`Disabled`](crate::Disabled) guard.
-    Disabled = 3,
-    /// The stack had no room left for the call.
-    NoRoom = 4,
-    /// The stack pointer was not on the task's stack.
-    OtherStack = 5,
-    /// An injected call was running already.
-    Nested = 6,
-    /// The pc was in the vDSO or at a system call.
-    Kernel = 7,
-    /// Some other reason; see [`sigctx::inject::InjectError`].
-    Other = 8,
+/// Takes the signal that is on its way to the calling thread, if one is, so that none interrupts what
+/// comes now. False after `timeout`, and for a thread that blocks the signal.
+pub(crate) fn settle(timeout: Duration) -> bool {
+    let Some(me) = threadreg::current() else { return true };
+    let Some(state) = ThreadState::get(me) else { return true };
+    let mut start = None;
+    state.pending.settle(me.generation(), || {
+        let start = *start.get_or_insert_with(Instant::now);
+        // For a requester that has not been scheduled since its mark.
+        std::thread::yield_now();
+        // A system call: what was sent comes at its end.
+        let blocked = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
+        !blocked.contains(number()) && start.elapsed() < timeout
+    })
 }
 
-impl Outcome {
-    fn from_u32(value: u32) -> Self {
-        match value {
-            0 => Self::Unknown,
-            1 => Self::Interrupted,
-            2 => Self::OutsideCode,
-            3 => Self::Disabled,
-            4 => Self::NoRoom,
-            5 => Self::OtherStack,
-            6 => Self::Nested,
-            7 => Self::Kernel,
-            _ => Self::Other,
-        }
-    }
+/// Whether the thread, which is the calling one, has a call to make and may make it.
+pub(crate) fn is_called(me: ThreadRef) -> bool {
+    !is_disabled() && ThreadState::get(me).is_some_and(ThreadState::has_call)
+}
 
-    pub(crate) fn of(refusal: &InjectError) -> Self {
-        match refusal {
-            InjectError::NoRoom { .. } => Self::NoRoom,
-            InjectError::NotOnThisStack { .. } | InjectError::OnAltStack { .. } => Self::OtherStack,
-            InjectError::Nested | InjectError::InTrampoline { .. } => Self::Nested,
-            InjectError::InVdso { .. } | InjectError::AtSyscall { .. } => Self::Kernel,
-            _ => Self::Other,
-        }
+/// Makes the calls that the calling thread is asked to make. They come back on it.
+pub(crate) fn make_calls() {
+    let Some(me) = threadreg::current() else { return };
+    let Some(state) = ThreadState::get(me) else { return };
+    while let Some(call) = state.take_call(me) {
+        // SAFETY: the requester promised that the call may run on this thread at a safe point.
+        unsafe { call.call() };
     }
 }
 
-/// One call, from anybody to the owner; a newer one replaces one that was not taken.
+/// One call, from any requester to the thread; a newer one replaces one that was not taken.
 ///
-/// `state`: EMPTY → (putter) BUSY → FULL → (putter or owner) BUSY → … The fields belong to whoever
-/// made the word BUSY. A putter never waits for the owner, and the owner, whose handler must not
-/// wait, leaves a BUSY box alone: its putter sends a signal when it is done. BUSY says in which process
-/// somebody has the fields: a child of a fork may copy the word from a thread that it does not have.
+/// `state`: EMPTY → (requester) BUSY → FULL → (requester or target) BUSY → … The fields belong to the
+/// thread that made the word BUSY. A requester never waits for the target, and the target, whose handler
+/// must not wait, leaves a BUSY box alone: its requester sends a signal when it is done. BUSY says in
+/// which process a thread has the fields: a child of a fork may copy the word from a thread that it does
+/// not have.
 #[derive(Debug)]
 struct CallBox {
     state: AtomicU32,
-    owner: AtomicU32,
+    /// Of the record, when the call was put.
+    generation: AtomicU32,
     function: AtomicPtr<()>,
     data: AtomicUsize,
 }
@@ -203,30 +186,30 @@ impl CallBox {
     const fn new() -> Self {
         Self {
             state: AtomicU32::new(EMPTY),
-            owner: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
             function: AtomicPtr::new(ptr::null_mut()),
             data: AtomicUsize::new(0),
         }
     }
 
-    fn put(&self, owner: u32, call: NudgeCall) {
+    fn put(&self, generation: u32, call: NudgeCall) {
         let mut seen = self.state.load(Ordering::Relaxed);
         while seen == busy() || !self.claim(seen) {
-            // Another putter, or the owner outside its handler, has three words to copy.
+            // Another requester, or the target outside its handler, has three words to copy.
             std::thread::yield_now();
             seen = self.state.load(Ordering::Relaxed);
         }
-        // Relaxed: published by the store of FULL, partner: the owner's claim.
-        self.owner.store(owner, Ordering::Relaxed);
+        // Relaxed: published by the store of FULL, partner: the target's claim.
+        self.generation.store(generation, Ordering::Relaxed);
         let (function, data) = call.into_parts();
         self.function.store(function as *mut (), Ordering::Relaxed);
         self.data.store(data, Ordering::Relaxed);
-        // Partner: `is_full` and the owner's claim. The order against the acknowledgement is made by
+        // Partner: `is_full` and the target's claim. The order against the acknowledgement is made by
         // the fences in `pending`.
         self.state.store(FULL, Ordering::Release);
     }
 
-    fn take(&self, owner: u32) -> Option<NudgeCall> {
+    fn take(&self, generation: u32) -> Option<NudgeCall> {
         if !self.is_full() || !self.claim(FULL) {
             return None;
         }
@@ -237,7 +220,7 @@ impl CallBox {
         // SAFETY: the two parts of one call, whose maker vouched for it: `put` wrote both while the
         // box was its own.
         let call = unsafe { NudgeCall::new(function, data) };
-        let ours = self.owner.load(Ordering::Relaxed) == owner;
+        let ours = self.generation.load(Ordering::Relaxed) == generation;
         self.state.store(EMPTY, Ordering::Release);
         ours.then_some(call)
     }
@@ -252,39 +235,80 @@ impl CallBox {
     }
 }
 
-/// Tells the owners of one record apart; never 0.
-pub(crate) fn owner_mark(thread: ThreadRef) -> u32 {
-    thread.generation().wrapping_add(1).max(1)
+// All constant and without a destructor: the handler reads them.
+thread_local! {
+    /// How many [`crate::Disabled`] guards the thread holds.
+    static DISABLED: Cell<u32> = const { Cell::new(0) };
+
+    /// The word that the thread waits on.
+    static WAITS_ON: Cell<Option<NonNull<TaskWord>>> = const { Cell::new(None) };
+
+    /// The handler has left Running for the thread's task, and the thread has to come back to it.
+    static RESTED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Adds to the thread's count of guards, and returns the new count.
-#[inline(never)] // see `signal::is_asked_here`
+#[inline(never)] // see the module's documentation
 pub(crate) fn add_disabled(by: i32) -> u32 {
-    DISABLED.with(|count| {
-        let next = count.get().wrapping_add_signed(by);
-        count.set(next);
-        next
-    })
-}
-
-/// What the calling thread is inside. Async-signal-safe.
-#[inline(never)] // see `signal::is_asked_here`
-pub(crate) fn inside() -> Option<Inside> {
-    INSIDE.with(Cell::get)
-}
-
-/// Says what the calling thread is inside.
-#[inline(never)] // see `signal::is_asked_here`
-pub(crate) fn set_inside(inside: Option<Inside>) {
-    INSIDE.with(|cell| cell.set(inside));
-    // The handler runs on this thread: only the compiler could move what follows above this.
-    compiler_fence(Ordering::SeqCst);
+    let next = DISABLED.get().wrapping_add_signed(by);
+    DISABLED.set(next);
+    next
 }
 
 /// Whether the thread holds a guard. Async-signal-safe.
-#[inline(never)] // see `signal::is_asked_here`
+#[inline(never)] // see the module's documentation
 pub(crate) fn is_disabled() -> bool {
-    DISABLED.with(|count| count.get() != 0)
+    DISABLED.get() != 0
+}
+
+/// The calling thread waits on a word, for as long as this lives.
+pub(crate) struct WaitsOn {
+    /// A call that is made in a wait may wait itself.
+    before: Option<NonNull<TaskWord>>,
+}
+
+impl WaitsOn {
+    /// `word` outlives what is returned.
+    #[inline(never)] // see the module's documentation
+    pub(crate) fn new(word: &TaskWord) -> Self {
+        let before = WAITS_ON.replace(Some(NonNull::from(word)));
+        compiler_fence(Ordering::SeqCst);
+        Self { before }
+    }
+}
+
+impl Drop for WaitsOn {
+    fn drop(&mut self) {
+        WAITS_ON.set(self.before);
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+/// Handler: if the thread waits, has it look for its calls.
+#[inline(never)] // see the module's documentation
+pub(crate) fn stir() -> bool {
+    let Some(word) = WAITS_ON.get() else { return false };
+    // SAFETY: `WaitsOn` is dropped before the word is.
+    unsafe { word.as_ref() }.stir();
+    true
+}
+
+/// Handler: it has left Running for the thread's task, which stands still for another crate.
+#[inline(never)] // see the module's documentation
+pub(crate) fn set_rested() {
+    RESTED.set(true);
+}
+
+/// Whether the handler has left Running for the thread's task.
+#[inline(never)] // see the module's documentation
+pub(crate) fn is_rested() -> bool {
+    RESTED.get()
+}
+
+/// From here on the caller answers for the task's coming back to Running.
+#[inline(never)] // see the module's documentation
+pub(crate) fn take_rested() -> bool {
+    RESTED.replace(false)
 }
 
 #[cfg(test)]
@@ -294,19 +318,18 @@ mod tests {
     use testkit::{forked, in_child};
     use threadreg::NudgeCall;
 
-    use super::{CallBox, EMPTY};
-    use crate::fork;
+    use super::{CallBox, EMPTY, HOOKS};
 
     unsafe fn nothing(_data: usize) {}
 
-    /// The record that the box lies on is handed out again in the child.
+    /// F3. The record that the box lies on is handed out again in the child.
     #[test]
     fn a_box_that_a_fork_copies_busy_is_free_in_the_child() {
         let name = "thread::tests::a_box_that_a_fork_copies_busy_is_free_in_the_child";
         in_child(name, Duration::from_secs(20), || {
-            fork::watch();
+            HOOKS.register().expect("there is memory");
             let call_box = CallBox::new();
-            // A putter on another thread, as far as the child can tell.
+            // Another thread's put, as far as the child can tell.
             assert!(call_box.claim(EMPTY));
             let status = forked(|| {
                 // SAFETY: does nothing, anywhere.

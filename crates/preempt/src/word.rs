@@ -1,57 +1,57 @@
-//! The word of a task: who runs it, who wants it stopped, who holds it.
+//! The word of a task: whether it runs, how many requesters want it stopped, whether one holds it.
 //!
-//! This is the protocol of suspend and resume without its system calls; [`crate::task`] and
-//! `suspend` are the edges. One 32-bit word holds everything, so that no wake-up can
-//! fall between two of its parts:
+//! This is the protocol of suspend and resume without its system calls; `target` and `suspend` are the
+//! edges. The *target* is the thread that runs the task, or is about to; the *holder* is the requester
+//! that has it stopped. One 32-bit word holds everything, so that no wake-up can fall between two of its
+//! parts:
 //!
 //! ```text
-//!              owner: start                     owner: park (at a safe point, if wanted)
+//!             target: start                    target: park (at a safe point, if wanted)
 //!      +------+ -----------> +---------+ ---------------------------> +--------+
 //!      | Idle |              | Running |                              | Parked |
 //!      +------+ <----------- +---------+ <--------------------------- +--------+
-//!              owner: finish   |     ^     owner: when it may run
-//!                owner: block  v     | owner: unblock
+//!             target: finish   |     ^    target: when it may run
+//!               target: block  v     | target: unblock
 //!                            +---------+
-//!                            | Blocked |          suspender: hold, in Idle, Blocked or Parked
+//!                            | Blocked |          requester: hold, in Idle, Blocked or Parked
 //!                            +---------+
 //! ```
 //!
 //! | bits | what | set by | cleared by |
 //! |---|---|---|---|
-//! | 0–1 | mode | owner, or its handler | owner |
-//! | 2 | HELD: one suspender has it | suspender | the same suspender |
-//! | 3 | YIELD: run the task's hook | anyone | owner, before the hook |
-//! | 4 | CALL: run the closure in the mailbox | the holder | owner, before the closure; the holder, which gives up |
-//! | 5 | SERVING: the closure runs | owner, with CALL's end | owner, after the closure |
-//! | 6 | WAITS: the owner waits to run | owner | owner |
-//! | 7 | TURN: the owner runs before anyone holds it again | the holder, as it lets go | owner |
+//! | 0–1 | mode | target, or its handler | target |
+//! | 2 | HELD: one requester has it | requester, then the holder | the holder |
+//! | 3 | YIELD: run the task's hook | any requester | target, before the hook |
+//! | 4 | CALL: run the closure in the mailbox | the holder | target, before the closure; the holder, which gives up |
+//! | 5 | SERVING: the closure runs | target, with CALL's end | target, after the closure |
+//! | 6 | WAITS: the target waits to run | target | target |
+//! | 7 | TURN: the target runs before the task is held again | the holder, as it lets go | target |
 //! | 8–12 | a count of the handlers that stirred a waiter | handlers | — |
-//! | 13–31 | how many suspenders want it | suspender | the same suspender |
+//! | 13–31 | how many requesters want it | requester | the same requester |
 //!
 //! Invariants:
-//! - I1: only the owner's thread changes the mode, so a mode once seen under HELD stays.
+//! - I1: only the target changes the mode, so a mode once seen under HELD stays.
 //! - I2: HELD implies that the mode is not Running and that the wanted count is not zero.
-//! - I3: the owner enters Running only when no suspender holds the task, and either none wants it or it is
-//!   the task's TURN.
-//! - I4: every change that somebody may wait for is followed by a wake of the word. A suspender that
+//! - I3: the target enters Running only when no requester holds the task, and either none wants it or it
+//!   is the task's TURN.
+//! - I4: every change that a thread may wait for is followed by a wake of the word. A requester that
 //!   waits for a running task to stop is woken when that leaves Running.
-//! - I5: TURN implies WAITS and not HELD. So of two holds in a row that a waiting task is kept by, the
-//!   task runs in between.
+//! - I5: TURN implies WAITS and not HELD. So a task that waits to run runs between two holds.
 //!
-//! From I1–I3: while a suspender holds a task, none of the task's code runs.
+//! From I1–I3: while a requester holds a task, none of the task's code runs.
 //!
-//! A thread that waits here, as owner or as suspender, can be asked for calls, by a signal. Its handler
+//! A thread that waits here, as target or as requester, can be asked for calls, by a signal. Its handler
 //! *stirs* the word that it waits on: a wait that the signal interrupts, or that is about to begin,
 //! finds another value, and the thread looks for its calls. The kernel restarts a wait with the same
 //! value.
 //!
-//! All operations are on the one word and sequentially consistent, for simplicity: what the owner
+//! All operations are on the one word and sequentially consistent, for simplicity: what the target
 //! wrote before it parked is seen by the holder, and the other way round. The order of a request
 //! (`want`, `request_yield`) against the handler's acknowledgement is made by the fences in
 //! [`crate::pending`].
 //!
 //! References: Go's `suspendG`/`resumeG` (runtime/preempt.go) do this with the `_Gscan` bit of
-//! `atomicstatus`, one suspender at a time and spinning; here suspenders queue on a futex.
+//! `atomicstatus`, one requester at a time and spinning; here requesters queue on a futex.
 
 use core::time::Duration;
 
@@ -66,7 +66,7 @@ const WAITS: u32 = 1 << 6;
 const TURN: u32 = 1 << 7;
 const STIR_ONE: u32 = 1 << 8;
 const STIR: u32 = WANT_ONE - STIR_ONE;
-/// More suspenders than a process can have threads, with any default limit.
+/// Room for more requesters than a process can have threads, with any default limit.
 const WANT_ONE: u32 = 1 << 13;
 
 /// What a task is doing.
@@ -104,12 +104,12 @@ impl Seen {
         self.has(YIELD)
     }
 
-    /// Whether it is to run before anyone holds it again.
+    /// Whether it is to run before it is held again.
     pub(crate) fn is_its_turn(self) -> bool {
         self.has(TURN)
     }
 
-    /// Whether the holder waits for the owner to begin its closure.
+    /// Whether the holder waits for the target to begin with its closure.
     pub(crate) fn is_call(self) -> bool {
         self.has(CALL)
     }
@@ -128,7 +128,7 @@ impl Seen {
     }
 }
 
-/// What an owner does while it waits to run.
+/// What a target does while it waits to run.
 pub(crate) trait Waiter {
     /// Runs what the holder has put into the mailbox.
     fn errand(&mut self);
@@ -143,7 +143,7 @@ pub(crate) trait Waiter {
     fn left(&mut self) -> Option<Duration>;
 }
 
-/// How an owner's wait to run ended.
+/// How a target's wait to run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GoOn {
     /// It runs, and did not have to wait.
@@ -173,7 +173,7 @@ impl TaskWord {
         self.0.compare_exchange(seen.0, to, SeqCst, SeqCst).is_ok()
     }
 
-    // Owner.
+    // Target.
 
     /// Idle → Running, once it may run (I3).
     pub(crate) fn start(&self, waiter: &mut impl Waiter) -> GoOn {
@@ -218,15 +218,16 @@ impl TaskWord {
     /// Running → Idle.
     pub(crate) fn finish(&self) {
         let left = self.leave_running(Mode::Idle, |_| true);
-        debug_assert!(left, "the owner ends a task that it does not run");
+        debug_assert!(left, "the target ends a task that it does not run");
     }
 
-    /// Running → Blocked: the owner may wait, and be held while it does. False if it is not Running.
+    /// Running → Blocked: the target may wait, and the task be held while it does. False if it is not
+    /// Running.
     pub(crate) fn block(&self) -> bool {
         self.leave_running(Mode::Blocked, |_| true)
     }
 
-    /// Handler, on the owner's thread, which stands still: Running → `to`, if anyone wants the task.
+    /// Handler, on the target, which stands still: Running → `to`, if a requester wants the task.
     pub(crate) fn rest(&self, to: Mode) -> bool {
         self.leave_running(to, Seen::is_wanted)
     }
@@ -251,7 +252,7 @@ impl TaskWord {
         self.0.fetch_and(!YIELD, SeqCst) & YIELD != 0
     }
 
-    /// Running → Parked → Running, if anyone wants the task: stays Parked until it may run.
+    /// Running → Parked → Running, if a requester wants the task: stays Parked until it may run.
     pub(crate) fn park(&self, waiter: &mut impl Waiter) {
         loop {
             let seen = self.seen();
@@ -295,12 +296,12 @@ impl TaskWord {
         }
     }
 
-    /// In the child of a fork: whoever wanted or held the task was a thread of the parent.
+    /// In the child of a fork: a thread that wanted or held the task was the parent's.
     pub(crate) fn after_fork(&self) {
         self.0.fetch_and(MODE | YIELD, SeqCst);
     }
 
-    // Suspender.
+    // Requester.
 
     /// Asks for the task to stop. To be followed by [`Self::unwant`] or, once held, by
     /// [`Self::release`].
@@ -314,8 +315,8 @@ impl TaskWord {
         wake_all(&self.0);
     }
 
-    /// Holds the task if it is not running, no other holds it and it is not its turn. The caller
-    /// must want it.
+    /// Holds the task if it is not running, no other holds it and it is not its turn. Only for a
+    /// requester that wants it.
     pub(crate) fn try_hold(&self) -> Result<Mode, Seen> {
         loop {
             let seen = self.seen();
@@ -337,8 +338,8 @@ impl TaskWord {
     pub(crate) fn release(&self) {
         loop {
             let seen = self.seen();
-            // One step: were HELD cleared first, the owner could see itself wanted by nobody who is
-            // still there to let it go.
+            // One step: were HELD cleared first, the target could see itself wanted, and wait, with no
+            // requester left to let it go.
             let turn = if seen.has(WAITS) { TURN } else { 0 };
             if self.change(seen, (seen.0 - HELD - WANT_ONE) | turn) {
                 break;
@@ -347,7 +348,7 @@ impl TaskWord {
         wake_all(&self.0);
     }
 
-    /// Has the owner of a held, Parked task run what lies in the mailbox, and waits for it. False if it
+    /// Has the target of a held, Parked task run what lies in the mailbox, and waits for it. False if it
     /// has not begun when `patience`, which says how long the next wait for that may be, says none.
     pub(crate) fn call(&self, mut patience: impl FnMut() -> Duration) -> bool {
         self.0.fetch_or(CALL, SeqCst);

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use common::{SOON, Spinner, set_up, until};
 use preempt::{
-    CodeError, Outcome, StoppedAt, SuspendError, Task, Why, is_registered_code, register_code,
+    CodeError, SignalOutcome, StoppedAt, StragglerCause, SuspendError, Task, is_registered_code,
+    register_code,
 };
 
 #[test]
@@ -97,19 +98,21 @@ fn a_range_is_retired_when_no_task_stands_still_in_it() {
     let threads: Vec<_> =
         error.threads().iter().map(|(tid, name)| (*tid, name.to_string())).collect();
     assert_eq!((error.stopped(), threads), (1, vec![(tid, "spinner".to_owned())]), "{error}");
-    assert!(error.to_string().contains(&format!("thread {tid} (spinner)")), "{error}");
+    assert!(error.to_string().contains(&format!("thread {tid} \"spinner\"")), "{error}");
     stopped.resume();
     code.retire(SOON).expect("it goes on");
     spinner.progress();
     let mut patience = Duration::from_millis(50);
     let error = loop {
         match spinner.task.suspend(patience).expect_err("not registered any more") {
-            SuspendError::TimedOut { why: Why::Refused { outcome, .. }, .. } => break outcome,
+            SuspendError::TimedOut { cause: StragglerCause::Refused { outcome, .. }, .. } => {
+                break outcome;
+            }
             error => assert!(patience < SOON, "{error}"),
         }
         patience *= 2;
     };
-    assert_eq!(error, Outcome::OutsideCode);
+    assert_eq!(error, SignalOutcome::OutsideCode);
     // Again: there is nothing to take out, and nothing to wait for.
     code.retire(Duration::ZERO).expect("empty");
     spinner.end();
@@ -139,7 +142,7 @@ fn the_error_names_the_function_that_is_not_registered() {
     let mut patience = Duration::from_millis(50);
     let text = loop {
         let error = spinner.task.suspend(patience).expect_err("not registered");
-        if matches!(error, SuspendError::TimedOut { why: Why::Refused { .. }, .. }) {
+        if matches!(error, SuspendError::TimedOut { cause: StragglerCause::Refused { .. }, .. }) {
             break error.to_string();
         }
         assert!(patience < SOON, "{error}");

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use common::{SOON, Spinner, set_up, until};
-use preempt::{RequestError, Task, Why};
+use preempt::{RequestError, StragglerCause, Task};
 
 /// What a hook did that asks for itself again, and then does what ends in a poll.
 #[derive(Default)]
@@ -129,8 +129,8 @@ fn a_request_that_finds_other_code_is_served_when_the_task_is_back_in_its_own() 
     until("the task runs", || PHASE.load(SeqCst) == 1);
     let refused: Result<(), RequestError> = refusal_of(&task);
     let error = refused.expect_err("outside the registered code");
-    assert!(matches!(error.why, Why::Refused { .. }), "{error}");
-    assert!(error.to_string().contains("(elsewhere)"), "{error}");
+    assert!(matches!(error.cause, StragglerCause::Refused { .. }), "{error}");
+    assert!(error.to_string().contains("\"elsewhere\""), "{error}");
     assert!(error.to_string().contains("outside the registered code"), "{error}");
     assert_eq!(runs.load(SeqCst), 0);
     PHASE.store(2, SeqCst);
@@ -145,9 +145,10 @@ fn refusal_of(task: &Task) -> Result<(), RequestError> {
     let mut timeout = Duration::from_millis(50);
     loop {
         match task.request_within(timeout) {
-            Err(RequestError { why: Why::NotHandled | Why::SignalBlocked, .. })
-                if timeout < SOON =>
-            {
+            Err(RequestError {
+                cause: StragglerCause::NotHandled | StragglerCause::SignalBlocked,
+                ..
+            }) if timeout < SOON => {
                 timeout *= 2;
             }
             result => return result,

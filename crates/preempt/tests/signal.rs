@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use common::{SOON, Spinner, set_up, until};
 use preempt::{
-    InstallError, Options, StoppedAt, SuspendError, Task, Unusable, Why, install, install_with,
+    InstallError, Options, StoppedAt, StragglerCause, SuspendError, Task, Unusable, install,
+    install_with,
 };
 use sigctx::sys::{
     KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigSet, getpid, kill, rt_sigaction,
@@ -147,7 +148,7 @@ fn the_error_names_the_handler_that_stays_over_ours() {
         let (handler, error) = last.expect("put on top without end");
         assert_eq!(stopped, 8, "{error}");
         let text = error.to_string();
-        let SuspendError::TimedOut { why: Why::Covered { by }, .. } = error else {
+        let SuspendError::TimedOut { cause: StragglerCause::Covered { by }, .. } = error else {
             panic!("{error}")
         };
         assert_eq!(by, handler, "{text}");

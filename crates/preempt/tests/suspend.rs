@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{SOON, Spinner, set_up, until};
-use preempt::{Outcome, StoppedAt, SuspendError, Task, Why};
+use preempt::{SignalOutcome, StoppedAt, StragglerCause, SuspendError, Task};
 use sigctx::sys::{MaskHow, SigSet, sigprocmask};
 
 #[test]
@@ -124,7 +124,9 @@ fn a_blocked_task_is_held_without_a_signal() {
 fn without_a_handler_nothing_is_sent_and_the_error_says_so() {
     let spinner = Spinner::start("spinner", Task::new());
     let error = spinner.task.suspend(Duration::from_millis(20)).expect_err("no handler");
-    let SuspendError::TimedOut { why: Why::NotInstalled, .. } = error else { panic!("{error}") };
+    let SuspendError::TimedOut { cause: StragglerCause::NotInstalled, .. } = error else {
+        panic!("{error}")
+    };
     let _code = set_up();
     let stopped = spinner.task.suspend(SOON).expect("stops now");
     assert_eq!(stopped.stopped_at(), StoppedAt::Instruction);
@@ -159,11 +161,11 @@ fn a_thread_that_blocks_the_signal_is_named_and_stops_after_it_unblocks() {
     };
     until("it spins", || spin.count.load(SeqCst) > 0);
     let error = task.suspend(Duration::from_millis(50)).expect_err("masked");
-    let SuspendError::TimedOut { tid, ref name, ref why, .. } = error else { panic!("{error}") };
+    let SuspendError::TimedOut { tid, ref name, ref cause, .. } = error else { panic!("{error}") };
     assert_eq!(tid, runner.thread().tid());
     assert_eq!(name.to_string(), "masker");
     let told = testkit::proc_shows_mask(libc::SIGURG);
-    assert!(!told || matches!(why, Why::SignalBlocked), "{error}");
+    assert!(!told || matches!(cause, StragglerCause::SignalBlocked), "{error}");
 
     masked.store(false, SeqCst);
     let count = spin.count.load(SeqCst);
@@ -179,16 +181,19 @@ fn a_thread_that_blocks_the_signal_is_named_and_stops_after_it_unblocks() {
 }
 
 /// Why the handler, once it has run, did not stop the task.
-fn refusal(task: &Task) -> (Outcome, usize) {
+fn refusal(task: &Task) -> (SignalOutcome, usize) {
     let mut refused = None;
     // On a busy machine the handler may not have run when the time is over.
     until("the signal is handled", || {
         match task.suspend(Duration::from_millis(50)).expect_err("refused") {
-            SuspendError::TimedOut { why: Why::Refused { outcome, pc }, .. } => {
+            SuspendError::TimedOut { cause: StragglerCause::Refused { outcome, pc }, .. } => {
                 refused = Some((outcome, pc));
             }
             // A handler that runs blocks its own signal.
-            SuspendError::TimedOut { why: Why::NotHandled | Why::SignalBlocked, .. } => {}
+            SuspendError::TimedOut {
+                cause: StragglerCause::NotHandled | StragglerCause::SignalBlocked,
+                ..
+            } => {}
             error => panic!("{error}"),
         }
         refused.is_some()
@@ -201,7 +206,7 @@ fn code_that_is_not_registered_is_not_interrupted_and_the_error_says_where_it_wa
     preempt::install().expect("install");
     let spinner = Spinner::start("outside", Task::new());
     let (outcome, pc) = refusal(&spinner.task);
-    assert_eq!(outcome, Outcome::OutsideCode);
+    assert_eq!(outcome, SignalOutcome::OutsideCode);
     let code = preempt::preemptible_section!();
     assert!(code.contains(&pc), "{pc:#x} is not in {code:x?}");
     spinner.end();
@@ -232,11 +237,11 @@ fn a_guard_puts_the_stop_off_until_it_is_dropped() {
         })
     };
     until("it spins", || count.load(SeqCst) > 0);
-    assert_eq!(refusal(&task).0, Outcome::Disabled);
+    assert_eq!(refusal(&task).0, SignalOutcome::Disabled);
 
-    let suspender = thread::spawn(move || task.suspend(SOON).map(|s| s.stopped_at()));
+    let requester = thread::spawn(move || task.suspend(SOON).map(|s| s.stopped_at()));
     guarded.store(false, SeqCst);
-    let at = suspender.join().expect("no panic").expect("stops");
+    let at = requester.join().expect("no panic").expect("stops");
     assert!(matches!(at, StoppedAt::Poll | StoppedAt::Idle), "{at:?}");
     runner.join().expect("no panic").expect("entered");
 }
@@ -283,11 +288,11 @@ fn stress_two_tasks_suspend_each_other() {
     });
 }
 
-/// Many suspenders of one loop: they take turns, and the loop makes progress between them.
+/// Many requesters of one loop: they take turns, and the loop makes progress between them.
 #[test]
-fn stress_many_suspenders_do_not_starve_the_task() {
+fn stress_many_requesters_do_not_starve_the_task() {
     testkit::in_child(
-        "stress_many_suspenders_do_not_starve_the_task",
+        "stress_many_requesters_do_not_starve_the_task",
         Duration::from_secs(100),
         || {
             let _code = set_up();
@@ -432,19 +437,19 @@ fn a_parked_task_makes_the_calls_that_its_thread_is_asked_to_make() {
 
 /// The signal that was on its way in the parent never comes in the child.
 #[test]
-fn a_child_of_a_fork_waits_for_nobody() {
-    testkit::in_child("a_child_of_a_fork_waits_for_nobody", Duration::from_secs(30), || {
+fn a_child_of_a_fork_waits_for_no_thread() {
+    testkit::in_child("a_child_of_a_fork_waits_for_no_thread", Duration::from_secs(30), || {
         preempt::install().expect("install");
         let _me = threadreg::attach().expect("attach");
         let task = Task::new();
         let urg = SigSet::of(libc::SIGURG);
         let status = task.enter(|| {
             let _ = sigprocmask(MaskHow::Block, &urg);
-            let suspender = {
+            let requester = {
                 let task = task.clone();
                 thread::spawn(move || task.suspend(Duration::from_millis(20)).map(drop))
             };
-            suspender.join().expect("no panic").expect_err("masked");
+            requester.join().expect("no panic").expect_err("masked");
             // SAFETY: the child makes only calls that are in order there, and leaves by `_exit`.
             let child = unsafe { libc::fork() };
             if child == 0 {

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{SOON, Spin, Spinner, set_up, until};
-use preempt::{EnterError, RunError, StoppedAt, SuspendError, Task, Why};
+use preempt::{EnterError, RunError, StoppedAt, StragglerCause, SuspendError, Task};
 use sigctx::sys::{MaskHow, SigSet, gettid, sigprocmask};
 use threadreg::{Nudge, NudgeCall};
 
@@ -163,7 +163,7 @@ fn a_task_blocks_after_its_signal_was_lost() {
     });
 }
 
-/// Suspenders that hold the task for longer than it takes the others to queue up. What is counted is
+/// Requesters that hold the task for longer than it takes the others to queue up. What is counted is
 /// the loop's progress between two holds, not time.
 #[test]
 fn stress_a_task_runs_between_two_holds() {
@@ -368,18 +368,22 @@ fn no_signal_is_said_to_be_sent_when_there_was_no_time() {
         let _code = set_up();
         let spinner = Spinner::start("spinner", Task::new());
         let error = spinner.task.suspend(Duration::ZERO).map(drop).expect_err("it runs");
-        assert!(matches!(error, SuspendError::TimedOut { why: Why::NoTime, .. }), "{error}");
+        assert!(
+            matches!(error, SuspendError::TimedOut { cause: StragglerCause::NoTime, .. }),
+            "{error}"
+        );
         spinner.end();
     });
 }
 
-/// Another suspender's hold is the reason, not the thread.
+/// Another requester's hold is the reason, not the thread.
 #[test]
-fn a_suspender_is_told_that_another_has_the_task() {
+fn a_requester_is_told_that_another_has_the_task() {
     let task = Task::new();
     let held = task.suspend(SOON).expect("idle");
     let error = task.suspend(Duration::from_millis(20)).map(drop).expect_err("held");
-    let SuspendError::TimedOut { why: Why::HeldByAnother { holder }, .. } = error else {
+    let SuspendError::TimedOut { cause: StragglerCause::HeldByAnother { holder }, .. } = error
+    else {
         panic!("{error}")
     };
     assert_eq!(holder, Some(gettid()));

@@ -1,11 +1,45 @@
-//! Sections of registered code that must not be interrupted.
+//! Safe points that code has of its own accord, and sections without any.
 
 use core::marker::PhantomData;
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use crate::thread::add_disabled;
+use crate::target;
+use crate::thread::{add_disabled, is_disabled};
+
+/// A safe point for code that is not registered: does what is asked of the calling thread.
+///
+/// Costs a few loads when nothing is asked.
+///
+/// # Signal safety
+///
+/// Not async-signal-safe (AS-Unsafe lock): may wait.
+///
+/// # Blocking
+///
+/// While the thread's task is suspended.
+///
+/// # Examples
+///
+/// ```
+/// for _ in 0..1000 {
+///     // … a slice of work …
+///     preempt::poll();
+/// }
+/// ```
+#[doc(alias("safepoint poll", "preemption check"))]
+// Not inlined: a loop of polls may come back from one on another thread.
+#[inline(never)]
+pub fn poll() {
+    if !is_disabled() && target::is_asked_here() {
+        target::serve(None);
+    }
+}
 
 /// Keeps the calling thread from being interrupted for as long as it lives; see [`disable`].
+///
+/// # Signal safety
+///
+/// Not async-signal-safe (AS-Unsafe lock) is the drop of a thread's last guard, which serves requests.
 #[derive(Debug)]
 #[must_use = "the thread can be interrupted again as soon as this is dropped"]
 pub struct Disabled {
@@ -19,7 +53,7 @@ pub struct Disabled {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe; the drop of the last guard is not, since it serves requests.
+/// Async-signal-safe (AS-Safe); the drop of the last guard is not, since it serves requests.
 ///
 /// # Examples
 ///
@@ -28,6 +62,7 @@ pub struct Disabled {
 /// // Change what interrupting code looks at …
 /// drop(guard);
 /// ```
+#[doc(alias("acquirem", "preemptoff"))]
 pub fn disable() -> Disabled {
     add_disabled(1);
     // The handler runs on this thread: only the compiler could move what follows above the count.
@@ -39,7 +74,7 @@ impl Drop for Disabled {
     fn drop(&mut self) {
         compiler_fence(Ordering::SeqCst);
         if add_disabled(-1) == 0 {
-            crate::poll();
+            poll();
         }
     }
 }

@@ -1,0 +1,477 @@
+//! The target's side: what the thread that runs a task does at its safe points, and how it waits.
+//!
+//! The thread comes here from the injected call ([`handler`](crate::handler)) and from polls
+//! ([`serve`]), and from the calls of [`Task`](crate::Task) that enter a task or block in it. While it
+//! waits, it still makes the calls that it is asked to make ([`Nudger`](crate::Nudger)): it may be a
+//! mutator whose world is about to stop, and the thread that it waits for may be stopped already. Its
+//! handler cannot make them, but stirs the word that the thread waits on.
+
+use core::any::Any;
+use core::cell::{Cell, UnsafeCell};
+use core::mem;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering, compiler_fence};
+use core::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sigctx::Registers;
+use sigctx::inject::{CallStack, Frame};
+use sigctx::sys::Tid;
+use threadreg::{SignalError, ThreadRef};
+
+use crate::clock;
+use crate::error::Held;
+use crate::fork::Hooks;
+use crate::place::Place;
+use crate::thread::{
+    ThreadState, WaitsOn, add_disabled, is_called, is_rested, make_calls, take_rested,
+};
+use crate::word::{GoOn, Mode, TaskWord, Waiter};
+
+/// What a task runs when it is asked to make way; gets the interrupted frame, or `None` at a poll.
+pub(crate) type Hook = dyn Fn(Option<&mut Frame<'_>>) + Send + Sync;
+
+/// What the holder of a parked task has its thread run.
+pub(crate) type Errand<'a> = dyn FnMut(Option<&mut Frame<'_>>) + Send + 'a;
+
+/// How much processor time a task's thread has, at least, before the task is stopped again, in
+/// microseconds: two to four times what a stop costs.
+const GRACE: u32 = 50;
+
+/// A task can be held, and its thread fork, without the handler for the signal. Without them, if there
+/// was no memory, the child waits for a holder that it does not have.
+static HOOKS: Hooks = Hooks::new(None, after_fork);
+
+extern "C" fn after_fork() {
+    if let Some(task) = current() {
+        task.word.after_fork();
+        task.place.after_fork();
+    }
+}
+
+pub(crate) struct TaskCore {
+    /// Total order of tasks: of two that suspend each other, it says which gives way.
+    pub(crate) id: u32,
+    pub(crate) word: TaskWord,
+    /// Where the task runs; written by that thread before it enters Running.
+    pub(crate) place: Place,
+    hook: Option<Box<Hook>>,
+    /// The hook runs, or has left its stack and will come back. Written by the target alone.
+    in_hook: AtomicU32,
+    /// Written by the target before it parks, read by the holder of the parked task.
+    interrupted: UnsafeCell<Option<Registers>>,
+    /// Written by the holder before CALL, read by the target while CALL is set.
+    errand: UnsafeCell<Option<*mut Errand<'static>>>,
+    /// The frame that `interrupted` was read from, while that call lasts. The target's.
+    frame: Cell<Option<NonNull<Frame<'static>>>>,
+    /// The target's processor time when it went on after a wait, in microseconds; 0 once that is long
+    /// ago. Relaxed: the target's.
+    went_on: AtomicU32,
+    /// The thread that holds the task, or 0. Relaxed: for diagnosis.
+    holder: AtomicI32,
+}
+
+// SAFETY: `interrupted` and `errand` are handed between the target and the one holder by the word, as
+// their comments say, `frame` is the target's alone; every other field is Sync.
+unsafe impl Sync for TaskCore {}
+// SAFETY: the raw pointer in `errand` is to a closure that is Send, and is there only during a call;
+// that in `frame` is there only while the thread it belongs to is inside the task.
+unsafe impl Send for TaskCore {}
+
+/// `in_hook`: no hook runs, one runs in an injected call, or one at a poll.
+const NO_HOOK: u32 = 0;
+const IN_CALL: u32 = 1;
+const AT_POLL: u32 = 2;
+
+/// Says on drop, so also when the hook panics, that it has ended.
+struct InHook<'a>(&'a AtomicU32);
+
+impl Drop for InHook<'_> {
+    fn drop(&mut self) {
+        // Relaxed: the target's, on whichever thread.
+        self.0.store(NO_HOOK, Ordering::Relaxed);
+    }
+}
+
+impl TaskCore {
+    pub(crate) fn new(hook: Option<Box<Hook>>) -> Self {
+        static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+        let _ = HOOKS.register();
+        Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            word: TaskWord::new(),
+            place: Place::nowhere(),
+            hook,
+            in_hook: AtomicU32::new(NO_HOOK),
+            interrupted: UnsafeCell::new(None),
+            errand: UnsafeCell::new(None),
+            frame: Cell::new(None),
+            went_on: AtomicU32::new(0),
+            holder: AtomicI32::new(0),
+        }
+    }
+
+    pub(crate) fn thread(&self) -> Option<ThreadRef> {
+        self.place.thread()
+    }
+
+    /// Sends the signal, unless one is on its way.
+    pub(crate) fn signal(&self) -> Result<(), SignalError> {
+        let Some(thread) = self.thread() else { return Ok(()) };
+        ThreadState::signal(thread, || self.word.seen().mode() == Mode::Running)
+    }
+
+    /// The thread that holds the task.
+    pub(crate) fn holder(&self) -> Option<Tid> {
+        Some(self.holder.load(Ordering::Relaxed)).filter(|&tid| tid != 0)
+    }
+
+    /// Says which thread holds the task.
+    pub(crate) fn set_holder(&self, tid: Option<Tid>) {
+        self.holder.store(tid.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    pub(crate) fn held_for(&self, waited: Duration) -> Held {
+        Held { holder: self.holder(), waited }
+    }
+
+    /// Whether the running task is asked for anything that it is to do now. Async-signal-safe; target.
+    pub(crate) fn is_asked(&self) -> bool {
+        let seen = self.word.seen();
+        let is_to_run_its_hook =
+            seen.mode() == Mode::Running && seen.is_yield() && !self.is_in_hook();
+        is_to_run_its_hook || self.is_to_stop()
+    }
+
+    fn is_to_stop(&self) -> bool {
+        let seen = self.word.seen();
+        seen.mode() == Mode::Running && seen.is_wanted() && !self.has_just_gone_on()
+    }
+
+    /// Target: the [`GRACE`] begins.
+    pub(crate) fn note_went_on(&self) {
+        let now = clock::own_micros().map_or(0, |now| now.max(1));
+        self.went_on.store(now, Ordering::Relaxed);
+    }
+
+    /// Target, as it leaves the task: another thread's processor time is another.
+    pub(crate) fn forget_went_on(&self) {
+        self.went_on.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the target has waited, and since had less than [`GRACE`]. Requesters ask again.
+    fn has_just_gone_on(&self) -> bool {
+        let then = self.went_on.load(Ordering::Relaxed);
+        if then == 0 {
+            return false;
+        }
+        let just = clock::own_micros().is_some_and(|now| now.wrapping_sub(then) < GRACE);
+        if !just {
+            self.went_on.store(0, Ordering::Relaxed);
+        }
+        just
+    }
+
+    /// Target: whether it can [`Self::block`] now.
+    pub(crate) fn can_block(&self) -> bool {
+        match self.word.seen().mode() {
+            Mode::Running => true,
+            Mode::Blocked => is_rested(),
+            Mode::Idle | Mode::Parked => false,
+        }
+    }
+
+    /// Target: Running → Blocked. The handler may have done that, in a safe region; then it is the
+    /// caller's from here on.
+    pub(crate) fn block(&self) {
+        if !self.word.block() {
+            let rested = take_rested();
+            debug_assert!(rested, "the task was not running");
+        }
+    }
+
+    /// Target: Blocked → Running, once it may run, or [`GoOn::TimedOut`] after `timeout`.
+    pub(crate) fn unblock(&self, timeout: Option<Duration>) -> GoOn {
+        self.go_on(threadreg::current(), timeout)
+    }
+
+    /// Target: back to Running, once it may run; makes the calls of `me` meanwhile.
+    pub(crate) fn go_on(&self, me: Option<ThreadRef>, timeout: Option<Duration>) -> GoOn {
+        let mode = self.word.seen().mode();
+        if mode == Mode::Running {
+            return GoOn::AtOnce;
+        }
+        let gone_on = self.word.go_on(mode, &mut Wait::new(self, me, timeout));
+        if gone_on == GoOn::Waited {
+            self.note_went_on();
+        }
+        gone_on
+    }
+
+    /// A hook is not entered while it runs: it would interrupt itself until the stack is full. What is
+    /// asked meanwhile waits for its end.
+    fn is_in_hook(&self) -> bool {
+        // Relaxed: the target's, on whichever thread.
+        match self.in_hook.load(Ordering::Relaxed) {
+            NO_HOOK => false,
+            // One that took its frame out (`Frame::park`) never returns. Then the stack says that the
+            // interrupted code goes on.
+            IN_CALL => inside().is_none_or(|inside| {
+                // SAFETY: this thread keeps the stack alive while it is inside.
+                unsafe { inside.stack.as_ref() }.is_active()
+            }),
+            _ => true,
+        }
+    }
+
+    /// Target, at a safe point: does one thing that is asked. Returns false if nothing is. The hook may
+    /// come back on another thread.
+    fn serve(&self, frame: Option<&mut Frame<'_>>) -> bool {
+        if !self.is_asked() {
+            return false;
+        }
+        let may_run = !self.is_in_hook() && (frame.is_some() || is_on_its_stack());
+        if may_run && self.word.take_yield() {
+            if let Some(hook) = &self.hook {
+                // Relaxed: the target's, on whichever thread.
+                let how = if frame.is_some() { IN_CALL } else { AT_POLL };
+                self.in_hook.store(how, Ordering::Relaxed);
+                let _in_hook = InHook(&self.in_hook);
+                hook(frame);
+            }
+            return true;
+        }
+        if !self.is_to_stop() {
+            return false;
+        }
+        self.with_frame(frame, || {
+            self.word.park(&mut Wait::new(self, threadreg::current(), None));
+        });
+        self.note_went_on();
+        true
+    }
+
+    /// Target, at a safe point: does `work`, in which the task may be parked at `frame`.
+    fn with_frame(&self, frame: Option<&mut Frame<'_>>, work: impl FnOnce()) {
+        // In a wait of the task's, what was interrupted is what the wait says.
+        if self.word.seen().mode() != Mode::Running {
+            return work();
+        }
+        let interrupted = frame.as_deref().map(Frame::registers);
+        let frame = frame.map(|frame| NonNull::from(frame).cast());
+        // SAFETY: the target writes while it runs; a holder reads only while it is parked.
+        let interrupted = unsafe { mem::replace(&mut *self.interrupted.get(), interrupted) };
+        let frame = self.frame.replace(frame);
+        work();
+        // SAFETY: as above: the task is parked in `work` alone.
+        unsafe { *self.interrupted.get() = interrupted };
+        self.frame.set(frame);
+    }
+
+    /// Holder of the parked task: the registers of the code that was interrupted, if it was.
+    ///
+    /// # Safety
+    ///
+    /// The calling thread holds the task, which is parked.
+    pub(crate) unsafe fn interrupted(&self) -> Option<Registers> {
+        // SAFETY: the target wrote this before it parked, and does not again until it is let go.
+        unsafe { *self.interrupted.get() }
+    }
+
+    /// Target, in the place of a CALL: runs the errand that the holder has posted.
+    fn run_posted(&self) {
+        // SAFETY: the holder has written it before CALL, and waits for the end of SERVING.
+        let errand = unsafe { (*self.errand.get()).take() };
+        let Some(errand) = errand else { return };
+        // SAFETY: the frame is that of the injected call in which the target waits, below this one, and
+        // the reference to it that was handed to `with_frame` is not used meanwhile.
+        let frame = self.frame.get().map(|mut frame| unsafe { frame.as_mut() });
+        // SAFETY: the holder keeps the closure alive until SERVING is over, and does not touch it
+        // meanwhile.
+        unsafe { (*errand)(frame) };
+    }
+
+    /// Target, in another crate's code: as [`Self::run_posted`]. That is no safe point, so the errand
+    /// must make no calls there.
+    pub(crate) fn run_posted_elsewhere(&self) {
+        add_disabled(1);
+        self.run_posted();
+        add_disabled(-1);
+    }
+
+    /// Holder of the parked task: has its thread run `errand`. A panic in it comes back. `None` if it
+    /// has not begun when `patience` says that the next wait is none.
+    pub(crate) fn run_errand(
+        &self,
+        errand: &mut Errand<'_>,
+        patience: impl FnMut() -> Duration,
+    ) -> Option<Result<(), Box<dyn Any + Send>>> {
+        let mut ended = Ok(());
+        let mut guarded = |frame: Option<&mut Frame<'_>>| {
+            let run = core::panic::AssertUnwindSafe(|| errand(frame));
+            ended = std::panic::catch_unwind(run);
+        };
+        let guarded: &mut Errand<'_> = &mut guarded;
+        // SAFETY: only the lifetime changes; the pointer is taken out before `call` returns, or never.
+        let guarded =
+            unsafe { core::mem::transmute::<&mut Errand<'_>, &mut Errand<'static>>(guarded) };
+        // SAFETY: the target reads it only after CALL, which the next line sets.
+        unsafe { *self.errand.get() = Some(&raw mut *guarded) };
+        let served = self.word.call(patience);
+        // SAFETY: CALL and SERVING are over, so the target does not look.
+        unsafe { *self.errand.get() = None };
+        served.then_some(ended)
+    }
+}
+
+/// What a thread is inside. `Task::enter_on` keeps both alive, on this thread, while they are set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Inside {
+    pub(crate) task: NonNull<TaskCore>,
+    pub(crate) stack: NonNull<CallStack>,
+    /// The thread was away in another crate's safe region when it entered: that it is there says
+    /// nothing about this task's code.
+    pub(crate) entered_at_rest: bool,
+}
+
+thread_local! {
+    /// The task that the thread is inside, and the stack of its registered code. Not in the
+    /// thread's record: that becomes another thread's if this one is detached inside the task.
+    /// Constant and without a destructor: the handler reads it.
+    static INSIDE: Cell<Option<Inside>> = const { Cell::new(None) };
+}
+
+/// What the calling thread is inside. Async-signal-safe.
+#[inline(never)] // see the documentation of `thread`
+pub(crate) fn inside() -> Option<Inside> {
+    INSIDE.with(Cell::get)
+}
+
+/// Says what the calling thread is inside.
+#[inline(never)] // see the documentation of `thread`
+pub(crate) fn set_inside(inside: Option<Inside>) {
+    INSIDE.with(|cell| cell.set(inside));
+    // The handler runs on this thread: only the compiler could move what follows above this.
+    compiler_fence(Ordering::SeqCst);
+}
+
+/// Whether the calling thread is on the stack of the task that it is inside. On another one (a
+/// scheduler's, to which the task's coroutine has switched back) a hook would leave that.
+#[inline(never)] // see the documentation of `thread`
+fn is_on_its_stack() -> bool {
+    let here = 0_u8;
+    let Some(inside) = inside() else { return false };
+    // SAFETY: this thread keeps the stack alive while it is inside.
+    let stack = unsafe { inside.stack.as_ref() };
+    let is_threads = threadreg::current().is_some_and(|me| ptr::eq(me.call_stack(), stack));
+    let (lo, hi) = stack.bounds();
+    // The bounds of a thread's own stack may be too narrow (the main thread's, with some libcs).
+    is_threads || (lo..hi).contains(&(&raw const here as usize))
+}
+
+/// The task of the calling thread.
+pub(crate) fn current<'a>() -> Option<&'a TaskCore> {
+    let inside = inside()?;
+    // SAFETY: this thread keeps the task alive while it is inside. The lifetime is the caller's to
+    // keep inside `Task::enter`, which all callers are called from.
+    Some(unsafe { inside.task.as_ref() })
+}
+
+/// [`current`], with a reference of its own.
+fn current_shared() -> Option<Arc<TaskCore>> {
+    let task = ptr::from_ref(current()?);
+    // SAFETY: every `TaskCore` is made in an `Arc`, and this one lives (`current`).
+    unsafe { Arc::increment_strong_count(task) };
+    // SAFETY: the reference just counted.
+    Some(unsafe { Arc::from_raw(task) })
+}
+
+/// Whether anything is asked of the thread, which is the calling one. Async-signal-safe.
+pub(crate) fn is_asked(state: &ThreadState) -> bool {
+    state.has_call() || current().is_some_and(TaskCore::is_asked)
+}
+
+/// Whether anything is asked of the calling thread, whichever it is now.
+#[inline(never)] // see the documentation of `thread`
+pub(crate) fn is_asked_here() -> bool {
+    threadreg::current().and_then(ThreadState::get).is_some_and(is_asked)
+}
+
+/// Does what is asked of the calling thread, at a safe point, until nothing is.
+pub(crate) fn serve(mut frame: Option<&mut Frame<'_>>) {
+    while serve_once(frame.as_deref_mut()) {}
+}
+
+/// Does one thing that is asked of the calling thread's task, and all calls that the thread is to make.
+///
+/// Not inlined: after a hook nothing here may ask for the thread.
+#[inline(never)] // see the documentation of `thread`
+fn serve_once(mut frame: Option<&mut Frame<'_>>) -> bool {
+    match current() {
+        Some(task) => task.with_frame(frame.as_deref_mut(), make_calls),
+        None => make_calls(),
+    }
+    // A reference of its own: the hook may come back when the task has been left, and let go.
+    current_shared().is_some_and(|task| task.serve(frame))
+}
+
+/// The target's wait to run its task.
+pub(crate) struct Wait<'a> {
+    task: &'a TaskCore,
+    /// The thread whose calls are made meanwhile.
+    me: Option<ThreadRef>,
+    timeout: Option<Duration>,
+    start: Option<Instant>,
+    _on: WaitsOn,
+}
+
+impl<'a> Wait<'a> {
+    pub(crate) fn new(
+        task: &'a TaskCore,
+        me: Option<ThreadRef>,
+        timeout: Option<Duration>,
+    ) -> Self {
+        Self { task, me, timeout, start: None, _on: WaitsOn::new(&task.word) }
+    }
+
+    /// How long it has waited by now.
+    pub(crate) fn waited(&self) -> Duration {
+        self.start.map(|start| start.elapsed()).unwrap_or_default()
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if let Some(me) = self.me.filter(|_| self.start.is_some()) {
+            me.set_suspended_by(None);
+        }
+    }
+}
+
+impl Waiter for Wait<'_> {
+    fn errand(&mut self) {
+        if self.me.is_some() {
+            self.task.run_posted();
+        } else {
+            self.task.run_posted_elsewhere();
+        }
+    }
+
+    fn is_called(&mut self) -> bool {
+        self.me.is_some_and(is_called)
+    }
+
+    fn look(&mut self) {
+        make_calls();
+    }
+
+    fn left(&mut self) -> Option<Duration> {
+        let start = *self.start.get_or_insert_with(Instant::now);
+        if let Some(me) = self.me {
+            // A stop that waits for this thread can say for which thread that waits.
+            me.set_suspended_by(self.task.holder());
+        }
+        self.timeout.map(|timeout| timeout.saturating_sub(start.elapsed()))
+    }
+}
