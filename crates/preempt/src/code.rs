@@ -1,6 +1,6 @@
 //! The code that may be interrupted at any instruction, registered by range.
 //!
-//! Rust has no tables of unsafe points, so a pc is a safe point only where somebody has promised
+//! Rust has no tables of unsafe points, so a pc is a safe point only where the program has promised
 //! it: code of a JIT, or functions placed in the section `preemptible`.
 //!
 //! A handler looks a pc up in an immutable sorted snapshot. Registration replaces the snapshot
@@ -13,7 +13,7 @@
 //! | `table` | writer | handlers | store / load, `SeqCst` | points to a live snapshot |
 //! | `readers[i]` | handlers ±1 | writer | `SeqCst` | counts the handlers that may hold a snapshot |
 //! | `turn` | writer | handlers | `SeqCst` | which counter a new handler uses |
-//! | `Code::stopped` | handlers +1, injected calls −1 | `retire` | `SeqCst` / release, acquire | counts those who stand still in the range |
+//! | `Code::stopped` | handlers +1, injected calls −1 | `retire` | `SeqCst` / release, acquire | counts the interruptions that have not ended in the range |
 //!
 //! The writer stores `table`, then loads the counters; a handler increments a counter, then loads
 //! `table`: store-then-load on both sides, hence sequential consistency throughout.
@@ -30,8 +30,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use crate::fork::Hooks;
-use crate::fork_lock::ForkLock;
+use sigctx::fork::Hooks;
+use sigctx::sync::Mutex;
+use sigctx::sys::Tid;
+
+use crate::lock::Locked;
 use crate::ranges::{Overlap, Table};
 
 type Snapshot = Table<Code>;
@@ -40,7 +43,7 @@ static TABLE: AtomicPtr<Snapshot> = AtomicPtr::new(ptr::null_mut());
 static READERS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
 static TURN: AtomicUsize = AtomicUsize::new(0);
 /// What it protects is whole at every moment: a snapshot is put in the place of another at once.
-static WRITER: ForkLock = ForkLock::new();
+static WRITER: Mutex = Mutex::new();
 
 /// Without them, if there was no memory, the child of a fork may wait for a reader that it does not have.
 static HOOKS: Hooks = Hooks::new(None, after_fork);
@@ -48,7 +51,7 @@ static HOOKS: Hooks = Hooks::new(None, after_fork);
 /// How many of the threads that stand still in a range are known by name.
 const NAMED: usize = 4;
 
-/// A registered range, and who stands still in it.
+/// A registered range, and the threads that stand still in it.
 #[derive(Debug)]
 #[repr(align(8))]
 pub(crate) struct Code {
@@ -83,7 +86,7 @@ pub(crate) struct Stop {
 impl Stop {
     /// Async-signal-safe.
     fn new(code: &Arc<Code>) -> Self {
-        // One reference more: the range may be taken out, and its owner gone, during the call.
+        // One reference more: the range may be taken out, and its `CodeRange` gone, during the call.
         let code = Arc::into_raw(Arc::clone(code));
         // SAFETY: the reference just made.
         let this = unsafe { &*code };
@@ -113,7 +116,7 @@ impl Stop {
 }
 
 impl Drop for Stop {
-    /// Async-signal-safe while somebody else has a reference to the code.
+    /// Async-signal-safe while there is another reference to the code.
     fn drop(&mut self) {
         // SAFETY: the reference that `new` made is ours until the end of this.
         let code = unsafe { Arc::from_raw(self.code) };
@@ -126,6 +129,10 @@ impl Drop for Stop {
 }
 
 /// Code registered as interruptible; dropping it takes the range out again.
+///
+/// # Signal safety
+///
+/// Neither [`retire`](Self::retire) nor the drop is async-signal-safe (AS-Unsafe lock heap).
 ///
 /// # Examples
 ///
@@ -184,7 +191,7 @@ impl core::error::Error for CodeError {}
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe: allocates and locks.
+/// Not async-signal-safe (AS-Unsafe lock heap).
 ///
 /// # Blocking
 ///
@@ -231,7 +238,7 @@ pub unsafe fn register_code(range: Range<usize>) -> Result<CodeRange, CodeError>
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe: allocates and locks.
+/// Not async-signal-safe (AS-Unsafe lock heap).
 ///
 /// # Blocking
 ///
@@ -279,29 +286,25 @@ impl CodeRange {
     /// Takes the range out of the registry and waits until no task stands still in it.
     ///
     /// After `Ok` no [`Suspended`](crate::Suspended) reports an instruction in the range, no frame of
-    /// an interruption leads back into it, and none will. The threads that were let go last may still
-    /// execute in it, as may any that was not interrupted: how the code is left is its owner's to know.
+    /// an interruption leads back into it, and none will. A thread that was let go last may still execute
+    /// in it, and so may one that was not interrupted: only the program knows when the code is left.
     ///
-    /// A drop takes the range out without waiting. Tasks that stand still there then go on there when
-    /// they are resumed: those that are suspended, those whose hook has not returned (a coroutine that
-    /// was preempted and waits to be scheduled), and threads that make the call of a nudge.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: allocates, locks and waits.
+    /// A drop takes the range out without waiting. What stands still there then goes on there when it is
+    /// resumed: a suspended task, a task whose hook has not returned (a coroutine that was preempted and
+    /// waits to be scheduled), a thread that makes the call of a nudge.
     ///
     /// # Blocking
     ///
-    /// Until the last of them goes on, at most about `timeout`. Called on a thread that stands still
-    /// there itself (in a hook), always for that long. The same if a call was injected there that never
-    /// returned: its hook took the frame out (`Frame::park` of `sigctx`) or its stack was given up, or a
-    /// handler from before left the code before the call began.
+    /// Until the last of them goes on, at most about `timeout`. Always for that long on a thread that
+    /// stands still there itself (in a hook), and where a call was injected that never returned: its hook
+    /// took the frame out (`Frame::park` of `sigctx`), its stack was given up, or a handler from before
+    /// left the code before the call began.
     ///
     /// # Errors
     ///
-    /// [`RetireError`]: some stand still there yet; it names their threads. The range is out of the
-    /// registry, and `retire` may be called again. In the child of a fork, what the parent's other
-    /// threads were doing counts forever.
+    /// [`RetireError`] when the time is over: it names the threads. The range is out of the registry, and
+    /// `retire` may be called again. In the child of a fork, interruptions of the parent's other threads
+    /// count forever.
     ///
     /// # Examples
     ///
@@ -339,15 +342,15 @@ impl CodeRange {
                     waited: start.elapsed(),
                 });
             }
-            // A nap: those who leave wake no one, for they have just served a request and are late.
+            // A nap: a thread that leaves wakes no other, for it has just served a request and is late.
             let _ = sigctx::sys::futex_wait(&self.0.stopped, stopped, Some(nap.min(left)));
             nap = (nap * 2).min(LONGEST_NAP);
         }
     }
 
-    fn threads(&self) -> Vec<(i32, threadreg::Name)> {
+    fn threads(&self) -> Vec<(Tid, threadreg::Name)> {
         // Relaxed: names, for an error.
-        let tids = self.0.tids.iter().map(|tid| tid.load(Relaxed) as i32).filter(|tid| *tid != 0);
+        let tids = self.0.tids.iter().map(|tid| tid.load(Relaxed) as Tid).filter(|tid| *tid != 0);
         let name = |tid| {
             let mut threads = threadreg::threads();
             threads.find(|thread| thread.tid() == Some(tid)).map(|thread| thread.name())
@@ -356,8 +359,8 @@ impl CodeRange {
     }
 
     fn take_out(&self) {
-        // Acquire, release: whoever sees it set need not wait for handlers that saw the old table. Two
-        // threads that come here at once both edit: the second finds nothing to take out.
+        // Acquire, release: a thread that sees it set need not wait for handlers that saw the old table.
+        // Two threads that come here at once both edit: the second finds nothing to take out.
         if !self.0.is_out.load(Acquire) {
             let removed: Result<(), CodeError> = edit(|table| {
                 table.remove(&self.0.range, &self.0);
@@ -375,21 +378,21 @@ impl Drop for CodeRange {
     }
 }
 
-/// Some tasks stand still in a range that was [retired](CodeRange::retire).
+/// Interruptions have not ended in a range that was [retired](CodeRange::retire).
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Debug, Clone)]
 pub struct RetireError {
     range: Range<usize>,
     stopped: usize,
-    threads: Vec<(i32, threadreg::Name)>,
+    threads: Vec<(Tid, threadreg::Name)>,
     waited: Duration,
 }
 
 impl RetireError {
     /// How many interruptions have not ended.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn stopped(&self) -> usize {
         self.stopped
@@ -397,12 +400,8 @@ impl RetireError {
 
     /// The threads that were interrupted there, up to four, by id and name. A task that was switched
     /// out since may be on another thread, or on none.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
-    pub fn threads(&self) -> &[(i32, threadreg::Name)] {
+    pub fn threads(&self) -> &[(Tid, threadreg::Name)] {
         &self.threads
     }
 }
@@ -424,7 +423,7 @@ impl core::error::Error for RetireError {}
 /// Replaces the snapshot by an edited copy and frees the old one when no handler can hold it.
 fn edit<E>(change: impl FnOnce(&mut Snapshot) -> Result<(), E>) -> Result<(), E> {
     let _ = HOOKS.register();
-    let _one_writer = WRITER.lock();
+    let _one_writer = Locked::new(&WRITER);
     let old = TABLE.load(SeqCst);
     // SAFETY: `old` is null or a snapshot that only a writer frees, and we are the only writer.
     let mut next = unsafe { old.as_ref() }.cloned().unwrap_or_default();
@@ -468,8 +467,8 @@ fn look<R>(pc: usize, then: impl FnOnce(Option<&Arc<Code>>) -> R) -> R {
     result
 }
 
-/// Handler: calls `interrupt` with a counted [`Stop`] if `pc` is in registered code. Those who retire
-/// the range wait for it unless `interrupt` drops it.
+/// Handler: calls `interrupt` with a counted [`Stop`] if `pc` is in registered code. A thread that retires
+/// the range waits for it unless `interrupt` drops it.
 pub(crate) fn stop_at<R>(pc: usize, interrupt: impl FnOnce(Stop) -> R) -> Option<R> {
     look(pc, |code| code.map(|code| interrupt(Stop::new(code))))
 }
@@ -478,7 +477,7 @@ pub(crate) fn stop_at<R>(pc: usize, interrupt: impl FnOnce(Stop) -> R) -> Option
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe: two counters and two binary searches.
+/// Async-signal-safe (AS-Safe): two counters and two binary searches.
 #[must_use]
 pub fn is_registered_code(pc: usize) -> bool {
     look(pc, |code| code.is_some())
@@ -529,7 +528,7 @@ mod tests {
 
     use testkit::{forked, in_child};
 
-    /// The fork comes while another thread registers code, whatever the scheduler does.
+    /// F3. The fork comes while another thread registers code, whatever the scheduler does.
     #[test]
     fn code_is_registered_in_the_child_of_a_fork_beside_a_registration() {
         let name = "code::tests::code_is_registered_in_the_child_of_a_fork_beside_a_registration";
@@ -538,7 +537,7 @@ mod tests {
             let (locked, is_locked) = mpsc::channel();
             let (unlock, to_unlock) = mpsc::channel::<()>();
             let writer = std::thread::spawn(move || {
-                let _writer = super::WRITER.lock();
+                let _writer = super::Locked::new(&super::WRITER);
                 locked.send(()).expect("the test waits");
                 to_unlock.recv().expect("the test tells");
             });

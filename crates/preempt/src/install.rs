@@ -1,15 +1,16 @@
 //! Installing the handler, for which signal.
 
+use sigctx::fork;
 use sigctx::handler::{self, Standing};
+use sigctx::sync::Mutex;
 
 use crate::error::{InstallError, Unusable};
-use crate::fork_lock::ForkLock;
 use crate::handler::on_signal;
+use crate::lock::Locked;
 use crate::signal::{DEFAULT, installed, set_installed};
-use crate::thread::watch_forks;
 
 /// One installation at a time.
-static INSTALLING: ForkLock = ForkLock::new();
+static INSTALLING: Mutex = Mutex::new();
 
 /// How preemption is installed; for [`install_with`].
 ///
@@ -93,10 +94,11 @@ pub fn install() -> Result<(), InstallError> {
 /// # Ok::<(), InstallError>(())
 /// ```
 pub fn install_with(options: Options) -> Result<(), InstallError> {
-    watch_forks();
+    // Fails for want of memory: then a child may find the mutex locked.
+    let _ = fork::watch();
     // In the child of a fork beside an installation, the handler may be there already. Then it is there
     // twice: the second to run finds no more to do than a second signal would.
-    let _one = INSTALLING.lock();
+    let _one = Locked::new(&INSTALLING);
     if let Some(installed) = installed() {
         let signal = installed.signal();
         return match options.signal {
@@ -139,3 +141,76 @@ fn check(signal: i32) -> Result<(), InstallError> {
 
 /// The kernel's first real-time signal; libc keeps the first few for itself.
 const FIRST_OF_LIBC: i32 = 32;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use sigctx::{fork, handler};
+    use testkit::{forked, in_child};
+
+    use super::{INSTALLING, Locked, on_signal};
+    use crate::{Task, install, register_code};
+
+    /// Every instruction is a safe point.
+    #[unsafe(link_section = "preemptible")]
+    #[inline(never)]
+    fn spin(hooks: &AtomicU32) {
+        while hooks.load(Relaxed) == 0 {}
+    }
+
+    /// F3. At the fork another thread has put the handler in, and has not said so yet: the child puts it in
+    /// once more.
+    #[test]
+    fn a_child_of_a_fork_beside_an_installation_installs_and_preempts() {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        static HOOKS: AtomicU32 = AtomicU32::new(0);
+        let name = "install::tests::a_child_of_a_fork_beside_an_installation_installs_and_preempts";
+        in_child(name, Duration::from_secs(30), || {
+            let (tell, told) = mpsc::channel();
+            let (let_go, may_go) = mpsc::channel::<()>();
+            let installer = thread::spawn(move || {
+                fork::watch().expect("there is memory");
+                let _one = Locked::new(&INSTALLING);
+                let options = handler::Options::default();
+                // SAFETY: as in `install_with`.
+                let installed = unsafe { handler::install(libc::SIGURG, on_signal, options) };
+                installed.expect("SIGURG has a handler");
+                tell.send(()).expect("the test waits");
+                may_go.recv().expect("the test tells");
+            });
+            told.recv().expect("the installer tells");
+            let status = forked(|| {
+                install().expect("the lock is free in the child");
+                // SAFETY: the section holds `spin` alone, which takes no locks.
+                let _code = unsafe { register_code(preemptible_section!()) }.expect("free");
+                let _me = threadreg::attach().expect("not attached yet");
+                let task = Task::with_hook(|frame| {
+                    assert!(frame.is_some(), "it polls nowhere");
+                    HOOKS.fetch_add(1, Relaxed);
+                });
+                let requester = {
+                    let task = task.clone();
+                    thread::spawn(move || {
+                        // At its entry the task polls.
+                        testkit::until("it spins", || STARTED.load(Relaxed) == 1);
+                        task.request_within(Duration::from_secs(20))
+                    })
+                };
+                let entered = task.enter(|| {
+                    STARTED.store(1, Relaxed);
+                    spin(&HOOKS);
+                });
+                entered.expect("enters its task");
+                requester.join().expect("no panic").expect("served");
+                assert_eq!(HOOKS.load(Relaxed), 1, "one request");
+            });
+            let_go.send(()).expect("the installer waits");
+            installer.join().expect("no panic");
+            assert_eq!(status, 0, "in the child of fork");
+        });
+    }
+}

@@ -17,10 +17,10 @@
 //! | `code`, `ranges` | which code may be interrupted |
 //! | `error`, `symbol` | errors, and names for addresses in them |
 //! | `signal` | which signal, and whether our handler still gets it |
-//! | `place`, `fork_lock`, `fork` | what a fork must not leave half done |
+//! | `place`, `lock` | where a task runs; locks that a fork does not leave locked |
 //! | `word` | protocol: whether a task runs, is wanted, is held; pure, under loom |
 //! | `pending` | protocol: the signal on its way, acknowledged first; pure, under loom |
-//! | `sync`, `clock` | atomics and waiting; the two clocks |
+//! | `clock` | how old a mark is, and how long a task ran |
 //!
 //! A suspension passes through `suspend`, `word`, `thread`, `signal`, `pending`, the kernel, `handler`,
 //! `code`, `target`, and back by `word` and `suspend`.
@@ -35,7 +35,6 @@ cfg_if::cfg_if! {
         #[cfg(all(test, loom))]
         mod model;
         mod pending;
-        mod sync;
         mod word;
     }
 }
@@ -43,12 +42,12 @@ cfg_if::cfg_if! {
 cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
         mod clock;
+        #[cfg_attr(test, macro_use)]
         mod code;
         mod error;
-        mod fork;
-        mod fork_lock;
         mod handler;
         mod install;
+        mod lock;
         mod nudge;
         mod place;
         mod poll;

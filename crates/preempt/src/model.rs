@@ -6,8 +6,9 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use loom::thread;
 
+use sigctx::sync::interrupt;
+
 use crate::pending::{LOST_AFTER, Pending};
-use crate::sync::interrupt;
 use crate::word::{GoOn, Mode, TaskWord, Waiter};
 
 /// What the kernel and a handler do: a signal sent is handled once, later; signals sent while one
@@ -96,7 +97,7 @@ fn two_ask(target: &Arc<Thread>) -> [thread::JoinHandle<()>; 2] {
     })
 }
 
-/// Nobody asks twice: what is asked while the handler runs must be served by this signal or by
+/// No requester asks twice: what is asked while the handler runs must be served by this signal or by
 /// one that the request itself sent.
 #[test]
 fn a_single_request_is_never_lost() {
@@ -163,7 +164,7 @@ fn no_signal_comes_to_a_thread_that_has_settled() {
     });
 }
 
-/// Nor does one that was sent since an earlier one seemed lost, and was not.
+/// The same where a second signal was sent since the first seemed lost, and was not.
 #[test]
 fn no_second_signal_comes_to_a_thread_that_has_settled() {
     loom::model(|| {
@@ -230,7 +231,7 @@ fn a_mark_that_is_taken_back_loses_no_request() {
         let target = Thread::new(2);
         let requesters = two_ask(&target);
         target.reachable.store(1, SeqCst);
-        // The poll of one who comes back; the only one. It sees what was asked before it came back:
+        // The poll of a thread that comes back; the only one. It sees what was asked before it came back:
         // that is a read-modify-write of the word with the requests.
         for request in &target.requests {
             target.served.fetch_add(request.swap(0, SeqCst), SeqCst);
@@ -314,7 +315,7 @@ impl Waiter for &Asked {
 
     fn look(&mut self) {
         self.calls.fetch_add(self.call.swap(0, SeqCst), SeqCst);
-        crate::sync::wake_all(&self.calls);
+        sigctx::sync::wake_all(&self.calls);
     }
 
     fn left(&mut self) -> Option<Duration> {
@@ -323,7 +324,7 @@ impl Waiter for &Asked {
 }
 
 /// While a requester holds a task, the task's code does not run, whether it was found idle,
-/// blocked or parked; and everybody ends.
+/// blocked or parked; and all threads end.
 #[test]
 fn a_held_task_does_not_run() {
     loom::model(|| {
@@ -393,7 +394,7 @@ fn a_task_that_blocks_wakes_its_requester() {
 #[test]
 fn a_task_that_parks_wakes_its_requester() {
     wakes_its_requester(|task| {
-        // As a loop in registered code, which a signal stops again and again until no one asks: the
+        // As a loop in registered code, which a signal stops again and again until no requester asks: the
         // last park is the one that finds the requester.
         while !task.word.seen().is_wanted() {
             thread::yield_now();
@@ -526,7 +527,7 @@ fn makes_calls_while_it_waits(wait: impl Fn(&Asked) + Copy + Send + Sync + 'stat
         };
         task.ask_for_a_call();
         while task.calls.load(SeqCst) == 0 {
-            crate::sync::wait(&task.calls, 0, None);
+            sigctx::sync::wait(&task.calls, 0, None);
         }
         task.word.release();
         target.join().unwrap();

@@ -43,8 +43,8 @@
 //! References: Go's `preemptM`, `doSigPreempt` and `signalPending` (`runtime/signal_unix.go`), which
 //! looks first and returns early from foreign threads without acknowledging.
 
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use crate::sync::{AtomicU32, fence};
+use sigctx::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use sigctx::sync::{AtomicU32, fence};
 
 /// In milliseconds: a running thread handles a signal in microseconds, and one that is not scheduled
 /// loses nothing by a second one.

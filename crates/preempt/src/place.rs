@@ -1,25 +1,26 @@
-//! Where a task runs: a thread, behind a lock that a fork does not leave locked.
+//! Where a task runs: a thread, behind a mutex that a fork does not leave locked.
 //!
-//! The owner of the task writes it and requesters copy it, two words each time.
+//! The target writes it and requesters copy it, two words each time.
 
 use core::cell::UnsafeCell;
 
+use sigctx::sync::{Found, Mutex};
 use threadreg::ThreadRef;
 
-use crate::fork_lock::ForkLock;
+use crate::lock::Locked;
 
 #[derive(Debug)]
 pub(crate) struct Place {
-    lock: ForkLock,
+    mutex: Mutex,
     thread: UnsafeCell<Option<ThreadRef>>,
 }
 
-// SAFETY: `thread` is touched in `with` alone, by who has the lock.
+// SAFETY: `thread` is touched in `with` alone, by the thread that has the mutex.
 unsafe impl Sync for Place {}
 
 impl Place {
     pub(crate) const fn nowhere() -> Self {
-        Self { lock: ForkLock::new(), thread: UnsafeCell::new(None) }
+        Self { mutex: Mutex::new(), thread: UnsafeCell::new(None) }
     }
 
     pub(crate) fn thread(&self) -> Option<ThreadRef> {
@@ -30,21 +31,21 @@ impl Place {
         self.with(|place| *place = thread);
     }
 
-    /// In the child of a fork, on the thread that runs the task. That wrote nothing meanwhile, so who
-    /// had the lock only read.
+    /// In the child of a fork, on the thread that runs the task. That wrote nothing meanwhile, so a
+    /// thread that had the mutex only read.
     pub(crate) fn after_fork(&self) {
-        self.lock.after_fork();
+        self.mutex.reset();
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Option<ThreadRef>) -> R) -> R {
-        let locked = self.lock.lock();
-        if locked.was_copied {
-            // Half written, perhaps. The task that ran there does not run here: what does was seen to by
-            // `after_fork`.
-            // SAFETY: this thread has the lock, and who had it is not in this process.
+        let locked = Locked::new(&self.mutex);
+        if locked.found == Found::Copied {
+            // Half written, perhaps. The task that ran there does not run here: `after_fork` has reset
+            // the place of the one that does.
+            // SAFETY: this thread has the mutex, and the thread that had it is not in this process.
             unsafe { *self.thread.get() = None };
         }
-        // SAFETY: this thread has the lock.
+        // SAFETY: this thread has the mutex.
         work(unsafe { &mut *self.thread.get() })
     }
 }
@@ -60,6 +61,7 @@ mod tests {
 
     use crate::Task;
 
+    /// F3.
     #[test]
     fn a_place_that_a_fork_copies_locked_is_free_in_the_child() {
         let name = "place::tests::a_place_that_a_fork_copies_locked_is_free_in_the_child";
@@ -108,7 +110,7 @@ mod tests {
                     for _ in 0..2 {
                         scope.spawn(|| place.with(|_| ()));
                     }
-                    testkit::until("one waits", || place.lock.is_waited_for());
+                    testkit::until("one waits", || place.mutex.is_awaited());
                 });
             });
         });

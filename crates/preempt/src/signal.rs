@@ -57,7 +57,7 @@ pub(crate) fn obstacle() -> Option<Standing> {
 }
 
 /// Puts ours on top again, before a signal is sent, where it was replaced, or where a handler covers it
-/// that did not before, or where the thread was seen to be `deaf`.
+/// that did not before, or where `deaf` says that the thread has not heard the last signal.
 pub(crate) fn look_after(deaf: impl FnOnce() -> bool) {
     static RESTORED: AtomicU32 = AtomicU32::new(0);
     static LAST_COVER: AtomicUsize = AtomicUsize::new(0);

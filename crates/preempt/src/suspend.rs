@@ -346,7 +346,7 @@ pub enum StoppedAt {
 /// # Signal safety
 ///
 /// The getters are async-signal-safe (AS-Safe). [`run`](Self::run), [`run_within`](Self::run_within) and
-/// [`backtrace`](Self::backtrace) are not (AS-Unsafe lock heap): they wait. Nor is the drop
+/// [`backtrace`](Self::backtrace) are not (AS-Unsafe lock heap): they wait. The drop is not either
 /// (AS-Unsafe heap): it frees the task if this is its last reference.
 ///
 /// # Examples

@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sigctx::Registers;
+use sigctx::fork::Hooks;
 use sigctx::inject::{CallStack, Frame};
 use sigctx::sys::Tid;
 use threadreg::{SignalError, ThreadRef};
 
 use crate::clock;
 use crate::error::Held;
-use crate::fork::Hooks;
 use crate::place::Place;
 use crate::thread::{
     ThreadState, WaitsOn, add_disabled, is_called, is_rested, make_calls, take_rested,

@@ -11,12 +11,12 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, compiler_f
 use core::time::Duration;
 use std::time::Instant;
 
+use sigctx::fork::{Hooks, process};
 use sigctx::sys::{self, MaskHow, SigSet};
 use threadreg::{NudgeCall, SignalError, Slot, SlotId, ThreadRef};
 
 use crate::clock;
 use crate::error::SignalOutcome;
-use crate::fork::{Hooks, process};
 use crate::pending::Pending;
 use crate::signal::{self, is_installed, number};
 use crate::word::TaskWord;

@@ -55,7 +55,7 @@
 
 use core::time::Duration;
 
-use crate::sync::{AtomicU32, Ordering::SeqCst, wait, wake_all};
+use sigctx::sync::{AtomicU32, Ordering::SeqCst, wait, wake_all};
 
 const MODE: u32 = 0b11;
 const HELD: u32 = 1 << 2;

@@ -1,4 +1,4 @@
-//! Hooks: once at a time, on the task's own stack, and whoever's thread they come back on.
+//! Hooks: once at a time, on the task's own stack, and on whichever thread they come back.
 
 mod common;
 
@@ -217,7 +217,7 @@ mod switched {
             let context = coroutine.inside.get().cast::<Context>();
             // SAFETY: a context of our own.
             assert_eq!(unsafe { getcontext(context) }, 0);
-            // SAFETY: as above; nobody else has it yet.
+            // SAFETY: as above; no other thread has it yet.
             let context = unsafe { &mut *context };
             context.stack.ss_sp = stack.as_mut_ptr().cast();
             context.stack.ss_size = SIZE;

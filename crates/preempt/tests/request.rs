@@ -11,7 +11,7 @@ use common::{SOON, Spinner, set_up, until};
 use preempt::Task;
 use threadreg::{Nudge, NudgeCall};
 
-/// One request, one run of the hook: none is lost, though nobody asks twice.
+/// One request, one run of the hook: none is lost, though no requester asks twice.
 #[test]
 fn stress_each_single_request_runs_the_hook() {
     testkit::in_child("stress_each_single_request_runs_the_hook", Duration::from_secs(100), || {
@@ -131,7 +131,7 @@ fn a_signal_from_another_process_reaches_the_handler_that_was_there_before() {
             let sent = Command::new("kill").args(["-URG", &pid]).status().expect("kill");
             assert!(sent.success());
             until("the signal is handled", || PREVIOUS.load(SeqCst) > 0);
-            assert_eq!(hooks.load(SeqCst), 0, "nobody asked for a preemption");
+            assert_eq!(hooks.load(SeqCst), 0, "no preemption was asked for");
             spinner.task.suspend(SOON).expect("stops").resume();
             spinner.end();
         },

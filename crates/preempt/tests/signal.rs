@@ -1,4 +1,4 @@
-//! One signal, and others in the process who use it, too.
+//! One signal, and other code in the process that uses it, too.
 
 mod common;
 
@@ -82,7 +82,7 @@ fn handler_of(signal: i32) -> usize {
     unsafe { rt_sigaction(signal, None) }.expect("reads").handler
 }
 
-/// Whoever was put over ours gets the signal next, and tasks stop as before, without `install`.
+/// A handler that was put over ours gets the signal next, and tasks stop as before, without `install`.
 #[test]
 fn a_handler_over_ours_keeps_its_signals_and_tasks_stop() {
     let name = "a_handler_over_ours_keeps_its_signals_and_tasks_stop";

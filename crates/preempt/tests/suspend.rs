@@ -1,4 +1,4 @@
-//! Suspending tasks: where they can be stopped, that they stay stopped, and who is named when they
+//! Suspending tasks: where they can be stopped, that they stay stopped, and what is named when they
 //! do not stop.
 
 mod common;
@@ -50,7 +50,7 @@ fn an_idle_task_is_held_at_once_and_starts_when_let_go() {
     let task = Task::new();
     let held = task.suspend(SOON).expect("idle");
     assert_eq!(held.stopped_at(), StoppedAt::Idle);
-    assert!(held.run(|_| ()).is_none(), "nobody can run anything on an idle task");
+    assert!(held.run(|_| ()).is_none(), "no thread can run anything on an idle task");
     let entered = Arc::new(AtomicBool::new(false));
     let runner = {
         let (task, entered) = (task.clone(), entered.clone());
@@ -152,7 +152,7 @@ fn a_thread_that_blocks_the_signal_is_named_and_stops_after_it_unblocks() {
                     while masked.load(SeqCst) {
                         spin.count.fetch_add(1, SeqCst);
                     }
-                    // The signal of the attempt that failed comes here, where nobody asks any more.
+                    // The signal of the attempt that failed comes here, where no requester asks any more.
                     sigprocmask(MaskHow::Unblock, &urg);
                     common::spin_without_polls(&spin);
                 })
@@ -337,7 +337,7 @@ fn stress_a_task_that_comes_and_goes() {
                         preempt::poll();
                         assert!(!held.load(SeqCst), "left the poll of a held task");
                     });
-                    inside.expect("nobody else runs it");
+                    inside.expect("no other thread runs it");
                 }
             })
         };
@@ -380,7 +380,7 @@ fn a_thread_that_is_detached_inside_a_task_takes_the_task_out_of_reach() {
             }
         })
     };
-    let error = task.suspend(Duration::from_millis(50)).expect_err("nobody can reach it");
+    let error = task.suspend(Duration::from_millis(50)).expect_err("no thread can reach it");
     assert!(matches!(error, SuspendError::TimedOut { .. }), "{error}");
     successor_over.store(true, SeqCst);
     successor.join().expect("no panic");
@@ -409,7 +409,7 @@ fn a_parked_or_blocked_task_can_suspend_another() {
     spinner.end();
 }
 
-/// A stop of the world can have the answer of a task that somebody holds: its holder may be stopped
+/// A stop of the world can have the answer of a task that a requester holds: that may be stopped
 /// already.
 #[test]
 fn a_parked_task_makes_the_calls_that_its_thread_is_asked_to_make() {
@@ -492,7 +492,7 @@ fn a_task_that_forks_while_it_is_held_goes_on_in_the_child() {
                 held.recv().expect("held");
                 // SAFETY: the child makes only calls that are in order there, and leaves by `_exit`.
                 let child = unsafe { libc::fork() };
-                // In the child nobody is left who would see it.
+                // In the child no thread is left that would see it.
                 forked.store(true, SeqCst);
                 child
             });

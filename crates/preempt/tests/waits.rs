@@ -1,5 +1,5 @@
-//! Waits end: a signal that somebody else consumed, a task that others hand to each other, and every
-//! wait's bound, with the name of who is in the way.
+//! Waits end: a signal that another thread consumed, a task that requesters hand to each other, and every
+//! wait's bound, with the name of the thread that is in the way.
 
 mod common;
 
@@ -237,7 +237,7 @@ fn a_task_that_comes_back_from_blocking_is_told_who_has_it() {
                         let held = theirs.suspend(SOON).expect("blocked");
                         assert_eq!(held.stopped_at(), StoppedAt::Blocked);
                         says.send(gettid()).expect("the test waits");
-                        until("the owner is late twice", || over.load(SeqCst));
+                        until("the target is late twice", || over.load(SeqCst));
                     }));
                     said.recv().expect("held")
                 };
