@@ -478,6 +478,7 @@ pub(crate) fn stop_at<R>(pc: usize, interrupt: impl FnOnce(Stop) -> R) -> Option
 /// # Signal safety
 ///
 /// Async-signal-safe (AS-Safe): two counters and two binary searches.
+#[doc(alias = "isAsyncSafePoint")]
 #[must_use]
 pub fn is_registered_code(pc: usize) -> bool {
     look(pc, |code| code.is_some())

@@ -15,6 +15,8 @@ use crate::signal::{is_last, number};
 use crate::target;
 use crate::thread::{self, ThreadState};
 
+/// The handler. In the child of a fork beside an installation it may be there twice, and run in itself by
+/// `chain`: it then finds the call injected, or nothing asked.
 pub(crate) fn on_signal(delivery: &mut Delivery<'_>) -> Flow {
     // Signals to a thread that is not registered are not ours, but for one that was on its way when the
     // thread left the registry.
@@ -124,8 +126,8 @@ fn interrupt(delivery: &mut Delivery<'_>, me: ThreadRef, state: &'static ThreadS
     Flow::Resume
 }
 
-/// The injected call (Go's `asyncPreempt`): runs on the interrupted stack, outside the handler, with all signals as they
-/// were. When it returns, the interrupted code goes on exactly where it was.
+/// The injected call, Go's `asyncPreempt`: runs on the interrupted stack, outside the handler, with all
+/// signals as they were. When it returns, the interrupted code goes on exactly where it was.
 ///
 /// A signal between the last look and the return would find the thread in here, where it is not
 /// interrupted, and its request would wait for another signal. So the signal is blocked before the

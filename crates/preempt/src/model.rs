@@ -97,7 +97,7 @@ fn two_ask(target: &Arc<Thread>) -> [thread::JoinHandle<()>; 2] {
     })
 }
 
-/// No requester asks twice: what is asked while the handler runs must be served by this signal or by
+/// P2. No requester asks twice: what is asked while the handler runs must be served by this signal or by
 /// one that the request itself sent.
 #[test]
 fn a_single_request_is_never_lost() {
@@ -114,7 +114,7 @@ fn a_single_request_is_never_lost() {
     });
 }
 
-/// A signal that comes while the thread cannot be reached is acknowledged all the same, so that
+/// P1. A signal that comes while the thread cannot be reached is acknowledged all the same, so that
 /// the next request sends one.
 #[test]
 fn an_early_return_acknowledges() {
@@ -134,7 +134,7 @@ fn an_early_return_acknowledges() {
     });
 }
 
-/// A send that fails leaves nothing pending.
+/// P3. A send that fails leaves nothing pending.
 #[test]
 fn a_failed_send_does_not_count_as_on_its_way() {
     loom::model(|| {
@@ -150,7 +150,7 @@ fn a_failed_send_does_not_count_as_on_its_way() {
     });
 }
 
-/// A thread that has settled gets no signal until it wants signals again.
+/// P3a. A thread that has settled gets no signal until it wants signals again.
 #[test]
 fn no_signal_comes_to_a_thread_that_has_settled() {
     loom::model(|| {
@@ -164,7 +164,7 @@ fn no_signal_comes_to_a_thread_that_has_settled() {
     });
 }
 
-/// The same where a second signal was sent since the first seemed lost, and was not.
+/// P3a. The same where a second signal was sent since the first seemed lost, and was not.
 #[test]
 fn no_second_signal_comes_to_a_thread_that_has_settled() {
     loom::model(|| {
@@ -181,7 +181,7 @@ fn no_second_signal_comes_to_a_thread_that_has_settled() {
     });
 }
 
-/// A signal that the handler does not get is sent again, and not before it is late.
+/// P3c. A signal that the handler does not get is sent again, and not before it is late.
 #[test]
 fn a_signal_that_another_consumed_is_sent_again() {
     loom::model(|| {
@@ -201,7 +201,7 @@ fn a_signal_that_another_consumed_is_sent_again() {
     });
 }
 
-/// A thread whose signal another consumed does not wait for it when it is about to block.
+/// P3d. A thread whose signal another consumed does not wait for it when it is about to block.
 #[test]
 fn a_thread_settles_when_another_consumed_its_signal() {
     loom::model(|| {
@@ -223,7 +223,7 @@ fn a_thread_settles_when_another_consumed_its_signal() {
     });
 }
 
-/// One requester finds the thread blocked and takes its mark back; another asks when the thread is
+/// P3b. One requester finds the thread blocked and takes its mark back; another asks when the thread is
 /// back and has polled, and finds the mark. One of the two must send.
 #[test]
 fn a_mark_that_is_taken_back_loses_no_request() {
@@ -381,16 +381,19 @@ fn wakes_its_requester(leave: impl Fn(&Asked) + Copy + Send + Sync + 'static) {
     });
 }
 
+/// P4a.
 #[test]
 fn a_task_that_ends_wakes_its_requester() {
     wakes_its_requester(|task| task.word.finish());
 }
 
+/// P4a.
 #[test]
 fn a_task_that_blocks_wakes_its_requester() {
     wakes_its_requester(|task| assert!(task.word.block()));
 }
 
+/// P4a.
 #[test]
 fn a_task_that_parks_wakes_its_requester() {
     wakes_its_requester(|task| {
@@ -403,7 +406,7 @@ fn a_task_that_parks_wakes_its_requester() {
     });
 }
 
-/// The handler of a thread that stands still has its task held, and the thread goes on afterwards.
+/// X5. The handler of a thread that stands still has its task held, and the thread goes on afterwards.
 #[test]
 fn a_thread_that_stands_still_is_held_and_goes_on() {
     wakes_its_requester(|task| {
@@ -415,7 +418,7 @@ fn a_thread_that_stands_still_is_held_and_goes_on() {
     });
 }
 
-/// A requester that gives up does not leave the task parked forever.
+/// P4a. A requester that gives up does not leave the task parked forever.
 #[test]
 fn giving_up_lets_the_task_go_on() {
     loom::model(|| {
@@ -428,8 +431,8 @@ fn giving_up_lets_the_task_go_on() {
     });
 }
 
-/// Two requesters hold one after the other, never together; the second is woken by the first, or by
-/// the task, which has its turn in between.
+/// P4a, P11. Two requesters hold one after the other, never together; the second is woken by the first,
+/// or by the task, which has its turn in between.
 #[test]
 fn two_requesters_take_turns() {
     loom::model(|| {
@@ -451,7 +454,7 @@ fn two_requesters_take_turns() {
     });
 }
 
-/// Whatever two requesters do, a parked task that is let go runs before it is held again.
+/// P4. Whatever two requesters do, a parked task that is let go runs before it is held again.
 #[test]
 fn a_task_that_waits_runs_between_two_holds() {
     loom::model(|| {
@@ -481,7 +484,7 @@ fn a_task_that_waits_runs_between_two_holds() {
     });
 }
 
-/// A closure for a parked task runs exactly once, on the target, before the task goes on.
+/// P4a. A closure for a parked task runs exactly once, on the target, before the task goes on.
 #[test]
 fn a_call_is_served_by_the_parked_target() {
     loom::model(|| {
@@ -496,7 +499,7 @@ fn a_call_is_served_by_the_parked_target() {
     });
 }
 
-/// A holder that gives up its closure knows that it does not run, now or later.
+/// P5a. A holder that gives up its closure knows that it does not run, now or later.
 #[test]
 fn a_call_that_is_given_up_is_not_served() {
     loom::model(|| {
@@ -534,6 +537,7 @@ fn makes_calls_while_it_waits(wait: impl Fn(&Asked) + Copy + Send + Sync + 'stat
     });
 }
 
+/// X4.
 #[test]
 fn a_target_that_waits_makes_calls() {
     makes_calls_while_it_waits(Asked::start);

@@ -26,7 +26,7 @@ use crate::thread::{add_disabled, is_disabled};
 ///     preempt::poll();
 /// }
 /// ```
-#[doc(alias("safepoint poll", "preemption check"))]
+#[doc(alias = "safepoint poll")]
 // Not inlined: a loop of polls may come back from one on another thread.
 #[inline(never)]
 pub fn poll() {
@@ -62,7 +62,7 @@ pub struct Disabled {
 /// // Change what interrupting code looks at …
 /// drop(guard);
 /// ```
-#[doc(alias("acquirem", "preemptoff"))]
+#[doc(alias("acquirem", "preemptoff", "preempt_disable"))]
 pub fn disable() -> Disabled {
     add_disabled(1);
     // The handler runs on this thread: only the compiler could move what follows above the count.

@@ -94,7 +94,7 @@ impl<T> Table<T> {
         Ok(())
     }
 
-    /// Adds many ranges that are not empty, or none: as long as all ranges together take to sort.
+    /// Adds many ranges that are not empty, or none. Takes about as long as sorting all ranges.
     pub(crate) fn insert_all(
         &mut self,
         new: impl Iterator<Item = (Range<usize>, Arc<T>)>,
@@ -172,7 +172,7 @@ mod tests {
         }
     }
 
-    /// What keeps registration near-linear: a change copies one chunk, or two.
+    /// C2. What keeps registration near-linear: a change copies one chunk, or two.
     #[test]
     fn a_change_copies_one_chunk_and_shares_the_others() {
         let mut table = Table::default();
@@ -205,6 +205,7 @@ mod tests {
         assert!((0..n).all(|i| table.find(i * 64).is_some() == (i % 64 == 0)));
     }
 
+    /// C2.
     #[test]
     fn a_table_agrees_with_a_map() {
         let mut rng = testkit::Rng::from_env();

@@ -19,7 +19,7 @@ use crate::task::Task;
 use crate::thread::{ThreadState, WaitsOn, is_called, make_calls};
 use crate::word::{GoOn, Mode, Seen};
 
-/// The first wait for an answer; doubled each round. A signal reaches a running thread in about
+/// The first wait for an answer; doubled with each signal. A signal reaches a running thread in about
 /// 15 µs, so an earlier look would only find the same.
 const FIRST_WAIT: Duration = Duration::from_micros(50);
 const LONGEST_WAIT: Duration = Duration::from_millis(10);
@@ -111,8 +111,8 @@ impl Task {
     /// to the scheduler's) waits until it is there again.
     ///
     /// Best effort, as in Go: a signal that finds the thread where it cannot be interrupted is not sent
-    /// again, and coming back to registered code is not noticed. The request then stands until the next
-    /// signal or [`poll`](crate::poll), however long that is. A scheduler's tick asks again anyway;
+    /// again, and the thread's return to registered code is not noticed. The request then stands until the
+    /// next signal or [`poll`](crate::poll), however long that is. A scheduler's tick asks again anyway;
     /// [`Task::request_within`] sends until the request is served.
     ///
     /// # Errors
@@ -128,11 +128,12 @@ impl Task {
     ///
     /// # Blocking
     ///
-    /// Until the hook starts, at most about `timeout`. From the hook itself, always for that long.
+    /// Until the hook starts, at most about `timeout`. Called in the hook, always for that long.
     ///
     /// # Errors
     ///
-    /// [`RequestError`] names the thread, and why it did not come to a safe point. The request stands.
+    /// [`RequestError`] names the thread, and the cause why it did not come to a safe point. The request
+    /// stands.
     ///
     /// # Examples
     ///
@@ -142,7 +143,7 @@ impl Task {
     /// preempt::install()?;
     /// let task = preempt::Task::with_hook(|_| println!("made way"));
     /// let _me = threadreg::attach()?;
-    /// task.enter(|| task.request_within(Duration::from_secs(1)))??; // of itself: at once
+    /// task.enter(|| task.request_within(Duration::from_secs(1)))??; // of its own: at once
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn request_within(&self, timeout: Duration) -> Result<(), RequestError> {

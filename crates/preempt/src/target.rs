@@ -388,6 +388,7 @@ fn current_shared() -> Option<Arc<TaskCore>> {
 }
 
 /// Whether anything is asked of the thread, which is the calling one. Async-signal-safe.
+#[doc(alias = "wantAsyncPreempt")]
 pub(crate) fn is_asked(state: &ThreadState) -> bool {
     state.has_call() || current().is_some_and(TaskCore::is_asked)
 }

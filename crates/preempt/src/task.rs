@@ -67,13 +67,13 @@ impl Default for Task {
 }
 
 impl Task {
-    /// Makes a task. It is idle until some thread enters it.
+    /// Makes a task. It is idle until a thread enters it.
     #[must_use]
     pub fn new() -> Self {
         Self::build(None)
     }
 
-    /// Makes a task that runs `hook` each time it is asked to make way by [`Task::request`].
+    /// Makes a task that runs `hook` each time that it is asked to make way by [`Task::request`].
     ///
     /// The hook runs on the task's thread and stack, between two instructions of the task, with
     /// all signals as the task had them. There are 16 KiB of stack for it, and what is left beyond
@@ -82,8 +82,8 @@ impl Task {
     /// register, flag and vector is as it was.
     ///
     /// The hook is not entered again while it runs, also where it has switched to another stack. It may
-    /// come back on another thread (`Frame::move_here` of `sigctx`). One whose stack is given up while it
-    /// is switched out never ends: the task's hook does not run any more, and the task goes with it.
+    /// come back on another thread (`Frame::move_here` of `sigctx`). A hook whose stack is given up while
+    /// it is switched out never ends: the task cannot be used any more.
     ///
     /// # Panics
     ///
@@ -92,6 +92,7 @@ impl Task {
     /// same happens when a coroutine library unwinds the stack of a coroutine that it drops: let a
     /// preempted one come to its end first, or give its stack up without unwinding
     /// (`force_reset` of `corosensei`).
+    #[doc(alias = "asyncPreempt")]
     #[must_use]
     pub fn with_hook(hook: impl Fn(Option<&mut Frame<'_>>) + Send + Sync + 'static) -> Self {
         Self::build(Some(Box::new(hook)))
@@ -112,7 +113,8 @@ impl Task {
     ///
     /// # Errors
     ///
-    /// The thread is not registered, or is inside a task already; the task runs elsewhere.
+    /// [`EnterError`]: the thread is not registered, or inside a task already; or the task runs on another
+    /// thread.
     pub fn enter<R>(&self, body: impl FnOnce() -> R) -> Result<R, EnterError> {
         let me = threadreg::current().ok_or(EnterError::NotRegistered)?;
         self.run_as(me.call_stack(), None, body)
@@ -126,8 +128,8 @@ impl Task {
     ///
     /// # Errors
     ///
-    /// As [`Task::enter`]; and [`EnterError::TimedOut`], with the thread that has the task suspended:
-    /// then `body` was not run.
+    /// As [`Task::enter`]; and [`EnterError::TimedOut`], which names the thread that has the task
+    /// suspended: `body` was not run.
     pub fn enter_within<R>(
         &self,
         timeout: Duration,
@@ -222,7 +224,7 @@ impl Task {
     ///
     /// # Errors
     ///
-    /// The calling thread is not inside this task.
+    /// [`EnterError::NotInside`]: the calling thread is not inside this task, or is blocked in it already.
     pub fn blocking<R>(&self, body: impl FnOnce() -> R) -> Result<R, EnterError> {
         self.block(None, body, |_| ())
     }

@@ -67,6 +67,7 @@ fn stress_lookups_while_ranges_come_and_go() {
     });
 }
 
+/// C2.
 #[test]
 fn many_ranges_are_registered_at_once_or_none_is() {
     let ranges =
@@ -86,7 +87,7 @@ fn many_ranges_are_registered_at_once_or_none_is() {
     assert!(ranges(0x60_0000).all(|r| !is_registered_code(r.start)));
 }
 
-/// A JIT may use the memory again only when nothing leads back into it.
+/// C1. A JIT may use the memory again only when nothing leads back into it.
 #[test]
 fn a_range_is_retired_when_no_task_stands_still_in_it() {
     let code = set_up();
@@ -118,7 +119,7 @@ fn a_range_is_retired_when_no_task_stands_still_in_it() {
     spinner.end();
 }
 
-/// A task that was preempted stands still in its hook.
+/// C1. A task that was preempted stands still in its hook.
 #[test]
 fn a_range_is_retired_when_the_hook_of_a_preempted_task_has_returned() {
     static GO_ON: AtomicBool = AtomicBool::new(false);
@@ -133,7 +134,7 @@ fn a_range_is_retired_when_the_hook_of_a_preempted_task_has_returned() {
     spinner.end();
 }
 
-/// What a debug build meets: the pc is in a function that was not inlined.
+/// C3. What a debug build meets: the pc is in a function that was not inlined.
 #[test]
 fn the_error_names_the_function_that_is_not_registered() {
     let code = set_up();

@@ -54,6 +54,7 @@ const ENDINGS: [Ending; 4] = [
     }),
 ];
 
+/// H1.
 #[test]
 fn what_is_asked_during_a_hook_at_a_poll_is_served_once_after_it() {
     preempt::install().expect("install");
@@ -66,6 +67,7 @@ fn what_is_asked_during_a_hook_at_a_poll_is_served_once_after_it() {
     }
 }
 
+/// H1.
 #[test]
 fn what_is_asked_during_a_hook_in_a_loop_is_served_once_after_it() {
     let _code = set_up();
@@ -82,7 +84,7 @@ fn what_is_asked_during_a_hook_in_a_loop_is_served_once_after_it() {
     }
 }
 
-/// A hook that panics at a poll has ended, too.
+/// H1. A hook that panics at a poll has ended, too.
 #[test]
 fn a_hook_that_panicked_at_a_poll_runs_again() {
     let _me = threadreg::attach().expect("attach");
@@ -99,6 +101,7 @@ fn a_hook_that_panicked_at_a_poll_runs_again() {
     assert_eq!(runs.load(SeqCst), 2);
 }
 
+/// H4.
 #[test]
 fn a_request_that_finds_other_code_is_served_when_the_task_is_back_in_its_own() {
     static PHASE: AtomicU32 = AtomicU32::new(0);
@@ -255,6 +258,7 @@ mod switched {
         unreachable!("entered after its end");
     }
 
+    /// H3.
     #[test]
     fn a_request_to_a_task_that_was_switched_out_waits_until_it_is_on_its_stack_again() {
         let name = "switched::a_request_to_a_task_that_was_switched_out_waits_until_it_is_on_its_stack_again";
@@ -284,7 +288,7 @@ mod switched {
         CALLED_ON.store(sigctx::sys::gettid().unsigned_abs(), SeqCst);
     }
 
-    /// A coroutine is preempted on one thread and goes on, out of its hook, on another. What the first
+    /// H2. A coroutine is preempted on one thread and goes on, out of its hook, on another. What the first
     /// thread is asked is not done there.
     #[test]
     fn a_hook_that_comes_back_on_another_thread_makes_that_threads_calls() {
@@ -344,7 +348,7 @@ mod switched {
         });
     }
 
-    /// A coroutine that unwinds its stack when it is dropped would unwind what was interrupted.
+    /// H5. A coroutine that unwinds its stack when it is dropped would unwind what was interrupted.
     #[test]
     fn what_unwinds_out_of_an_injected_hook_is_told_why_it_cannot() {
         let name = "switched::what_unwinds_out_of_an_injected_hook_is_told_why_it_cannot";

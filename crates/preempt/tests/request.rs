@@ -11,7 +11,7 @@ use common::{SOON, Spinner, set_up, until};
 use preempt::Task;
 use threadreg::{Nudge, NudgeCall};
 
-/// One request, one run of the hook: none is lost, though no requester asks twice.
+/// P2. One request, one run of the hook: none is lost, though no requester asks twice.
 #[test]
 fn stress_each_single_request_runs_the_hook() {
     testkit::in_child("stress_each_single_request_runs_the_hook", Duration::from_secs(100), || {
@@ -33,7 +33,7 @@ fn stress_each_single_request_runs_the_hook() {
     });
 }
 
-/// No signal is sent to a blocked task; what it was asked is done when it comes back.
+/// P3a. No signal is sent to a blocked task; what it was asked is done when it comes back.
 #[test]
 fn a_request_to_a_blocked_task_runs_the_hook_when_it_comes_back() {
     preempt::install().expect("install");
@@ -112,6 +112,7 @@ extern "C" fn previous(_signal: i32) {
     PREVIOUS.fetch_add(1, SeqCst);
 }
 
+/// P18.
 #[test]
 fn a_signal_from_another_process_reaches_the_handler_that_was_there_before() {
     testkit::in_child(
@@ -175,7 +176,7 @@ fn a_hook_that_detaches_its_thread_ends_the_process() {
     }
 }
 
-/// SIGURG is below the real-time signals: a full queue costs it the siginfo, not the delivery.
+/// P3. SIGURG is below the real-time signals: a full queue costs it the siginfo, not the delivery.
 #[test]
 fn a_full_signal_queue_does_not_lose_the_request() {
     testkit::in_child(

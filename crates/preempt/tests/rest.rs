@@ -102,6 +102,7 @@ fn stays(held: preempt::Suspended) {
     until("it goes on", || PLACE.left.load(SeqCst) == 1);
 }
 
+/// X5.
 #[test]
 fn a_task_that_waits_elsewhere_is_held_and_runs_errands_there() {
     let name = "a_task_that_waits_elsewhere_is_held_and_runs_errands_there";
@@ -125,6 +126,7 @@ fn a_task_that_waits_elsewhere_is_held_and_runs_errands_there() {
     });
 }
 
+/// X5.
 #[test]
 fn a_task_that_is_away_is_held_as_blocked() {
     let name = "a_task_that_is_away_is_held_as_blocked";
@@ -143,7 +145,7 @@ fn a_task_that_is_away_is_held_as_blocked() {
     });
 }
 
-/// A task that suspends another from there is not in its own way.
+/// X5. A task that suspends another from there is not in its own way.
 #[test]
 fn a_task_that_is_away_and_held_can_suspend_another() {
     let name = "a_task_that_is_away_and_held_can_suspend_another";
@@ -157,7 +159,7 @@ fn a_task_that_is_away_and_held_can_suspend_another() {
     elsewhere(name, body, |task| stays(task.suspend(SOON).expect("it is away")));
 }
 
-/// A task that was entered where its thread was away runs code of its own there: that is stopped, not
+/// X8. A task that was entered where its thread was away runs code of its own there: that is stopped, not
 /// taken for the region's.
 #[test]
 fn a_task_that_is_entered_away_is_stopped_at_its_own_code() {
@@ -185,7 +187,7 @@ fn a_task_that_is_entered_away_is_stopped_at_its_own_code() {
     });
 }
 
-/// The other crate stopped it by a nudge, in the middle of registered code: what was interrupted is
+/// X6. The other crate stopped it by a nudge, in the middle of registered code: what was interrupted is
 /// known, and an errand gets the frame.
 #[test]
 fn a_task_that_was_nudged_to_wait_has_its_registers() {
@@ -223,7 +225,7 @@ fn a_task_that_was_nudged_to_wait_has_its_registers() {
     });
 }
 
-/// Held first, stopped with the world then: the thread waits there, and still runs errands.
+/// X7. Held first, stopped with the world then: the thread waits there, and still runs errands.
 #[test]
 fn a_parked_task_that_was_nudged_to_wait_runs_errands() {
     let name = "a_parked_task_that_was_nudged_to_wait_runs_errands";

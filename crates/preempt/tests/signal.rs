@@ -53,6 +53,7 @@ fn works(spinner: &Spinner) {
     }
 }
 
+/// G1.
 #[test]
 fn install_again_puts_ours_on_top_again() {
     testkit::in_child("install_again_puts_ours_on_top_again", Duration::from_mins(2), || {
@@ -82,7 +83,7 @@ fn handler_of(signal: i32) -> usize {
     unsafe { rt_sigaction(signal, None) }.expect("reads").handler
 }
 
-/// A handler that was put over ours gets the signal next, and tasks stop as before, without `install`.
+/// G1. A handler that was put over ours gets the signal next, and tasks stop as before, without `install`.
 #[test]
 fn a_handler_over_ours_keeps_its_signals_and_tasks_stop() {
     let name = "a_handler_over_ours_keeps_its_signals_and_tasks_stop";
@@ -110,7 +111,7 @@ fn a_handler_over_ours_keeps_its_signals_and_tasks_stop() {
     });
 }
 
-/// Ours is not put on top without end: two that both want to be first would never rest.
+/// G1. Ours is not put on top without end: two that both want to be first would never rest.
 #[test]
 fn the_error_names_the_handler_that_stays_over_ours() {
     let name = "the_error_names_the_handler_that_stays_over_ours";
@@ -164,7 +165,7 @@ fn the_error_names_the_handler_that_stays_over_ours() {
     });
 }
 
-/// A signal to the process that only the main thread is to read. It has a thread that is open to it
+/// G2. A signal to the process that only the main thread is to read. It has a thread that is open to it
 /// only because of us, and so the kernel gives it to that one.
 #[test]
 fn a_signal_that_the_main_thread_reads_comes_back_to_it() {
@@ -208,6 +209,7 @@ fn is_pending_for_the_process(signal: i32) -> bool {
     shared & (1 << (signal - 1)) != 0
 }
 
+/// G2, G3.
 #[test]
 fn a_chosen_signal_preempts_and_leaves_sigurg_alone() {
     testkit::in_child(
@@ -242,7 +244,7 @@ fn a_chosen_signal_preempts_and_leaves_sigurg_alone() {
     );
 }
 
-/// Its default action stands: only what the crate sends does not end the process.
+/// G3. Its default action stands: only what the crate sends does not end the process.
 #[test]
 fn a_chosen_signal_from_outside_does_what_it_did() {
     let name = "a_chosen_signal_from_outside_does_what_it_did";
@@ -259,7 +261,7 @@ fn a_chosen_signal_from_outside_does_what_it_did() {
     }
 }
 
-/// One that was on its way when its thread left the registry.
+/// G3. One that was on its way when its thread left the registry.
 #[test]
 fn a_chosen_signal_does_not_end_the_process_when_it_comes_late() {
     let name = "a_chosen_signal_does_not_end_the_process_when_it_comes_late";

@@ -12,6 +12,7 @@ use common::{SOON, Spinner, set_up, until};
 use preempt::{SignalOutcome, StoppedAt, StragglerCause, SuspendError, Task};
 use sigctx::sys::{MaskHow, SigSet, sigprocmask};
 
+/// P17.
 #[test]
 fn a_loop_without_polls_stops_and_goes_on() {
     let _code = set_up();
@@ -45,6 +46,7 @@ fn the_backtrace_leads_through_the_injected_call() {
     spinner.end();
 }
 
+/// P10.
 #[test]
 fn an_idle_task_is_held_at_once_and_starts_when_let_go() {
     let task = Task::new();
@@ -83,6 +85,7 @@ fn a_task_that_polls_stops_at_the_poll() {
     runner.join().expect("no panic").expect("entered");
 }
 
+/// P3a.
 #[test]
 fn a_blocked_task_is_held_without_a_signal() {
     preempt::install().expect("install");
@@ -119,7 +122,7 @@ fn a_blocked_task_is_held_without_a_signal() {
     assert_eq!(read.expect("entered").expect("inside"), 1);
 }
 
-/// A signal that is sent before would be ignored, and wait for its acknowledgement forever.
+/// P20. A signal that is sent before would be ignored, and wait for its acknowledgement forever.
 #[test]
 fn without_a_handler_nothing_is_sent_and_the_error_says_so() {
     let spinner = Spinner::start("spinner", Task::new());
@@ -134,7 +137,7 @@ fn without_a_handler_nothing_is_sent_and_the_error_says_so() {
     spinner.end();
 }
 
-/// Also: a signal that finds nothing asked is acknowledged, else nothing would be sent any more.
+/// P1, P19. Also: a signal that finds nothing asked is acknowledged, else nothing would be sent any more.
 #[test]
 fn a_thread_that_blocks_the_signal_is_named_and_stops_after_it_unblocks() {
     let _code = set_up();
@@ -201,6 +204,7 @@ fn refusal(task: &Task) -> (SignalOutcome, usize) {
     refused.expect("just found")
 }
 
+/// P6.
 #[test]
 fn code_that_is_not_registered_is_not_interrupted_and_the_error_says_where_it_was() {
     preempt::install().expect("install");
@@ -246,6 +250,7 @@ fn a_guard_puts_the_stop_off_until_it_is_dropped() {
     runner.join().expect("no panic").expect("entered");
 }
 
+/// P5.
 #[test]
 fn a_task_cannot_suspend_itself() {
     let _me = threadreg::attach().expect("attach");
@@ -256,7 +261,7 @@ fn a_task_cannot_suspend_itself() {
     assert_eq!(again, Err(preempt::EnterError::InsideTask));
 }
 
-/// Each of two tasks suspends the other again and again; neither waits forever.
+/// P5. Each of two tasks suspends the other again and again; neither waits forever.
 #[test]
 fn stress_two_tasks_suspend_each_other() {
     testkit::in_child("stress_two_tasks_suspend_each_other", Duration::from_secs(100), || {
@@ -288,7 +293,7 @@ fn stress_two_tasks_suspend_each_other() {
     });
 }
 
-/// Many requesters of one loop: they take turns, and the loop makes progress between them.
+/// P4, P11. Many requesters of one loop: they take turns, and the loop makes progress between them.
 #[test]
 fn stress_many_requesters_do_not_starve_the_task() {
     testkit::in_child(
@@ -320,7 +325,7 @@ fn stress_many_requesters_do_not_starve_the_task() {
     );
 }
 
-/// The task ends and begins again while it is suspended.
+/// P10. The task ends and begins again while it is suspended.
 #[test]
 fn stress_a_task_that_comes_and_goes() {
     testkit::in_child("stress_a_task_that_comes_and_goes", Duration::from_secs(100), || {
@@ -352,7 +357,7 @@ fn stress_a_task_that_comes_and_goes() {
     });
 }
 
-/// What the thread's record is used for next has nothing to do with the task.
+/// P10. What the thread's record is used for next has nothing to do with the task.
 #[test]
 fn a_thread_that_is_detached_inside_a_task_takes_the_task_out_of_reach() {
     let _code = set_up();
@@ -388,6 +393,7 @@ fn a_thread_that_is_detached_inside_a_task_takes_the_task_out_of_reach() {
     runner.join().expect("no panic").expect("entered");
 }
 
+/// P5.
 #[test]
 fn a_parked_or_blocked_task_can_suspend_another() {
     let _code = set_up();
@@ -409,7 +415,7 @@ fn a_parked_or_blocked_task_can_suspend_another() {
     spinner.end();
 }
 
-/// A stop of the world can have the answer of a task that a requester holds: that may be stopped
+/// X4. A stop of the world can have the answer of a task that a requester holds: that may be stopped
 /// already.
 #[test]
 fn a_parked_task_makes_the_calls_that_its_thread_is_asked_to_make() {
@@ -435,7 +441,7 @@ fn a_parked_task_makes_the_calls_that_its_thread_is_asked_to_make() {
     spinner.end();
 }
 
-/// The signal that was on its way in the parent never comes in the child.
+/// F1. The signal that was on its way in the parent never comes in the child.
 #[test]
 fn a_child_of_a_fork_waits_for_no_thread() {
     testkit::in_child("a_child_of_a_fork_waits_for_no_thread", Duration::from_secs(30), || {
@@ -470,7 +476,7 @@ fn a_child_of_a_fork_waits_for_no_thread() {
     });
 }
 
-/// Nobody installs the handler here: a blocked task is held without it.
+/// F2. Nobody installs the handler here: a blocked task is held without it.
 #[test]
 fn a_task_that_forks_while_it_is_held_goes_on_in_the_child() {
     let name = "a_task_that_forks_while_it_is_held_goes_on_in_the_child";

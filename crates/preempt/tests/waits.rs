@@ -122,16 +122,19 @@ fn a_thread_is_stopped_after(lost: Lost, name: &str) {
     });
 }
 
+/// P3c.
 #[test]
 fn a_thread_is_stopped_after_its_signal_was_taken() {
     a_thread_is_stopped_after(Lost::Taken, "a_thread_is_stopped_after_its_signal_was_taken");
 }
 
+/// P3c.
 #[test]
 fn a_thread_is_stopped_after_its_signal_was_ignored() {
     a_thread_is_stopped_after(Lost::Ignored, "a_thread_is_stopped_after_its_signal_was_ignored");
 }
 
+/// P3c.
 #[test]
 fn a_thread_is_stopped_after_its_signal_went_to_another_handler() {
     a_thread_is_stopped_after(
@@ -140,7 +143,7 @@ fn a_thread_is_stopped_after_its_signal_went_to_another_handler() {
     );
 }
 
-/// It settles at once, and does not wait for a signal that does not come.
+/// P3d. It settles at once, and does not wait for a signal that does not come.
 #[test]
 fn a_task_blocks_after_its_signal_was_lost() {
     let name = "a_task_blocks_after_its_signal_was_lost";
@@ -163,7 +166,7 @@ fn a_task_blocks_after_its_signal_was_lost() {
     });
 }
 
-/// Requesters that hold the task for longer than it takes the others to queue up. What is counted is
+/// P4. Requesters that hold the task for longer than it takes the others to queue up. What is counted is
 /// the loop's progress between two holds, not time.
 #[test]
 fn stress_a_task_runs_between_two_holds() {
@@ -205,6 +208,7 @@ fn stress_a_task_runs_between_two_holds() {
     });
 }
 
+/// P5a.
 #[test]
 fn a_thread_that_waits_to_enter_is_told_who_has_the_task() {
     let _me = threadreg::attach().expect("attach");
@@ -219,6 +223,7 @@ fn a_thread_that_waits_to_enter_is_told_who_has_the_task() {
     assert_eq!(task.enter_within(SOON, || 7), Ok(7));
 }
 
+/// P5a.
 #[test]
 fn a_task_that_comes_back_from_blocking_is_told_who_has_it() {
     testkit::in_child(
@@ -270,6 +275,7 @@ unsafe fn called(_: usize) {
     CALLED_ON.store(gettid() as usize, SeqCst);
 }
 
+/// P5a.
 #[test]
 fn an_errand_that_is_not_begun_in_time_is_taken_back() {
     let name = "an_errand_that_is_not_begun_in_time_is_taken_back";
@@ -327,18 +333,21 @@ fn a_waiting_thread_makes_calls(name: &str, wait: impl FnOnce(&Task) + Send) {
     });
 }
 
+/// X4.
 #[test]
 fn a_thread_that_waits_to_enter_makes_calls() {
     let name = "a_thread_that_waits_to_enter_makes_calls";
     a_waiting_thread_makes_calls(name, |task| task.enter(|| ()).expect("entered"));
 }
 
+/// X4.
 #[test]
 fn a_thread_that_waits_to_suspend_makes_calls() {
     let name = "a_thread_that_waits_to_suspend_makes_calls";
     a_waiting_thread_makes_calls(name, |task| task.suspend(SOON).map(drop).expect("let go"));
 }
 
+/// X4.
 #[test]
 fn a_task_that_comes_back_from_blocking_makes_calls() {
     let name = "a_task_that_comes_back_from_blocking_makes_calls";
