@@ -62,15 +62,10 @@ cfg_select! {
         pub use s390x::{Reg, Status};
         pub(crate) use s390x::*;
     }
-    target_arch = "mips" => {
+    any(target_arch = "mips", all(target_arch = "mips64", target_pointer_width = "64")) => {
         mod mips;
         pub use mips::{Reg, Status};
         pub(crate) use mips::*;
-    }
-    all(target_arch = "mips64", target_pointer_width = "64") => {
-        mod mips64;
-        pub use mips64::{Reg, Status};
-        pub(crate) use mips64::*;
     }
     _ => {
         compile_error!(

@@ -4,37 +4,44 @@ use core::arch::global_asm;
 use core::ffi::{c_int, c_void};
 use core::mem::{offset_of, size_of};
 
+use super::abi::{
+    HOME, IN_SLOT, add_const, address, enter, global_pointer, set_isa, load, load_page,
+    low_part,
+};
 use super::{FrameRecord, UCONTEXT_OFFSET, Ucontext};
 use crate::inject::Call;
 
 // Where a frame at $16 has every register of the interrupted code (DWARF numbers: 0 to 31 the
-// general registers, 64 and 65 hi and lo). {low} is the part of a 64-bit slot that counts.
+// general registers, 64 and 65 hi and lo). The offsets, two bytes of LEB128 each, are where in a 64-bit
+// slot the register is.
 // The return address is none of the general registers: the interrupted function's own $31 is one of
 // the values that unwinders need. Column 66 stands for it, as in libgcc's unwinder.
 macro_rules! interrupted_registers {
     () => {
         "
         .cfi_return_column 66
-        .cfi_escape 0x0f, 4, 0x80, ((424 + {low}) & 0x7f) | 0x80, (424 + {low}) >> 7, 0x06
+        .cfi_escape 0x0f, 4, 0x80, (({general} + 8*29) & 0x7f) | 0x80, ({general} + 8*29) >> 7, 0x06
         .irp n,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,28,29,30,31
-        .cfi_escape 0x10, \\n, 3, 0x80, ((192 + 8*\\n + {low}) & 0x7f) | 0x80, (192 + 8*\\n + {low}) >> 7
+        .cfi_escape 0x10, \\n, 3, 0x80, (({general} + 8*\\n) & 0x7f) | 0x80, ({general} + 8*\\n) >> 7
         .endr
-        .cfi_escape 0x10, 64, 3, 0x80, ((728 + {low}) & 0x7f) | 0x80, (728 + {low}) >> 7
-        .cfi_escape 0x10, 65, 3, 0x80, ((736 + {low}) & 0x7f) | 0x80, (736 + {low}) >> 7
-        .cfi_escape 0x10, 66, 3, 0x80, ((184 + {low}) & 0x7f) | 0x80, (184 + {low}) >> 7
+        .cfi_escape 0x10, 64, 3, 0x80, ({hi} & 0x7f) | 0x80, {hi} >> 7
+        .cfi_escape 0x10, 65, 3, 0x80, ({lo} & 0x7f) | 0x80, {lo} >> 7
+        .cfi_escape 0x10, 66, 3, 0x80, ({pc} & 0x7f) | 0x80, {pc} >> 7
         "
     };
 }
 
-/// The offsets that the CFI above is written with.
+/// Where in a frame the register is whose slot is at `slot` in the context.
+const fn in_frame(slot: usize) -> usize {
+    let at = UCONTEXT_OFFSET + slot + IN_SLOT;
+    assert!(at >= 1 << 7 && at < 1 << 13, "the CFI above has two bytes for it");
+    at
+}
+
 const _: () = {
-    assert!(UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.pc) == 184);
-    assert!(UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.zero) == 192);
-    assert!(UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.sp) == 192 + 8 * 29);
-    assert!(UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.sp) == 424);
-    assert!(UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.ra) == 192 + 8 * 31);
-    assert!(UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.hi) == 728);
-    assert!(UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.lo) == 736);
+    in_frame(offset_of!(Ucontext, mcontext.ra));
+    assert!(offset_of!(Ucontext, mcontext.sp) == offset_of!(Ucontext, mcontext.zero) + 8 * 29);
+    assert!(offset_of!(Ucontext, mcontext.ra) == offset_of!(Ucontext, mcontext.zero) + 8 * 31);
     assert!(offset_of!(Call, frame) == 0);
     // Nothing is left for frame-pointer walkers.
     assert!(offset_of!(Call, record) < size_of::<Call>() && size_of::<FrameRecord>() == 0);
@@ -44,54 +51,26 @@ const _: () = {
 // whether its symbol is a global one, which is the compiler's choice; the table's is not.
 global_asm!(
     ".pushsection .data.rel.ro.sigctx_entry, \"aw\", @progbits",
-    ".balign 4",
+    ".balign 8",
     concat!(symbol!("calls"), ":"),
-    ".word {dispatch}",
-    ".word {run}",
+    address!("{dispatch}"),
+    address!("{run}"),
     ".popsection",
     ".pushsection .text.sigctx_entry, \"ax\", @progbits",
     ".set push",
     ".set noreorder",           // the instruction after a jump is executed before it
-    ".set mips32r2",            // the assembler is not always told what the target has
+    set_isa!(),
     ".set noat",
     ".set nomacro",
     ".balign 16",
-    // The handler of every signal. $4 = signal, $5 = siginfo, $6 = ucontext, $25 = this address,
-    // $31 = the kernel's code that makes the sigreturn, $29 a multiple of 8.
-    function!("entry"),
-    ".cfi_startproc",
-    "lui $28, %hi(_gp_disp)",   // the global pointer, from which the table is found
-    "addiu $28, $28, %lo(_gp_disp)",
-    "addu $28, $28, $25",
-    "move $7, $29",             // fourth argument: where the frame begins
-    "addiu $29, $29, -32",      // 0: home of four arguments, 16: $28, 28: $31
-    ".cfi_def_cfa_offset 32",
-    "sw $31, 28($29)",
-    ".cfi_offset 31, -4",
-    "sw $28, 16($29)",
-    concat!("lw $8, %got(", symbol!("calls"), ")($28)"),
-    concat!("lw $25, %lo(", symbol!("calls"), ")($8)"),
-    "jalr $25",                 // dispatch
-    "nop",
-    "bnez $2, 2f",
-    "lw $28, 16($29)",          // a call destroys it
-    "lw $31, 28($29)",
-    "jr $31",                   // a plain return from the handler
-    "addiu $29, $29, 32",
-    "2:",
-    concat!("lw $8, %got(", symbol!("calls"), ")($28)"),
-    concat!("lw $25, %lo(", symbol!("calls"), " + 4)($8)"), // run
-    "lw $17, {back}($2)",       // callee-saved, as $16: they outlive the call
-    "lw $16, 0($2)",            // the copied frame
-    ".cfi_endproc",
-    end!("entry"),
+    enter!(),
     // Runs on into the pivot. $2 = the record of the call (16-aligned, below the copied frame),
     // $16 = the copied frame, $17 = the sigreturn's code, $25 = run.
     ".cfi_startproc",
     ".cfi_signal_frame",
     interrupted_registers!(),
     local!("injected_call"),
-    "addiu $29, $2, -16",       // leaves the alternate stack for good; home of four arguments
+    add_const!("$29, $2, -{home}"), // leaves the alternate stack for good
     // The default, which Rust code counts on; the kernel left it alone. What NaNs look like (NAN2008,
     // ABS2008) stays.
     "cfc1 $8, $31",
@@ -121,7 +100,11 @@ global_asm!(
     dispatch = sym crate::handler::dispatch,
     run = sym crate::inject::run,
     back = const offset_of!(Call, back),
-    low = const if cfg!(target_endian = "big") { 4 } else { 0 },
+    home = const HOME,
+    general = const in_frame(offset_of!(Ucontext, mcontext.zero)),
+    hi = const in_frame(offset_of!(Ucontext, mcontext.hi)),
+    lo = const in_frame(offset_of!(Ucontext, mcontext.lo)),
+    pc = const in_frame(offset_of!(Ucontext, mcontext.pc)),
 );
 
 // Names carry the version, so that two versions of this crate can be linked together.

@@ -1,28 +1,13 @@
-//! MIPS with 32-bit registers, the o32 ABI, both byte orders.
+//! MIPS with the o32 and the n64 ABI, both byte orders: the Rust architectures `mips` and `mips64`.
 //!
-//! What the kernel leaves on the alternate stack, as `entry` finds it:
-//!
-//! ```text
-//!  high  top of the alternate stack ------ uc_stack.ss_sp + ss_size, the end of what is copied
-//!        | records of the MSA vectors    |   where they were used; found by their order
-//!        | ucontext       632 bytes      |<- $6
-//!        | siginfo        128 bytes      |<- $5
-//!        | two words of nothing          |
-//!  low   | home of four arguments        |<- $29 (a multiple of 8)
-//! ```
-//!
-//! Registers have 64-bit slots. A kernel for 64-bit machines has the values sign-extended there and
-//! wants them back so; one for 32-bit machines has zeroes above them and does not look at what it
-//! gets.
+//! `o32` and `n64` have what the two differ in: the kernel's layouts, the names of eight registers,
+//! instructions for words, and the entry's first half. The pictures of the stack are there.
 //!
 //! The unstable feature `asm_experimental_arch` is needed, and the compiler does not yet know that
 //! assembly can change hi, lo and $1: assembly here leaves the three as they were.
 //!
-//! This file is long because the layouts of a kernel's frame and what reads them go together.
-//!
 //! References: the kernel's `arch/mips/kernel/signal.c`, `arch/mips/include/uapi/asm/sigcontext.h`,
-//! `asm/ucontext.h`; System V ABI MIPS supplement, chapter 3; MIPS32 Architecture For Programmers,
-//! volumes I-A (FCSR) and IV-j (MSA).
+//! `asm/ucontext.h`; MIPS32 and MIPS64 Architecture For Programmers, volumes I-A (FCSR) and IV-j (MSA).
 
 use core::arch::asm;
 use core::ffi::c_long;
@@ -31,17 +16,142 @@ use core::mem::size_of;
 use bitflags::bitflags;
 
 use super::layout::layout;
-use super::registers::registers;
 use crate::inject::{BadFrame, MoveError};
 use crate::sys::{KernelAction, SaFlags, SigSet};
 
+/// Lines of assembly as one string.
+macro_rules! lines {
+    ($($line:expr),+ $(,)?) => { concat!($($line, "\n"),+) };
+}
+
+/// Declares `struct sigcontext`: the fields before the registers, those of the registers 8 to 15, and what
+/// follows the registers.
+macro_rules! sig_context {
+    ({ $($before:tt)* } 8 to 15 { $($eight:tt)* } { $($after:tt)* }) => {
+        layout! {
+            /// `struct sigcontext`.
+            #[derive(Debug)]
+            pub(crate) struct SigContext = "struct sigcontext" {
+                $($before)*
+                pub(super) zero: u64 = "sc_regs[0]",
+                at: u64 = "sc_regs[1]",
+                v0: u64 = "sc_regs[2]",
+                v1: u64 = "sc_regs[3]",
+                a0: u64 = "sc_regs[4]",
+                a1: u64 = "sc_regs[5]",
+                a2: u64 = "sc_regs[6]",
+                a3: u64 = "sc_regs[7]",
+                $($eight)*
+                s0: u64 = "sc_regs[16]",
+                s1: u64 = "sc_regs[17]",
+                s2: u64 = "sc_regs[18]",
+                s3: u64 = "sc_regs[19]",
+                s4: u64 = "sc_regs[20]",
+                s5: u64 = "sc_regs[21]",
+                s6: u64 = "sc_regs[22]",
+                s7: u64 = "sc_regs[23]",
+                t8: u64 = "sc_regs[24]",
+                t9: u64 = "sc_regs[25]",
+                /// The kernel's: no program can keep a value there.
+                k0: u64 = "sc_regs[26]",
+                k1: u64 = "sc_regs[27]",
+                gp: u64 = "sc_regs[28]",
+                pub(super) sp: u64 = "sc_regs[29]",
+                pub(super) fp: u64 = "sc_regs[30]",
+                pub(super) ra: u64 = "sc_regs[31]",
+                fpregs: [u64; 32] = "sc_fpregs",
+                $($after)*
+            }
+        }
+    };
+}
+
+/// Declares [`Reg`] with the lines of the registers 8 to 15.
+macro_rules! mips_registers {
+    ($($eight:tt)*) => {
+        registers! {
+            /// A register of the interrupted context.
+            ///
+            /// `zero`, `k0` and `k1` are not among them: the first is 0, and the other two belong to the
+            /// kernel, which keeps them for no program.
+            pub enum Reg, read by from_slot, written by to_slot;
+
+            /// The assembler's scratch.
+            At = at, "at";
+            /// Result, and number of a system call.
+            V0 = v0, "v0";
+            /// Second word of a result.
+            V1 = v1, "v1";
+            /// First argument.
+            A0 = a0, "a0";
+            /// Second argument.
+            A1 = a1, "a1";
+            /// Third argument.
+            A2 = a2, "a2";
+            /// Fourth argument; whether a system call failed.
+            A3 = a3, "a3";
+            $($eight)*
+            /// Callee-saved.
+            S0 = s0, "s0";
+            /// Callee-saved.
+            S1 = s1, "s1";
+            /// Callee-saved.
+            S2 = s2, "s2";
+            /// Callee-saved.
+            S3 = s3, "s3";
+            /// Callee-saved.
+            S4 = s4, "s4";
+            /// Callee-saved.
+            S5 = s5, "s5";
+            /// Callee-saved.
+            S6 = s6, "s6";
+            /// Callee-saved.
+            S7 = s7, "s7";
+            /// Scratch.
+            T8 = t8, "t8";
+            /// Address of the function that is called.
+            T9 = t9, "t9";
+            /// Global pointer; callee-saved in n64.
+            Gp = gp, "gp";
+            /// Stack pointer.
+            Sp = sp, "sp";
+            /// Frame pointer, where there is one; callee-saved.
+            Fp = fp, "fp";
+            /// Return address.
+            Ra = ra, "ra";
+            /// Upper half of a product, remainder.
+            Hi = hi, "hi";
+            /// Lower half of a product, quotient.
+            Lo = lo, "lo";
+            /// Program counter; the lowest bit tells the compressed instruction sets.
+            Pc = pc, "pc";
+            /// Floating point control and status, see [`Status`](crate::Status). The kernel writes it for
+            /// a thread that has used floating point; for another the word is what was on the stack.
+            Fcsr = fpc_csr, "fcsr";
+        }
+    };
+}
+
 mod entry;
+#[cfg(target_arch = "mips64")]
+mod n64;
+#[cfg(target_arch = "mips")]
+mod o32;
 #[cfg(feature = "probe")]
 mod probe;
 #[cfg(test)]
 mod tests;
 
+#[cfg(target_arch = "mips64")]
+use n64 as abi;
+#[cfg(target_arch = "mips")]
+use o32 as abi;
+
+use abi::{arguments_off_the_stack, arguments_to_the_stack};
+
 pub(crate) use super::generic::*;
+pub use abi::Reg;
+pub(crate) use abi::{SigContext, Ucontext};
 pub(crate) use entry::*;
 #[cfg(feature = "probe")]
 pub(crate) use probe::*;
@@ -52,7 +162,7 @@ pub(crate) const NSIG: usize = 128;
 /// The ABI has none. But kernels before 4.8 have their FPU emulator put an instruction there, and
 /// leave out these bytes themselves when they push a frame.
 pub(crate) const RED_ZONE: usize = 32;
-/// The home of four arguments, two words, the siginfo.
+/// The home of four arguments, or what was it in n64, two words, the siginfo.
 pub(crate) const UCONTEXT_OFFSET: usize = 152;
 /// With the records of MSA about 1.1 KiB.
 pub(crate) const MAX_FRAME: usize = 16 * 1024;
@@ -60,8 +170,7 @@ pub(crate) const MAX_FRAME: usize = 16 * 1024;
 // ---- system calls ------------------------------------------------------------------------------
 
 /// The system call instruction. The kernel destroys $1, $3, $8 to $15, $24, $25, hi and lo; whether
-/// $2 is an error is in $7. The fifth and the sixth argument are on the stack, above the home of
-/// the first four.
+/// $2 is an error is in $7.
 ///
 /// # Safety
 ///
@@ -79,11 +188,9 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
             "move $16, $1",
             "mfhi $17",
             "mflo $18",
-            "addiu $29, $29, -32",
-            "sw $8, 16($29)",
-            "sw $9, 20($29)",
+            arguments_to_the_stack!(),
             "syscall",
-            "addiu $29, $29, 32",
+            arguments_off_the_stack!(),
             "mtlo $18",
             "mthi $17",
             "move $1, $16",
@@ -139,77 +246,6 @@ impl RawAction {
 }
 
 layout! {
-    /// `struct sigcontext`.
-    #[derive(Debug)]
-    pub(crate) struct SigContext = "struct sigcontext" {
-        regmask: u32 = "sc_regmask",
-        status: u32 = "sc_status",
-        pc: u64 = "sc_pc",
-        zero: u64 = "sc_regs[0]",
-        at: u64 = "sc_regs[1]",
-        v0: u64 = "sc_regs[2]",
-        v1: u64 = "sc_regs[3]",
-        a0: u64 = "sc_regs[4]",
-        a1: u64 = "sc_regs[5]",
-        a2: u64 = "sc_regs[6]",
-        a3: u64 = "sc_regs[7]",
-        t0: u64 = "sc_regs[8]",
-        t1: u64 = "sc_regs[9]",
-        t2: u64 = "sc_regs[10]",
-        t3: u64 = "sc_regs[11]",
-        t4: u64 = "sc_regs[12]",
-        t5: u64 = "sc_regs[13]",
-        t6: u64 = "sc_regs[14]",
-        t7: u64 = "sc_regs[15]",
-        s0: u64 = "sc_regs[16]",
-        s1: u64 = "sc_regs[17]",
-        s2: u64 = "sc_regs[18]",
-        s3: u64 = "sc_regs[19]",
-        s4: u64 = "sc_regs[20]",
-        s5: u64 = "sc_regs[21]",
-        s6: u64 = "sc_regs[22]",
-        s7: u64 = "sc_regs[23]",
-        t8: u64 = "sc_regs[24]",
-        t9: u64 = "sc_regs[25]",
-        /// The kernel's: nobody else can keep a value there.
-        k0: u64 = "sc_regs[26]",
-        k1: u64 = "sc_regs[27]",
-        gp: u64 = "sc_regs[28]",
-        sp: u64 = "sc_regs[29]",
-        fp: u64 = "sc_regs[30]",
-        ra: u64 = "sc_regs[31]",
-        fpregs: [u64; 32] = "sc_fpregs",
-        acx: u32 = "sc_acx",
-        fpc_csr: u32 = "sc_fpc_csr",
-        fpc_eir: u32 = "sc_fpc_eir",
-        used_math: u32 = "sc_used_math",
-        dsp: u32 = "sc_dsp",
-        pad: u32 = "",
-        hi: u64 = "sc_mdhi",
-        lo: u64 = "sc_mdlo",
-        hi1: u32 = "sc_hi1",
-        lo1: u32 = "sc_lo1",
-        hi2: u32 = "sc_hi2",
-        lo2: u32 = "sc_lo2",
-        hi3: u32 = "sc_hi3",
-        lo3: u32 = "sc_lo3",
-    }
-}
-
-layout! {
-    /// `struct ucontext`, whose records of extended state follow it.
-    #[derive(Debug)]
-    pub(crate) struct Ucontext = "struct ucontext" {
-        flags: u32 = "uc_flags",
-        pub(crate) link: usize = "uc_link",
-        pub(crate) stack: SignalStack = "uc_stack",
-        pad: u32 = "",
-        mcontext: SigContext = "uc_mcontext",
-        pub(crate) sigmask: SigSet = "uc_sigmask",
-    }
-}
-
-layout! {
     /// `struct extcontext`: the head of a record.
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct ExtContext = "struct extcontext" {
@@ -225,101 +261,7 @@ const MSA_RECORD: u32 = 0x784d_5341;
 /// `END_EXTCONTEXT_MAGIC`, the last of them, which is this word alone.
 const END_OF_RECORDS: u32 = 0x7845_4e44;
 
-/// The fields are compared with the C headers, by the test `the_headers_agree`.
-const _: () = {
-    assert!(size_of::<Ucontext>() == 632);
-    assert!(size_of::<SigContext>() == 592);
-};
-
 // ---- registers ---------------------------------------------------------------------------------
-
-/// The kernel of a 64-bit machine has a double word for each.
-#[inline(always)]
-fn low_half(word: u64) -> u64 {
-    word & u64::from(u32::MAX)
-}
-
-/// As the kernel of a 64-bit machine wants it.
-#[inline(always)]
-fn sign_extended(_: Reg, value: u64) -> u64 {
-    value as i32 as u64
-}
-
-registers! {
-    /// A register of the interrupted context.
-    ///
-    /// `zero`, `k0` and `k1` are not among them: the first is 0, and the other two belong to the
-    /// kernel, which does not keep them for anybody.
-    pub enum Reg, read by low_half, written by sign_extended;
-
-    /// The assembler's scratch.
-    At = at, "at";
-    /// Result, and number of a system call.
-    V0 = v0, "v0";
-    /// Second word of a result.
-    V1 = v1, "v1";
-    /// First argument.
-    A0 = a0, "a0";
-    /// Second argument.
-    A1 = a1, "a1";
-    /// Third argument.
-    A2 = a2, "a2";
-    /// Fourth argument; whether a system call failed.
-    A3 = a3, "a3";
-    /// Scratch.
-    T0 = t0, "t0";
-    /// Scratch.
-    T1 = t1, "t1";
-    /// Scratch.
-    T2 = t2, "t2";
-    /// Scratch.
-    T3 = t3, "t3";
-    /// Scratch.
-    T4 = t4, "t4";
-    /// Scratch.
-    T5 = t5, "t5";
-    /// Scratch.
-    T6 = t6, "t6";
-    /// Scratch.
-    T7 = t7, "t7";
-    /// Callee-saved.
-    S0 = s0, "s0";
-    /// Callee-saved.
-    S1 = s1, "s1";
-    /// Callee-saved.
-    S2 = s2, "s2";
-    /// Callee-saved.
-    S3 = s3, "s3";
-    /// Callee-saved.
-    S4 = s4, "s4";
-    /// Callee-saved.
-    S5 = s5, "s5";
-    /// Callee-saved.
-    S6 = s6, "s6";
-    /// Callee-saved.
-    S7 = s7, "s7";
-    /// Scratch.
-    T8 = t8, "t8";
-    /// Address of the function that is called.
-    T9 = t9, "t9";
-    /// Global pointer.
-    Gp = gp, "gp";
-    /// Stack pointer.
-    Sp = sp, "sp";
-    /// Frame pointer, where there is one; callee-saved.
-    Fp = fp, "fp";
-    /// Return address.
-    Ra = ra, "ra";
-    /// Upper half of a product, remainder.
-    Hi = hi, "hi";
-    /// Lower half of a product, quotient.
-    Lo = lo, "lo";
-    /// Program counter; the lowest bit tells the compressed instruction sets.
-    Pc = pc, "pc";
-    /// Floating point control and status, see [`Status`]. The kernel writes it for a thread that
-    /// has used floating point; for another the word is what was on the stack.
-    Fcsr = fpc_csr, "fcsr";
-}
 
 impl Reg {
     /// The program counter.
@@ -483,8 +425,7 @@ impl crate::SigCtx<'_> {
     /// Async-signal-safe.
     #[must_use]
     pub fn dsp_accumulators(&self) -> [(u64, u64); 3] {
-        let c = &self.ucontext().mcontext;
-        [(c.hi1, c.lo1), (c.hi2, c.lo2), (c.hi3, c.lo3)].map(|(hi, lo)| (hi.into(), lo.into()))
+        self.ucontext().mcontext.accumulators()
     }
 }
 

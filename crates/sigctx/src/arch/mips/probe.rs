@@ -1,7 +1,7 @@
 //! Assembly that holds a pattern in every register.
 //!
-//! Which vectors there are is looked up at run time: 16 doubles (FR=0), 32 doubles (FR=1) or 32
-//! MSA vectors, whose lower halves the doubles are.
+//! Which vectors there are is looked up at run time: 16 doubles (FR=0, of o32 alone), 32 doubles (FR=1)
+//! or 32 MSA vectors, whose lower halves the doubles are.
 //!
 //! No jump on this architecture finds its target in memory: the loop's needs a register, and so
 //! does a trampoline that `push_call` enters, when it goes back. Both use s7, as Go does in its
@@ -16,12 +16,21 @@ use core::ffi::c_int;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use super::super::layout::Structure;
+use super::abi::{
+    HOME, REGS_8_TO_15, add_const, address, align_down, double, global_pointer, set_isa,
+    kept_doubles, load, load_address, load_page, low_part, store,
+};
 use super::{ExtContext, RawAction, Reg, SigContext, SigInfoHead, SignalStack, Status, Ucontext};
+use crate::arch::layout::Structure;
 use crate::probe::Instruction;
 use crate::sys;
 
-pub(crate) const NAME: &str = if cfg!(target_endian = "big") { "mips" } else { "mipsel" };
+pub(crate) const NAME: &str = match (cfg!(target_arch = "mips64"), cfg!(target_endian = "big")) {
+    (false, true) => "mips",
+    (false, false) => "mipsel",
+    (true, true) => "mips64",
+    (true, false) => "mips64el",
+};
 
 pub(crate) const LAYOUTS: &[Structure] = &[
     SigInfoHead::LAYOUT,
@@ -49,14 +58,14 @@ const GENERAL: [(usize, Reg); 27] = [
     (5, Reg::A1),
     (6, Reg::A2),
     (7, Reg::A3),
-    (8, Reg::T0),
-    (9, Reg::T1),
-    (10, Reg::T2),
-    (11, Reg::T3),
-    (12, Reg::T4),
-    (13, Reg::T5),
-    (14, Reg::T6),
-    (15, Reg::T7),
+    (8, REGS_8_TO_15[0]),
+    (9, REGS_8_TO_15[1]),
+    (10, REGS_8_TO_15[2]),
+    (11, REGS_8_TO_15[3]),
+    (12, REGS_8_TO_15[4]),
+    (13, REGS_8_TO_15[5]),
+    (14, REGS_8_TO_15[6]),
+    (15, REGS_8_TO_15[7]),
     (16, Reg::S0),
     (17, Reg::S1),
     (18, Reg::S2),
@@ -76,9 +85,9 @@ const GENERAL: [(usize, Reg); 27] = [
 #[repr(C)]
 struct State {
     /// By number.
-    general: [u32; 32],
-    hi: u32,
-    lo: u32,
+    general: [usize; 32],
+    hi: usize,
+    lo: usize,
     fcsr: u32,
     msacsr: u32,
     /// By number; the lower half is the double.
@@ -96,7 +105,7 @@ pub(crate) struct Table {
     level: u32,
     host_fcsr: u32,
     host_msacsr: u32,
-    host_general: [u32; 32],
+    host_general: [usize; 32],
     host_doubles: [u64; 32],
 }
 
@@ -125,7 +134,7 @@ impl Table {
     pub(crate) fn fill(&mut self, mut next: impl FnMut() -> u64) {
         let given = &mut self.given;
         for value in given.general.iter_mut().chain([&mut given.hi, &mut given.lo]) {
-            *value = next() as u32;
+            *value = next() as usize;
         }
         for value in given.vectors.iter_mut().flatten() {
             *value = next();
@@ -144,10 +153,10 @@ impl Table {
             }
         };
         for (number, reg) in GENERAL {
-            check(reg.name(), 0, given.general[number].into(), found.general[number].into());
+            check(reg.name(), 0, given.general[number] as u64, found.general[number] as u64);
         }
-        check("hi", 0, given.hi.into(), found.hi.into());
-        check("lo", 0, given.lo.into(), found.lo.into());
+        check("hi", 0, given.hi as u64, found.hi as u64);
+        check("lo", 0, given.lo as u64, found.lo as u64);
         check("fcsr", 0, given.fcsr.into(), found.fcsr.into());
         let step = if level() == Level::Even { 2 } else { 1 };
         for i in (0..32).step_by(step) {
@@ -198,10 +207,12 @@ fn detect() -> Level {
     const GET_FP_MODE: usize = 46;
     const FR: usize = 1;
 
-    // SAFETY: only asks. A kernel that does not know the question knows no other mode.
-    let mode = unsafe { sys::syscall(libc::SYS_prctl, [GET_FP_MODE, 0, 0, 0, 0, 0]) };
-    if mode.unwrap_or(0) & FR == 0 {
-        return Level::Even;
+    if cfg!(target_arch = "mips") {
+        // SAFETY: only asks. A kernel that does not know the question knows no other mode.
+        let mode = unsafe { sys::syscall(libc::SYS_prctl, [GET_FP_MODE, 0, 0, 0, 0, 0]) };
+        if mode.unwrap_or(0) & FR == 0 {
+            return Level::Even;
+        }
     }
     // SAFETY: reads the auxiliary vector.
     let capabilities = unsafe { libc::getauxval(libc::AT_HWCAP) };
@@ -210,7 +221,7 @@ fn detect() -> Level {
 
 /// Reads a line of objdump's.
 pub(crate) fn instruction(line: &str) -> Instruction {
-    // In `addiu sp,sp,-88`.
+    // In `addiu sp,sp,-88`, or `daddiu`.
     let reserved = line.split_once("addiu\tsp,sp,-").map(|(_, number)| number);
     let relocations = ["R_MIPS_CALL", "R_MIPS_JALR", "R_MIPS_26", "R_MIPS_TLS"];
     Instruction {
@@ -273,16 +284,16 @@ global_asm!(
     ".popsection",
     ".pushsection .text.sigctx_probe, \"ax\", @progbits",
     ".set push",
-    ".set mips32r2",
+    set_isa!(),
     ".set noreorder",
     ".set noat",
     ".set nomacro",
     ".balign 64",
     function!("probe_spin"),   // $4 = table
-    ".irp n,16,17,18,19,20,21,22,23,29,30,31",
-    "sw $\\n, {host} + 4*\\n($4)",
+    ".irp n,16,17,18,19,20,21,22,23,28,29,30,31",
+    store!("$\\n, {host} + {word}*\\n($4)"),
     ".endr",
-    ".irp n,20,22,24,26,28,30",
+    kept_doubles!(),
     "sdc1 $f\\n, {host_doubles} + 8*\\n($4)",
     ".endr",
     "cfc1 $2, $31",
@@ -299,21 +310,21 @@ global_asm!(
     "ctcmsa $1, $2",
     ".set pop",
     "24:",
-    "lw $2, {given_hi}($4)",
+    load!("$2, {given_hi}($4)"),
     "mthi $2",
-    "lw $2, {given_lo}($4)",
+    load!("$2, {given_lo}($4)"),
     "mtlo $2",
     "lw $2, {given_fcsr}($4)",
     "ctc1 $2, $31",
     "move $29, $4",
     ".irp n,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,24,25,28,30,31",
-    "lw $\\n, {given} + 4*\\n($29)",
+    load!("$\\n, {given} + {word}*\\n($29)"),
     ".endr",
     global!("probe_loop"),
     ".rept 64",
     "nop",
-    "addiu $2, $2, 1",
-    "addiu $2, $2, -1",
+    add_const!("$2, $2, 1"),
+    add_const!("$2, $2, -1"),
     "b 1f",                     // may be interrupted between a jump and what goes with it
     "xori $1, $1, 0x55",
     "1:",
@@ -323,18 +334,18 @@ global_asm!(
     "xor $16, $16, $17",
     "xor $16, $16, $17",
     ".endr",
-    "lw $23, {next}($29)",
+    load!("$23, {next}($29)"),
     "jr $23",
     "nop",
     global!("probe_exit"),
     ".irp n,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,24,25,28,30,31",
-    "sw $\\n, {found} + 4*\\n($29)",
+    store!("$\\n, {found} + {word}*\\n($29)"),
     ".endr",
     "move $4, $29",
     "mfhi $2",
-    "sw $2, {found_hi}($4)",
+    store!("$2, {found_hi}($4)"),
     "mflo $2",
-    "sw $2, {found_lo}($4)",
+    store!("$2, {found_lo}($4)"),
     "cfc1 $2, $31",
     "sw $2, {found_fcsr}($4)",
     "lw $2, {level}($4)",
@@ -351,33 +362,33 @@ global_asm!(
     "25:",
     "lw $2, {host_fcsr}($4)",
     "ctc1 $2, $31",
-    ".irp n,20,22,24,26,28,30",
+    kept_doubles!(),
     "ldc1 $f\\n, {host_doubles} + 8*\\n($4)",
     ".endr",
-    ".irp n,16,17,18,19,20,21,22,23,29,30,31",
-    "lw $\\n, {host} + 4*\\n($4)",
+    ".irp n,16,17,18,19,20,21,22,23,28,29,30,31",
+    load!("$\\n, {host} + {word}*\\n($4)"),
     ".endr",
     "jr $31",
     "nop",
     // Writes something else into everything. $4 = level.
     function!("probe_clobber"),
-    "addiu $29, $29, -128",
+    add_const!("$29, $29, -208"),
     ".irp n,16,17,18,19,20,21,22,23",
-    "sw $\\n, 4*(\\n - 16)($29)",
+    store!("$\\n, {word}*(\\n - 16)($29)"),
     ".endr",
-    "sw $30, 32($29)",
-    "sw $31, 36($29)",
+    store!("$28, {word}*8($29)"),
+    store!("$30, {word}*9($29)"),
+    store!("$31, {word}*10($29)"),
     "cfc1 $2, $31",
-    "sw $2, 40($29)",
-    "sw $4, 44($29)",
-    ".irp n,20,22,24,26,28,30",
-    "sdc1 $f\\n, 48 + 4*(\\n - 20)($29)",
+    "sw $2, 88($29)",
+    kept_doubles!(),
+    "sdc1 $f\\n, 96 + 8*(\\n - 20)($29)",
     ".endr",
     "lui $2, 0xaaaa",
     ".irp n,0,1,2,3",
-    "sw $2, 112 + 4*\\n($29)",
+    "sw $2, 192 + 4*\\n($29)",
     ".endr",
-    each_vector!("$4", "ldc1", "ld.d", "112($29)"),
+    each_vector!("$4", "ldc1", "ld.d", "192($29)"),
     "blez $3, 31f",
     "nop",
     ".set push",
@@ -385,7 +396,7 @@ global_asm!(
     "cfcmsa $5, $1",
     "addiu $2, $0, 0x7e",       // other flags, other rounding
     "ctcmsa $1, $2",
-    "xori $5, $5, 0x7c",        // flags are nobody's, as those of the other control word
+    "xori $5, $5, 0x7c",        // flags are no caller's, as those of the other control word
     "ctcmsa $1, $5",
     ".set pop",
     "31:",
@@ -398,23 +409,25 @@ global_asm!(
     "mthi $2",
     "mtlo $3",
     // Back to what the ABI promises the caller: not the condition codes, nor the flags.
-    "lw $2, 40($29)",
+    "lw $2, 88($29)",
     "lui $3, 0xfe80",
     "ori $3, $3, 0x007c",
     "xor $2, $2, $3",
     "ctc1 $2, $31",
-    ".irp n,20,22,24,26,28,30",
-    "ldc1 $f\\n, 48 + 4*(\\n - 20)($29)",
+    kept_doubles!(),
+    "ldc1 $f\\n, 96 + 8*(\\n - 20)($29)",
     ".endr",
     ".irp n,16,17,18,19,20,21,22,23",
-    "lw $\\n, 4*(\\n - 16)($29)",
+    load!("$\\n, {word}*(\\n - 16)($29)"),
     ".endr",
-    "lw $30, 32($29)",
-    "lw $31, 36($29)",
+    load!("$28, {word}*8($29)"),
+    load!("$30, {word}*9($29)"),
+    load!("$31, {word}*10($29)"),
     "jr $31",
-    "addiu $29, $29, 128",
+    add_const!("$29, $29, 208"),
     ".set pop",
     ".popsection",
+    word = const size_of::<usize>(),
     level = const offset_of!(Table, level),
     next = const offset_of!(Table, next),
     given = const offset_of!(Table, given.general),
@@ -439,114 +452,120 @@ global_asm!(
 const _: () = assert!(offset_of!(Table, found.vectors) + 31 * 16 < 512 * 8);
 
 // Values that name their registers: those of the general ones by number in decimal, 0x81 and
-// 0x80 for hi and lo. fcsr is 0, which is also what a stack that nobody has used yet has in its
+// 0x80 for hi and lo. fcsr is 0, which is also what a stack that no code has used yet has in its
 // place: an emulator may leave the word out.
 global_asm!(
     ".pushsection .bss.sigctx_probe, \"aw\", @nobits",
-    ".balign 4",
-    concat!(symbol!("probe_saved"), ": .skip 4"),
+    ".balign 8",
+    concat!(symbol!("probe_saved"), ": .skip 8"),
     ".popsection",
     ".pushsection .data.rel.ro.sigctx_probe, \"aw\", @progbits",
-    ".balign 4",
-    concat!(symbol!("probe_hook"), ": .word {hook}"),
+    ".balign 8",
+    concat!(symbol!("probe_hook"), ":"),
+    address!("{hook}"),
     ".popsection",
     ".pushsection .text.sigctx_probe, \"ax\", @progbits",
     ".set push",
-    ".set mips32r2",
+    set_isa!(),
     ".set noreorder",
     ".set noat",
     ".set nomacro",
     function!("probe_known"),
-    "lui $28, %hi(_gp_disp)",
-    "addiu $28, $28, %lo(_gp_disp)",
-    "addu $28, $28, $25",
-    "addiu $29, $29, -48",
+    global_pointer!("$3", "probe_known", "$25"),
+    add_const!("$29, $29, -96"),
     ".irp n,16,17,18,19,20,21,22,23",
-    "sw $\\n, 4*(\\n - 16)($29)",
+    store!("$\\n, {word}*(\\n - 16)($29)"),
     ".endr",
-    "sw $30, 32($29)",
-    "sw $31, 36($29)",
+    store!("$28, {word}*8($29)"),
+    store!("$30, {word}*9($29)"),
+    store!("$31, {word}*10($29)"),
     "cfc1 $2, $31",
-    "sw $2, 40($29)",
+    "sw $2, 88($29)",
     "ctc1 $0, $31",
-    concat!("lw $2, %got(", symbol!("probe_saved"), ")($28)"),
-    concat!("sw $29, %lo(", symbol!("probe_saved"), ")($2)"),
+    load_page!("$2", "probe_saved", "$3"),
+    store!("$29, ", low_part!("probe_saved"), "($2)"),
     "lui $2, 0x8181",
     "ori $2, $2, 0x8181",
+    double!("$2"),
     "mthi $2",
     "lui $2, 0x8080",
     "ori $2, $2, 0x8080",
+    double!("$2"),
     "mtlo $2",
-    ".irp n,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,28,29,30,31",
+    ".irp n,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,28,30,31",
     "lui $\\n, (\\n / 10 * 16 + \\n % 10) * 0x101",
     "ori $\\n, $\\n, (\\n / 10 * 16 + \\n % 10) * 0x101",
+    double!("$\\n"),
     ".endr",
+    "lui $29, 0x2929",          // in the half of the addresses that is the user's
+    "ori $29, $29, 0x2929",
     global!("probe_known_pc"),
     ".word 0x04170000",         // reserved for this
     "bal 1f",
     "nop",
     "1:",
-    "lui $28, %hi(_gp_disp)",   // $31 = this address
-    "addiu $28, $28, %lo(_gp_disp)",
-    "addu $28, $28, $31",
-    concat!("lw $2, %got(", symbol!("probe_saved"), ")($28)"),
-    concat!("lw $29, %lo(", symbol!("probe_saved"), ")($2)"),
-    "lw $2, 40($29)",
+    concat!(symbol!("probe_back"), ":"), // in $31
+    global_pointer!("$3", "probe_back", "$31"),
+    load_page!("$2", "probe_saved", "$3"),
+    load!("$29, ", low_part!("probe_saved"), "($2)"),
+    "lw $2, 88($29)",
     "ctc1 $2, $31",
     ".irp n,16,17,18,19,20,21,22,23",
-    "lw $\\n, 4*(\\n - 16)($29)",
+    load!("$\\n, {word}*(\\n - 16)($29)"),
     ".endr",
-    "lw $30, 32($29)",
-    "lw $31, 36($29)",
+    load!("$28, {word}*8($29)"),
+    load!("$30, {word}*9($29)"),
+    load!("$31, {word}*10($29)"),
     "jr $31",
-    "addiu $29, $29, 48",
+    add_const!("$29, $29, 96"),
     // What `push_call` is meant for: a trampoline that keeps everything itself, but for s7. At
     // the stack pointer there is the interrupted code's $31, in $31 where that code goes on.
     // The handler has lowered the stack pointer by the red zone before; the last instruction
     // gives it back.
     function!("probe_trampoline"),
-    "addiu $29, $29, -128",
+    add_const!("$29, $29, -32*{word}"),
     ".irp n,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,24,25,28,30,31",
-    "sw $\\n, 4*\\n($29)",
+    store!("$\\n, {word}*\\n($29)"),
     ".endr",
     "mfhi $2",
-    "sw $2, 0($29)",
+    store!("$2, 0($29)"),
     "mflo $2",
-    "sw $2, 4*26($29)",
+    store!("$2, {word}*26($29)"),
     "cfc1 $17, $31",
     "ctc1 $0, $31",
     "bal 4f",
     "move $16, $29",            // the callee keeps it
     "4:",
-    "lui $28, %hi(_gp_disp)",   // $31 = this address
-    "addiu $28, $28, %lo(_gp_disp)",
-    "addu $28, $28, $31",
-    concat!("lw $2, %got(", symbol!("probe_level"), ")($28)"),
+    concat!(symbol!("probe_kept"), ":"), // in $31
+    global_pointer!("$28", "probe_kept", "$31"),
+    load_address!("$2", "probe_level", "$28"),
     "lw $18, 0($2)",
-    "addiu $29, $29, -16 - 512",
-    "ins $29, $0, 0, 4",        // 16-aligned
-    each_vector!("$18", "sdc1", "st.d", "16 + 16*\\n($29)"),
-    concat!("lw $2, %got(", symbol!("probe_hook"), ")($28)"),
-    concat!("lw $25, %lo(", symbol!("probe_hook"), ")($2)"),
+    add_const!("$29, $29, -({home} + 512)"),
+    align_down!("$29"),
+    each_vector!("$18", "sdc1", "st.d", "{home} + 16*\\n($29)"),
+    load_page!("$2", "probe_hook", "$28"),
+    load!("$25, ", low_part!("probe_hook"), "($2)"),
     "jalr $25",
     "nop",
-    each_vector!("$18", "ldc1", "ld.d", "16 + 16*\\n($29)"),
+    each_vector!("$18", "ldc1", "ld.d", "{home} + 16*\\n($29)"),
     "ctc1 $17, $31",
     "move $29, $16",
-    "lw $2, 0($29)",
+    load!("$2, 0($29)"),
     "mthi $2",
-    "lw $2, 4*26($29)",
+    load!("$2, {word}*26($29)"),
     "mtlo $2",
-    "lw $23, 4*31($29)",
+    load!("$23, {word}*31($29)"),
     ".irp n,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,24,25,28,30",
-    "lw $\\n, 4*\\n($29)",
+    load!("$\\n, {word}*\\n($29)"),
     ".endr",
-    "lw $31, 128($29)",
+    load!("$31, 32*{word}($29)"),
     "jr $23",
-    "addiu $29, $29, 128 + 4 + {red_zone}",
+    add_const!("$29, $29, 33*{word} + {red_zone}"),
     ".set pop",
     ".popsection",
     hook = sym crate::probe::pushed,
+    home = const HOME,
+    word = const size_of::<usize>(),
     red_zone = const super::RED_ZONE,
 );
 
@@ -624,36 +643,10 @@ pub(crate) const OWN: &[(Reg, &str)] = &[];
 
 /// DWARF's numbers of registers (gcc): the first, and those from it on.
 pub(crate) const DWARF: &[(u16, &[Reg])] = &[
-    (
-        1,
-        &[
-            Reg::At,
-            Reg::V0,
-            Reg::V1,
-            Reg::A0,
-            Reg::A1,
-            Reg::A2,
-            Reg::A3,
-            Reg::T0,
-            Reg::T1,
-            Reg::T2,
-            Reg::T3,
-            Reg::T4,
-            Reg::T5,
-            Reg::T6,
-            Reg::T7,
-            Reg::S0,
-            Reg::S1,
-            Reg::S2,
-            Reg::S3,
-            Reg::S4,
-            Reg::S5,
-            Reg::S6,
-            Reg::S7,
-            Reg::T8,
-            Reg::T9,
-        ],
-    ),
+    (1, &[Reg::At, Reg::V0, Reg::V1, Reg::A0, Reg::A1, Reg::A2, Reg::A3]),
+    (8, &REGS_8_TO_15),
+    (16, &[Reg::S0, Reg::S1, Reg::S2, Reg::S3, Reg::S4, Reg::S5, Reg::S6, Reg::S7]),
+    (24, &[Reg::T8, Reg::T9]),
     (28, &[Reg::Gp, Reg::Sp, Reg::Fp, Reg::Ra]),
     (64, &[Reg::Hi, Reg::Lo]),
 ];

@@ -25,20 +25,6 @@ fn system_call_instructions_are_known() {
 }
 
 #[test]
-fn register_values_have_no_sign() {
-    // SAFETY: plain integers, for which zeroes are values.
-    let mut uc: Ucontext = unsafe { core::mem::zeroed() };
-    for (reg, value) in [(Reg::A0, 0x8000_0001), (Reg::Fcsr, 0x8080_0000), (Reg::Hi, 5)] {
-        uc.set(reg, value);
-        assert_eq!(uc.get(reg), value);
-    }
-    assert_eq!(uc.mcontext.a0, 0xffff_ffff_8000_0001);
-    // What a kernel for 32-bit machines writes.
-    uc.mcontext.a0 = 0x8000_0001;
-    assert_eq!(uc.get(Reg::A0), 0x8000_0001);
-}
-
-#[test]
 fn compressed_code_is_refused() {
     // SAFETY: plain integers, for which zeroes are values.
     let mut uc: Ucontext = unsafe { core::mem::zeroed() };
