@@ -12,7 +12,6 @@ use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::arch::{self, SignalStack};
-use crate::inject;
 use crate::sys::{self, Errno, MaskHow, SigSet};
 
 /// The least size in bytes.
@@ -236,7 +235,7 @@ fn new(length: usize, page: usize) -> Result<usize, AltStackError> {
     // SAFETY: a new mapping, wherever the kernel likes.
     let map = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, -1, 0) };
     if map == libc::MAP_FAILED {
-        let errno = Errno::new(inject::errno());
+        let errno = Errno::new(sys::errno());
         return Err(AltStackError { step: Step::Map, errno });
     }
     MAPPED.fetch_add(1, Ordering::Relaxed);

@@ -1,23 +1,10 @@
-//! The interrupted context, as the kernel hands it to a handler.
+//! What every architecture's context can be asked: [`SigCtx`], which `arch` declares.
 
-use core::ffi::c_void;
 use core::fmt;
-use core::marker::PhantomData;
 
-use crate::arch::{self, Reg, Status, Ucontext};
+use crate::arch::{self, Reg, SigCtx, Status};
 use crate::registers::Registers;
 use crate::sys::{SigInfo, SigSet};
-
-/// The context that a signal interrupted: two pointers, to what the kernel wrote.
-///
-/// Reads and writes go to the kernel's frame itself; a write takes effect when the handler
-/// returns. There is never a reference to libc's `ucontext_t`: the kernel's frame is shorter than
-/// that type.
-pub struct SigCtx<'h> {
-    info: *mut SigInfo,
-    uc: *mut Ucontext,
-    _frame: PhantomData<&'h mut Ucontext>,
-}
 
 /// Who sent a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,49 +16,11 @@ pub struct Sender {
 }
 
 impl SigCtx<'_> {
-    /// Takes a handler's second and third argument.
-    ///
-    /// # Signal safety
-    ///
-    /// Handler only.
-    ///
-    /// # Safety
-    ///
-    /// 1. Both are what the kernel gave to a handler installed with `SA_SIGINFO`, and the handler
-    ///    does not return while `'h` lasts.
-    /// 2. While the value lives nothing else reads or writes the two.
-    /// 3. What is written leaves the interrupted code in a state in which it can go on.
-    #[must_use]
-    pub unsafe fn from_raw(info: *mut c_void, uc: *mut c_void) -> Self {
-        Self { info: info.cast(), uc: uc.cast(), _frame: PhantomData }
-    }
-
-    /// The two pointers, for a handler that takes the raw arguments.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    #[must_use]
-    pub fn as_raw(&self) -> (*mut c_void, *mut c_void) {
-        (self.info.cast(), self.uc.cast())
-    }
-
-    #[inline(always)]
-    pub(crate) fn ucontext(&self) -> &Ucontext {
-        // SAFETY: `from_raw`'s obligation 1 and 2; the layout is exactly what the kernel writes.
-        unsafe { &*self.uc }
-    }
-
-    #[inline(always)]
-    pub(crate) fn ucontext_mut(&mut self) -> &mut Ucontext {
-        // SAFETY: `from_raw`'s obligation 1 and 2, and `self` is borrowed exclusively.
-        unsafe { &mut *self.uc }
-    }
-
     #[inline(always)]
     pub(crate) fn info(&self) -> &SigInfo {
+        let (info, _) = self.as_raw();
         // SAFETY: `from_raw`'s obligation 1 and 2.
-        unsafe { &*self.info }
+        unsafe { &*info.cast() }
     }
 
     /// The signal's number.

@@ -52,10 +52,9 @@ use core::mem::{ManuallyDrop, size_of};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::altstack;
-use crate::arch::{self, FrameRecord, Ucontext};
+use crate::arch::{self, FrameRecord, SigCtx, Ucontext};
 use crate::chain::Passage;
-use crate::context::SigCtx;
-use crate::sys::{self, MaskHow, SigSet};
+use crate::sys::{self, MaskHow, SigSet, errno, set_errno};
 use crate::vdso;
 
 mod error;
@@ -574,24 +573,6 @@ impl Call {
         }
         stayed
     }
-}
-
-/// errno of the calling thread.
-#[inline(never)]
-pub(crate) fn errno() -> c_int {
-    // SAFETY: every thread that uses libc has one.
-    let at = unsafe { libc::__errno_location() };
-    // SAFETY: valid as long as the thread lives.
-    unsafe { at.read() }
-}
-
-/// Sets errno of the calling thread.
-#[inline(never)]
-pub(crate) fn set_errno(value: c_int) {
-    // SAFETY: every thread that uses libc has one.
-    let at = unsafe { libc::__errno_location() };
-    // SAFETY: valid as long as the thread lives.
-    unsafe { at.write(value) };
 }
 
 #[cfg(test)]

@@ -53,8 +53,8 @@ cfg_if::cfg_if! {
         pub mod sys;
         mod vdso;
 
-        pub use arch::{Reg, Status};
-        pub use context::{Sender, SigCtx};
+        pub use arch::{Reg, SigCtx, Status};
+        pub use context::Sender;
         pub use registers::Registers;
     }
 }

@@ -9,8 +9,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use crate::arch;
-use crate::context::SigCtx;
+use crate::arch::{self, SigCtx};
 use crate::handler::Delivery;
 use crate::inject::CallStack;
 use crate::sys::SigInfo;

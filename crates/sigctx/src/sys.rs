@@ -13,6 +13,7 @@ mod sigset;
 use core::ffi::c_long;
 
 pub use errno::Errno;
+pub(crate) use errno::{errno, set_errno};
 pub use futex::{Membarrier, futex_wait, futex_wake, membarrier};
 pub(crate) use siginfo::SigInfo;
 pub(crate) use signal::queue_info;

@@ -5,6 +5,9 @@
 //! Every folder has the same items in the same order; `x86_64` is the one that is commented in full. To
 //! port the workspace is to write one more. What has the same words in all of them is beside this file.
 
+use core::ffi::c_void;
+use core::marker::PhantomData;
+
 #[macro_use]
 mod symbols;
 
@@ -69,9 +72,63 @@ cfg_select! {
     }
     _ => {
         compile_error!(
-            "sigctx has no src/arch/<this architecture>.rs: it must give the system call \
+            "sigctx has no src/arch/<this architecture>/: it must give the system call \
              instruction, the kernel's sigaction, siginfo and ucontext layouts, the registers and \
              status flags, push_call, the handler entry with its restorer, and the probes"
         );
+    }
+}
+
+// It is declared here, and not in `context.rs`, for the words that only some architectures have: their
+// folders add methods.
+/// The context that a signal interrupted: two pointers, to what the kernel wrote.
+///
+/// Reads and writes go to the kernel's frame itself; a write takes effect when the handler
+/// returns. There is never a reference to libc's `ucontext_t`: the kernel's frame is shorter than
+/// that type.
+pub struct SigCtx<'h> {
+    info: *mut c_void,
+    uc: *mut Ucontext,
+    _frame: PhantomData<&'h mut Ucontext>,
+}
+
+impl SigCtx<'_> {
+    /// Takes a handler's second and third argument.
+    ///
+    /// # Signal safety
+    ///
+    /// Handler only.
+    ///
+    /// # Safety
+    ///
+    /// 1. Both are what the kernel gave to a handler installed with `SA_SIGINFO`, and the handler
+    ///    does not return while `'h` lasts.
+    /// 2. While the value lives nothing else reads or writes the two.
+    /// 3. What is written leaves the interrupted code in a state in which it can go on.
+    #[must_use]
+    pub unsafe fn from_raw(info: *mut c_void, uc: *mut c_void) -> Self {
+        Self { info, uc: uc.cast(), _frame: PhantomData }
+    }
+
+    /// The two pointers, for a handler that takes the raw arguments.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn as_raw(&self) -> (*mut c_void, *mut c_void) {
+        (self.info, self.uc.cast())
+    }
+
+    #[inline(always)]
+    pub(crate) fn ucontext(&self) -> &Ucontext {
+        // SAFETY: `from_raw`'s obligation 1 and 2; the layout is exactly what the kernel writes.
+        unsafe { &*self.uc }
+    }
+
+    #[inline(always)]
+    pub(crate) fn ucontext_mut(&mut self) -> &mut Ucontext {
+        // SAFETY: `from_raw`'s obligation 1 and 2, and `self` is borrowed exclusively.
+        unsafe { &mut *self.uc }
     }
 }

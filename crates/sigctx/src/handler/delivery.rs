@@ -9,9 +9,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::previous::{HandOn, NO_CALLER, keeping};
 use super::{ErrnoPolicy, Flow, Registration, Slot, slot};
-use crate::arch::{self, Ucontext};
+use crate::arch::{self, SigCtx, Ucontext};
 use crate::chain::{Part, Passage};
-use crate::context::SigCtx;
 use crate::inject::{self, CallStack, InjectError, InjectedFn, Injection};
 use crate::sys::rt_sigaction;
 

@@ -336,9 +336,9 @@ fn covers_or_ours(handler: usize) -> bool {
 pub(super) fn keeping<T>(policy: ErrnoPolicy, body: impl FnOnce() -> T) -> T {
     match policy {
         ErrnoPolicy::Keep => {
-            let errno = inject::errno();
+            let errno = sys::errno();
             let result = body();
-            inject::set_errno(errno);
+            sys::set_errno(errno);
             result
         }
         ErrnoPolicy::Untouched => body(),

@@ -1,11 +1,10 @@
 //! What a callback gets of the code that it interrupts, and what it can take along.
 
-use super::{Call, MoveError, set_errno};
+use super::{Call, MoveError};
 use crate::altstack;
-use crate::arch::{self, Ucontext};
-use crate::context::SigCtx;
+use crate::arch::{self, SigCtx, Ucontext};
 use crate::registers::Registers;
-use crate::sys::Errno;
+use crate::sys::{Errno, set_errno};
 
 /// The interrupted code's frame, while an injected call runs.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! Error numbers as values, with names.
 
+use core::ffi::c_int;
 use core::fmt;
 
 /// The largest error number that the kernel returns.
@@ -93,6 +94,24 @@ impl fmt::Debug for Errno {
 }
 
 impl core::error::Error for Errno {}
+
+/// errno of the calling thread, which libc keeps in thread-local storage.
+#[inline(never)]
+pub(crate) fn errno() -> c_int {
+    // SAFETY: every thread that uses libc has one.
+    let at = unsafe { libc::__errno_location() };
+    // SAFETY: valid as long as the thread lives.
+    unsafe { at.read() }
+}
+
+/// Sets errno of the calling thread.
+#[inline(never)]
+pub(crate) fn set_errno(value: c_int) {
+    // SAFETY: every thread that uses libc has one.
+    let at = unsafe { libc::__errno_location() };
+    // SAFETY: valid as long as the thread lives.
+    unsafe { at.write(value) };
+}
 
 #[cfg(test)]
 mod tests {
