@@ -17,8 +17,13 @@ use crate::sys::{self, Errno, MaskHow, SigSet};
 /// The least size in bytes.
 pub const MIN_SIZE: usize = 64 * 1024;
 
-/// The calling thread's alternate stack, as long as this value lives. Dropped, the one from before
-/// is put back.
+/// The calling thread's alternate stack, as long as this value lives. Dropping it puts the previous one
+/// back.
+///
+/// # Signal safety
+///
+/// No method is async-signal-safe (AS-Unsafe), nor is dropping it, except [`bounds`](Self::bounds): a thread
+/// that runs on an alternate stack cannot change it.
 ///
 /// # Examples
 ///
@@ -29,7 +34,7 @@ pub const MIN_SIZE: usize = 64 * 1024;
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "dropped, the alternate stack from before is put back"]
+#[must_use = "dropping it puts the previous alternate stack back"]
 pub struct AltStack {
     /// The guard page, followed by the stack.
     map: usize,
@@ -40,25 +45,20 @@ pub struct AltStack {
     _thread: PhantomData<*mut ()>,
 }
 
-/// How often an [`AltStack`] came or went, on any thread.
+/// How often an [`AltStack`] was installed or removed, on any thread.
 static CHANGES: AtomicUsize = AtomicUsize::new(0);
 
 impl AltStack {
     /// Maps a stack and makes it the calling thread's alternate stack.
     ///
     /// Its size is the larger of [`MIN_SIZE`] and four of the largest frames that the CPU can need
-    /// (`AT_MINSIGSTKSZ`), and beside that the state that may be live in one of them only and that the
-    /// kernel leaves out there: the matrix ZA of aarch64. All its pages are there from the start; below
-    /// is a guard page. A few stacks are kept when they are dropped and used again, with what was
-    /// written to them.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe: fails on an alternate stack.
+    /// (`AT_MINSIGSTKSZ`), plus the state that the kernel leaves out of that number and that can be live
+    /// in one frame at a time: the matrix ZA of aarch64. All its pages are populated; below is a guard
+    /// page. A few dropped stacks are kept and used again, and are not cleared.
     ///
     /// # Errors
     ///
-    /// No memory, or the thread runs on an alternate stack (`EPERM`).
+    /// [`AltStackError`]: there is no memory, or the thread runs on an alternate stack (`EPERM`).
     ///
     /// # References
     ///
@@ -91,7 +91,7 @@ impl AltStack {
     ///
     /// # Signal safety
     ///
-    /// Async-signal-safe.
+    /// AS-Safe.
     #[must_use]
     pub fn bounds(&self) -> (usize, usize) {
         (self.stack.sp, self.stack.sp + self.stack.size)
@@ -99,31 +99,27 @@ impl AltStack {
 }
 
 impl AltStack {
-    /// Puts back the alternate stack from before, as dropping does, for a caller that has all
-    /// signals blocked: spares two system calls.
-    ///
-    /// # Signal safety
-    ///
-    /// Not async-signal-safe.
+    /// Puts the previous alternate stack back, as dropping does, for a caller that has all signals
+    /// blocked: spares two system calls.
     ///
     /// # Safety
     ///
-    /// All signals are blocked for the calling thread whose handlers inject a call, or move what
-    /// they interrupted to another thread.
+    /// The calling thread has all signals blocked whose handlers inject a call, or move what they
+    /// interrupted to another thread.
     pub unsafe fn remove_blocked(self) {
         let this = mem::ManuallyDrop::new(self);
         this.put_back();
     }
 
-    /// With signals blocked.
+    /// Called with signals blocked.
     fn put_back(&self) {
         CHANGES.fetch_add(1, Ordering::Relaxed);
-        // A look first: the one from before is installed only where it is known to be there still. A
-        // handler could come on it: not all signals are blocked.
+        // The previous stack is installed only when it is known to be mapped still: handlers could run on
+        // it at once, since not all signals are blocked.
         let Ok(now) = current() else { return };
         if now.flags & libc::SS_DISABLE != 0 {
-            // Whoever disabled it is done with alternate stacks on this thread, and with the one from
-            // before: `std` does so, and unmaps its own, before thread-locals are destroyed.
+            // The code that disabled it has ended the use of alternate stacks on this thread, and of the
+            // previous one: `std` does so, and unmaps its own, before thread-locals are destroyed.
             give_back(self.map, self.length);
         } else if now.sp == self.stack.sp {
             // It fails when the thread runs on it.
@@ -132,14 +128,14 @@ impl AltStack {
                 give_back(self.map, self.length);
             }
         }
-        // Else somebody installed another stack over this one, and may put this one back: the memory
-        // is left to them.
+        // Else another stack was installed over this one, and its end may put this one back: the memory
+        // stays mapped.
     }
 }
 
 impl Drop for AltStack {
     fn drop(&mut self) {
-        // A call that a handler injected in between could put back the stack that goes.
+        // A call injected in between would install the stack again that is about to go.
         let mask = sys::sigprocmask(MaskHow::Block, &SigSet::deferrable());
         self.put_back();
         sys::sigprocmask(MaskHow::Set, &mask);
@@ -154,6 +150,10 @@ impl fmt::Debug for AltStack {
 }
 
 /// Why there is no alternate stack.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AltStackError {
     step: Step,
@@ -169,10 +169,6 @@ enum Step {
 
 impl AltStackError {
     /// What the kernel said.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn errno(&self) -> Errno {
         self.errno
@@ -204,11 +200,11 @@ static POOL: [AtomicUsize; 16] = [const { AtomicUsize::new(0) }; 16];
 static MAPPED: AtomicUsize = AtomicUsize::new(0);
 
 /// How many stacks of this module are mapped: those in use, up to 16 that wait to be used again, and
-/// those that were left to whoever had installed another over them.
+/// those that stay mapped because another stack was installed over them.
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 #[must_use]
 pub fn mapped() -> usize {
     // Relaxed: out of date at once.
@@ -241,7 +237,7 @@ fn new(length: usize, page: usize) -> Result<usize, AltStackError> {
     MAPPED.fetch_add(1, Ordering::Relaxed);
     let map = map as usize;
     let guard = [map, page, libc::PROT_NONE as usize, 0, 0, 0];
-    // SAFETY: the first page of the mapping just made, which nobody uses.
+    // SAFETY: the first page of the mapping just made, which no code uses.
     match unsafe { sys::syscall(libc::SYS_mprotect, guard) } {
         Ok(_) => Ok(map),
         Err(errno) => {
@@ -251,7 +247,7 @@ fn new(length: usize, page: usize) -> Result<usize, AltStackError> {
     }
 }
 
-/// Takes back what nobody uses any more.
+/// Takes a mapping back that is no longer used.
 fn give_back(map: usize, length: usize) {
     let free = |place: &AtomicUsize| {
         place.load(Ordering::Relaxed) == 0
@@ -263,7 +259,7 @@ fn give_back(map: usize, length: usize) {
     }
 }
 
-/// Unmaps what `new` mapped and nobody uses.
+/// Unmaps what `new` mapped.
 fn unmap(map: usize, length: usize) {
     // SAFETY: the caller's mapping, which is not the thread's alternate stack (any more).
     let unmapped = unsafe { sys::syscall(libc::SYS_munmap, [map, length, 0, 0, 0, 0]) };
@@ -271,7 +267,7 @@ fn unmap(map: usize, length: usize) {
     MAPPED.fetch_sub(1, Ordering::Relaxed);
 }
 
-/// A number that is another one after an [`AltStack`] came or went.
+/// A number that changes whenever an [`AltStack`] is installed or removed.
 #[inline(always)]
 pub(crate) fn changes() -> usize {
     CHANGES.load(Ordering::Relaxed)
@@ -282,7 +278,7 @@ pub(crate) fn current() -> Result<SignalStack, Errno> {
     let mut now = SignalStack { sp: 0, flags: 0, size: 0 };
     // SAFETY: the kernel writes one `stack_t`.
     unsafe { sys::syscall(libc::SYS_sigaltstack, [0, &raw mut now as usize, 0, 0, 0, 0]) }?;
-    // "In use" is an answer of the kernel's, not a wish.
+    // "In use" is an answer of the kernel's; it cannot be set.
     now.flags &= !libc::SS_ONSTACK;
     Ok(now)
 }
@@ -301,13 +297,13 @@ pub(crate) fn rearm(stack: SignalStack) {
     }
 }
 
-/// Replaces the calling thread's alternate stack and returns the one from before.
+/// Replaces the calling thread's alternate stack and returns the previous one.
 ///
 /// # Safety
 ///
 /// `stack` is memory for handlers as long as it stays installed.
 unsafe fn set(stack: &SignalStack) -> Result<SignalStack, Errno> {
-    // "In use" is an answer of the kernel's, not a wish.
+    // "In use" is an answer of the kernel's; it cannot be set.
     let mut new = *stack;
     new.flags &= !libc::SS_ONSTACK;
     let mut old = SignalStack { sp: 0, flags: 0, size: 0 };

@@ -1,5 +1,5 @@
-//! What one signal's way through several handlers has in common, so that it never goes round in a
-//! circle.
+//! One signal's way through several handlers, kept where all of them find it, so that it never goes
+//! round in a circle.
 //!
 //! Each handler that chains knows only the ones before it. Two that were each installed over the
 //! other, as two copies of this crate in one process are, would call each other without end, or
@@ -16,9 +16,9 @@
 //!
 //! The kernel writes 0 to `uc_link` for every signal, and does not read it on return.
 //!
-//! Each copy knows what it was put in the place of, and when. The signal goes to the latest of these,
-//! of all copies that have been reached, until one is the end of the chain: the order in which the
-//! kernel would have had them. The first copy directs this: it calls another copy once, which offers
+//! Each copy knows which actions it has found in force and replaced (its *finds*), and when. The signal
+//! goes to the latest find of all copies that have been reached, then to the next, until one is the end
+//! of the chain: the order in which the handlers were installed, last one first. The first copy directs this: it calls another copy once, which offers
 //! the signal to its own handlers and says how late its latest find is; and once more for each find
 //! that is to be handed on to. So the stack has two copies at most, however many there are.
 //!
@@ -40,11 +40,11 @@ use core::ptr;
 
 use crate::arch::Ucontext;
 
-/// Tells a passage, and its layout, from whatever else somebody may put in `uc_link`.
+/// Tells a passage, and its layout, from anything else that is put in `uc_link`.
 const MAGIC: usize = 0x7369_6763_7478_0001u64 as usize;
 
-/// Handlers that one signal is given to at most, all copies together. What comes after them is not
-/// called: a loop would be worse.
+/// Handlers that one signal is given to at most, all copies together. Those beyond it are not called: a
+/// signal that goes round forever would be worse.
 const PLACES: usize = 10;
 
 /// Handlers that have had the signal.
@@ -96,7 +96,7 @@ impl Seen {
         Some(place)
     }
 
-    /// A copy, `me`, has got the signal. Returns its place, and whether it has it for the first time;
+    /// The copy `me` has got the signal. Returns its place, and whether it has it for the first time;
     /// `None` when there is no room.
     #[inline(always)]
     pub(crate) fn enter(&mut self, me: usize) -> Option<(usize, bool)> {
@@ -144,7 +144,7 @@ impl Seen {
     }
 }
 
-/// All that a copy was put in the place of.
+/// All actions that a copy has found in force and replaced.
 pub(crate) trait Finds {
     /// One of these.
     type Find: Copy;
@@ -172,7 +172,7 @@ pub(crate) enum Part {
     Again,
 }
 
-/// Does a copy's part of handing a signal on, which is in the place `me`.
+/// Does the part of a copy, which is in the place `me`, in handing a signal on.
 ///
 /// # Safety
 ///
@@ -219,7 +219,7 @@ pub(crate) unsafe fn hand_on<F: Finds>(
     }
 }
 
-/// An action from before that is carried out when all handlers have returned.
+/// A previous action that is carried out when all handlers have returned.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Deferred {
@@ -239,7 +239,7 @@ impl Deferred {
     const NONE: Self = Self { function: None, previous: ptr::null(), action: ptr::null() };
 }
 
-/// See the module.
+/// What the copies know of one signal's way: see the module.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Passage {
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn where_there_is_no_end_nobody_has_the_signal_twice() {
+    fn where_there_is_no_end_no_handler_has_the_signal_twice() {
         assert_eq!(Program::new(&[(X, &[(2, Y)]), (Y, &[(1, X)])]).way(X), [X, Y]);
     }
 
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_has_in_the_frame_is_no_passage() {
+    fn a_foreign_link_in_the_frame_is_no_passage() {
         let other = [1usize; 64];
         // SAFETY: all integers.
         let mut uc: Ucontext = unsafe { core::mem::zeroed() };

@@ -6,7 +6,7 @@ use crate::arch::{self, Reg, SigCtx, Status};
 use crate::registers::Registers;
 use crate::sys::{SigInfo, SigSet};
 
-/// Who sent a signal.
+/// The sender of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sender {
     /// The sender's process.
@@ -24,10 +24,6 @@ impl SigCtx<'_> {
     }
 
     /// The signal's number.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline]
     #[must_use]
     pub fn signal(&self) -> i32 {
@@ -35,10 +31,6 @@ impl SigCtx<'_> {
     }
 
     /// `si_code`: where the signal came from.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline]
     #[must_use]
     pub fn code(&self) -> i32 {
@@ -46,10 +38,6 @@ impl SigCtx<'_> {
     }
 
     /// The value that was queued with the signal; 0 with one that was not queued.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline]
     #[must_use]
     pub fn value(&self) -> usize {
@@ -57,11 +45,7 @@ impl SigCtx<'_> {
         if self.code() < 0 { self.info().value() } else { 0 }
     }
 
-    /// Who sent the signal, if a process did.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The sender of the signal, if a process sent it.
     #[must_use]
     pub fn sender(&self) -> Option<Sender> {
         let info = self.info();
@@ -76,10 +60,6 @@ impl SigCtx<'_> {
 
     /// The address whose access or execution failed, for a fault that the CPU raised. On s390x its
     /// page: the machine tells no more.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn fault_address(&self) -> Option<usize> {
         let info = self.info();
@@ -92,10 +72,6 @@ impl SigCtx<'_> {
     }
 
     /// The program counter.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline]
     #[must_use]
     pub fn pc(&self) -> usize {
@@ -104,20 +80,12 @@ impl SigCtx<'_> {
 
     /// Sets the program counter. On arm bit 0 chooses Thumb, as with `bx`; the program counter that
     /// was read is without it.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline]
     pub fn set_pc(&mut self, pc: usize) {
         self.ucontext_mut().set_pc(pc);
     }
 
     /// The stack pointer.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline]
     #[must_use]
     pub fn sp(&self) -> usize {
@@ -125,20 +93,12 @@ impl SigCtx<'_> {
     }
 
     /// Sets the stack pointer.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline]
     pub fn set_sp(&mut self, sp: usize) {
         self.ucontext_mut().set_sp(sp);
     }
 
-    /// The register that ABIs use as frame pointer; code without frame pointers has anything there.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The register that ABIs use as frame pointer; code without frame pointers may have any value there.
     #[inline]
     #[must_use]
     pub fn fp(&self) -> usize {
@@ -146,10 +106,6 @@ impl SigCtx<'_> {
     }
 
     /// The link register, on machines that have one.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline]
     #[must_use]
     pub fn lr(&self) -> Option<usize> {
@@ -157,10 +113,6 @@ impl SigCtx<'_> {
     }
 
     /// One register.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline]
     #[must_use]
     pub fn get(&self, reg: Reg) -> u64 {
@@ -168,59 +120,35 @@ impl SigCtx<'_> {
     }
 
     /// Sets one register; a register shorter than 64 bits takes the low part.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline]
     pub fn set(&mut self, reg: Reg, value: u64) {
         self.ucontext_mut().set(reg, value);
     }
 
     /// A copy of all registers.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn registers(&self) -> Registers {
         Registers::read(|reg| self.ucontext().get(reg))
     }
 
     /// The status flags.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn status(&self) -> Status {
         Status::from_bits_retain(self.get(arch::STATUS))
     }
 
     /// Sets the status flags. The kernel keeps those that user code may not change.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub fn set_status(&mut self, status: Status) {
         self.set(arch::STATUS, status.bits());
     }
 
     /// The signals that were blocked, and will be again.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn signal_mask(&self) -> SigSet {
         self.ucontext().mask()
     }
 
     /// Sets the signals that will be blocked when the interrupted code goes on.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub fn set_signal_mask(&mut self, mask: SigSet) {
         self.ucontext_mut().set_mask(mask);
     }
@@ -232,21 +160,17 @@ impl SigCtx<'_> {
     /// one, the link register change, and a slot below the stack pointer, which gets `resume`,
     /// or the link register's old value. The stack is *not*
     /// aligned, the red zone is *not* skipped: lower the stack pointer by the red zone first, and
-    /// give it back in `target`, when the interrupted code may have one. For those who bring their
-    /// own trampoline; [`Delivery::inject`](crate::handler::Delivery::inject) needs none.
+    /// give it back in `target`, when the interrupted code may have one. For runtimes with a trampoline
+    /// of their own; [`Delivery::inject`](crate::handler::Delivery::inject) needs none.
     ///
     /// The slot is the word below the stack pointer; on aarch64 the three words below it, of which
     /// the stack pointer skips two: the link register's old value, and under that the frame
     /// pointer's; on ppc64 four words, with the old values of `lr`, `r2` and `r12`: there `r12`
     /// becomes the address of the code, and in ELF V1 `r2` that code's.
     ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
     /// # Safety
     ///
-    /// 1. The slot below the stack pointer is mapped stack that nobody uses, and the handler does
+    /// 1. The slot below the stack pointer is mapped stack that no code uses, and the handler does
     ///    not run on this stack.
     /// 2. `target` saves and restores everything that it touches, flags and vectors included, and
     ///    can be run at this point of the interrupted code. What it cannot do without is one register

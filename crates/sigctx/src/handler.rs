@@ -1,34 +1,34 @@
-//! Handlers that share a signal with whoever had it before.
+//! Handlers that share a signal with the action that it had before.
 //!
 //! One assembly entry is the kernel's handler for every signal installed here. It calls
 //! `dispatch`, which offers the signal to the registered handlers, newest first, and at the end to
-//! the actions that the kernel had when ours was put in, latest first:
+//! the previous actions, those that the kernel had when ours was put in, latest first:
 //!
 //! ```text
-//!  kernel -> entry -> newest handler --Chain--> older handler --Chain--> actions from before
+//!  kernel -> entry -> newest handler --Chain--> older handler --Chain--> previous actions
 //!                        |                          |                     |  without SA_ONSTACK:
 //!                        +--Resume--> return        +--Inject--> pivot <--+  after all of these
 //! ```
 //!
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
-//! | `Slot::head`, `Registration::next` | `install`, `uninstall`, under the lock | `dispatch` | release / acquire | I1, I2 |
-//! | `Slot::newest`, `Slot::latest` | `install`, `restore`, under the lock | `dispatch` | release / acquire | I1, I3 |
+//! | `SignalEntry::head`, `Registration::next` | `install`, `uninstall`, under the lock | `dispatch` | release / acquire | I1, I2 |
+//! | `SignalEntry::newest`, `SignalEntry::latest` | `install`, `restore`, under the lock | `dispatch` | release / acquire | I1, I3 |
 //! | `Previous::action` | handlers: `SA_RESETHAND`, an action that resets itself | `dispatch` | release / acquire | I4 |
 //!
 //! - **I1** A registration and a `Previous` are never freed or changed but for the words in the table:
 //!   a handler may hold one for as long as the process lives.
-//! - **I2** `head` is published before the kernel is told, so that the entry never finds nothing.
-//! - **I3** An action from before is in the list before the kernel is told, and stays: a late handler
-//!   of an uninstalled signal still finds whom to give it to. The list begins anew when a first
+//! - **I2** `head` is published before the kernel is told, so that the entry always finds a handler.
+//! - **I3** A previous action is in the list before the kernel is told of ours, and stays there: the
+//!   entry can still run after an uninstall, and hands the signal on. The list begins anew when a first
 //!   handler is installed, and when the default or "ignore" was set in the place of ours.
 //! - **I4** `action` is a static, or was leaked by `install`.
 //!
-//! **Circles**: others may be installed over us that chain to us, and we over them. Each signal's way
-//! is kept in its passage (`chain.rs`), so that each handler has it once. **Unloading**: the library
-//! with the entry, and that with the handler, are kept loaded ([`module`]).
-//! **Exit**: nothing to do. **fork**: the child has the same handlers; a fork while another thread
-//! installs leaves the lock taken in the child, where it must not install. **Nesting**: while a
+//! **Circles**: a handler that chains to ours may be installed over it, and ours over that one again. Each
+//! signal's way is kept in its passage (`chain.rs`), so that each handler gets it once. **Unloading**:
+//! the library with the entry, and that with the handler, are kept loaded ([`module`]).
+//! **Exit**: nothing to do. **fork**: the child has the same handlers, and can install more: the lock is
+//! free in it, also when another thread was installing. **Nesting**: while a
 //! handler runs its own signal is blocked, and no other, so that at most one frame of each signal
 //! is on the alternate stack. With `SA_NODEFER` a sender that is faster than the kernel's delivery
 //! piles up frames until the stack overflows, before the handler has executed one instruction.
@@ -66,8 +66,8 @@ pub type Handler = fn(&mut Delivery<'_>) -> Flow;
 pub enum Flow {
     /// The interrupted code goes on.
     Resume,
-    /// The signal was not meant for this handler: the next one gets it, and in the end the action
-    /// that the kernel had before. After [`Delivery::chain`] the same as `Resume`.
+    /// The signal was not meant for this handler: the next one gets it, and in the end the previous
+    /// action. After [`Delivery::chain`] the same as `Resume`.
     Chain,
     /// The call prepared by [`Delivery::inject`] is run, and then the interrupted code goes on.
     Inject(Injection),
@@ -86,6 +86,10 @@ pub enum ErrnoPolicy {
 }
 
 /// How a handler is installed.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
@@ -95,20 +99,12 @@ pub struct Options {
 
 impl Options {
     /// The usual ones: errno is kept.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub const fn new() -> Self {
         Self { errno: ErrnoPolicy::Keep }
     }
 
     /// Sets whether errno is kept.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub const fn errno(mut self, errno: ErrnoPolicy) -> Self {
         self.errno = errno;
@@ -123,18 +119,18 @@ struct Registration {
     next: AtomicPtr<Self>,
 }
 
-/// What is known of one signal.
-struct Slot {
+/// The handlers of one signal, and the actions that it had before.
+struct SignalEntry {
     head: AtomicPtr<Registration>,
-    /// The action that was found last: what ours stands in the place of now.
+    /// The action that was found last: the one that ours has replaced.
     latest: AtomicPtr<Previous>,
-    /// All that were found, the newest find first.
+    /// All actions that were found, the newest find first.
     newest: AtomicPtr<Previous>,
 }
 
 /// Indexed by signal number.
-static SLOTS: [Slot; arch::NSIG + 1] = [const {
-    Slot {
+static SIGNAL_ENTRIES: [SignalEntry; arch::NSIG + 1] = [const {
+    SignalEntry {
         head: AtomicPtr::new(ptr::null_mut()),
         latest: AtomicPtr::new(ptr::null_mut()),
         newest: AtomicPtr::new(ptr::null_mut()),
@@ -143,7 +139,7 @@ static SLOTS: [Slot; arch::NSIG + 1] = [const {
 
 /// The action that the kernel is given in place of `base`.
 fn action(signal: i32, base: &KernelAction) -> KernelAction {
-    // What the kernel does about children, with whichever handler.
+    // The kernel looks at these flags whatever the handler is.
     let mut kept = base.flags & (SaFlags::NOCLDSTOP | SaFlags::NOCLDWAIT);
     if signal == libc::SIGCHLD && base.handler == SIG_IGN {
         // Ignored means: no zombies.
@@ -159,6 +155,11 @@ fn action(signal: i32, base: &KernelAction) -> KernelAction {
 }
 
 /// A handler that is installed. Dropping it leaves the handler where it is.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe), except [`restore`](Self::restore) and
+/// [`uninstall`](Self::uninstall).
 #[derive(Debug)]
 pub struct Installed {
     signal: i32,
@@ -201,7 +202,11 @@ impl fmt::Display for InstallError {
 
 impl core::error::Error for InstallError {}
 
-/// Why a handler was not taken away. It is still in force.
+/// Why a handler was not uninstalled. It is still in force.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Debug)]
 pub struct UninstallError {
     installed: Installed,
@@ -209,21 +214,13 @@ pub struct UninstallError {
 }
 
 impl UninstallError {
-    /// Gives the handler back, to be uninstalled later.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The handler, to be uninstalled later.
     #[must_use]
     pub fn into_installed(self) -> Installed {
         self.installed
     }
 
     /// The address of the handler that was put over ours; [`CodeAddress`] names it.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn covered_by(&self) -> usize {
         self.by
@@ -239,7 +236,7 @@ impl fmt::Display for UninstallError {
 
 impl core::error::Error for UninstallError {}
 
-/// What a signal finds first, seen from a handler that was installed here.
+/// What the kernel does with a signal, seen from a handler that was installed here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Standing {
@@ -307,13 +304,13 @@ impl Drop for Installing {
     }
 }
 
-fn slot(signal: i32) -> Option<&'static Slot> {
-    // Slot 0 is there only to make the index the number.
-    usize::try_from(signal).ok().filter(|&s| s != 0).and_then(|s| SLOTS.get(s))
+fn signal_entry(signal: i32) -> Option<&'static SignalEntry> {
+    // Entry 0 is there only to make the index the number.
+    usize::try_from(signal).ok().filter(|&s| s != 0).and_then(|s| SIGNAL_ENTRIES.get(s))
 }
 
-/// Whether it is somebody else's handler, which may chain to ours. The default action and "ignore"
-/// do not: where they were set over ours, ours is gone.
+/// Whether it is a handler other than ours, which may chain to ours. The default action and "ignore"
+/// do not chain: set over ours, they end it.
 fn covers(handler: usize) -> bool {
     handler != arch::entry() && handler != SIG_DFL && handler != SIG_IGN
 }
@@ -321,16 +318,16 @@ fn covers(handler: usize) -> bool {
 /// Installs a handler for a signal, before those that are there.
 ///
 /// The kernel's action becomes this crate's entry with `SA_SIGINFO`, `SA_ONSTACK` and `SA_RESTART`,
-/// and an empty mask: in the handler only the signal itself is blocked. The action from before is
-/// kept and chained to (see [`Delivery::chain`]), but system calls that the signal interrupts are restarted even if that
-/// action had no `SA_RESTART`: without it every system call of the process could fail because of a
-/// signal that is not its owner's. What it said about children (`SA_NOCLDSTOP`, `SA_NOCLDWAIT`, and
-/// no zombies when `SIGCHLD` was ignored) holds on. Works for the signals 32 and 33 too, which libc
-/// keeps for itself.
+/// and an empty mask: in the handler only the signal itself is blocked. The previous action is
+/// kept and chained to (see [`Delivery::chain`]), but system calls that the signal interrupts are
+/// restarted even if that action had no `SA_RESTART`: without it every system call of the process could
+/// fail because of a signal that the caller knows nothing of. The previous action's flags about children
+/// stay in force (`SA_NOCLDSTOP`, `SA_NOCLDWAIT`, and no zombies when `SIGCHLD` was ignored). This works
+/// for the signals 32 and 33 too, which libc keeps for itself.
 ///
-/// A handler that somebody else installed over ours is an action from before like any other: ours
-/// goes on top, and theirs gets the signal next. It may chain to ours, which has had the signal then
-/// and hands it further back.
+/// A handler that was installed over ours is a previous action like any other: ours goes on top of it,
+/// and it gets the signal next. When it chains to ours, ours has had the signal already and hands it
+/// further back.
 ///
 /// Each call keeps a few words for good, also after the uninstall: a handler on another thread may
 /// still look at them. Install once, not in a loop. The library that has the handler, and the one that
@@ -338,7 +335,7 @@ fn covers(handler: usize) -> bool {
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe: allocates and locks.
+/// Not async-signal-safe (AS-Unsafe lock heap): allocates and locks.
 ///
 /// # Errors
 ///
@@ -353,8 +350,8 @@ fn covers(handler: usize) -> bool {
 /// 3. It returns [`Flow::Inject`] only with what the same call of it prepared.
 /// 4. With [`ErrnoPolicy::Untouched`] it does not change errno, and injects only on threads that
 ///    have thread-local storage.
-/// 5. Whoever has code that waits for the signal to interrupt a system call (`EINTR`) agrees:
-///    `SA_RESTART` is set, whether the action from before had it or not.
+/// 5. No code of the process counts on the signal interrupting a system call (`EINTR`): `SA_RESTART`
+///    is set, whether the previous action had it or not.
 ///
 /// # References
 ///
@@ -365,7 +362,7 @@ pub unsafe fn install(
     options: Options,
 ) -> Result<Installed, InstallError> {
     let refused = |errno| InstallError::Refused { signal, errno };
-    let slot = slot(signal).ok_or(refused(Errno::EINVAL))?;
+    let signal_entry = signal_entry(signal).ok_or(refused(Errno::EINVAL))?;
     for code in [arch::entry() as *const (), handler as *const ()] {
         module::keep_loaded(code).map_err(|why| InstallError::NotKept { signal, why })?;
     }
@@ -373,32 +370,32 @@ pub unsafe fn install(
     let _installing = Installing::begin();
     // SAFETY: only reads.
     let before = unsafe { rt_sigaction(signal, None) }.map_err(refused)?;
-    let head = slot.head.load(Ordering::Acquire);
+    let head = signal_entry.head.load(Ordering::Acquire);
     let next = AtomicPtr::new(head);
     if before.handler != arch::entry() {
-        slot.found(signal, before, head.is_null()); // I3
+        signal_entry.found(signal, before, head.is_null()); // I3
     }
     let registration = Box::into_raw(Box::new(Registration { handler, options, next }));
-    slot.head.store(registration, Ordering::Release); // I2
-    if let Err(errno) = slot.put_on_top(signal, before) {
-        slot.head.store(head, Ordering::Release);
+    signal_entry.head.store(registration, Ordering::Release); // I2
+    if let Err(errno) = signal_entry.put_on_top(signal, before) {
+        signal_entry.head.store(head, Ordering::Release);
         return Err(refused(errno));
     }
     Ok(Installed { signal, registration })
 }
 
-impl Slot {
+impl SignalEntry {
     /// Makes the entry the kernel's action, in the place of `before`, which is in the list. Called
     /// under the lock.
     fn put_on_top(&self, signal: i32, mut before: KernelAction) -> Result<(), Errno> {
         while before.handler != arch::entry() {
-            // SAFETY: the entry handles every signal, and there are handlers whose installers answer
-            // for them.
+            // SAFETY: the entry handles every signal; `install`'s callers answer for the handlers that it
+            // calls.
             let old = unsafe { rt_sigaction(signal, Some(&action(signal, &before))) }?;
             if old == before || old.handler == arch::entry() {
                 break;
             }
-            // Somebody else changed the action since it was read: that is the one to chain to.
+            // The action was changed since it was read: the new one is what ours has to chain to.
             self.found(signal, old, false);
             before = old;
         }
@@ -408,31 +405,20 @@ impl Slot {
 
 impl Installed {
     /// The signal.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn signal(&self) -> i32 {
         self.signal
     }
 
-    /// The action that ours stands in the place of: the one from before, or, when somebody else
-    /// installed over ours and ours was put on top again, theirs.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The action that ours has replaced: the one before the install, or, when a handler was installed
+    /// over ours and ours was put on top again, that handler's.
     #[must_use]
     pub fn previous(&self) -> KernelAction {
-        slot(self.signal).map_or(KernelAction::DEFAULT, |slot| *slot.latest())
+        signal_entry(self.signal)
+            .map_or(KernelAction::DEFAULT, |signal_entry| *signal_entry.latest())
     }
 
-    /// What a signal finds first: this crate's entry, or what somebody put over it since.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe: one system call.
+    /// What the kernel calls for the signal: this crate's entry, or what was put over it since.
     #[must_use]
     pub fn standing(&self) -> Standing {
         // SAFETY: only reads. It was read before, so the kernel does not refuse.
@@ -440,31 +426,31 @@ impl Installed {
         now.as_ref().map_or(Standing::First, Standing::of)
     }
 
-    /// Puts ours on top again, over whatever somebody put over it since, which gets the signal next.
-    /// Returns what there was.
+    /// Puts ours on top again, over the action that covers it, which gets the signal next. Returns what
+    /// there was.
     ///
-    /// For one whose signals must come first: a handler that covers ours without chaining keeps every
-    /// signal to itself, and no call can be injected under a handler that is not of this crate. Call
-    /// this when [`Installed::standing`] says so, not in a loop: two that each want to be first would
-    /// take turns for as long as they run.
+    /// A handler that covers ours without chaining keeps every signal to itself, and no call can be
+    /// injected under a handler that is not of this crate. Call this when [`Installed::standing`] says
+    /// that ours is covered, but not in a loop: two libraries that each want to be first would take
+    /// turns forever.
     ///
     /// # Signal safety
     ///
-    /// Not async-signal-safe: allocates and locks.
+    /// Not async-signal-safe (AS-Unsafe lock heap): allocates and locks.
     ///
     /// # Errors
     ///
-    /// [`InstallError::Refused`]: what the kernel says. It has taken the same before.
+    /// [`InstallError::Refused`] with the kernel's answer. It has accepted the same action before.
     pub fn restore(&self) -> Result<Standing, InstallError> {
         let signal = self.signal;
         let refused = |errno| InstallError::Refused { signal, errno };
-        let slot = slot(signal).ok_or(refused(Errno::EINVAL))?;
+        let signal_entry = signal_entry(signal).ok_or(refused(Errno::EINVAL))?;
         let _installing = Installing::begin();
         // SAFETY: only reads.
         let before = unsafe { rt_sigaction(signal, None) }.map_err(refused)?;
         if before.handler != arch::entry() {
-            slot.found(signal, before, false);
-            slot.put_on_top(signal, before).map_err(refused)?;
+            signal_entry.found(signal, before, false);
+            signal_entry.put_on_top(signal, before).map_err(refused)?;
         }
         Ok(Standing::of(&before))
     }
@@ -475,33 +461,33 @@ impl Installed {
     ///
     /// # Signal safety
     ///
-    /// Not async-signal-safe: locks.
+    /// Not async-signal-safe (AS-Unsafe lock): locks.
     ///
     /// # Errors
     ///
-    /// When somebody put a handler over ours, which may chain to it. Nothing is changed. The
-    /// default action or "ignore" that somebody put in the place of ours stays, and is no error.
+    /// [`UninstallError`] when a handler covers ours, since it may chain to it. Nothing is changed. The
+    /// default action or "ignore" that was set in the place of ours stays, and is no error.
     pub fn uninstall(self) -> Result<(), UninstallError> {
         let _installing = Installing::begin();
-        let Some(slot) = slot(self.signal) else { return Ok(()) };
+        let Some(signal_entry) = signal_entry(self.signal) else { return Ok(()) };
         // SAFETY: only reads.
         let now = unsafe { rt_sigaction(self.signal, None) }.unwrap_or(KernelAction::DEFAULT);
         if covers(now.handler) {
             return Err(UninstallError { installed: self, by: now.handler });
         }
-        let head = slot.head.load(Ordering::Acquire);
+        let head = signal_entry.head.load(Ordering::Acquire);
         // SAFETY: registrations are never freed (I1); this one is in the list.
         let ours = unsafe { &*self.registration };
         let next = ours.next.load(Ordering::Acquire);
         let last = ptr::eq(head, self.registration) && next.is_null();
-        // What was set in our place stays.
+        // An action that has replaced ours stays.
         if last && now.handler == arch::entry() {
             // SAFETY: gives back what was there.
-            let old = unsafe { rt_sigaction(self.signal, Some(slot.latest())) };
+            let old = unsafe { rt_sigaction(self.signal, Some(signal_entry.latest())) };
             if let Ok(old) = old
                 && old.handler != arch::entry()
             {
-                // Somebody came in between: theirs stays. It was in force, so it is valid.
+                // Another action was set in between: it stays. It was in force, so it is valid.
                 // SAFETY: gives back what was there.
                 let _ = unsafe { rt_sigaction(self.signal, Some(&old)) };
                 if covers(old.handler) {
@@ -509,7 +495,7 @@ impl Installed {
                 }
             }
         }
-        let mut link = &slot.head;
+        let mut link = &signal_entry.head;
         while let Some(at) = {
             let at = link.load(Ordering::Acquire);
             // SAFETY: null, or a registration that is never freed (I1).

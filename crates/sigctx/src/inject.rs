@@ -1,7 +1,7 @@
 //! A call injected into interrupted code, and its exact resume.
 //!
 //! The kernel's signal frame holds *everything* that the interruption must not lose: general
-//! registers, flags, vectors, signal mask, records of state that this crate has never heard of. So
+//! registers, flags, vectors, signal mask, records of state that this crate does not know. So
 //! nothing is saved here. The frame is moved to where it can stay while other code runs, and in
 //! the end the kernel itself restores it:
 //!
@@ -68,7 +68,7 @@ pub use frame::{Frame, Parked};
 /// A callback that needs more has to switch to a stack of its own.
 pub const CALLBACK_ROOM: usize = 16 * 1024;
 
-/// A function that can be injected.
+/// A function that can be injected: the callback.
 ///
 /// It gets the interrupted context and the word that was given to
 /// [`Delivery::inject`](crate::handler::Delivery::inject). It runs on the interrupted stack,
@@ -78,7 +78,11 @@ pub type InjectedFn = fn(&mut Frame<'_>, usize);
 
 /// A stack on which calls may be injected.
 ///
-/// It belongs to the stack, not to a thread: a task that moves between threads takes its own along.
+/// It belongs to the stack, not to a thread: a task that moves between threads takes it along.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Debug)]
 pub struct CallStack {
     lo: AtomicUsize,
@@ -88,10 +92,6 @@ pub struct CallStack {
 
 impl CallStack {
     /// A stack without bounds yet: every injection on it is refused.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub const fn unset() -> Self {
         Self { lo: AtomicUsize::new(0), hi: AtomicUsize::new(0), active: AtomicU32::new(0) }
@@ -101,16 +101,12 @@ impl CallStack {
     ///
     /// A callback is guaranteed [`CALLBACK_ROOM`] bytes above `lo`, and no more.
     ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
     /// # Safety
     ///
     /// 1. `[lo, hi)` is mapped, writable, and used as a stack: whatever code has its stack pointer
     ///    in there owns only what is above it and the ABI's red zone.
     /// 2. A callback that needs more than the room that is guaranteed runs into a fault, not into
-    ///    somebody's memory: the page below `lo` is a guard page, or stack as well; or no callback
+    ///    other memory: the page below `lo` is a guard page, or stack as well; or no callback
     ///    needs more.
     #[must_use]
     pub const unsafe fn new(lo: usize, hi: usize) -> Self {
@@ -118,10 +114,6 @@ impl CallStack {
     }
 
     /// Sets the bounds, for a record that is used for one stack after another.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     ///
     /// # Safety
     ///
@@ -138,20 +130,12 @@ impl CallStack {
     }
 
     /// The bounds, lowest address first.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn bounds(&self) -> (usize, usize) {
         (self.lo.load(Ordering::Relaxed), self.hi.load(Ordering::Relaxed))
     }
 
     /// Whether an injected call has not resumed yet.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.active.load(Ordering::Relaxed) != 0
@@ -170,7 +154,7 @@ pub(crate) struct Call {
     pub(crate) context: usize,
     /// Where the copied siginfo is.
     info: usize,
-    /// What is to be done with this, in the copy of this crate that wrote it.
+    /// Makes the call: [`Call::run`] of the copy of this crate that wrote the record.
     run: unsafe extern "C" fn(*mut Self),
     function: Option<InjectedFn>,
     data: usize,
@@ -179,9 +163,9 @@ pub(crate) struct Call {
     idle: AtomicU32,
     /// errno of the interrupted code.
     errno: c_int,
-    /// Whether it is kept: not on a thread that may not have it.
+    /// Whether it is kept: not on a thread that may have none.
     keep_errno: bool,
-    /// What comes first: an action from before, and the handlers that have had the signal.
+    /// What comes first: a previous action, and the handlers that have had the signal.
     passage: Passage,
     /// The interrupted function's, for frame-pointer walkers.
     pub(crate) record: FrameRecord,
@@ -290,7 +274,7 @@ pub(crate) unsafe fn prepare(
     Ok(Injection { call, active })
 }
 
-/// Where a frame's copy will be.
+/// What decides where a frame's copy will be.
 struct Place {
     entry_sp: usize,
     length: usize,
@@ -376,7 +360,7 @@ impl Place {
 }
 
 /// Whether the handler can leave the alternate stack, on which it was entered with `entry_sp`, for the
-/// interrupted one: an action from before that has no `SA_ONSTACK` runs there.
+/// interrupted one: a previous action without `SA_ONSTACK` runs there.
 pub(crate) fn can_leave(uc: &Ucontext, entry_sp: usize) -> bool {
     let alt = uc.alt_stack();
     let alt = alt.sp..alt.sp.saturating_add(alt.size);
@@ -415,8 +399,8 @@ fn is_writable(low: usize, high: usize) -> bool {
     }
 }
 
-/// Copies the frame of `ctx` to the interrupted stack for an action from before alone: what is in
-/// `passage`. `None` when it cannot be copied.
+/// Copies the frame of `ctx` to the interrupted stack for the previous action alone that `passage` has.
+/// `None` when it cannot be copied.
 ///
 /// # Safety
 ///
@@ -443,7 +427,7 @@ pub(crate) unsafe fn prepare_previous(
     Some(call as usize)
 }
 
-/// Lets the action from before that is in `passage` be carried out ahead of a call.
+/// Has the previous action that is in `passage` carried out ahead of a call.
 ///
 /// # Safety
 ///
@@ -508,7 +492,7 @@ pub(crate) extern "C" fn run(call: *mut Call) -> *const AtomicU32 {
 }
 
 impl Call {
-    /// Carries out the action from before, if there is one, and runs the callback, if there is one.
+    /// Carries out the previous action, if there is one, and runs the callback, if there is one.
     ///
     /// Not inlined and not split: errno's address must be looked up again after the callback, which may
     /// come back on another thread.
@@ -528,7 +512,7 @@ impl Call {
         if let (Some(function), true) = (call.function, wanted) {
             sys::sigprocmask(MaskHow::Set, &call.uc().mask());
             let (info, uc, data) = (call.info as *mut _, call.ucontext().cast(), call.data);
-            // SAFETY: `copy` has put both in these places, which nobody else uses until the sigreturn.
+            // SAFETY: `copy` has put both in these places, which no other code uses until the sigreturn.
             let ctx = unsafe { SigCtx::from_raw(info, uc) };
             function(&mut Frame { call, ctx }, data);
         }
@@ -549,10 +533,10 @@ impl Call {
         unsafe { &*self.ucontext() }
     }
 
-    /// Carries out the action from before, and tells whether the interrupted code is still where the
-    /// callback was wanted.
+    /// Carries out the previous action, and tells whether the interrupted code is still where the callback
+    /// was wanted.
     ///
-    /// The callback's stack is not taken before: the handler may jump out, and the callback never run.
+    /// `active` is clear meanwhile: the handler may jump out, and then the callback never runs.
     fn previous(&mut self) -> bool {
         let later = self.passage.deferred;
         let Some(function) = later.function else { return true };
@@ -563,7 +547,7 @@ impl Call {
         let (uc, passage) = (self.ucontext(), &raw mut self.passage);
         // SAFETY: the copy's, put back below.
         let link = unsafe { Passage::leave(uc, passage as usize) };
-        // SAFETY: what the copy of this crate that deferred it has left for this call.
+        // SAFETY: the arguments that the copy of this crate which deferred it left for this call.
         unsafe { function(later.previous, later.action, passage, self.info as *mut _, uc) };
         // SAFETY: the copy's.
         unsafe { Passage::leave(uc, link) };

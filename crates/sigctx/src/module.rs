@@ -1,8 +1,8 @@
 //! The program or library that a piece of code is in: kept loaded, and named.
 //!
-//! The kernel, and every handler that chains to one of ours, keep addresses of code of this crate's
-//! for good. So the library that has it stays, also after `dlclose`: putting back the action from
-//! before could not reach what others have remembered.
+//! The kernel, and every handler that chains to one of ours, keep addresses of this crate's code
+//! forever. So its library stays loaded, also after `dlclose`: putting the previous action back does not
+//! reach the copies of an address that other handlers keep.
 
 use core::ffi::{CStr, c_void};
 use core::fmt;
@@ -11,12 +11,12 @@ use core::mem::MaybeUninit;
 /// Keeps the library that has the code at `code` loaded until the process ends, whatever `dlclose`
 /// is told. Code of the program itself, and what no dynamic linker loaded, stays anyway.
 ///
-/// For everything that the kernel or other code remembers the address of: handlers of signals above
-/// all, which [`handler::install`](crate::handler::install) does this for.
+/// For code whose address the kernel or other code remembers: above all for handlers of signals, for
+/// which [`handler::install`](crate::handler::install) calls it.
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe: takes the dynamic linker's lock.
+/// Not async-signal-safe (AS-Unsafe lock): takes the dynamic linker's lock.
 ///
 /// # Errors
 ///
@@ -47,7 +47,7 @@ pub struct KeepError {
 impl fmt::Display for KeepError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let code = CodeAddress::new(self.code);
-        write!(f, "the library of {code} cannot be kept loaded: is its file still there?")
+        write!(f, "cannot keep the library of {code} loaded: is its file still there?")
     }
 }
 
@@ -83,6 +83,11 @@ impl Module {
 /// The address of code, shown with the library and the symbol that it is in, where the dynamic linker
 /// knows them.
 ///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe). Showing it is not (AS-Unsafe lock): it asks the dynamic
+/// linker.
+///
 /// # Examples
 ///
 /// ```
@@ -94,20 +99,12 @@ pub struct CodeAddress(usize);
 
 impl CodeAddress {
     /// Takes an address.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe. Showing it is not: the dynamic linker is asked then.
     #[must_use]
     pub const fn new(address: usize) -> Self {
         Self(address)
     }
 
     /// The address.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub const fn get(self) -> usize {
         self.0

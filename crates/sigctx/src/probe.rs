@@ -18,6 +18,10 @@ use crate::sys::SigInfo;
 const STACK: usize = 256 * 1024;
 
 /// A loop that holds a random pattern in every register, flag, vector and in the red zone.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe), except [`new`](Self::new) and [`run`](Self::run).
 #[derive(Debug)]
 pub struct Patterned {
     memory: NonNull<u8>,
@@ -53,6 +57,10 @@ pub enum Spin {
 }
 
 /// Ends a running loop from anywhere: another thread, a handler, an injected call.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Clone, Copy)]
 pub struct Stop {
     next: NonNull<AtomicUsize>,
@@ -66,10 +74,6 @@ unsafe impl Sync for Stop {}
 impl Stop {
     /// Lets the loop leave at the end of its present round. A loop that has not begun is not
     /// stopped.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub fn stop(self) {
         // SAFETY: alive, see `Patterned::stopper`.
         unsafe { self.next.as_ref() }.store(arch::window().end, Ordering::Relaxed);
@@ -99,7 +103,7 @@ impl Patterned {
     ///
     /// # Signal safety
     ///
-    /// Not async-signal-safe: allocates.
+    /// Not async-signal-safe (AS-Unsafe heap): allocates.
     #[must_use]
     pub fn new() -> Self {
         // SAFETY: the layout is not empty.
@@ -117,30 +121,18 @@ impl Patterned {
     }
 
     /// The stack that the loop runs on.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn call_stack(&self) -> &CallStack {
         &self.stack
     }
 
     /// The same, to be kept while the loop runs.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn shared_call_stack(&self) -> Arc<CallStack> {
         self.stack.clone()
     }
 
     /// What ends the loop.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     ///
     /// # Safety
     ///
@@ -157,7 +149,7 @@ impl Patterned {
     ///
     /// # Signal safety
     ///
-    /// Not async-signal-safe: allocates.
+    /// Not async-signal-safe (AS-Unsafe heap): allocates.
     pub fn run(
         &mut self,
         mut random: impl FnMut() -> u64,
@@ -181,7 +173,7 @@ impl Patterned {
         // SAFETY: as above.
         unsafe { table.as_ref() }.next().store(next, Ordering::Relaxed);
         ready();
-        // SAFETY: filled; the stack below is this value's own; somebody stops it if asked to.
+        // SAFETY: filled; the stack below is this value's own; another thread, a handler or a call stops it if asked to.
         unsafe { arch::spin(table.as_ptr()) };
         let mut differences = Vec::new();
         // SAFETY: as above.
@@ -200,20 +192,12 @@ impl Patterned {
     }
 
     /// The addresses at which every register holds its pattern.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn code() -> Range<usize> {
         arch::window()
     }
 
     /// What is patterned on this machine.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn level() -> &'static str {
         arch::level_name()
@@ -228,6 +212,10 @@ impl Drop for Patterned {
 }
 
 /// What one line of a disassembly (objdump's) says of a handler's code.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Instruction {
     /// It is a system call.
@@ -242,10 +230,6 @@ pub struct Instruction {
 
 impl Instruction {
     /// Reads a line.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn of(line: &str) -> Self {
         arch::instruction(line)
@@ -257,7 +241,7 @@ impl Instruction {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 pub fn clobber_all() {
     arch::clobber();
 }
@@ -267,7 +251,7 @@ pub fn clobber_all() {
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe: one thread at a time.
+/// Not async-signal-safe (AS-Unsafe): one thread at a time.
 ///
 /// # Safety
 ///
@@ -281,7 +265,7 @@ pub unsafe fn raise_with_known_registers() {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 ///
 /// # Safety
 ///
@@ -296,7 +280,7 @@ pub unsafe fn raise_undefined() {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 #[must_use]
 pub fn known_pc() -> usize {
     arch::known_pc()
@@ -306,7 +290,7 @@ pub fn known_pc() -> usize {
 ///
 /// # Signal safety
 ///
-/// Handler only.
+/// Handler only (AS-Safe).
 pub fn step_over_known(ctx: &mut SigCtx<'_>) {
     let pc = ctx.pc();
     ctx.set_pc(pc + arch::KNOWN_STEP);
@@ -317,7 +301,7 @@ pub fn step_over_known(ctx: &mut SigCtx<'_>) {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 #[inline(always)]
 #[must_use]
 pub fn frame_pointer() -> usize {
@@ -336,6 +320,10 @@ pub const OWN_REGISTERS: &[(arch::Reg, &str)] = arch::OWN;
 pub const FRAME_POINTER_TO: Option<[isize; 2]> = arch::FRAME_POINTER_TO;
 
 /// The frame that an unwinder is at: what it gives to the function that it calls for each frame.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Debug)]
 pub struct Unwound {
     context: *mut core::ffi::c_void,
@@ -343,10 +331,6 @@ pub struct Unwound {
 
 impl Unwound {
     /// Takes the unwinder's `struct _Unwind_Context`.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     ///
     /// # Safety
     ///
@@ -358,10 +342,6 @@ impl Unwound {
 
     /// The program counter, and the stack pointer as the frame's address tells it. arm's tables (EHABI)
     /// have no such address.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline(always)]
     #[must_use]
     pub fn place(&self) -> (usize, Option<usize>) {
@@ -370,10 +350,6 @@ impl Unwound {
     }
 
     /// A register by its number, as the rules of the frames below say.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     ///
     /// # Safety
     ///
@@ -397,7 +373,7 @@ pub const FAULT_GRANULE: usize = arch::FAULT_GRANULE;
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe: may allocate.
+/// Not async-signal-safe (AS-Unsafe heap): may allocate.
 #[must_use]
 pub fn no_storage() -> *mut core::ffi::c_void {
     arch::no_storage()
@@ -414,19 +390,19 @@ pub(crate) extern "C" fn pushed() {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 #[must_use]
 pub fn pushed_calls() -> u32 {
     PUSHED.load(Ordering::Relaxed)
 }
 
-/// Pushes a call of a trampoline that keeps everything by itself, as a user of
+/// Pushes a call of a trampoline that saves everything itself, as a user of
 /// [`SigCtx::push_call`](crate::SigCtx::push_call) would. Within an IT block of Thumb code it does
 /// nothing: only a sigreturn can go on there.
 ///
 /// # Signal safety
 ///
-/// Handler only.
+/// Handler only (AS-Safe).
 ///
 /// # Safety
 ///
@@ -446,7 +422,7 @@ pub unsafe fn push_counted_call(delivery: &mut Delivery<'_>) {
 ///
 /// # Signal safety
 ///
-/// Handler only.
+/// Handler only (AS-Safe).
 pub fn single_step(ctx: &mut crate::SigCtx<'_>) -> bool {
     arch::single_step(ctx)
 }
@@ -466,11 +442,11 @@ pub const LAYOUT_HEADERS: &str = arch::LAYOUT_HEADERS;
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe if `body` is.
+/// Async-signal-safe (AS-Safe) if `body` is.
 pub fn with_blank_context<T>(body: impl FnOnce(&mut crate::SigCtx<'_>) -> T) -> T {
     // SAFETY: both are plain integers, for which zeroes are values.
     let (mut info, mut uc): (SigInfo, arch::Ucontext) = unsafe { core::mem::zeroed() };
-    // SAFETY: both live as long as the context, and nobody else has them.
+    // SAFETY: both live as long as the context, and no other code has them.
     let mut ctx = unsafe { crate::SigCtx::from_raw((&raw mut info).cast(), (&raw mut uc).cast()) };
     body(&mut ctx)
 }

@@ -7,6 +7,10 @@ use crate::arch::{REGISTERS, Reg, STATUS, Status};
 
 /// The value of every register at one moment.
 ///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
+///
 /// # Examples
 ///
 /// Printed, it is one register a line and the decoded status:
@@ -30,29 +34,17 @@ impl Registers {
     }
 
     /// Every register's name and value, in the order of [`Reg::ALL`].
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         Reg::ALL.iter().zip(self.0).map(|(reg, value)| (reg.name(), value))
     }
 
     /// The value of the register with this name.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<u64> {
         self.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
     }
 
     /// The same registers with another value for one.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn with(mut self, reg: Reg, value: u64) -> Self {
         if let Some(slot) = self.0.get_mut(reg as usize) {
@@ -68,10 +60,6 @@ impl Registers {
     }
 
     /// The status flags.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn status(&self) -> Status {
         Status::from_bits_retain(self[STATUS])

@@ -22,7 +22,12 @@ use core::ops::Range;
 use crate::arch::Reg;
 use crate::registers::Registers;
 
-/// What addresses belong to, and registers that are different in every run.
+/// The names of address ranges, and the registers that are different in every run.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe), except [`region`](Self::region),
+/// [`stack`](Self::stack) and [`hide`](Self::hide).
 #[derive(Clone, Debug, Default)]
 pub struct Redactions<'n> {
     places: Vec<(Range<u64>, &'n str, Origin)>,
@@ -37,11 +42,7 @@ enum Origin {
 }
 
 impl<'n> Redactions<'n> {
-    /// None yet: everything is printed as it is.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// No redactions: everything is printed as it is.
     #[must_use]
     pub const fn new() -> Self {
         Self { places: Vec::new(), hidden: Vec::new() }
@@ -51,7 +52,7 @@ impl<'n> Redactions<'n> {
     ///
     /// # Signal safety
     ///
-    /// Not async-signal-safe: allocates.
+    /// Not async-signal-safe (AS-Unsafe heap): allocates.
     #[must_use]
     pub fn region(mut self, name: &'n str, range: Range<usize>) -> Self {
         self.places.push((range.start as u64..range.end as u64, name, Origin::Start));
@@ -63,7 +64,7 @@ impl<'n> Redactions<'n> {
     ///
     /// # Signal safety
     ///
-    /// Not async-signal-safe: allocates.
+    /// Not async-signal-safe (AS-Unsafe heap): allocates.
     #[must_use]
     pub fn stack(mut self, name: &'n str, range: Range<usize>) -> Self {
         self.places.push((range.start as u64..range.end as u64 + 1, name, Origin::End));
@@ -74,7 +75,7 @@ impl<'n> Redactions<'n> {
     ///
     /// # Signal safety
     ///
-    /// Not async-signal-safe: allocates.
+    /// Not async-signal-safe (AS-Unsafe heap): allocates.
     #[must_use]
     pub fn hide(mut self, reg: Reg, why: &'n str) -> Self {
         self.hidden.push((reg, why));
@@ -82,10 +83,6 @@ impl<'n> Redactions<'n> {
     }
 
     /// One word, printed as it is or as a name and an offset.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn value(&self, value: u64) -> impl fmt::Display + '_ {
         fmt::from_fn(move |f| {
@@ -103,10 +100,6 @@ impl<'n> Redactions<'n> {
     }
 
     /// All registers, one a line, as [`Registers`] prints them but for what is redacted.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn registers(&self, registers: &Registers) -> impl fmt::Display {
         fmt::from_fn(move |f| {

@@ -6,6 +6,10 @@ use core::fmt;
 /// Says that the crates have no implementation for the system that the program was built for.
 ///
 /// On such a system this type and [`supported`] are all that each of the crates has.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsupported {
     system: &'static str,
@@ -14,20 +18,12 @@ pub struct Unsupported {
 
 impl Unsupported {
     /// Gives the name of the system, as `target_os` has it.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe: returns a constant.
     #[must_use]
     pub const fn system(self) -> &'static str {
         self.system
     }
 
     /// Gives the name of the architecture, as `target_arch` has it.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe: returns a constant.
     #[must_use]
     pub const fn architecture(self) -> &'static str {
         self.architecture
@@ -54,7 +50,7 @@ impl Error for Unsupported {}
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe: returns a constant.
+/// Async-signal-safe (AS-Safe): returns a constant.
 ///
 /// # Errors
 ///

@@ -67,7 +67,7 @@ pub type Tid = i32;
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe: one instruction, nothing else is touched.
+/// Async-signal-safe (AS-Safe): one instruction, nothing else is touched.
 ///
 /// # Safety
 ///
@@ -85,7 +85,7 @@ pub unsafe fn syscall_raw(nr: c_long, args: [usize; 6]) -> isize {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe, see [`syscall_raw`].
+/// Async-signal-safe (AS-Safe), see [`syscall_raw`].
 ///
 /// # Errors
 ///
@@ -105,7 +105,7 @@ pub unsafe fn syscall(nr: c_long, args: [usize; 6]) -> Result<usize, Errno> {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe: a system call each time, so also right after `fork` and `clone`.
+/// Async-signal-safe (AS-Safe): a system call each time, so also right after `fork` and `clone`.
 ///
 /// # References
 ///
@@ -122,7 +122,7 @@ pub fn gettid() -> Tid {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe: a system call each time, so also right after `fork`.
+/// Async-signal-safe (AS-Safe): a system call each time, so also right after `fork`.
 ///
 /// # References
 ///

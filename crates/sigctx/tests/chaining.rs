@@ -1,4 +1,4 @@
-//! A signal that is not ours reaches whoever had it before.
+//! A signal that is not ours reaches the previous action.
 
 mod common;
 
@@ -46,7 +46,7 @@ extern "C" fn old_plain(signal: i32) {
 fn before(signal: i32, handler: usize, flags: SaFlags, mask: SigSet) {
     let action = KernelAction { handler, flags, mask };
     // SAFETY: the handlers above are async-signal-safe.
-    unsafe { sys::rt_sigaction(signal, Some(&action)) }.expect("the action from before");
+    unsafe { sys::rt_sigaction(signal, Some(&action)) }.expect("the previous action");
 }
 
 fn pass_on(_: &mut Delivery<'_>) -> Flow {
@@ -188,7 +188,7 @@ fn children_of_an_ignored_signal_leave_no_zombies() {
         installed.uninstall().expect("uninstall");
         before(libc::SIGCHLD, SIG_DFL, SaFlags::empty(), SigSet::empty());
         let _installed = install(libc::SIGCHLD, pass_on);
-        assert!(wait_for_a_child(), "there was none, though nobody ignored the signal");
+        assert!(wait_for_a_child(), "there was none, though the signal was not ignored");
     });
 }
 
@@ -333,10 +333,10 @@ fn a_real_urgent_signal_from_another_process_reaches_the_previous_handler() {
     });
 }
 
-/// What the C handler does to errno stays, as it does without this crate: nobody has read errno,
+/// What the C handler does to errno stays, as it does without this crate: no code has read errno,
 /// for which thread-local storage is needed.
 #[test]
-fn without_keeping_errno_nobody_looks_at_it() {
+fn without_keeping_errno_it_is_not_read() {
     extern "C" fn spoil_errno(_: i32) {
         // SAFETY: every thread of the test has one.
         let errno = unsafe { libc::__errno_location() };
@@ -361,7 +361,7 @@ fn without_keeping_errno_nobody_looks_at_it() {
         installed.uninstall().expect("uninstall");
         after
     }
-    testkit::in_child("without_keeping_errno_nobody_looks_at_it", DEADLINE, || {
+    testkit::in_child("without_keeping_errno_it_is_not_read", DEADLINE, || {
         let spoil = spoil_errno as *const () as usize;
         before(libc::SIGUSR1, spoil, SaFlags::empty(), SigSet::empty());
         for handler in [pass_on as Handler, chain_inside] {
@@ -398,7 +398,7 @@ fn newest_handler_is_first_and_the_middle_one_can_go() {
         ORDER.lock().unwrap().clear();
         raise(libc::SIGUSR1);
         assert_eq!(ORDER.lock().unwrap().len(), 0);
-        assert_eq!(OLD_CALLS.load(SeqCst), 3, "the kernel has the action from before again");
+        assert_eq!(OLD_CALLS.load(SeqCst), 3, "the kernel has the previous action again");
         let again = install(libc::SIGUSR1, |_| note("again"));
         raise(libc::SIGUSR1);
         assert_eq!(*ORDER.lock().unwrap(), ["again"]);
@@ -467,14 +467,14 @@ fn stress_a_one_shot_handler_is_called_once_on_two_threads() {
     });
 }
 
-/// `over` does not chain: after it a new handler starts with `over` as the action from before, and
+/// `over` does not chain: after it a new handler starts with `over` as the previous action, and
 /// the old one can be taken out.
 fn is_no_cover(over: usize) {
     let first = install(libc::SIGURG, pass_on);
     let ours = installed_handler(libc::SIGURG);
     before(libc::SIGURG, over, SaFlags::empty(), SigSet::empty());
     first.uninstall().expect("not covered");
-    assert_eq!(installed_handler(libc::SIGURG), over, "what somebody set stays");
+    assert_eq!(installed_handler(libc::SIGURG), over, "the other handler stays");
 
     let second = install(libc::SIGURG, pass_on);
     before(libc::SIGURG, over, SaFlags::empty(), SigSet::empty());

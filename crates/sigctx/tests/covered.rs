@@ -1,4 +1,4 @@
-//! Others install over our handlers, and ours over theirs: no signal goes round in a circle, and each
+//! Other handlers are installed over ours, and ours over them: no signal goes round in a circle, and each
 //! handler gets it once.
 
 mod common;
@@ -16,7 +16,7 @@ const DEADLINE: Duration = Duration::from_mins(1);
 const SIGNAL: i32 = libc::SIGUSR1;
 const ON_STACK: SaFlags = SaFlags::SIGINFO.union(SaFlags::ONSTACK);
 
-/// Who had the signal, in this order.
+/// The handlers that had the signal, in this order.
 static WAY: Mutex<Vec<&str>> = Mutex::new(Vec::new());
 
 fn note(name: &'static str) {
@@ -96,7 +96,7 @@ fn a_handler_over_ours_is_named() {
         if CodeAddress::new(libc::malloc as *const () as usize).to_string().contains("malloc") {
             assert!(text.contains(program), "{text}");
         } else {
-            testkit::skip("the program is static: nobody knows what is where");
+            testkit::skip("the program is static: no dynamic linker knows what is where");
         }
         for action in [SIG_DFL, SIG_IGN] {
             set(action, SaFlags::empty());

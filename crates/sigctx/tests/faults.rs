@@ -1,4 +1,4 @@
-//! Faults and sent signals that go on to the action from before, and what that action does to itself.
+//! Faults and sent signals that go on to the previous action, and what that action does to itself.
 
 mod common;
 
@@ -62,7 +62,7 @@ fn an_ignored_fault_of_an_instruction_ends_the_process() {
     is_ended_by(libc::SIGILL, "an_ignored_fault_of_an_instruction_ends_the_process", || {
         set(libc::SIGILL, SIG_IGN, SaFlags::empty());
         let _installed = install(libc::SIGILL, pass_on);
-        // SAFETY: nobody steps over it: that is what is tested.
+        // SAFETY: no handler steps over it: that is what is tested.
         unsafe { sigctx::probe::raise_undefined() };
     });
 }
@@ -150,7 +150,7 @@ fn what_a_previous_handler_sets_is_its_own_action() {
 }
 
 /// As on a thread of `std`'s that keeps an alternate stack of this crate's in a thread-local: by then
-/// `std` has disabled the thread's alternate stack, and unmapped the one from before.
+/// `std` has disabled the thread's alternate stack, and unmapped the previous one.
 #[test]
 fn an_alternate_stack_that_ends_with_the_thread_locals_is_given_back() {
     thread_local! {
@@ -184,7 +184,7 @@ fn another_alternate_stack_over_ours_stays() {
         // SAFETY: only reads.
         assert_eq!(unsafe { libc::sigaltstack(std::ptr::null(), &raw mut now) }, 0);
         assert_eq!(now.ss_sp, other.ss_sp);
-        // Whoever installed it may put ours back: it must be there still.
+        // The code that installed it may put ours back: it must be there still.
         assert_eq!(sigctx::altstack::mapped(), 1);
         now.ss_flags = libc::SS_DISABLE;
         // SAFETY: disables.

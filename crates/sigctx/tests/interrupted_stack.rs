@@ -1,4 +1,4 @@
-//! A handler from before that has no `SA_ONSTACK` runs where it would have run without this crate: on
+//! A previous handler without `SA_ONSTACK` runs where it would have run without this crate: on
 //! the interrupted stack.
 
 mod common;
@@ -20,7 +20,7 @@ use sigctx::sys::{self, KernelAction, MaskHow, SaFlags, SigSet};
 const LIMIT: Duration = Duration::from_mins(1);
 
 static CALLS: AtomicUsize = AtomicUsize::new(0);
-/// Where the handler from before had its variables.
+/// Where the previous handler had its variables.
 static PLACE: AtomicUsize = AtomicUsize::new(0);
 
 extern "C" fn look_where(_: c_int) {
@@ -41,7 +41,7 @@ fn chain_at_once(delivery: &mut Delivery<'_>) -> Flow {
 fn before(signal: i32, handler: usize, flags: SaFlags, mask: SigSet) {
     let action = KernelAction { handler, flags, mask };
     // SAFETY: the tests' handlers are async-signal-safe.
-    unsafe { sys::rt_sigaction(signal, Some(&action)) }.expect("the action from before");
+    unsafe { sys::rt_sigaction(signal, Some(&action)) }.expect("the previous action");
 }
 
 /// Whether [`look_where`] ran on the alternate stack.
@@ -213,7 +213,7 @@ fn what_a_previous_handler_does_to_errno_is_kept_from_the_interrupted_code() {
 #[test]
 fn what_a_previous_handler_writes_to_the_context_takes_effect() {
     extern "C" fn step_over(_: c_int, info: *mut c_void, uc: *mut c_void) {
-        // SAFETY: what the handler got; nobody else looks.
+        // SAFETY: what the handler got; no other code looks.
         let mut ctx = unsafe { SigCtx::from_raw(info, uc) };
         sigctx::probe::step_over_known(&mut ctx);
         CALLS.fetch_add(1, SeqCst);
@@ -283,7 +283,7 @@ fn a_call_is_called_off_when_the_previous_handler_sends_the_code_elsewhere() {
     static ELSEWHERE: AtomicBool = AtomicBool::new(false);
 
     extern "C" fn step_over(_: c_int, info: *mut c_void, uc: *mut c_void) {
-        // SAFETY: what the handler got; nobody else looks.
+        // SAFETY: what the handler got; no other code looks.
         let mut ctx = unsafe { SigCtx::from_raw(info, uc) };
         let before = ctx.pc();
         sigctx::probe::step_over_known(&mut ctx);
@@ -320,7 +320,7 @@ fn inject_and_chain(delivery: &mut Delivery<'_>) -> Flow {
     flow
 }
 
-/// The loop of patterns, under a handler from before that writes every register; `handler` chains, and
+/// The loop of patterns, under a previous handler that writes every register; `handler` chains, and
 /// may inject calls as well.
 fn patterns_stay(handler: handler::Handler, injects: bool) {
     /// Signals, or injected calls.

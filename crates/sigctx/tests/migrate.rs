@@ -26,7 +26,7 @@ thread_local! {
     static MY_STACK: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The thread's part is over; its stack belongs to whoever resumes the frame, so it must not run
+/// The thread's part is over; its stack belongs to the thread that resumes the frame, so it must not run
 /// any code again.
 fn stand_still() -> ! {
     loop {
@@ -45,7 +45,7 @@ fn hand_over(frame: &mut Frame<'_>, _: usize) {
         WRONG_STACK.fetch_add(1, SeqCst);
     }
     INJECTED.fetch_add(1, SeqCst);
-    // No signal comes before the next thread has said who it is.
+    // No signal comes before the next thread has said which one it is.
     TID.store(0, SeqCst);
     // SAFETY: this thread stands still from here on, in a system call that never ends.
     let parked = unsafe { frame.park() };

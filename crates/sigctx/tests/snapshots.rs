@@ -94,7 +94,7 @@ fn snapshot_inside_an_injected_call() {
     testkit::in_child("snapshot_inside_an_injected_call", DEADLINE, || {
         let memory = Box::leak(vec![0_u128; 16 << 10].into_boxed_slice()).as_mut_ptr_range();
         let (low, top) = (memory.start as usize, memory.end as usize);
-        // SAFETY: nobody else uses it; the call needs little.
+        // SAFETY: no other code uses it; the call needs little.
         let stack = unsafe { CallStack::new(low, top) };
         STACK.store(Box::leak(Box::new(stack)), SeqCst);
         let _alt = AltStack::install().expect("alternate stack");

@@ -1,4 +1,4 @@
-//! What every architecture has in the same words.
+//! What all architectures share that is no part of the kernel's interface.
 
 use core::ffi::c_int;
 use core::sync::atomic::AtomicU32;

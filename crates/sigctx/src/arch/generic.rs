@@ -1,6 +1,6 @@
-//! What architectures share in the kernel's `asm-generic`, and how some deviate: MIPS orders two structures
-//! in its own way and numbers codes of signals so, and 32-bit architectures that once had ids of 16 bits
-//! have second calls for those of 32.
+//! What architectures share in the kernel's `asm-generic`, and how some deviate: MIPS has another order in
+//! two structures and other numbers for codes of signals, and 32-bit architectures that once had ids of
+//! 16 bits have second calls for those of 32.
 //!
 //! References: `include/uapi/asm-generic/{siginfo,signal,unistd}.h`, `arch/mips/include/uapi/asm/siginfo.h`.
 

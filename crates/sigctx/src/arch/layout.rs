@@ -1,7 +1,7 @@
-//! Structures of the kernel's, declared once: the `repr(C)` type, and the list of its fields that
-//! tests print and compare with the C headers.
+//! Structures of the kernel, declared once: the `repr(C)` type, and the list of its fields that tests
+//! print and compare with the C headers.
 
-/// A structure of the kernel's.
+/// A structure of the kernel.
 #[cfg(feature = "probe")]
 #[derive(Clone, Copy, Debug)]
 pub struct Structure {

@@ -1,9 +1,9 @@
-//! Everything that depends on the architecture, one folder for each: `mod.rs` has the kernel's layouts,
-//! the registers and the context, `entry.rs` the assembly that the kernel enters, `probe.rs` what holds
-//! patterns in registers for tests, which no default build has.
+//! Everything that depends on the architecture, one folder for each. In a folder, `mod.rs` has the
+//! kernel's layouts, the registers and the context; `entry.rs` the assembly that the kernel enters;
+//! `probe.rs` the loops that hold patterns in registers for tests, which no default build has.
 //!
-//! Every folder has the same items in the same order; `x86_64` is the one that is commented in full. To
-//! port the workspace is to write one more. What has the same words in all of them is beside this file.
+//! Every folder has the same items in the same order. `x86_64` is commented in full, the others where they
+//! differ. A port to another architecture is one more folder. What all of them share is beside this file.
 
 use core::ffi::c_void;
 use core::marker::PhantomData;
@@ -86,6 +86,10 @@ cfg_select! {
 /// Reads and writes go to the kernel's frame itself; a write takes effect when the handler
 /// returns. There is never a reference to libc's `ucontext_t`: the kernel's frame is shorter than
 /// that type.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe); [`from_raw`](Self::from_raw) is for handlers alone.
 pub struct SigCtx<'h> {
     info: *mut c_void,
     uc: *mut Ucontext,
@@ -97,7 +101,7 @@ impl SigCtx<'_> {
     ///
     /// # Signal safety
     ///
-    /// Handler only.
+    /// Handler only (AS-Safe).
     ///
     /// # Safety
     ///
@@ -111,10 +115,6 @@ impl SigCtx<'_> {
     }
 
     /// The two pointers, for a handler that takes the raw arguments.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn as_raw(&self) -> (*mut c_void, *mut c_void) {
         (self.info, self.uc.cast())

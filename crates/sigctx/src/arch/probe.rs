@@ -1,4 +1,4 @@
-//! What every architecture's probes have in the same words.
+//! What the probes of all architectures share.
 
 use core::ffi::{c_int, c_void};
 
@@ -13,8 +13,8 @@ pub(crate) fn known_pc() -> usize {
     &raw const KNOWN_PC as usize
 }
 
-// The unwinder's. The functions that call them are inlined, so that who does not call those does not
-// need one.
+// The unwinder's. The functions that call them are inlined, so that a program that calls none of those
+// needs no unwinder.
 #[cfg(not(target_arch = "arm"))]
 unsafe extern "C" {
     fn _Unwind_GetIP(context: *mut c_void) -> usize;

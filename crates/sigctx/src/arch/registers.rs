@@ -33,7 +33,7 @@ macro_rules! registers {
             ///
             /// # Signal safety
             ///
-            /// Async-signal-safe.
+            /// Async-signal-safe (AS-Safe).
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {

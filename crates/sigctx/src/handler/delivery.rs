@@ -8,13 +8,17 @@ use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::previous::{HandOn, NO_CALLER, keeping};
-use super::{ErrnoPolicy, Flow, Registration, Slot, slot};
+use super::{ErrnoPolicy, Flow, Registration, SignalEntry, signal_entry};
 use crate::arch::{self, SigCtx, Ucontext};
 use crate::chain::{Part, Passage};
 use crate::inject::{self, CallStack, InjectError, InjectedFn, Injection};
 use crate::sys::rt_sigaction;
 
 /// A signal, in the handler that got it. Dereferences to the interrupted context.
+///
+/// # Signal safety
+///
+/// All methods are for the handler alone (AS-Safe).
 pub struct Delivery<'h> {
     ctx: SigCtx<'h>,
     signal: i32,
@@ -23,21 +27,21 @@ pub struct Delivery<'h> {
     entry_sp: usize,
     /// `entry_sp` is known to be the frame's.
     rooted: bool,
-    slot: &'static Slot,
-    /// Who comes next; null when only the actions from before are left.
+    signal_entry: &'static SignalEntry,
+    /// The handler that is next; null when only previous actions are left.
     rest: *const Registration,
-    /// Of the handler that had it last. None had it: the action from before keeps errno itself, as
-    /// with the kernel.
+    /// The policy of the handler that was called last. As long as none was called it is `Untouched`: a
+    /// previous action keeps errno itself, as it does when the kernel calls it.
     errno: ErrnoPolicy,
-    /// Everybody has been offered the signal.
+    /// No handler and no action is left to offer the signal to.
     offered: bool,
-    /// What the last handler that wanted one prepared.
+    /// The call to be made: the one that the last handler returned.
     injection: Option<Injection>,
-    /// Of the last call that was prepared here, whether or not it was called off.
+    /// The `active` word of the last call that was prepared here, whether or not it was called off.
     prepared: *const AtomicU32,
     /// What an earlier copy has left in the frame, or null.
     passage: *mut Passage,
-    /// Where this copy is in the passage, and what it does.
+    /// Where this copy is in the passage, and its part.
     place: (usize, Part),
     /// What this copy leaves in the frame for later ones, when there is no earlier one.
     own: &'h mut MaybeUninit<Passage>,
@@ -46,27 +50,23 @@ pub struct Delivery<'h> {
 }
 
 impl Delivery<'_> {
-    /// Offers the signal to the next handlers and the actions from before, now.
+    /// Offers the signal to the next handlers and the previous actions, now.
     ///
-    /// For a handler that took the signal for its own, when a sender of somebody else's may have
-    /// been merged with it: the kernel keeps one pending instance of a standard signal. Does
-    /// nothing the second time.
+    /// A handler that took the signal for its own calls this when the signal may stand for another one,
+    /// too: the kernel keeps one pending instance of a standard signal, and merges a second one, of
+    /// whichever sender, into it. The second call does nothing.
     ///
-    /// A handler from before gets what the kernel would give it: the information, the context, its own
-    /// mask (`SA_NODEFER` too), once when it was installed for one call (`SA_RESETHAND`). What it sets
-    /// for the signal meanwhile (the default action, "ignore", itself once more) becomes the action
-    /// from before, and ours stays on top. "Ignore" does not hold for a fault: the kernel ends the
+    /// A previous handler gets what the kernel would give it: the information, the context, its own
+    /// mask (`SA_NODEFER` too). One that was installed for one call (`SA_RESETHAND`) is called once. What
+    /// it sets for the signal meanwhile (the default action, "ignore", itself once more) becomes the
+    /// previous action, and ours stays on top. "Ignore" does not hold for a fault: the kernel ends the
     /// process then, and so does this.
     ///
     /// *Where* it runs: with `SA_ONSTACK`, here. Without it, on the interrupted stack, as if the kernel
-    /// had called it there, when all handlers have returned; the frame has moved there then, as for an
-    /// injected call. It runs here after all where that cannot be: where the interrupted stack has no
-    /// room for the frame (a stack overflow: the kernel would end the process), and under a handler
-    /// that covers ours and is of no copy of this crate.
-    ///
-    /// # Signal safety
-    ///
-    /// Handler only.
+    /// had called it there, when all handlers have returned; the frame moves there first, as for an
+    /// injected call. In two cases that is impossible, and it runs here: the interrupted stack has no
+    /// room for the frame (a stack overflow: the kernel would end the process), or ours runs under a
+    /// handler that covers it and is of no copy of this crate.
     pub fn chain(&mut self) {
         while !self.offered {
             // SAFETY: null, or a registration that is never freed (I1).
@@ -101,20 +101,16 @@ impl Delivery<'_> {
     /// Prepares a call of `call` on the interrupted stack: return it as [`Flow::Inject`].
     ///
     /// The call gets `data` and the interrupted context; after it the interrupted code goes on with
-    /// every register, flag and vector as it was. What is written to the context after this, by
-    /// this handler or the ones after it, is lost; write it in the callback, with
+    /// every register, flag and vector as it was. The frame is copied now: what this handler or a later
+    /// one writes to the context afterwards is lost. Write it in the callback, with
     /// [`Frame::context_mut`](crate::inject::Frame::context_mut).
     ///
-    /// A handler from before without `SA_ONSTACK` runs ahead of the call (see [`Delivery::chain`]). If
+    /// A previous handler without `SA_ONSTACK` runs ahead of the call (see [`Delivery::chain`]). If
     /// it sends the interrupted code elsewhere, or jumps out, the call is called off.
-    ///
-    /// # Signal safety
-    ///
-    /// Handler only.
     ///
     /// # Errors
     ///
-    /// [`InjectError`] says why not. Nothing has changed then.
+    /// [`InjectError`]: why no call can be made here. Nothing has changed.
     ///
     /// # Safety
     ///
@@ -183,7 +179,7 @@ impl Delivery<'_> {
         let before = unsafe { Passage::leave(uc, passage as usize) };
         let hand_on = HandOn {
             signal: self.signal,
-            slot: self.slot,
+            signal_entry: self.signal_entry,
             info: info.cast(),
             uc,
             passage,
@@ -251,14 +247,14 @@ impl Delivery<'_> {
     }
 }
 
-/// The kernel's handler for a signal. Not inlined, to have its structures off the stack again.
+/// The handler that the kernel has for a signal. Not inlined: its structures leave the stack.
 #[inline(never)]
 fn kernels_handler(signal: i32) -> usize {
     // SAFETY: only reads.
     unsafe { rt_sigaction(signal, None) }.map_or(NO_CALLER, |top| top.handler)
 }
 
-/// In [`Passage::call`] while a call is prepared, but not yet returned, and may be called off.
+/// The value of [`Passage::call`] while a call is prepared, but not yet returned, and may be called off.
 const PREPARED: usize = 1;
 
 /// Called by the assembly for every signal. Returns 0 for a plain return from the handler, or the
@@ -271,8 +267,8 @@ pub(crate) extern "C" fn dispatch(
     uc: *mut c_void,
     entry_sp: usize,
 ) -> usize {
-    let Some(slot) = slot(signal) else { return 0 };
-    // SAFETY: the kernel's own arguments; this call outlives the value, and nobody else has them.
+    let Some(signal_entry) = signal_entry(signal) else { return 0 };
+    // SAFETY: the kernel's own arguments; this call outlives the value, and no other code has them.
     let ctx = unsafe { SigCtx::from_raw(info, uc) };
     // SAFETY: the kernel's, or what a handler that covers ours has made of it.
     let passage = unsafe { Passage::find(uc.cast()) };
@@ -282,8 +278,8 @@ pub(crate) extern "C" fn dispatch(
         signal,
         entry_sp,
         rooted: (uc as usize).wrapping_sub(entry_sp) == arch::UCONTEXT_OFFSET,
-        slot,
-        rest: slot.head.load(Ordering::Acquire),
+        signal_entry,
+        rest: signal_entry.head.load(Ordering::Acquire),
         errno: ErrnoPolicy::Untouched,
         offered: false,
         injection: None,
@@ -298,7 +294,7 @@ pub(crate) extern "C" fn dispatch(
         let Some((place, first)) = passage.seen.enter(arch::entry()) else { return 0 };
         delivery.place = (place, if first { Part::Reached } else { Part::Again });
         if !first {
-            // Ours have had it.
+            // Our handlers have had it.
             delivery.rest = ptr::null();
         }
         delivery.rooted = passage.entry_sp != 0;

@@ -1,5 +1,5 @@
-//! The actions that the kernel had before ours, and what is done with a signal that none of our
-//! handlers took.
+//! Previous actions, those that the kernel had before ours, and what is done with a signal that none of
+//! our handlers took.
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use alloc::boxed::Box;
 
-use super::{ErrnoPolicy, Installing, Slot, action, covers, slot};
+use super::{ErrnoPolicy, Installing, SignalEntry, action, covers, signal_entry};
 use crate::arch::{self, Ucontext};
 use crate::chain::{self, Finds, Part, Passage, Seen};
 use crate::inject;
@@ -15,13 +15,13 @@ use crate::sys::{
     self, KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigInfo, SigSet, rt_sigaction,
 };
 
-/// An action from before.
+/// A previous action.
 #[derive(Debug)]
 pub(super) struct Previous {
     signal: i32,
     action: AtomicPtr<KernelAction>,
-    /// When it was found last, in two words: there are no atomics of 64 bits everywhere. A look between
-    /// their stores has the order wrong, once.
+    /// When it was found last, in two words: not every architecture has atomics of 64 bits. A reader that
+    /// comes between the two stores has the order of the actions wrong, once.
     time: [AtomicU32; 2],
     older: *const Self,
 }
@@ -40,7 +40,7 @@ static IGNORE: KernelAction = KernelAction { handler: SIG_IGN, ..KernelAction::D
 
 impl Previous {
     pub(super) fn action(&self) -> &'static KernelAction {
-        // SAFETY: a static or leaked (I4). Acquire: pairs with the release of whoever set it.
+        // SAFETY: a static or leaked (I4). Acquire: pairs with the release of the thread that set it.
         unsafe { &*self.action.load(Ordering::Acquire) }
     }
 
@@ -76,7 +76,7 @@ impl Previous {
             // Release for `action`'s readers; acquire: a failure reads what another thread put there.
             let (set, failed) = (Ordering::AcqRel, Ordering::Acquire);
             if self.action.compare_exchange(seen, default, set, failed).is_err() {
-                // Another thread had the one call; this signal gets what is there now.
+                // Another thread took the one call; this signal gets the action that is there now.
                 return self.action();
             }
         }
@@ -84,9 +84,9 @@ impl Previous {
     }
 }
 
-impl Slot {
-    /// Keeps an action that the kernel has, and that ours is about to be put in the place of. With
-    /// `anew`, or where it is no handler, it is the only one. Called under the lock.
+impl SignalEntry {
+    /// Keeps an action that the kernel has, and that ours is about to replace. With `anew`, or where it is
+    /// no handler, it becomes the only one. Called under the lock.
     pub(super) fn found(&self, signal: i32, action: KernelAction, anew: bool) {
         let anew = anew || !covers(action.handler);
         let mut all = core::iter::successors(self.newest(), |previous| previous.older());
@@ -111,7 +111,7 @@ impl Slot {
         unsafe { self.newest.load(Ordering::Acquire).as_ref() }
     }
 
-    /// The action that ours stands in the place of.
+    /// The action that ours has replaced.
     pub(super) fn latest(&self) -> &'static KernelAction {
         // SAFETY: null, or leaked by `found` (I1). Acquire: pairs with `found`.
         let latest = unsafe { self.latest.load(Ordering::Acquire).as_ref() };
@@ -125,14 +125,13 @@ fn is_forced(info: &SigInfo) -> bool {
     SigSet::synchronous().contains(info.signo()) && info.code() > 0
 }
 
-/// What is no handler: the kernel has called ours.
+/// No handler's address: the kernel itself has called ours.
 pub(super) const NO_CALLER: usize = usize::MAX;
 
-/// One signal, on its way through the actions from before. Each of these says where it is left for
-/// [`carry_out_later`].
+/// One signal, on its way through the previous actions.
 pub(super) struct HandOn<'s> {
     pub(super) signal: i32,
-    pub(super) slot: &'s Slot,
+    pub(super) signal_entry: &'s SignalEntry,
     pub(super) info: *mut SigInfo,
     pub(super) uc: *mut Ucontext,
     /// Is left in `uc`.
@@ -152,7 +151,7 @@ impl Finds for HandOn<'_> {
     fn latest(&self, seen: &Seen) -> Option<(&'static Previous, u64, Option<usize>)> {
         let mut latest = None;
         let mut last = 0;
-        let mut at = self.slot.newest();
+        let mut at = self.signal_entry.newest();
         while let Some(previous) = at {
             at = previous.older();
             let handler = previous.action().handler;
@@ -166,7 +165,7 @@ impl Finds for HandOn<'_> {
     }
 
     fn call(&mut self, previous: &'static Previous) {
-        // Not what it was a moment ago: another thread may have had the one call.
+        // It may have changed since `latest` looked: another thread may have taken the one call.
         let action = previous.take();
         if !covers(action.handler) {
             // SAFETY: alive, and not borrowed while no handler runs.
@@ -209,8 +208,8 @@ impl HandOn<'_> {
         prepared || inject::can_leave(unsafe { &*self.uc }, self.entry_sp)
     }
 
-    /// Does what the kernel would have done before the first install: hands the signal to the actions
-    /// from before, until one is the end of the chain.
+    /// Does what the kernel would have done before the first install: hands the signal to the previous
+    /// actions, until one is the end of the chain.
     ///
     /// # Safety
     ///
@@ -244,11 +243,11 @@ unsafe extern "C" fn carry_out_later(
     // SAFETY: alive, and not borrowed while no handler runs.
     let seen = unsafe { &mut (*passage).seen };
     let signal = previous.signal;
-    if let (false, Some(slot)) = (seen.has_ended(), slot(signal))
+    if let (false, Some(signal_entry)) = (seen.has_ended(), signal_entry(signal))
         && let Some((place, _)) = seen.enter(arch::entry())
     {
         let (info, errno, caller, entry_sp) = (info.cast(), ErrnoPolicy::Untouched, NO_CALLER, 0);
-        let rest = HandOn { signal, slot, info, uc, passage, errno, caller, entry_sp };
+        let rest = HandOn { signal, signal_entry, info, uc, passage, errno, caller, entry_sp };
         // SAFETY: the caller's obligation.
         unsafe { rest.run((place, Part::First)) };
     }
@@ -276,7 +275,7 @@ impl Previous {
     /// `action` was the kernel's, and the pointers are what its handler expects.
     unsafe fn carry_out(&self, action: &'static KernelAction, info: *mut c_void, uc: *mut c_void) {
         let signal = self.signal;
-        // Ours is blocked; theirs may be written to be interrupted by its own signal.
+        // The signal is blocked in ours; this handler may count on being interrupted by it.
         let nodefer = action.flags.contains(SaFlags::NODEFER);
         let how = if nodefer { MaskHow::Unblock } else { MaskHow::Block };
         let mask = change_mask(how, SigSet::of(signal));
@@ -290,9 +289,9 @@ impl Previous {
         change_mask(MaskHow::Set, mask);
     }
 
-    /// Takes for its own what a handler from before did to the kernel's action, `top` until then. It
-    /// means the action that it believes to be in force, its own: `std`'s handler of `SIGSEGV`, for one,
-    /// sets the default action when the fault is none of a guard page's.
+    /// Undoes what a previous handler did to the kernel's action, which was `top`, and does it to the
+    /// handler's own action: that is the one which the handler believes to be in force. `std`'s handler of
+    /// `SIGSEGV`, for one, sets the default action when the fault is not in a guard page.
     fn keep(&self, action: &'static KernelAction, top: &KernelAction) {
         // SAFETY: only reads.
         let Ok(now) = (unsafe { rt_sigaction(self.signal, None) }) else { return };
@@ -306,11 +305,11 @@ impl Previous {
         if !covers_or_ours(top.handler) || top.handler == now.handler {
             return;
         }
-        let Some(slot) = slot(self.signal) else { return };
-        // What is in force changes under this lock alone. Whoever holds it has taken ours out, or puts
-        // it on top.
+        let Some(signal_entry) = signal_entry(self.signal) else { return };
+        // Our action changes under this lock alone. A thread that holds it has taken ours out, or puts it
+        // on top.
         let Some(_installing) = Installing::try_begin() else { return };
-        if slot.head.load(Ordering::Acquire).is_null() {
+        if signal_entry.head.load(Ordering::Acquire).is_null() {
             return;
         }
         self.set(its_own);
@@ -320,7 +319,7 @@ impl Previous {
             && old.handler != now.handler
             && covers_or_ours(old.handler)
         {
-            // Somebody came in between: theirs stays.
+            // Another action was set in between: it stays.
             // SAFETY: it was in force, so it is valid.
             let _ = unsafe { rt_sigaction(self.signal, Some(&old)) };
         }
@@ -371,16 +370,17 @@ unsafe fn call_c(
     }
 }
 
-/// What the kernel does by default. What ends the process does so at the interrupted instruction.
+/// Does what the kernel does by default. A signal that ends the process does so at the interrupted
+/// instruction.
 fn default_action(signal: i32, info: &SigInfo) {
     let stops = match signal {
-        // Ignored by default; SIGCONT has done its work when it was sent.
+        // Ignored by default; SIGCONT did its work when it was sent.
         libc::SIGCHLD | libc::SIGURG | libc::SIGWINCH | libc::SIGCONT => return,
         libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => true,
         _ => false,
     };
-    // It is blocked here, and so waits until the context is back: a core dump then shows the code
-    // that was interrupted, not this.
+    // The signal is blocked here, and waits until the interrupted code goes on: a core dump shows that
+    // code, not this.
     // SAFETY: the default action is what was there.
     let set = unsafe { rt_sigaction(signal, Some(&DEFAULT)) };
     let (pid, tid) = (sys::getpid(), sys::gettid());
@@ -389,14 +389,14 @@ fn default_action(signal: i32, info: &SigInfo) {
         // When that fails, too, there is nothing else to do.
         let _ = sys::tgkill(pid, tid, signal);
     }
-    if stops && let (Ok(top), Some(slot)) = (set, slot(signal)) {
+    if stops && let (Ok(top), Some(signal_entry)) = (set, signal_entry(signal)) {
         // Stops here; goes on after SIGCONT.
         let mask = sys::sigprocmask(MaskHow::Unblock, &SigSet::of(signal));
         sys::sigprocmask(MaskHow::Set, &mask);
-        // Another thread that does the same here may have set the default action; else it is ours, or
-        // that of a handler that covers ours. Nor when the last handler has been taken out meanwhile.
-        let top = if covers(top.handler) { top } else { action(signal, slot.latest()) };
-        if !slot.head.load(Ordering::Acquire).is_null() {
+        // `top` is ours, or that of a handler that covers ours, or the default action, which another thread
+        // in this place has set. Nothing is put back when the last handler was uninstalled meanwhile.
+        let top = if covers(top.handler) { top } else { action(signal, signal_entry.latest()) };
+        if !signal_entry.head.load(Ordering::Acquire).is_null() {
             // SAFETY: it was in force a moment ago, so it is valid.
             let _ = unsafe { rt_sigaction(signal, Some(&top)) };
         }

@@ -12,7 +12,7 @@ pub enum InjectError {
     NoRoom {
         /// Bytes that are needed.
         needed: usize,
-        /// Bytes that there are.
+        /// Bytes that are available.
         available: usize,
     },
     /// The interrupted stack pointer is not on the stack that was given.
@@ -42,12 +42,12 @@ pub enum InjectError {
         /// The program counter.
         pc: usize,
     },
-    /// The last injected call is on its way back.
+    /// The last injected call is returning to the interrupted code.
     InTrampoline {
         /// The program counter.
         pc: usize,
     },
-    /// The frame is not one that the kernel wrote.
+    /// The frame does not look like one that the kernel wrote.
     Frame(BadFrame),
 }
 
@@ -62,7 +62,7 @@ pub enum BadFrame {
         /// The stack pointer at the handler's entry.
         entry: usize,
     },
-    /// It would be longer than any frame is.
+    /// It would be longer than any frame can be.
     Length {
         /// Its length in bytes.
         length: usize,
@@ -72,7 +72,7 @@ pub enum BadFrame {
         /// Where it is said to be.
         at: usize,
     },
-    /// The interrupted code is in an instruction set whose system calls are not known here.
+    /// The interrupted code is in an unsupported instruction set.
     InstructionSet {
         /// The program counter.
         pc: usize,
@@ -83,7 +83,10 @@ impl fmt::Display for InjectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::NoRoom { needed, available } => {
-                write!(f, "the call needs {needed} bytes of stack, there are {available}")
+                write!(
+                    f,
+                    "the call needs {needed} bytes of stack, of which {available} are available"
+                )
             }
             Self::NotOnThisStack { sp } => write!(f, "stack pointer {sp:#x} is on another stack"),
             Self::OnAltStack { sp } => {
@@ -109,12 +112,12 @@ impl fmt::Display for BadFrame {
             Self::Placement { context, entry } => {
                 write!(f, "context at {context:#x} is not what the kernel pushes at {entry:#x}")
             }
-            Self::Length { length } => write!(f, "no frame is {length} bytes long"),
+            Self::Length { length } => write!(f, "a frame cannot be {length} bytes long"),
             Self::ExtendedState { at } => {
                 write!(f, "extended state at {at:#x} is not in the frame")
             }
             Self::InstructionSet { pc } => {
-                write!(f, "code at {pc:#x} is in an instruction set that is not known")
+                write!(f, "code at {pc:#x} is in an unsupported instruction set")
             }
         }
     }
@@ -150,8 +153,12 @@ impl fmt::Display for MoveError {
             Self::VectorLength { frame, thread } => {
                 write!(f, "the frame has vectors of {frame} bytes, this thread of {thread}")
             }
-            Self::VectorState => f.write_str("this thread may not have the frame's vectors"),
-            Self::AltStack(errno) => write!(f, "alternate stack of this thread: {errno}"),
+            Self::VectorState => {
+                f.write_str("this thread may not use the vectors that the frame has")
+            }
+            Self::AltStack(errno) => {
+                write!(f, "cannot read the alternate stack of this thread: {errno}")
+            }
         }
     }
 }

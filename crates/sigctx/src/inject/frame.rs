@@ -1,4 +1,4 @@
-//! What a callback gets of the code that it interrupts, and what it can take along.
+//! The interrupted frame, as a callback gets it and can take it along.
 
 use super::{Call, MoveError};
 use crate::altstack;
@@ -7,6 +7,10 @@ use crate::registers::Registers;
 use crate::sys::{Errno, set_errno};
 
 /// The interrupted code's frame, while an injected call runs.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Debug)]
 pub struct Frame<'f> {
     pub(super) call: &'f mut Call,
@@ -15,11 +19,7 @@ pub struct Frame<'f> {
 }
 
 impl<'f> Frame<'f> {
-    /// The interrupted context, to look at.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The interrupted context, read-only.
     ///
     /// # Examples
     ///
@@ -35,10 +35,6 @@ impl<'f> Frame<'f> {
 
     /// The interrupted context. What is written takes effect when the interrupted code goes on.
     ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
     /// # Safety
     ///
     /// What is left in the context is such that the interrupted code can go on.
@@ -48,10 +44,6 @@ impl<'f> Frame<'f> {
     }
 
     /// A copy of the interrupted code's registers.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn registers(&self) -> Registers {
         self.ctx.registers()
@@ -61,10 +53,6 @@ impl<'f> Frame<'f> {
     ///
     /// For a callback that switched to another stack and came back on another thread. Without it
     /// the resume would give that thread the alternate stack of the first.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     ///
     /// # Errors
     ///
@@ -79,11 +67,7 @@ impl<'f> Frame<'f> {
         move_here(self.ctx.ucontext_mut(), self.call.end)
     }
 
-    /// Takes the frame out of the callback, to be resumed later, on whichever thread.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Takes the frame out of the callback, to be resumed later, on any thread.
     ///
     /// # Safety
     ///
@@ -102,7 +86,7 @@ pub struct Parked {
     call: *mut Call,
 }
 
-// SAFETY: the frame and its record are plain memory that nobody but the holder of this value
+// SAFETY: the frame and its record are plain memory that only the holder of this value
 // touches (`Frame::park`'s obligation).
 unsafe impl Send for Parked {}
 
@@ -120,9 +104,9 @@ impl Parked {
     /// # Safety
     ///
     /// 1. As [`Frame::move_here`].
-    /// 2. Nothing on the present stack is needed any more, or somebody will switch back to it.
+    /// 2. Nothing on the present stack is needed any more, or a scheduler switches back to it.
     pub unsafe fn resume(self) -> Result<core::convert::Infallible, (Self, MoveError)> {
-        // SAFETY: `Frame::park`'s obligation: the record is there and nobody else uses it.
+        // SAFETY: `Frame::park`'s obligation: the record is there and no other code uses it.
         let call = unsafe { &*self.call };
         // SAFETY: as before, for the context.
         let uc = unsafe { &mut *call.ucontext() };

@@ -7,16 +7,16 @@ use core::fmt;
 const MAX: i32 = 4095;
 
 /// A kernel error number: positive, never zero.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct Errno(i32);
 
 impl Errno {
     /// Takes a positive error number; anything else becomes `EINVAL`.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline(always)]
     #[must_use]
     pub const fn new(raw: i32) -> Self {
@@ -34,10 +34,6 @@ impl Errno {
     }
 
     /// The number as C has it, positive.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline(always)]
     #[must_use]
     pub const fn raw(self) -> i32 {
@@ -54,10 +50,6 @@ macro_rules! names {
             )*
 
             /// The symbolic name, where it is one of the common ones.
-            ///
-            /// # Signal safety
-            ///
-            /// Async-signal-safe.
             #[must_use]
             pub const fn name(self) -> Option<&'static str> {
                 match self {

@@ -21,7 +21,7 @@ struct Timespec {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe, but see Blocking.
+/// Async-signal-safe (AS-Safe), but see Blocking.
 ///
 /// # Blocking
 ///
@@ -53,7 +53,7 @@ pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) ->
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 ///
 /// # References
 ///
@@ -94,7 +94,7 @@ bitflags! {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 ///
 /// # Errors
 ///
@@ -136,7 +136,7 @@ mod tests {
                     let _ = futex_wait(&word, 0, None);
                 }
             });
-            // Until the other thread waits there is nobody to wake.
+            // Until the other thread waits there is no thread to wake.
             while futex_wake(&word, u32::MAX) == 0 {
                 std::thread::yield_now();
             }

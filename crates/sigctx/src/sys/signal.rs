@@ -60,7 +60,7 @@ impl KernelAction {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 ///
 /// # Errors
 ///
@@ -70,7 +70,7 @@ impl KernelAction {
 ///
 /// 1. `new.handler` is [`SIG_DFL`], [`SIG_IGN`] or a function that the kernel may call with
 ///    `new.flags`, forever or until the action is replaced and no call of it is left.
-/// 2. Whoever owns the present action agrees.
+/// 2. The code that installed the present action can live without it.
 ///
 /// # References
 ///
@@ -102,7 +102,7 @@ pub enum MaskHow {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe. In a handler the change ends when the handler returns.
+/// Async-signal-safe (AS-Safe). In a handler the change ends when the handler returns.
 ///
 /// # References
 ///
@@ -128,7 +128,7 @@ pub fn sigprocmask(how: MaskHow, set: &SigSet) -> SigSet {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 ///
 /// # Errors
 ///
@@ -151,7 +151,7 @@ pub fn kill(pid: i32, sig: i32) -> Result<(), Errno> {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 ///
 /// # Errors
 ///
@@ -172,12 +172,12 @@ pub fn tgkill(pid: i32, tid: Tid, sig: i32) -> Result<(), Errno> {
 ///
 /// The receiver finds them in [`SigCtx::code`](crate::SigCtx::code) and
 /// [`SigCtx::value`](crate::SigCtx::value). A private negative code tells a runtime's own signal
-/// from everybody else's. Codes that are not negative are the kernel's: handlers believe what comes
+/// from all others. Codes that are not negative are the kernel's: handlers believe what comes
 /// with them, the address of a fault for one, so they cannot be sent.
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe.
+/// Async-signal-safe (AS-Safe).
 ///
 /// # Errors
 ///

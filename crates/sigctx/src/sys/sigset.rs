@@ -11,16 +11,16 @@ const WORD_BITS: usize = c_ulong::BITS as usize;
 /// A set of signals as the kernel has it.
 ///
 /// Unlike libc's functions it can name the signals that libc keeps for itself (32, 33).
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct SigSet([c_ulong; arch::NSIG / WORD_BITS]);
 
 impl SigSet {
     /// No signal.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline(always)]
     #[must_use]
     pub const fn empty() -> Self {
@@ -28,10 +28,6 @@ impl SigSet {
     }
 
     /// Every signal, libc's own included.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline(always)]
     #[must_use]
     pub const fn full() -> Self {
@@ -40,10 +36,6 @@ impl SigSet {
 
     /// The signals that the kernel raises for an instruction: `SIGILL`, `SIGTRAP`, `SIGBUS`, `SIGFPE`,
     /// `SIGSEGV` and `SIGSYS`.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline(always)]
     #[must_use]
     pub const fn synchronous() -> Self {
@@ -62,10 +54,6 @@ impl SigSet {
     /// sandbox answers the system calls that its filter traps (`SECCOMP_RET_TRAP`) in a handler of
     /// `SIGSYS`, and a section that makes system calls must let it.
     ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
     /// # References
     ///
     /// `force_sig_info_to_task` in the kernel's `kernel/signal.c`
@@ -83,10 +71,6 @@ impl SigSet {
     }
 
     /// The set with one signal; empty when the kernel has no signal of that number.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline(always)]
     #[must_use]
     pub const fn of(sig: i32) -> Self {
@@ -104,10 +88,6 @@ impl SigSet {
     }
 
     /// This set and `sig`.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline(always)]
     #[must_use]
     pub const fn with(mut self, sig: i32) -> Self {
@@ -118,10 +98,6 @@ impl SigSet {
     }
 
     /// This set without `sig`.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline(always)]
     #[must_use]
     pub const fn without(mut self, sig: i32) -> Self {
@@ -132,10 +108,6 @@ impl SigSet {
     }
 
     /// Whether `sig` is in the set.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline(always)]
     #[must_use]
     pub const fn contains(&self, sig: i32) -> bool {
@@ -146,10 +118,6 @@ impl SigSet {
     }
 
     /// Whether no signal is in the set.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[inline(always)]
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -157,20 +125,12 @@ impl SigSet {
     }
 
     /// The signals of the set, lowest first.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub fn iter(&self) -> impl Iterator<Item = i32> + '_ {
         (1..=arch::NSIG as i32).filter(|&sig| self.contains(sig))
     }
 
     /// Reads the lowest 64 signals from the number that `/proc/<pid>/status` prints: bit 0 is
     /// signal 1.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub const fn from_bits(bits: u64) -> Self {
         let mut set = Self::empty();

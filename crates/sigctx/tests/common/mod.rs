@@ -160,7 +160,7 @@ pub fn under_signals(victim: impl FnOnce() + Send, enough: impl FnMut() -> bool)
     })
 }
 
-/// Tells who sends signals that the victim has panicked, and will handle none.
+/// Tells the senders that the victim has panicked, and will handle no signal.
 struct Watch;
 
 static PANICKED: AtomicBool = AtomicBool::new(false);
@@ -204,8 +204,8 @@ pub fn send_one_at_a_time(
             assert!(!PANICKED.load(SeqCst), "the victim panicked");
             assert!(start.elapsed() < DEADLINE, "signal {sent} was not handled; {}", counts());
             if start.elapsed() > Duration::from_micros(20) {
-                // The victim may need this CPU. Whoever yields has it back only when the victim's
-                // slice is over, milliseconds later; whoever sleeps has it back on waking.
+                // The victim may need this CPU. A thread that yields has it back only when the victim's
+                // slice is over, milliseconds later; a thread that sleeps has it back on waking.
                 thread::sleep(Duration::from_micros(20));
             }
         }
@@ -290,7 +290,7 @@ pub fn lost_by_an_ordinary_handler() -> BTreeSet<&'static str> {
     static IN_LOOP: AtomicUsize = AtomicUsize::new(0);
 
     extern "C" fn handler(_: c_int, info: *mut c_void, uc: *mut c_void) {
-        // SAFETY: what the kernel gave to this handler; nobody else looks.
+        // SAFETY: what the kernel gave to this handler; no other code looks.
         let pc = unsafe { SigCtx::from_raw(info, uc) }.pc();
         sigctx::probe::clobber_all();
         IN_LOOP.fetch_add(usize::from(Patterned::code().contains(&pc)), SeqCst);

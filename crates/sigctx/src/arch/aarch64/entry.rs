@@ -16,10 +16,9 @@ const _: () = {
     assert!(offset_of!(SigContext, pc) == offset_of!(SigContext, x0) + 8 * 32);
 };
 
-// `hint #34` is `bti c`, which the kernel's and other indirect calls may land on; older assemblers
-// and CPUs take it for a no-op. Every `ret` here is one that the kernel's own entry or `bl` has put
-// an address on a guarded control stack for: that of the sigreturn code is still on top of it after
-// the pivot.
+// `hint #34` is `bti c`, on which indirect calls, the kernel's too, may land; older assemblers and CPUs
+// take it for a no-op. For every `ret` here the kernel or a `bl` has put an address on the guarded
+// control stack: after the pivot that of the sigreturn code is still on top.
 global_asm!(
     ".pushsection .text.sigctx_entry, \"ax\", @progbits",
     ".balign 16",

@@ -46,7 +46,7 @@ pub(crate) use probe::*;
 
 /// Number of signals.
 pub(crate) const NSIG: usize = 64;
-/// The ABI has no red zone: below the stack pointer is nobody's.
+/// None: the ABI lets no function keep data below the stack pointer.
 pub(crate) const RED_ZONE: usize = 0;
 /// From the stack pointer at the handler's entry to the `ucontext`: the siginfo.
 pub(crate) const UCONTEXT_OFFSET: usize = 128;
@@ -57,7 +57,7 @@ pub(crate) const MAX_FRAME: usize = 128 * 1024;
 const SME_LENGTH: usize = 64;
 
 /// Bytes of a signal frame that `AT_MINSIGSTKSZ`, which says `told`, leaves out: the matrix ZA, a
-/// square of streaming vectors. At most one frame of a stack has it, for a handler begins without.
+/// square of streaming vectors. At most one frame of a stack has it: a handler begins without it.
 ///
 /// The kernel counts the records of all state there is, but of ZA the head alone, since the thread
 /// that it counts for has none (`minsigstksz_setup` in `arch/arm64/kernel/signal.c`; Linux 7.2.12).
@@ -365,7 +365,7 @@ impl Ucontext {
     ///
     /// # Safety
     ///
-    /// It is a frame of the kernel's, or a copy of one with its pointer set right.
+    /// It is a frame that the kernel wrote, or a copy of one after [`relocate`].
     #[inline(always)]
     unsafe fn extra_records(&self) -> Records<'_> {
         let Some(extra) = self.record(EXTRA) else { return Records { rest: &[] } };
@@ -520,8 +520,8 @@ impl Ucontext {
         self.mcontext.pc as usize
     }
 
-    /// No indirect branch leads to a program counter that is set: with one on record the target
-    /// would have to be a landing pad, in code that has branch target identification.
+    /// Clears the kind of the last indirect branch, which the new program counter was not reached by: in
+    /// code that has branch target identification the target would have to be a landing pad.
     #[inline(always)]
     pub(crate) fn set_pc(&mut self, pc: usize) {
         self.mcontext.pc = pc as u64;
@@ -550,11 +550,11 @@ impl Ucontext {
         Some(self.mcontext.x30 as usize)
     }
 
-    /// Makes it look as if the interrupted function had called `target` and would come back at
-    /// `resume`: Go's `pushCall`. 16 bytes of stack, the link register at their start; the frame
-    /// pointer in the word below, which makes both a frame record.
+    /// Makes it look as if the interrupted function had called `target` and would come back at `resume`:
+    /// Go's `pushCall`. It takes 16 bytes of stack, with the link register at their start. The frame
+    /// pointer goes to the word below; the two are a frame record.
     ///
-    /// A target can return only by a jump through a register, which it destroys: x27 in Go.
+    /// The target can return only by a jump through a register, which it destroys: x27 in Go.
     ///
     /// # Safety
     ///
@@ -578,40 +578,24 @@ impl Ucontext {
 impl crate::SigCtx<'_> {
     /// The address of the thread's last failed memory access (`fault_address`): this signal's own
     /// only when it is one for such an access.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn access_fault_address(&self) -> u64 {
         self.ucontext().mcontext.fault_address
     }
 
-    /// The exception that led to the signal (`ESR_EL1`), for a fault that the kernel tells it of.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The exception that led to the signal (`ESR_EL1`), for faults with which the kernel writes it.
     #[must_use]
     pub fn exception_syndrome(&self) -> Option<u64> {
         self.ucontext().record(ESR).map(|record| record.u64(offset_of!(EsrRecord, esr)))
     }
 
     /// Floating-point control, `fpcr`.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn fp_control(&self) -> Option<u32> {
         self.ucontext().record(FPSIMD).map(|record| record.u32(offset_of!(FpsimdRecord, fpcr)))
     }
 
     /// Floating-point status, `fpsr`.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn fp_status(&self) -> Option<u32> {
         self.ucontext().record(FPSIMD).map(|record| record.u32(offset_of!(FpsimdRecord, fpsr)))
@@ -621,7 +605,7 @@ impl crate::SigCtx<'_> {
 // ---- what the copy of a frame needs ------------------------------------------------------------
 
 /// What a function that keeps frame pointers leaves below its caller's frame: here on behalf of
-/// the interrupted function, which called nobody.
+/// the interrupted function, which made no call.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct FrameRecord {
@@ -671,7 +655,7 @@ pub(crate) fn relocate(copy: &mut Ucontext, delta: usize) {
     let moved = extra.u64(offset_of!(ExtraRecord, datap)).wrapping_add(delta as u64);
     let at = extra.bytes.as_ptr() as usize - copy.mcontext.records.as_ptr() as usize;
     let at = at + offset_of!(ExtraRecord, datap);
-    // Always there: the record was found.
+    // It is always there: the record was found.
     if let Some(word) = copy.mcontext.records.get_mut(at..at + size_of::<u64>()) {
         word.copy_from_slice(&moved.to_ne_bytes());
     }
@@ -684,8 +668,8 @@ pub(crate) fn patch_thread(_copy: &mut Ucontext, _end: usize) {}
 
 /// Looks whether a frame can resume on the calling thread, which may not be its own.
 ///
-/// With a guarded control stack it cannot: the token for the frame is on the first thread's. And
-/// the kernel refuses vectors of another length than the thread has, live or not.
+/// With a guarded control stack it cannot: the frame's token is on the first thread's. And the kernel
+/// refuses vectors of another length than the thread has, live or not.
 pub(crate) fn check_move(frame: &Ucontext, _end: usize) -> Result<(), MoveError> {
     /// `PR_GET_SHADOW_STACK_STATUS`.
     const STATUS: usize = 74;
@@ -701,7 +685,7 @@ pub(crate) fn check_move(frame: &Ucontext, _end: usize) -> Result<(), MoveError>
     if asked.is_ok() && features & ENABLED != 0 {
         return Err(MoveError::ShadowStack);
     }
-    // SAFETY: a copy that `relocate` has set right.
+    // SAFETY: a copy, after `relocate`.
     for record in frame.records().chain(unsafe { frame.extra_records() }) {
         let (frame, question) = match record.magic {
             GCS if record.u64(size_of::<RecordHead>() + 8) & ENABLED != 0 => {
@@ -734,7 +718,7 @@ pub(crate) fn syscall_len(_uc: &Ucontext) -> usize {
     SYSCALL_LEN
 }
 
-/// One of them, for tests.
+/// A system call instruction, for tests.
 #[cfg(test)]
 pub(crate) const SYSCALL_CODE: [u8; SYSCALL_LEN] = [0x01, 0x00, 0x00, 0xd4];
 

@@ -151,7 +151,7 @@ enum Level {
     Sve = 2,
 }
 
-/// A [`Level`], or 0 before anybody has looked. The trampoline reads it, too.
+/// A [`Level`], or 0 before the first look. The trampoline reads it, too.
 static LEVEL: AtomicU32 = AtomicU32::new(0);
 
 fn level() -> Level {
@@ -371,7 +371,7 @@ global_asm!(
     ".endr",
     "mov x1, #{flags}",
     "msr nzcv, x1",
-    // Sticky flags are nobody's: they stay.
+    // Sticky flags are no caller's: they stay.
     "mov x1, #{fpsr_high}",
     "mov x2, #{fpsr_low}",
     "orr x1, x1, x2",

@@ -94,7 +94,7 @@ fn words_of_records_are_found_behind_other_records() {
     let mut uc = context(&[fpsimd, unknown, (ESR, 16, &[0x9200_004f])]);
     // SAFETY: integers, for which zeroes are values.
     let mut info: sys::SigInfo = unsafe { core::mem::zeroed() };
-    // SAFETY: both live as long as the context, and nobody else uses them.
+    // SAFETY: both live as long as the context, and no other code uses them.
     let ctx = unsafe { crate::SigCtx::from_raw((&raw mut info).cast(), (&raw mut *uc).cast()) };
     assert_eq!(ctx.fp_control(), Some(0x0240_0000));
     assert_eq!(ctx.fp_status(), Some(0x10));

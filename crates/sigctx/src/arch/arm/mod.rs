@@ -44,7 +44,7 @@ pub(crate) use probe::*;
 // ---- constants ---------------------------------------------------------------------------------
 
 pub(crate) const NSIG: usize = 64;
-/// None: what is below the stack pointer is anybody's.
+/// None: the ABI lets no function keep data below the stack pointer.
 pub(crate) const RED_ZONE: usize = 0;
 /// The siginfo.
 pub(crate) const UCONTEXT_OFFSET: usize = 128;
@@ -326,40 +326,24 @@ impl Ucontext {
 /// Words that only this architecture's context has.
 impl crate::SigCtx<'_> {
     /// The number of the exception that led to the signal (`trap_no`).
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn trap_number(&self) -> u64 {
         self.ucontext().mcontext.trap_no.into()
     }
 
     /// The exception's error code (`error_code`): for a memory fault its fault status register.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn error_code(&self) -> u64 {
         self.ucontext().mcontext.error_code.into()
     }
 
     /// The last memory fault's address (`fault_address`); 0 where an emulator does not give it.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn page_fault_address(&self) -> u64 {
         self.ucontext().mcontext.fault_address.into()
     }
 
     /// The first word of the blocked signals, where the oldest handlers look for it (`oldmask`).
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn old_mask(&self) -> u64 {
         self.ucontext().mcontext.oldmask.into()

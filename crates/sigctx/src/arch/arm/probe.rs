@@ -151,7 +151,7 @@ fn capabilities() -> u32 {
     unsafe { libc::getauxval(libc::AT_HWCAP) as u32 }
 }
 
-/// As the assembly reads it, too; `u32::MAX` until somebody has asked.
+/// As the assembly reads it, too; `u32::MAX` until the first look.
 static LEVEL: AtomicU32 = AtomicU32::new(u32::MAX);
 
 fn level() -> Level {

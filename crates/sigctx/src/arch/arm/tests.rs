@@ -121,7 +121,7 @@ fn count(frame: &mut Frame<'_>, _: usize) {
 
 fn inject(delivery: &mut Delivery<'_>) -> Flow {
     if Patterned::code().contains(&delivery.pc()) {
-        // SAFETY: the loop's owner waits for the last signal.
+        // SAFETY: the thread with the loop waits for the last signal.
         let stack = unsafe { &*STACK.load(SeqCst) };
         // SAFETY: the loop may be interrupted anywhere.
         if let Ok(injection) = unsafe { delivery.inject(stack, count, 0) } {

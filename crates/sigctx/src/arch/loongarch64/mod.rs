@@ -16,7 +16,7 @@
 //! has never used these registers, but not for one without live vectors. After that no frame of the
 //! thread has a record, and each sigreturn puts back vectors of long ago. It happens when handler or
 //! callback are the first to use vectors on the thread, and when the frame resumes on a thread that
-//! has used them. Whoever leaves a frame here has set [`Status::USED_FP`] in it
+//! has used them. The code that leaves a frame here has set [`Status::USED_FP`] in it
 //! ([`floats_are_used`]): then the kernel goes on to save what there is. The interrupted code has no
 //! floating-point registers to lose, and gets the default modes.
 //!
@@ -383,7 +383,7 @@ impl Ucontext {
 // ---- what the copy of a frame needs ------------------------------------------------------------
 
 /// What a function that keeps frame pointers leaves just *below* the address in its frame pointer:
-/// here on behalf of the interrupted function, which called nobody.
+/// here on behalf of the interrupted function, which made no call.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct FrameRecord {

@@ -397,10 +397,6 @@ impl crate::SigCtx<'_> {
     /// What the kernel did about floating point (`sc_used_math`): bit 0, there are values; bit 1,
     /// with 32 registers of 64 bits; bit 2, with odd singles in the upper halves; bit 3, records of
     /// more state follow the context.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn used_math(&self) -> u32 {
         self.ucontext().mcontext.used_math
@@ -408,10 +404,6 @@ impl crate::SigCtx<'_> {
 
     /// The control word of the DSP extension (`sc_dsp`). On a machine without it the word is what
     /// was on the stack.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn dsp_control(&self) -> u32 {
         self.ucontext().mcontext.dsp
@@ -419,10 +411,6 @@ impl crate::SigCtx<'_> {
 
     /// The accumulators 1 to 3 of the DSP extension, hi and lo of each. On a machine without it the
     /// words are what was on the stack.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn dsp_accumulators(&self) -> [(u64, u64); 3] {
         self.ucontext().mcontext.accumulators()

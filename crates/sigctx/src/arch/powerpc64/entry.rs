@@ -123,7 +123,7 @@ global_asm!(
     ".cfi_startproc",
     table_of_contents!("entry"),
     "mflr %r0",
-    "std %r0, 16(%r1)",           // in the caller's frame, where everybody puts it
+    "std %r0, 16(%r1)",           // in the caller's frame, where functions save it
     ".cfi_offset 65, 16",
     "mr %r6, %r1",                // fourth argument: where the frame begins
     "stdu %r1, -112(%r1)",
@@ -175,7 +175,7 @@ global_asm!(
     ".cfi_endproc",
     end!("injected_call"),
     // Resumes a frame whose callback never returned. r3 = the copied frame, r4 = the sigreturn
-    // code, r5 = `active`. Nobody called it: unwinders stop here.
+    // code, r5 = `active`. It has no caller: unwinders stop here.
     function!("resume"),
     ".cfi_startproc",
     ".cfi_undefined 65",

@@ -476,30 +476,18 @@ impl Ucontext {
 impl crate::SigCtx<'_> {
     /// The vector of the exception that led to the signal (`trap`): 0x300 for a data access, 0x700
     /// for an undefined instruction.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn trap_number(&self) -> u64 {
         self.ucontext().mcontext.trap
     }
 
     /// The last data access exception's address (`dar`).
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn data_address(&self) -> u64 {
         self.ucontext().mcontext.dar
     }
 
     /// What the last data access exception was about (`dsisr`): bit 25 tells a store from a load.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn data_status(&self) -> u64 {
         self.ucontext().mcontext.dsisr
@@ -507,30 +495,18 @@ impl crate::SigCtx<'_> {
 
     /// The first argument of the system call that was interrupted (`orig_gpr3`); its result has
     /// taken its place in r3.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn original_r3(&self) -> u64 {
         self.ucontext().mcontext.orig_r3
     }
 
     /// The machine state (`msr`). Of it a return takes the byte order alone.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn machine_state(&self) -> u64 {
         self.ucontext().mcontext.msr
     }
 
     /// Status and control of floating point (`fpscr`).
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn floating_point_status(&self) -> u64 {
         self.ucontext().mcontext.fpscr
@@ -540,7 +516,7 @@ impl crate::SigCtx<'_> {
 // ---- what the copy of a frame needs ------------------------------------------------------------
 
 /// The start of a stack frame, to which the callback's back chain leads: here on behalf of the
-/// interrupted function, which called nobody. `pc` is where the function that it calls would save
+/// interrupted function, which made no call. `pc` is where the function that it calls would save
 /// lr.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(16))]

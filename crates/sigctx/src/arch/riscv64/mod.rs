@@ -19,7 +19,7 @@
 //! `arch/riscv/kernel/signal.c`): the kernel copies f0 to f31 and `fcsr` from the frame into the
 //! thread's saved state, and loads them from there. Preempted in between, or where the copy waits
 //! for a page, it saves the registers as they are over the state, so that the interrupted code
-//! gets the handler's. Whoever leaves a frame here has loaded them from it before
+//! gets the handler's. The code that leaves a frame here has loaded them from it before
 //! ([`float_registers_of_the_frame`]): then both are the same. The vectors are not concerned: the
 //! kernel marks them as saved before it copies.
 //!
@@ -403,10 +403,6 @@ impl Ucontext {
 impl crate::SigCtx<'_> {
     /// The floating-point registers f0 to f31, as they are in the register file: a shorter value
     /// has ones in the upper bits.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn float_registers(&self) -> [u64; 32] {
         self.ucontext().mcontext.f
@@ -416,7 +412,7 @@ impl crate::SigCtx<'_> {
 // ---- what the copy of a frame needs ------------------------------------------------------------
 
 /// What a function that keeps frame pointers leaves just *below* the address in its frame pointer:
-/// here on behalf of the interrupted function, which called nobody.
+/// here on behalf of the interrupted function, which made no call.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct FrameRecord {

@@ -369,7 +369,7 @@ global_asm!(
     ".endr",
     "frcsr t0",
     "sd t0, 200(sp)",
-    "li t0, 0x9f",              // all flags, and a rounding mode that nobody uses
+    "li t0, 0x9f",              // all flags, and a rounding mode that no code uses
     "fscsr t0",
     "li t1, 1",
     "bne a0, t1, 31f",

@@ -12,13 +12,13 @@
 //! ```
 //!
 //! A caller leaves its callee 160 bytes above the stack pointer to save registers in; below the
-//! stack pointer nothing belongs to anybody. The return address is in r14. No part of the frame
+//! stack pointer nothing belongs to a function. The return address is in r14. No part of the frame
 //! points into the frame.
 //!
 //! **The sigreturn loses access registers** (Linux 7.2.12, `restore_sigregs` and `load_sigregs` in
 //! `arch/s390/kernel/signal.c`): the kernel copies them from the frame into the thread's saved
 //! state, and loads them from there. Preempted in between, it saves the registers as they are over
-//! the state, so that the interrupted code gets the handler's. Whoever leaves a frame here has
+//! the state, so that the interrupted code gets the handler's. The code that leaves a frame here has
 //! loaded them from it before ([`access_registers_of_the_frame`]): then both are the same. The
 //! floating-point and vector registers are not concerned: the kernel marks them as saved before it
 //! copies.
@@ -353,7 +353,7 @@ impl Status {
     ///
     /// # Signal safety
     ///
-    /// Async-signal-safe.
+    /// Async-signal-safe (AS-Safe).
     #[must_use]
     pub const fn condition_code(self) -> u8 {
         (self.bits() >> 44 & 3) as u8
@@ -419,10 +419,6 @@ impl Ucontext {
 /// Words that only this architecture's context has.
 impl crate::SigCtx<'_> {
     /// The thread pointer: the access registers 0, for its upper half, and 1.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn thread_pointer(&self) -> usize {
         let c = &self.ucontext().mcontext;

@@ -500,7 +500,7 @@ global_asm!(
     "lmg %r0, %r13, 160(%r15)",
     "lg %r14, 800(%r15)",
     "lay %r15, 808(%r15)",
-    // Below the stack pointer, where nobody writes: handlers run on the alternate stack.
+    // Below the stack pointer, where no code writes: handlers run on the alternate stack.
     "bi 272-808(%r15)",
     "45:",
     "lmg %r0, %r13, 160(%r15)",

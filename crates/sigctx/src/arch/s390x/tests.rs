@@ -210,6 +210,6 @@ fn a_handler_runs_without_the_interrupted_codes_traps() {
     let installed = unsafe { handler::install(libc::SIGILL, look, Options::new()) };
     // SAFETY: the handler steps over the instruction; no other test here does the same.
     unsafe { known() };
-    installed.expect("SIGILL").uninstall().expect("nobody else's is over it");
+    installed.expect("SIGILL").uninstall().expect("no other is over it");
     assert_eq!(SEEN.load(Ordering::Relaxed), 0);
 }

@@ -47,7 +47,7 @@ pub(crate) use probe::*;
 // ---- constants ---------------------------------------------------------------------------------
 
 pub(crate) const NSIG: usize = 64;
-/// None: what is below the stack pointer is anybody's.
+/// None: the ABI lets no function keep data below the stack pointer.
 pub(crate) const RED_ZONE: usize = 0;
 /// The return address, the three arguments, and the siginfo.
 pub(crate) const UCONTEXT_OFFSET: usize = 144;
@@ -181,7 +181,7 @@ layout! {
         cs: u16 = "cs",
         cs_high: u16 = "__csh",
         flags: u32 = "eflags",
-        /// A copy of `sp` that nobody reads.
+        /// A copy of `sp` that no code reads.
         sp_at_signal: u32 = "esp_at_signal",
         ss: u16 = "ss",
         ss_high: u16 = "__ssh",
@@ -340,40 +340,24 @@ impl Ucontext {
 /// Words that only this architecture's context has.
 impl crate::SigCtx<'_> {
     /// The number of the exception that led to the signal (`trapno`).
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn trap_number(&self) -> u64 {
         self.ucontext().mcontext.trapno.into()
     }
 
     /// The exception's error code (`err`).
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn error_code(&self) -> u64 {
         self.ucontext().mcontext.err.into()
     }
 
     /// The last page fault's address (`cr2`).
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn page_fault_address(&self) -> u64 {
         self.ucontext().mcontext.cr2.into()
     }
 
     /// The first word of the blocked signals, where the oldest handlers look for it (`oldmask`).
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn old_mask(&self) -> u64 {
         self.ucontext().mcontext.oldmask.into()
@@ -381,10 +365,6 @@ impl crate::SigCtx<'_> {
 
     /// The selectors cs, ss, ds, es, fs and gs. They are no [`Reg`]: their values are the kernel's,
     /// and others under a 64-bit kernel than under a 32-bit one.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn selectors(&self) -> [u16; 6] {
         let c = &self.ucontext().mcontext;

@@ -76,8 +76,8 @@ const _: () = {
     assert!(offset_of!(Ucontext, mcontext.cx) == 152);
     assert!(offset_of!(Ucontext, mcontext.sp) == 160);
     assert!(offset_of!(Ucontext, mcontext.ip) == 168);
-    // The pivot reads the copied frame's address from the start of the record. Where the handler
-    // returns to it has from the frame itself.
+    // The pivot reads the copied frame's address from the start of the record. It has the restorer's
+    // address from the frame itself.
     assert!(offset_of!(Call, frame) == 0);
 };
 
@@ -130,9 +130,9 @@ global_asm!(
     "jmp 3b",
     ".cfi_endproc",
     end!("resume"),
-    // rt_sigreturn, byte for byte as in glibc (`mov rax, 15; syscall`): gdb and libgcc know a
-    // signal frame by these nine bytes. The no-op is for unwinders, which look up the byte
-    // before a return address.
+    // rt_sigreturn, byte for byte as in glibc (`mov rax, 15; syscall`): gdb and libgcc recognise a
+    // signal frame by these nine bytes. The no-op is for unwinders, which look up the byte before a
+    // return address.
     ".cfi_startproc",
     ".cfi_signal_frame",
     interrupted_registers!("7", "0"),

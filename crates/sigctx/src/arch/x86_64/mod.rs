@@ -1,5 +1,5 @@
-//! x86-64. The folder that the other architectures' folders are written after: same items, same
-//! order; what is explained here is not explained there.
+//! x86-64: the model for the other architectures' folders, which have the same items in the same order.
+//! What is explained here is not explained there.
 //!
 //! What the kernel leaves on the alternate stack, as `entry` finds it:
 //!
@@ -45,8 +45,8 @@ pub(crate) const NSIG: usize = 64;
 pub(crate) const RED_ZONE: usize = 128;
 /// From the stack pointer at the handler's entry to the `ucontext`: the return address.
 pub(crate) const UCONTEXT_OFFSET: usize = 8;
-/// More than any frame of this architecture (with AMX tiles about 11 KiB): a longer one is not
-/// the kernel's.
+/// More than any frame of this architecture has (with AMX tiles about 11 KiB): a longer one was not
+/// written by the kernel.
 pub(crate) const MAX_FRAME: usize = 64 * 1024;
 
 // ---- system calls ------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ pub(crate) const MAX_FRAME: usize = 64 * 1024;
 #[inline(always)]
 pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
     let result: isize;
-    // SAFETY: the obligations are the caller's; memory is not said to be preserved.
+    // SAFETY: the obligations are the caller's; without `nomem` the compiler takes all memory as changed.
     unsafe {
         asm!(
             "syscall",
@@ -320,7 +320,7 @@ impl Ucontext {
 // ---- what the copy of a frame needs ------------------------------------------------------------
 
 /// What a function that keeps frame pointers leaves below its caller's frame: here on behalf of
-/// the interrupted function, which called nobody.
+/// the interrupted function, which made no call.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct FrameRecord {
@@ -348,8 +348,8 @@ pub(crate) fn check_frame(uc: &Ucontext, lo: usize, hi: usize) -> Result<(), Bad
 
 /// Makes the pointers into the frame point into its copy, `delta` bytes away.
 ///
-/// The XSAVE image itself is copied with its header and both magic words as they are: if one of
-/// them were lost, the kernel would restore the legacy part alone and say nothing.
+/// The XSAVE image is copied as it is, with its header and both magic words: if one of them were lost,
+/// the kernel would restore the legacy part alone, without an error.
 #[inline(always)]
 pub(crate) fn relocate(copy: &mut Ucontext, delta: usize) {
     if copy.mcontext.fpstate != 0 {
@@ -363,10 +363,10 @@ pub(crate) fn patch_thread(_copy: &mut Ucontext, _end: usize) {}
 
 /// Looks whether a frame can resume on the calling thread, which may not be its own.
 ///
-/// With a shadow stack it cannot: the token for the frame is on the first thread's. Nor in a process
-/// that has asked for AMX: the state of a thread that has used it is longer, and of a frame of
-/// another length the kernel restores the legacy part alone and says nothing
-/// (`arch/x86/kernel/fpu/signal.c`: `check_xstate_in_sigframe`).
+/// With a shadow stack it cannot: the frame's token is on the first thread's. Nor can it in a process
+/// that has asked for AMX: a thread that has used AMX has longer state, and from a frame of another
+/// length the kernel restores the legacy part alone, without an error (`arch/x86/kernel/fpu/signal.c`:
+/// `check_xstate_in_sigframe`).
 pub(crate) fn check_move(_frame: &Ucontext, _end: usize) -> Result<(), MoveError> {
     /// `ARCH_SHSTK_STATUS` of `asm/prctl.h`.
     const SHADOW_STACK: usize = 0x5005;
@@ -399,7 +399,7 @@ pub(crate) fn syscall_len(_uc: &Ucontext) -> usize {
     SYSCALL_LEN
 }
 
-/// One of them, for tests.
+/// A system call instruction, for tests.
 #[cfg(test)]
 pub(crate) const SYSCALL_CODE: [u8; SYSCALL_LEN] = [0x0f, 0x05];
 
