@@ -13,12 +13,12 @@
 //!
 //! - **A1** `chunks[i]` goes from null to a chunk once; `chunks[i + 1]` is set only after
 //!   `chunks[i]`. So the first null ends a walk, and a chunk once seen is there forever.
-//! - **A2** From the claim of a bit to its clearing only the claimer may move the record on from FREE. A
-//!   record in any other phase has its bit set, so a walk over set bits meets every listed record.
+//! - **A2** From the claim of a bit to its clearing only the claimer may move the record on from FREE.
+//!   A record in any other phase has its bit set, so a walk over set bits meets every listed record.
 //!
-//! A walk shows each thread exactly once that was listed before the walk began and stays listed until it
-//! ends. Threads that come or go meanwhile may or may not be shown. While a thread holds the creation lock
-//! ([`crate::freeze_creation`]) no spawned thread comes.
+//! A walk shows each thread exactly once that was listed before the walk began and stays listed until
+//! it ends. Threads that come or go meanwhile may or may not be shown. While a thread holds the
+//! creation lock ([`crate::freeze_creation`]) no spawned thread comes.
 
 use core::ptr;
 
@@ -67,8 +67,8 @@ impl Chunk {
                 if bit as usize >= BITS {
                     break;
                 }
-                // A2. Acquire: pairs with the clearing in `release`; the FREE of the record's last thread
-                // is seen.
+                // A2. Acquire: pairs with the clearing in `release`; the FREE of the record's last
+                // thread is seen.
                 if live.fetch_or(1 << bit, Ordering::Acquire) & 1 << bit == 0 {
                     return self.records.get(word * BITS + bit as usize);
                 }
@@ -242,7 +242,7 @@ mod tests {
             // After a fork all are looked at, claimed or not.
             let chunks = claimed.next_multiple_of(WORDS * BITS);
             assert!(arena.all().map(Record::index).eq(0..chunks), "{claimed}");
-            // Any one that leaves is not met any more, and is the next to be claimed.
+            // A record that is given back is no longer shown, and is the next to be claimed.
             for gone in 0..claimed {
                 let record = arena.all().nth(gone).expect("is there");
                 record.close();

@@ -29,11 +29,11 @@ impl Drop for Held {
     }
 }
 
-/// Registers the calling thread, which was made without this crate: the main thread, a thread of a C library
-/// or of a thread pool.
+/// Registers the calling thread, which was made without this crate: the main thread, a thread of a C
+/// library or of a thread pool.
 ///
-/// The thread is listed under the name that the kernel has for it, and gets a large alternate signal stack.
-/// It is registered until the guard is dropped, or until it ends.
+/// The thread is listed under the name that the kernel has for it, and gets a large alternate signal
+/// stack. It is registered until the guard is dropped, or until it ends.
 ///
 /// # Signal safety
 ///
@@ -41,8 +41,8 @@ impl Drop for Held {
 ///
 /// # Blocking
 ///
-/// Does not wait. A freeze ([`freeze_creation`](crate::freeze_creation)) does not hold it up, since no thread
-/// is made.
+/// Does not wait. A freeze ([`freeze_creation`](crate::freeze_creation)) does not hold it up, since no
+/// thread is made.
 ///
 /// # Errors
 ///
@@ -99,7 +99,8 @@ fn kernel_name() -> Name {
 ///
 /// # Signal safety
 ///
-/// None is async-signal-safe (AS-Unsafe lock heap), including the drop, except [`thread`](Self::thread).
+/// None is async-signal-safe (AS-Unsafe lock heap), including the drop, except
+/// [`thread`](Self::thread).
 ///
 /// # Aborts
 ///

@@ -6,15 +6,15 @@ use core::mem;
 use sigctx::SigCtx;
 use sigctx::sys::{self, Errno, Tid};
 
-/// `si_code` of a signal that carries a cookie: "TR". Negative, as the kernel demands of senders other than
-/// itself, and far from the codes to which libc gives a meaning.
+/// `si_code` of a signal that carries a cookie: "TR". Negative, as the kernel demands of senders other
+/// than itself, and far from the codes to which libc gives a meaning.
 const CODE: i32 = -0x5452;
 
 /// A mark that signals carry; from [`ThreadRef::signal_with`](crate::ThreadRef::signal_with).
 ///
-/// A signal's number alone says little: any process of the user can send `SIGURG`, and the kernel does. A
-/// handler that asks [`came_with`](Self::came_with) first acts only on the signals that its own program sent,
-/// and passes on the others.
+/// A signal's number alone says little: any process of the user can send `SIGURG`, and the kernel does.
+/// A handler that asks [`came_with`](Self::came_with) first acts only on the signals that its own
+/// program sent, and passes on the others.
 ///
 /// # Signal safety
 ///
@@ -53,7 +53,8 @@ pub struct Cookie(usize);
 impl Cookie {
     /// Makes a cookie that cannot be guessed.
     ///
-    /// Another process that may signal this one can pretend to be any sender. It cannot know this number.
+    /// Another process that may signal this one can pretend to be any sender. It cannot know this
+    /// number.
     ///
     /// # Errors
     ///

@@ -18,23 +18,23 @@
 //! | `writers` | requesters | requesters | see [`Mutex`] | C3 |
 //! | `holder` | the thread that has the write side; a thread that finds it dead | all that wait for the lock | see [`Holder`] | C5 |
 //!
-//! - **C1** A creator counts itself only while WRITER is clear, in one compare-exchange. So once WRITER is
-//!   set the count only falls: writers are preferred, and a freeze waits for the clones under way and no
-//!   longer.
+//! - **C1** A creator counts itself only while WRITER is clear, in one compare-exchange. So once WRITER
+//!   is set the count only falls: writers are preferred, and a freeze waits for the clones under way
+//!   and no longer.
 //! - **C2** The requester has the lock when WRITER is set and the count is 0.
 //! - **C3** `writers` is a mutex around WRITER: one requester at a time.
 //! - **C4** A record is published before `clone` and under the read side. So a thread that can exist is
 //!   listed, and while the lock is frozen a thread that is listed exists or has left.
 //! - **C5** `holder` is set after the write side is taken, and cleared before it is given back.
 //!
-//! *Exit:* takes no lock; threads leave while creation is frozen. A thread that waits for the lock looks
-//! whether the holder has ended, and gives the write side back for a dead one (`freeze`). *Fork:* the child
-//! starts with a free lock (`reset`). *EAGAIN from clone:* the record is unlisted before the read side is
-//! given back. Pins are waited for afterwards, since a thread that holds one may be waiting for the lock.
-//! *Masked signals:* a creator blocks signals while it holds the read side, and only then, so a creator
-//! that waits for the lock can be signalled. *Nesting:* no thread takes a side while it holds one. A handler
-//! that freezes cannot interrupt a creator, since the creator's signals are blocked. Any other handler may
-//! only try.
+//! *Exit:* takes no lock; threads leave while creation is frozen. A thread that waits for the lock
+//! looks whether the holder has ended, and gives the write side back for a dead one (`freeze`). *Fork:*
+//! the child starts with a free lock (`reset`). *EAGAIN from clone:* the record is unlisted before the
+//! read side is given back. Pins are waited for afterwards, since a thread that holds one may be
+//! waiting for the lock. *Masked signals:* a creator blocks signals while it holds the read side, and
+//! only then, so a creator that waits for the lock can be signalled. *Nesting:* no thread takes a side
+//! while it holds one. A handler that freezes cannot interrupt a creator, since the creator's signals
+//! are blocked. Any other handler may only try.
 //!
 //! References: Go's `allocmLock` and `execLock`, which are one lock here (`runtime/proc.go`: `newm`,
 //! `allocm`, `newm1`; `runtime/rwmutex.go`).
@@ -92,8 +92,8 @@ impl CreationLock {
         false
     }
 
-    /// Sleeps while a requester has the lock or waits for it. Calls `nap` before each sleep; the result is
-    /// how long that may be. Nothing is held afterwards.
+    /// Sleeps while a requester has the lock or waits for it. Calls `nap` before each sleep; the result
+    /// is how long that may be. Nothing is held afterwards.
     pub(crate) fn wait_readable(&self, mut nap: impl FnMut() -> Option<Duration>) {
         loop {
             // Relaxed: a hint; `try_read` decides.
@@ -113,8 +113,8 @@ impl CreationLock {
         }
     }
 
-    /// Takes the write side: waits for other requesters and for the creators under way, until no time is
-    /// `left` (`None`: forever). Returns whether it has it; if not, the lock is as it was.
+    /// Takes the write side: waits for other requesters and for the creators under way, until no time
+    /// is `left` (`None`: forever). Returns whether it has it; if not, the lock is as it was.
     pub(crate) fn write(&self, mut left: impl FnMut() -> Option<Duration>) -> bool {
         // C3. After a fork `reset` has freed it, so it is never found copied.
         if self.writers.lock(fork::process(), &mut left).is_err() {
@@ -242,7 +242,8 @@ pub(crate) fn create<T, E>(
 }
 
 /// Waits for the last pin of a thread that could not be made, and gives its record back if it still
-/// `is_ours`: a handler may have forked meanwhile, and then the fork handler has given it back in the child.
+/// `is_ours`: a handler may have forked meanwhile, and then the fork handler has given it back in the
+/// child.
 pub(crate) fn abandon(arena: &Arena, record: &Record, is_ours: impl FnOnce() -> bool) {
     record.wait_unpinned();
     if is_ours() {

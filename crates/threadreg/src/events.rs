@@ -40,19 +40,20 @@ struct Node {
     sender: Sender<Event>,
     dropped: AtomicUsize,
     next: AtomicPtr<Node>,
-    /// The process that subscribed. A fork copies a channel at any moment of its life, so the child must not
-    /// touch it.
+    /// The process that subscribed. A fork copies a channel at any moment of its life, so the child
+    /// must not touch it.
     process: u32,
 }
 
-/// Head of the list of subscribers. Only grows; in the child of a fork the old list stays behind the new.
+/// Head of the list of subscribers. Only grows; in the child of a fork the old list stays behind the
+/// new.
 static HEAD: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
 
 /// Subscribes to the start and the exit of threads. At most `capacity` events wait to be read.
 ///
-/// The events of one thread arrive in order. A thread that starts or exits never waits for a listener: an
-/// event that finds the channel full is dropped and counted. The memory of a subscription is never freed,
-/// so subscribe once, and not once a request. The child of a `fork` has no subscriptions.
+/// The events of one thread arrive in order. A thread that starts or exits never waits for a listener:
+/// an event that finds the channel full is dropped and counted. The memory of a subscription is never
+/// freed, so subscribe once, and not once a request. The child of a `fork` has no subscriptions.
 ///
 /// # Signal safety
 ///
@@ -84,8 +85,8 @@ pub fn subscribe(capacity: usize) -> Subscription {
     loop {
         // Relaxed: goes out with the exchange.
         node.next.store(head, Ordering::Relaxed);
-        // Release: pairs with the load in `emit`; the node is whole. The nodes behind it were released by
-        // their own exchange, and a chain of exchanges keeps that.
+        // Release: pairs with the load in `emit`; the node is whole. The nodes behind it were released
+        // by their own exchange, and a chain of exchanges keeps that.
         match HEAD.compare_exchange_weak(head, place, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => break,
             Err(now) => head = now,

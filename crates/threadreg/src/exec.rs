@@ -1,8 +1,9 @@
 //! `exec` while no thread is being made and no signal is on its way to a thread.
 //!
-//! A pending signal survives `execve`, its handler does not: a signal that arrives while the kernel ends
-//! the other threads kills the new program. So a crate that sends signals to the threads of the process
-//! registers a hook here, by which [`exec`] keeps it from sending until the process is another program.
+//! A pending signal survives `execve`, its handler does not: a signal that arrives while the kernel
+//! ends the other threads kills the new program. So a crate that sends signals to the threads of the
+//! process registers a hook here, by which [`exec`] keeps it from sending until the process is another
+//! program.
 //!
 //! ```text
 //!   exec                                       a sender, before its first signal
@@ -23,13 +24,14 @@
 //!
 //! - **X1** Each side writes its own word before it reads the other's, and all four accesses have one
 //!   order. So `exec` sees the hook, or the thread that registers the hook sees `exec`, or both.
-//! - **X2** A hook's signals are unblocked while `exec` waits for its sender: the sender may be waiting for
-//!   this very thread to answer. What was pending is then handled, and not inherited by the new program.
+//! - **X2** A hook's signals are unblocked while `exec` waits for its sender: the sender may be waiting
+//!   for this very thread to answer. What was pending is then handled, and not inherited by the new
+//!   program.
 //!
 //! *Fork:* in the child no thread is in `exec`. The hooks stay: their functions act on the child's own
-//! copy of what they hold still. *Masked signals:* all other signals are blocked while `exec` waits for a
-//! sender. *Nesting:* a handler that calls `exec` on top of an `exec` waits for itself at the creation
-//! lock, as documented there. *Exit:* no thread leaves anything here behind.
+//! copy of what they hold still. *Masked signals:* all other signals are blocked while `exec` waits for
+//! a sender. *Nesting:* a handler that calls `exec` on top of an `exec` waits for itself at the
+//! creation lock, as documented there. *Exit:* no thread leaves anything here behind.
 
 use core::fmt;
 use core::ptr;
@@ -82,8 +84,8 @@ impl ExecHook {
     /// Makes a hook of three functions, which [`exec`] calls on its own thread.
     ///
     /// - `signals` returns the signals that the sender uses. They are unblocked while `hold` waits.
-    /// - `hold` waits until none of them is on its way to any thread, and keeps it so. It gives up at the
-    ///   deadline that it is given; without one it waits as long as it takes.
+    /// - `hold` waits until none of them is on its way to any thread, and keeps it so. It gives up at
+    ///   the deadline that it is given; without one it waits as long as it takes.
     /// - `release` undoes what `hold` did. It is called when the process could not be replaced.
     ///
     /// # Signal safety
@@ -109,8 +111,8 @@ impl ExecHook {
 ///
 /// # Blocking
 ///
-/// While another thread is in [`exec`]: until that fails, or until `deadline`. Without a deadline it waits
-/// as long as it takes, which is forever if that `exec` succeeds.
+/// While another thread is in [`exec`]: until that fails, or until `deadline`. Without a deadline it
+/// waits as long as it takes, which is forever if that `exec` succeeds.
 ///
 /// # Errors
 ///
@@ -147,8 +149,8 @@ pub fn before_exec(
 ) -> Result<(), BeforeExecError> {
     let own = ptr::from_ref(hook).cast_mut();
     let listed = HOOKS.iter().any(|place| {
-        // X1. A place only goes from null to a hook, and all threads try them in the same order: no hook
-        // is there twice.
+        // X1. A place only goes from null to a hook, and all threads try them in the same order: no
+        // hook is there twice.
         match place.compare_exchange(ptr::null_mut(), own, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => true,
             Err(there) => ptr::eq(there, own),
@@ -183,8 +185,8 @@ fn executing() -> Option<Tid> {
 pub enum BeforeExecError {
     /// Sixteen other hooks are registered. [`exec`] does not know of this one.
     Full,
-    /// Another thread was in [`exec`] until the deadline. The hook is to be given again before the sender
-    /// sends anything.
+    /// Another thread was in [`exec`] until the deadline. The hook is to be given again before the
+    /// sender sends anything.
     TimedOut {
         /// That thread.
         holder: Tid,
@@ -204,18 +206,18 @@ impl core::error::Error for BeforeExecError {}
 
 /// Replaces the process by another program; returns only if that failed.
 ///
-/// While it lasts this crate makes no thread: with a `clone` under way beside `execve` the kernel refuses
-/// one of the two, or a program with changed credentials starts without the change. Senders of signals that
-/// called [`before_exec`] send none, as the operations of `allthreads` do: a pending signal survives
-/// `execve`, its handler does not, and the new program would be killed. After a failure everything goes on
-/// as before.
+/// While it lasts this crate makes no thread: with a `clone` under way beside `execve` the kernel
+/// refuses one of the two, or a program with changed credentials starts without the change. Senders of
+/// signals that called [`before_exec`] send none, as the operations of `allthreads` do: a pending
+/// signal survives `execve`, its handler does not, and the new program would be killed. After a failure
+/// everything goes on as before.
 ///
 /// # What it cannot do
 ///
-/// It does not hold up signals of other senders: libc's own broadcast, for one, when another thread calls
-/// `setuid` meanwhile (signal 33 with glibc, 34 with musl). [`CommandExt::exec`] and libc's functions hold up
-/// nothing. A child ([`Command::spawn`], `posix_spawn`, `fork`) is another process; signals for its
-/// parent's threads do not reach it.
+/// It does not hold up signals of other senders: libc's own broadcast, for one, when another thread
+/// calls `setuid` meanwhile (signal 33 with glibc, 34 with musl). [`CommandExt::exec`] and libc's
+/// functions hold up nothing. A child ([`Command::spawn`], `posix_spawn`, `fork`) is another process;
+/// signals for its parent's threads do not reach it.
 ///
 /// # Signal safety
 ///
@@ -223,8 +225,8 @@ impl core::error::Error for BeforeExecError {}
 ///
 /// # Blocking
 ///
-/// For the creations under way, as [`freeze_creation`], and for the senders that called [`before_exec`];
-/// without bound. [`exec_within`] gives up.
+/// For the creations under way, as [`freeze_creation`], and for the senders that called
+/// [`before_exec`]; without bound. [`exec_within`] gives up.
 ///
 /// # Errors
 ///
@@ -296,8 +298,8 @@ pub fn exec_within(command: &mut Command, timeout: Duration) -> io::Error {
     }
 }
 
-/// Replaces the process; the calling thread holds creation frozen. Fails with the thread that was sending
-/// signals at the deadline.
+/// Replaces the process; the calling thread holds creation frozen. Fails with the thread that was
+/// sending signals at the deadline.
 fn run(command: &mut Command, deadline: Option<Instant>) -> Result<io::Error, Option<Tid>> {
     let _still = Still::hold(deadline)?;
     Ok(command.exec())

@@ -18,16 +18,17 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Stops this crate from making threads until the guard is dropped.
 ///
-/// When it returns, every spawned thread that is listed exists (its `clone` has returned) or has left, and
-/// no new one can come. Threads may leave at any time. Threads that are made without this crate are not
-/// affected.
+/// When it returns, every spawned thread that is listed exists (its `clone` has returned) or has left,
+/// and no new one can come. Threads may leave at any time. Threads that are made without this crate are
+/// not affected.
 ///
 /// # Lock order
 ///
-/// *Stop a world first, freeze second.* Under the guard, do not wait for anything that a thread may hold
-/// while it spawns. A creator that waits for the guard is in the middle of running code, and can be stopped
-/// only because it waits with its signals open. A thread that holds the guard must not spawn, freeze again or
-/// stop a world: it would wait for itself. In builds with debug assertions it panics instead.
+/// *Stop a world first, freeze second.* Under the guard, do not wait for anything that a thread may
+/// hold while it spawns. A creator that waits for the guard is in the middle of running code, and can
+/// be stopped only because it waits with its signals open. A thread that holds the guard must not
+/// spawn, freeze again or stop a world: it would wait for itself. In builds with debug assertions it
+/// panics instead.
 ///
 /// # Signal safety
 ///
@@ -112,9 +113,9 @@ pub fn freeze_creation_within(timeout: Duration) -> Result<CreationFrozen, Freez
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe (AS-Safe), and so is dropping the guard: no waiting, no allocation. For that reason it
-/// does not register the handler that frees the lock in the child of a `fork`: until the crate
-/// [`is_in_use`](crate::is_in_use), no other thread may fork while the guard lives.
+/// Async-signal-safe (AS-Safe), and so is dropping the guard: no waiting, no allocation. For that
+/// reason it does not register the handler that frees the lock in the child of a `fork`: until the
+/// crate [`is_in_use`](crate::is_in_use), no other thread may fork while the guard lives.
 #[must_use]
 pub fn try_freeze_creation() -> Option<CreationFrozen> {
     let me = me();
@@ -133,9 +134,9 @@ pub fn holds_freeze() -> bool {
     CREATION.holder.get().is_some_and(|(_, tid)| tid == sys::gettid())
 }
 
-/// Gives the guard back for a holder that has ended with it: the guard was leaked, or a seccomp filter of the
-/// holder's own killed it. A thread calls this before it sleeps for the guard; the result is how long it may
-/// sleep.
+/// Gives the guard back for a holder that has ended with it: the guard was leaked, or a seccomp filter
+/// of the holder's own killed it. A thread calls this before it sleeps for the guard; the result is how
+/// long it may sleep.
 pub(crate) fn look() -> Duration {
     if let Some((pid, tid)) = CREATION.holder.get()
         && has_ended(pid, tid)
@@ -170,8 +171,8 @@ pub(crate) fn assert_not_frozen_here() {
 
 /// While this lives no thread is made through this crate; from [`freeze_creation`].
 ///
-/// Belongs to its thread. It holds nothing any more in the child of a `fork`, or when its thread has ended:
-/// a thread that waits for it looks every 100 ms whether the holder lives.
+/// Belongs to its thread. It holds nothing any more in the child of a `fork`, or when its thread has
+/// ended: a thread that waits for it looks every 100 ms whether the holder lives.
 ///
 /// # Signal safety
 ///
@@ -185,7 +186,8 @@ pub struct CreationFrozen {
 
 impl CreationFrozen {
     /// Makes the guard of the calling thread, `me`, which has just taken the write side. It has made no
-    /// system call since: at one a seccomp filter could end the thread before it is known as the holder.
+    /// system call since: at one a seccomp filter could end the thread before it is known as the
+    /// holder.
     fn new(me: (i32, Tid)) -> Self {
         CREATION.holder.set(me);
         Self { process: fork::process(), not_send: PhantomData }

@@ -1,9 +1,9 @@
-//! Whether a thread has ended, asked without `/proc`: a seccomp filter may forbid that, and a signal handler
-//! may have no room for it.
+//! Whether a thread has ended, asked without `/proc`: a seccomp filter may forbid that, and a signal
+//! handler may have no room for it.
 //!
-//! A thread can end with a lock or another duty that other threads wait for: a seccomp filter of its own
-//! answers a system call with the end of the thread (`SECCOMP_RET_KILL_THREAD`), or its guard was leaked. A
-//! thread that waits looks now and then whether the holder lives.
+//! A thread can end with a lock or another duty that other threads wait for: a seccomp filter of its
+//! own answers a system call with the end of the thread (`SECCOMP_RET_KILL_THREAD`), or its guard was
+//! leaked. A thread that waits looks now and then whether the holder lives.
 
 use core::ffi::c_int;
 use core::sync::atomic::AtomicU32;
@@ -20,7 +20,8 @@ const EDEADLK: isize = -(libc::EDEADLK as isize);
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe (AS-Safe): up to four raw system calls, which are inlined and do not touch `errno`.
+/// Async-signal-safe (AS-Safe): up to four raw system calls, which are inlined and do not touch
+/// `errno`.
 ///
 /// # Examples
 ///
@@ -57,12 +58,13 @@ pub fn is_gone(pid: i32, tid: Tid) -> bool {
     unsafe { syscall_raw(libc::SYS_tgkill, [pid as usize, tid as usize, 0, 0, 0, 0]) == ESRCH }
 }
 
-/// Asks for a lock whose word says that the thread owns it. The kernel looks for the owner, and when the
-/// thread is dead finds none that could give the lock back (`kernel/futex/pi.c`: `attach_to_pi_owner`).
+/// Asks for a lock whose word says that the thread owns it. The kernel looks for the owner, and when
+/// the thread is dead finds none that could give the lock back (`kernel/futex/pi.c`:
+/// `attach_to_pi_owner`).
 #[inline(always)]
 fn leader_has_ended(tid: Tid) -> bool {
-    // An emulator may pass on the word in another byte order than the kernel's. Then the kernel does not see
-    // that the lock is the calling thread's own, either.
+    // An emulator may pass on the word in another byte order than the kernel's. Then the kernel does
+    // not see that the lock is the calling thread's own, either.
     owned_by(gettid()) == EDEADLK && owned_by(tid) == ESRCH
 }
 

@@ -2,10 +2,10 @@
 //! library that was opened at run time.
 //!
 //! A thread-local of the main program exists before the thread's first instruction. That of a library
-//! opened by `dlopen` is allocated by `malloc` when a thread first touches it (`__tls_get_addr` of glibc). On
-//! an unregistered thread that first touch could be made by a handler that interrupted `malloc`. So in a
-//! library `pthread_getspecific` is used instead: its keys live in the thread's own descriptor, or in blocks
-//! that only `pthread_setspecific` allocates.
+//! opened by `dlopen` is allocated by `malloc` when a thread first touches it (`__tls_get_addr` of
+//! glibc). On an unregistered thread that first touch could be made by a handler that interrupted
+//! `malloc`. So in a library `pthread_getspecific` is used instead: its keys live in the thread's own
+//! descriptor, or in blocks that only `pthread_setspecific` allocates.
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
@@ -24,8 +24,8 @@ const KEY: u32 = 2;
 static WHERE: AtomicU32 = AtomicU32::new(UNSET);
 
 thread_local! {
-    // Const and without a destructor: no set-up that could allocate. An atomic, since a handler may look
-    // between any two instructions.
+    // Const and without a destructor: no set-up that could allocate. An atomic, since a handler may
+    // look between any two instructions.
     static CURRENT: AtomicPtr<Record> = const { AtomicPtr::new(ptr::null_mut()) };
 }
 

@@ -8,11 +8,12 @@ use sigctx::sys::{self, MaskHow, SigSet};
 const WORDS: usize = 5;
 static NEVER_BLOCKED: [AtomicU32; WORDS] = [const { AtomicU32::new(0) }; WORDS];
 
-/// Makes every thread that is spawned from now on begin with `sig` unblocked, whatever its creator blocks.
+/// Makes every thread that is spawned from now on begin with `sig` unblocked, whatever its creator
+/// blocks.
 ///
-/// For signals that a runtime must be able to send to every thread. Without this a new thread starts with
-/// the mask of its creator, as POSIX has it. A creator in a section that blocks the signal then makes a
-/// thread that blocks it forever. Numbers that are no signal are ignored.
+/// For signals that a runtime must be able to send to every thread. Without this a new thread starts
+/// with the mask of its creator, as POSIX has it. A creator in a section that blocks the signal then
+/// makes a thread that blocks it forever. Numbers that are no signal are ignored.
 ///
 /// # Signal safety
 ///
@@ -47,14 +48,15 @@ pub(crate) fn for_new_thread(recorded: SigSet) -> SigSet {
 
 /// Blocks every signal that can be deferred; returns the former mask.
 ///
-/// libc's own signals stay open, and those that the kernel raises for an instruction: code under this mask
-/// makes system calls, and a sandbox may trap them.
+/// libc's own signals stay open, and those that the kernel raises for an instruction: code under this
+/// mask makes system calls, and a sandbox may trap them.
 pub(crate) fn block_all() -> SigSet {
     sys::sigprocmask(MaskHow::Block, &without_libc_own(SigSet::deferrable()))
 }
 
-/// Takes out the signals that libc keeps for itself, 32 up to the first real-time signal that programs may
-/// use. libc waits for every thread to answer them: a thread that blocks them makes `setuid` wait forever.
+/// Takes out the signals that libc keeps for itself, 32 up to the first real-time signal that programs
+/// may use. libc waits for every thread to answer them: a thread that blocks them makes `setuid` wait
+/// forever.
 fn without_libc_own(set: SigSet) -> SigSet {
     (32..libc::SIGRTMIN()).fold(set, SigSet::without)
 }

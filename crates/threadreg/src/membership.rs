@@ -22,8 +22,8 @@ pub(crate) struct Membership {
 impl Membership {
     /// Makes the calling thread the one that `record` was published for.
     ///
-    /// Signals must be blocked, except those of a fault or a trapped call: a handler must not find the thread
-    /// half registered.
+    /// Signals must be blocked, except those of a fault or a trapped call: a handler must not find the
+    /// thread half registered.
     pub(crate) fn begin(
         record: &'static Record,
         generation: u32,
@@ -31,7 +31,8 @@ impl Membership {
     ) -> Self {
         let thread = ThreadRef { record, generation };
         let (low, high) = stack::bounds().unwrap_or((0, 0));
-        // SAFETY: this thread's stack, or none. Only this thread uses the record, and signals are blocked.
+        // SAFETY: this thread's stack, or none. Only this thread uses the record, and signals are
+        // blocked.
         unsafe { record.stack.set_bounds(low, high) };
         lookup::set(record);
         let tid = sys::gettid();
@@ -44,11 +45,11 @@ impl Membership {
         self.thread
     }
 
-    /// Takes the calling thread off the registry. Signals are blocked when this returns; the result is the
-    /// former mask.
+    /// Takes the calling thread off the registry. Signals are blocked when this returns; the result is
+    /// the former mask.
     ///
-    /// Waits for the last pin. Inside an injected call it ends the process: the call writes the record's
-    /// stack word when it resumes, and the record would be another thread's by then.
+    /// Waits for the last pin. Inside an injected call it ends the process: the call writes the
+    /// record's stack word when it resumes, and the record would be another thread's by then.
     pub(crate) fn end(mut self) -> SigSet {
         let mask = mask::block_all();
         let ThreadRef { record, .. } = self.thread;
@@ -57,7 +58,8 @@ impl Membership {
             eprintln!("threadreg: thread {tid} leaves the registry inside an injected call");
             std::process::abort();
         }
-        // In the child of a fork the record is this thread's no longer, unless it is the surviving thread.
+        // In the child of a fork the record is this thread's no longer, unless it is the surviving
+        // thread.
         let own = self.thread.is_alive();
         if own {
             let (thread, name) = (self.thread, self.thread.name());
@@ -67,14 +69,15 @@ impl Membership {
         // From here on a handler takes the thread for an unregistered one.
         lookup::set(ptr::null());
         if let Some(alternate) = self.alternate.take() {
-            // SAFETY: all signals are blocked, except libc's own and those of a fault or a trapped call.
-            // Their handlers run to their end on the stack that they begin on. None of them injects a call
-            // or moves what it interrupted, since it finds no record of this thread any more.
+            // SAFETY: all signals are blocked, except libc's own and those of a fault or a trapped
+            // call. Their handlers run to their end on the stack that they begin on. None of them
+            // injects a call or moves what it interrupted, since it finds no record of this thread any
+            // more.
             unsafe { alternate.remove_blocked() };
         }
         if own {
-            // SAFETY: handlers on this thread no longer find the record, and no other thread runs on the
-            // stack.
+            // SAFETY: handlers on this thread no longer find the record, and no other thread runs on
+            // the stack.
             unsafe { record.stack.set_bounds(0, 0) };
             creation::leave(&ARENA, record);
         }

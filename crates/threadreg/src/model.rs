@@ -375,7 +375,8 @@ fn a_failed_try_for_the_write_side_leaves_it_free() {
     });
 }
 
-/// T5. A freeze that gives up leaves nothing behind, whatever creators and other requesters do meanwhile.
+/// T5. A freeze that gives up leaves nothing behind, whatever creators and other requesters do
+/// meanwhile.
 #[test]
 fn a_freeze_that_gives_up_leaves_creation_free() {
     loom::model(|| {
@@ -408,8 +409,8 @@ fn a_freeze_that_gives_up_leaves_creation_free() {
 }
 
 /// T6. A change that each thread is to get once, and that a new thread inherits from its creator. The
-/// requester waits for every start first: else a creator that was changed already could make a thread that
-/// has the change and gets it again.
+/// requester waits for every start first: else a creator that was changed already could make a thread
+/// that has the change and gets it again.
 #[test]
 fn a_change_reaches_every_thread_once_through_clone() {
     loom::model(|| {

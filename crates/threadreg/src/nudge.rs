@@ -1,4 +1,5 @@
-//! The interface between a crate that wants a thread at a safe point and a crate that can bring it there.
+//! The interface between a crate that wants a thread at a safe point and a crate that can bring it
+//! there.
 
 use core::fmt;
 use core::time::Duration;
@@ -9,19 +10,21 @@ use crate::thread_ref::{SignalError, ThreadRef};
 
 /// Brings a running thread to a safe point: interrupts it and has it make a call.
 ///
-/// A stop-the-world protocol calls this for threads that do not poll; preemption by signals implements it.
+/// A stop-the-world protocol calls this for threads that do not poll; preemption by signals implements
+/// it.
 #[doc(alias = "preemptone")]
 pub trait Nudge: Send + Sync {
     /// Asks that `thread` make `call` at its next asynchronous safe point.
     ///
-    /// It does not wait for the call. The call may come late, when the requester needs it no more. It is
-    /// never made on another thread, and never inside a signal handler. It has the room of an injected call
-    /// ([`CALLBACK_ROOM`](sigctx::inject::CALLBACK_ROOM)), and what is left of the stack beyond.
+    /// It does not wait for the call. The call may come late, when the requester needs it no more. It
+    /// is never made on another thread, and never inside a signal handler. It has the room of an
+    /// injected call ([`CALLBACK_ROOM`](sigctx::inject::CALLBACK_ROOM)), and what is left of the stack
+    /// beyond.
     ///
-    /// An implementation that interrupts the thread first marks the nudge as on its way, makes a sequentially
-    /// consistent fence, and then calls `wanted`. If that returns false it interrupts nothing and takes the
-    /// mark back. So a thread that first makes `wanted` false, and then [`settle`](Nudge::settle)s, is not
-    /// interrupted by a nudge after that.
+    /// An implementation that interrupts the thread first marks the nudge as on its way, makes a
+    /// sequentially consistent fence, and then calls `wanted`. If that returns false it interrupts
+    /// nothing and takes the mark back. So a thread that first makes `wanted` false, and then
+    /// [`settle`](Nudge::settle)s, is not interrupted by a nudge after that.
     ///
     /// # Signal safety
     ///
@@ -29,8 +32,8 @@ pub trait Nudge: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`NudgeError`] when the thread could not be interrupted. The call may still be made at a poll of the
-    /// implementation's own.
+    /// [`NudgeError`] when the thread could not be interrupted. The call may still be made at a poll of
+    /// the implementation's own.
     fn nudge(
         &self,
         thread: ThreadRef,
@@ -40,11 +43,12 @@ pub trait Nudge: Send + Sync {
 
     /// Waits until no nudge is on its way to the calling thread.
     ///
-    /// A thread that may have been nudged calls this when it has published what makes its requesters' `wanted`
-    /// false. The result is true when no nudge is on its way. It is false after `timeout`, or when the thread
-    /// blocks the signal, so that a nudge on its way may interrupt it later.
+    /// A thread that may have been nudged calls this when it has published what makes its requesters'
+    /// `wanted` false. The result is true when no nudge is on its way. It is false after `timeout`, or
+    /// when the thread blocks the signal, so that a nudge on its way may interrupt it later.
     ///
-    /// It begins with a sequentially consistent fence, the partner of the one in [`nudge`](Nudge::nudge).
+    /// It begins with a sequentially consistent fence, the partner of the one in
+    /// [`nudge`](Nudge::nudge).
     ///
     /// # Signal safety
     ///
@@ -58,8 +62,8 @@ pub trait Nudge: Send + Sync {
 
 /// The call that a nudged thread makes: `function(data)`, outside any handler, on its own stack.
 ///
-/// Code that has one may pass it to any [`Nudge`], so making one is a promise (`unsafe`). Safe code cannot
-/// put one together:
+/// Code that has one may pass it to any [`Nudge`], so making one is a promise (`unsafe`). Safe code
+/// cannot put one together:
 ///
 /// ```compile_fail,E0451
 /// unsafe fn wild(address: usize) {}
@@ -104,7 +108,8 @@ impl NudgeCall {
         unsafe { (self.function)(self.data) }
     }
 
-    /// Function and argument, to be kept in two words. [`NudgeCall::new`] makes the same call of them again.
+    /// Function and argument, to be kept in two words. [`NudgeCall::new`] makes the same call of them
+    /// again.
     #[must_use]
     pub const fn into_parts(self) -> (unsafe fn(usize), usize) {
         (self.function, self.data)

@@ -1,17 +1,17 @@
 //! Threads as the kernel's files under `/proc` show them. No other module of this crate reads `/proc`.
 //!
-//! [`TaskDir`] holds the process's directory of threads open. Its link count is the exact number of threads,
-//! its entries are their ids, and each entry has files about one thread. [`TaskDir`] makes raw system calls
-//! with buffers on the stack, so it may be used in a handler, and while all other threads are stopped
-//! anywhere.
+//! [`TaskDir`] holds the process's directory of threads open. Its link count is the exact number of
+//! threads, its entries are their ids, and each entry has files about one thread. [`TaskDir`] makes raw
+//! system calls with buffers on the stack, so it may be used in a handler, and while all other threads
+//! are stopped anywhere.
 //!
 //! Facts that callers rely on:
 //!
-//! - The count is exact at one moment. It includes a main thread that has exited (state `Z`, there until
-//!   the process ends), threads that are exiting, and the kernel's workers in the process (`io_uring`,
-//!   vhost).
-//! - A listing is not a snapshot: when threads exit while it is read, living threads can be skipped. Only
-//!   the count tells whether a listing is complete; see [`os_threads`].
+//! - The count is exact at one moment. It includes a main thread that has exited (state `Z`, there
+//!   until the process ends), threads that are exiting, and the kernel's workers in the process
+//!   (`io_uring`, vhost).
+//! - A listing is not a snapshot: when threads exit while it is read, living threads can be skipped.
+//!   Only the count tells whether a listing is complete; see [`os_threads`].
 //! - An open [`TaskDir`] stays usable after `chroot`, and after a change of credentials that hides
 //!   `/proc`.
 //!
@@ -56,8 +56,8 @@ pub const PF_KTHREAD: u32 = 0x20_0000;
 ///
 /// # Signal safety
 ///
-/// All methods are async-signal-safe (AS-Safe): raw system calls, no allocation. They use up to 2 KiB of the
-/// stack. [`for_each_tid`](Self::for_each_tid) is if its `visit` is.
+/// All methods are async-signal-safe (AS-Safe): raw system calls, buffers of up to 1 KiB on the stack,
+/// no allocation. [`for_each_tid`](Self::for_each_tid) is if its `visit` is.
 #[doc(alias = "/proc/self/task")]
 #[derive(Debug)]
 pub struct TaskDir {
@@ -88,8 +88,8 @@ impl TaskDir {
         Self::open_in(libc::AT_FDCWD, c"/proc/self/task")
     }
 
-    /// Opens `self/task` below a `/proc` that was opened before: for use after `chroot`, or in a child that
-    /// cannot reach `/proc` any more.
+    /// Opens `self/task` below a `/proc` that was opened before: for use after `chroot`, or in a child
+    /// that cannot reach `/proc` any more.
     ///
     /// # Errors
     ///
@@ -135,9 +135,9 @@ impl TaskDir {
 
     /// Calls `visit` with each thread id that one reading of the directory shows.
     ///
-    /// Some threads may be missing if any exited meanwhile; see the [module](self). The kernel writes entries
-    /// into `buffer`, 32 bytes a thread; it must have at least 64 bytes. Two readings at the same time take
-    /// entries from each other.
+    /// Some threads may be missing if any exited meanwhile; see the [module](self). The kernel writes
+    /// entries into `buffer`, 32 bytes a thread; it must have at least 64 bytes. Two readings at the
+    /// same time take entries from each other.
     ///
     /// # Errors
     ///
@@ -161,8 +161,8 @@ impl TaskDir {
 
     /// Writes the ids of all threads to `tids`, in order, and tells whether the listing is complete.
     ///
-    /// Reads the directory until two readings in a row show the same threads and agree with the kernel's count
-    /// before and after. Gives up after 64 readings.
+    /// Reads the directory until two readings in a row show the same threads and agree with the
+    /// kernel's count before and after. Gives up after 64 readings.
     ///
     /// # Errors
     ///
@@ -259,8 +259,8 @@ impl TaskDir {
         Ok(status)
     }
 
-    /// The kernel function that the thread sleeps in. Empty when the thread runs, and when the kernel does not
-    /// tell.
+    /// The kernel function that the thread sleeps in. Empty when the thread runs, and when the kernel
+    /// does not tell.
     ///
     /// # Errors
     ///
@@ -326,8 +326,8 @@ impl<'t> Listing<'t> {
         self.tids
     }
 
-    /// The kernel's count of threads. If it is larger than the number of ids, the buffer was too small or the
-    /// listing is not complete.
+    /// The kernel's count of threads. If it is larger than the number of ids, the buffer was too small
+    /// or the listing is not complete.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
@@ -350,8 +350,8 @@ impl<'t> Listing<'t> {
 pub struct TaskStat {
     /// The name that the kernel has for the thread.
     pub comm: Name,
-    /// `R` running, `S` sleeping, `D` in an uninterruptible sleep, `T` stopped, `t` traced, `Z` exited, `X`
-    /// gone.
+    /// `R` running, `S` sleeping, `D` in an uninterruptible sleep, `T` stopped, `t` traced, `Z` exited,
+    /// `X` gone.
     pub state: char,
     /// The kernel's `PF_` flags, such as [`PF_EXITING`].
     pub flags: u32,
@@ -422,8 +422,8 @@ pub struct TaskStatus {
     pub seccomp_filters: u32,
     /// How often the thread gave up its processor.
     pub voluntary_switches: u64,
-    /// How often it lost its processor to another thread. When both counts are 0 it has not begun to run, or
-    /// has not stopped running since.
+    /// How often it lost its processor to another thread. When both counts are 0 it has not begun to
+    /// run, or has not stopped running since.
     pub involuntary_switches: u64,
 }
 
@@ -653,7 +653,7 @@ mod tests {
         assert_eq!((status.permitted_capabilities, status.effective_capabilities), (3, 0));
         assert_eq!((status.seccomp, status.seccomp_filters), (2, 3));
         assert_eq!((status.involuntary_switches, status.voluntary_switches), (17, 0));
-        // What does not fit is said not to be there.
+        // Groups that do not fit make the list incomplete.
         let many = format!("Groups:\t{}", "1 ".repeat(65));
         status.take(many.as_bytes());
         assert_eq!(status.groups.as_slice(), [1; 64]);

@@ -25,24 +25,24 @@
 //! - **I2** `tid` is 0 or the kernel's id of the thread of this generation. It is 0 again before the
 //!   generation changes.
 //! - **I3** `gate` counts pins. Its top bit, CLOSED, is clear from just before STARTING is stored until
-//!   `close`: a thread that is found through its record can be pinned, or is exiting. A pin holds only if
-//!   the read-modify-write that counted it saw the gate open, and `state` then listed the pin's
-//!   generation. Through the gate of a record that is still FREE no thread is pinned. All writes to `gate`
-//!   are read-modify-writes of one word, so pin and close are ordered: either the pin sees CLOSED, or the
-//!   closing thread sees the pin. No barrier between two words is involved.
-//! - **I4** `close` does not return before the count is 0, and the thread exits after that. So while a pin
-//!   holds, the kernel cannot give `tid` to another thread.
+//!   `close`: a thread that is found through its record can be pinned, or is exiting. A pin holds only
+//!   if the read-modify-write that counted it saw the gate open, and `state` then listed the pin's
+//!   generation. Through the gate of a record that is still FREE no thread is pinned. All writes to
+//!   `gate` are read-modify-writes of one word, so pin and close are ordered: either the pin sees
+//!   CLOSED, or the closing thread sees the pin. No barrier between two words is involved.
+//! - **I4** `close` does not return before the count is 0, and the thread exits after that. So while a
+//!   pin holds, the kernel cannot give `tid` to another thread.
 //! - **I5** `name` changes only in phase FREE of the generation that it belongs to.
 //!
-//! A pin that comes too late, or with the generation of an earlier thread, counts itself and takes itself
-//! back. It can delay a `close` for that moment, and wakes it like any other unpin.
+//! A pin that comes too late, or with the generation of an earlier thread, counts itself and takes
+//! itself back. It can delay a `close` for that moment, and wakes it like any other unpin.
 //!
-//! *Exit:* `close`, then `free`. *Failed clone:* the same, by the creator, which waits for pins only after
-//! it has given the creation lock back. *Fork:* the child frees all records but the surviving thread's
-//! (`reset`). It has one thread, so plain stores are enough. It resets free records too: the gate of one
-//! may have been copied with the count of a pin that came too late. *Masked signals, nesting:* nothing
-//! here sends signals or waits for them. Every function may run in a handler on top of any other, except
-//! `close`: it waits for pins, and must not run on top of a frame that holds one.
+//! *Exit:* `close`, then `free`. *Failed clone:* the same, by the creator, which waits for pins only
+//! after it has given the creation lock back. *Fork:* the child frees all records but the surviving
+//! thread's (`reset`). It has one thread, so plain stores are enough. It resets free records too: the
+//! gate of one may have been copied with the count of a pin that came too late. *Masked signals,
+//! nesting:* nothing here sends signals or waits for them. Every function may run in a handler on top
+//! of any other, except `close`: it waits for pins, and must not run on top of a frame that holds one.
 
 use crossbeam_utils::CachePadded;
 use sigctx::inject::CallStack;
@@ -64,8 +64,8 @@ pub(crate) enum Phase {
 
 const PHASE_BITS: u32 = 3;
 const PHASE_MASK: u32 = (1 << PHASE_BITS) - 1;
-/// The last generation. A record that reaches it is not used again, so no reference is ever valid for two
-/// threads.
+/// The last generation. A record that reaches it is not used again, so no reference is ever valid for
+/// two threads.
 const LAST_GENERATION: u32 = u32::MAX >> PHASE_BITS;
 const CLOSED: u32 = 1 << 31;
 
@@ -115,11 +115,12 @@ pub(crate) struct Record {
     /// The id of the thread that has this thread's task suspended; 0: none. For diagnosis.
     pub(crate) suspended_by: AtomicU32,
     pub(crate) stack: CallStack,
-    /// The first of the thread's places to rest; see [`crate::rest`]. Only the thread itself touches it,
-    /// and the thread that frees the record.
+    /// The first of the thread's places to rest; see [`crate::rest`]. Only the thread itself touches
+    /// it, and the thread that frees the record.
     pub(crate) places: AtomicPtr<()>,
     pub(crate) slots: [AtomicPtr<()>; SLOTS],
-    /// On a cache line of its own: other threads write it, which must not slow down what the thread reads.
+    /// On a cache line of its own: other threads write it, which must not slow down what the thread
+    /// reads.
     gate: CachePadded<AtomicU32>,
 }
 
@@ -171,13 +172,13 @@ impl Record {
         listed(phase).then_some(generation)
     }
 
-    /// Names the thread that is to be made, and returns its generation. Only the creator that claimed the
-    /// record calls this.
+    /// Names the thread that is to be made, and returns its generation. Only the creator that claimed
+    /// the record calls this.
     pub(crate) fn prepare(&self, name: &Name) -> u32 {
         let (generation, phase) = self.state();
         assert_eq!(phase, Phase::Free, "a claimed record is free");
-        // I5, writer's side of the sequence lock: a thread that sees one of these bytes must see the FREE
-        // that `free` stored before. Pairs with the fence in `name`.
+        // I5, writer's side of the sequence lock: a thread that sees one of these bytes must see the
+        // FREE that `free` stored before. Pairs with the fence in `name`.
         fence(Ordering::Release);
         for (to, from) in self.name.iter().zip(name.words()) {
             to.store(from, Ordering::Relaxed);
@@ -189,8 +190,8 @@ impl Record {
     pub(crate) fn publish(&self) {
         let (generation, phase) = self.state();
         assert_eq!(phase, Phase::Free, "only a free record is published");
-        // I3: opened first. Else a walk would find a listed thread that cannot be pinned, and take it for
-        // one that exits. Release: a thread that pins through the open gate sees this generation in
+        // I3: opened first. Else a walk would find a listed thread that cannot be pinned, and take it
+        // for one that exits. Release: a thread that pins through the open gate sees this generation in
         // `state`, FREE at first, and none before it.
         self.gate.fetch_and(!CLOSED, Ordering::Release);
         // Release: the name and the open gate belong to what a reader of STARTING may read.
@@ -213,8 +214,8 @@ impl Record {
         }
     }
 
-    /// Waits until the thread of `generation` is no longer STARTING, or until no time is `left`. Returns
-    /// whether the thread has started or is gone.
+    /// Waits until the thread of `generation` is no longer STARTING, or until no time is `left`.
+    /// Returns whether the thread has started or is gone.
     pub(crate) fn wait_started(
         &self,
         generation: u32,
@@ -248,12 +249,12 @@ impl Record {
         now == generation && matches!(phase, Phase::Starting | Phase::Awaited)
     }
 
-    /// Keeps the thread of `generation` from finishing its exit. Returns `false` if the thread has begun to
-    /// exit, or is gone.
+    /// Keeps the thread of `generation` from finishing its exit. Returns `false` if the thread has
+    /// begun to exit, or is gone.
     pub(crate) fn pin(&self, generation: u32) -> bool {
-        // I3. Acquire: pairs with `publish`, so that the generation looked at below is the one whose gate
-        // this is. It counts first and looks afterwards: a look before the count may be out of date by
-        // then.
+        // I3. Acquire: pairs with `publish`, so that the generation looked at below is the one whose
+        // gate this is. It counts first and looks afterwards: a look before the count may be out of
+        // date by then.
         let old = self.gate.fetch_add(1, Ordering::Acquire);
         if old & CLOSED == 0 && self.is_listed(generation) {
             return true;
@@ -278,12 +279,12 @@ impl Record {
         self.wait_unpinned();
     }
 
-    /// Takes the thread off the list; from now on no new pin holds. Only the thread itself calls this, or
-    /// the creator whose `clone` failed.
+    /// Takes the thread off the list; from now on no new pin holds. Only the thread itself calls this,
+    /// or the creator whose `clone` failed.
     pub(crate) fn unlist(&self) {
         let (generation, _) = self.state();
-        // A swap for the mark of a waiting thread, as in `start`. Release: a walk that sees EXITING sees
-        // everything that the thread did while it was registered.
+        // A swap for the mark of a waiting thread, as in `start`. Release: a walk that sees EXITING
+        // sees everything that the thread did while it was registered.
         let old = self.state.swap(word(generation, Phase::Exiting), Ordering::AcqRel);
         match phase(old) {
             Phase::Starting | Phase::Live => {}
@@ -336,8 +337,8 @@ impl Record {
         self.gate.fetch_add(1, Ordering::Acquire);
     }
 
-    /// Forgets the thread, which a fork did not copy; returns whether the record can be used again. Called
-    /// in the child, where no other thread runs.
+    /// Forgets the thread, which a fork did not copy; returns whether the record can be used again.
+    /// Called in the child, where no other thread runs.
     #[cfg(not(loom))]
     pub(crate) fn reset(&self) -> bool {
         let (generation, phase) = self.state();
@@ -359,16 +360,17 @@ impl Record {
         self.tid.store(tid.cast_unsigned(), Ordering::Release);
         // The thread that had its task suspended was not copied. Its places are still its own.
         self.suspended_by.store(0, Ordering::Relaxed);
-        // A fork in the middle of a thread's exit is unsupported: the gate of such a thread stays closed.
+        // A fork in the middle of a thread's exit is unsupported: the gate of such a thread stays
+        // closed.
         self.gate.fetch_and(CLOSED, Ordering::Relaxed);
     }
 
     /// The kernel's id of the thread of `generation`.
     pub(crate) fn tid(&self, generation: u32) -> Id {
         let tid = self.tid.load(Ordering::Acquire).cast_signed();
-        // The load of `state` comes after that of `tid` (acquire). So if the generation is still the one
-        // asked for, the id is that thread's: `free` changes the generation before the next thread stores
-        // its own id.
+        // The load of `state` comes after that of `tid` (acquire). So if the generation is still the
+        // one asked for, the id is that thread's: `free` changes the generation before the next thread
+        // stores its own id.
         match tid {
             _ if !self.is_listed(generation) => Id::Gone,
             0 => Id::NotStarted,
@@ -376,8 +378,8 @@ impl Record {
         }
     }
 
-    /// The id of a thread that the caller has pinned; `None`: it has not started. An id that is there does
-    /// not change while the pin holds.
+    /// The id of a thread that the caller has pinned; `None`: it has not started. Once known, the id
+    /// does not change while the pin holds.
     #[cfg(not(loom))]
     pub(crate) fn pinned_tid(&self) -> Option<Tid> {
         // Acquire: pairs with `start`.

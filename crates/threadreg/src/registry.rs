@@ -19,9 +19,9 @@ static HOOKS: fork::Hooks = fork::Hooks::new(None, after_fork);
 
 /// Whether the crate is in use in this process.
 ///
-/// That is so after the process, or an ancestor that it was forked from, has spawned or attached a thread,
-/// frozen creation (not by [`try_freeze_creation`](crate::try_freeze_creation)) or subscribed to events.
-/// Before that no thread is registered, and a fork is not noticed.
+/// That is so after the process, or an ancestor that it was forked from, has spawned or attached a
+/// thread, frozen creation (not by [`try_freeze_creation`](crate::try_freeze_creation)) or subscribed
+/// to events. Before that no thread is registered, and a fork is not noticed.
 ///
 /// # Signal safety
 ///
@@ -73,7 +73,8 @@ mod tests {
 
     use super::*;
 
-    /// T14. Threads that register at the same time each register the handler, which then runs several times.
+    /// T14. Threads that register at the same time each register the handler, which then runs several
+    /// times.
     #[test]
     fn the_fork_handler_may_run_several_times() {
         let name = "registry::tests::the_fork_handler_may_run_several_times";

@@ -1,9 +1,10 @@
 //! Where a thread rests for one crate, and what another crate may do with its task meanwhile.
 //!
-//! A thread that is stopped with a world, or blocks in a safe region, runs no code that the requester of a
-//! suspension wants to keep from running. It need not be brought to a safe point for that: it is at one. So
-//! the crate for which the thread rests registers where that is (a [`Place`]), and the crate that suspends
-//! tasks asks ([`resting`]) in a signal handler on the thread itself. Neither crate knows the other.
+//! A thread that is stopped with a world, or blocks in a safe region, runs no code that the requester
+//! of a suspension wants to keep from running. It need not be brought to a safe point for that: it is
+//! at one. So the crate for which the thread rests registers where that is (a [`Place`]), and the crate
+//! that suspends tasks asks ([`resting`]) in a signal handler on the thread itself. Neither crate knows
+//! the other.
 //!
 //! ```text
 //!   target                                     its handler, for a requester
@@ -15,9 +16,9 @@
 //!   rest: Running, then look at the flag again
 //! ```
 //!
-//! The flag is cleared before [`leave`], and looked at again after the state is Running. The handler runs on
-//! the thread itself, between two of its instructions. So it finds the state before, and the thread sees the
-//! flag; or it finds Running.
+//! The flag is cleared before [`leave`], and looked at again after the state is Running. The handler
+//! runs on the thread itself, between two of its instructions. So it finds the state before, and the
+//! thread sees the flag; or it finds Running.
 //!
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
@@ -35,11 +36,11 @@ use crate::thread_ref::{self, ThreadRef};
 pub enum Rest {
     /// It runs code that a suspension has to stop.
     Running,
-    /// It waits inside the place's own code, which calls [`serve`] whenever it is recalled, and [`leave`]
-    /// before it goes on.
+    /// It waits inside the place's own code, which calls [`serve`] whenever it is recalled, and
+    /// [`leave`] before it goes on.
     Waiting,
-    /// It runs a closure of the user's that touches nothing protected, and the place's code calls [`leave`]
-    /// after that.
+    /// It runs a closure of the user's that touches nothing protected, and the place's code calls
+    /// [`leave`] after that.
     Away,
 }
 
@@ -56,16 +57,16 @@ pub struct Place {
 }
 
 impl Place {
-    /// Makes a place. `state(data)` returns the thread's state, and `recall(data)` notes that the thread's
-    /// task was held meanwhile.
+    /// Makes a place. `state(data)` returns the thread's state, and `recall(data)` notes that the
+    /// thread's task was held meanwhile.
     ///
     /// # Safety
     ///
     /// 1. Both functions are sound with `data` in a signal handler on the thread that registers the
     ///    place, for as long as it is registered there, and in the child of a `fork` that thread makes.
     /// 2. They are async-signal-safe and do not unwind.
-    /// 3. While `state` is [`Rest::Waiting`] the thread runs none of its own code that a suspension has to
-    ///    stop. The code that it runs in [`Rest::Away`] is a closure that was given for that.
+    /// 3. While `state` is [`Rest::Waiting`] the thread runs none of its own code that a suspension has
+    ///    to stop. The code that it runs in [`Rest::Away`] is a closure that was given for that.
     /// 4. When `recall` was called in either state, the thread calls [`leave`] before the state is
     ///    [`Rest::Running`] and stays so.
     #[must_use]
@@ -157,11 +158,13 @@ fn nodes<'a>(thread: ThreadRef) -> impl Iterator<Item = &'a Node> {
 
 /// The calling thread's state over all its places.
 ///
-/// Waiting if it waits in any of them; Away if it has places and is away from all of them; otherwise Running.
+/// Waiting if it waits in any of them; Away if it has places and is away from all of them; otherwise
+/// Running.
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe (AS-Safe). Meant for handlers: outside of one the answer is about the caller itself.
+/// Async-signal-safe (AS-Safe). Meant for handlers: outside of one the answer is about the caller
+/// itself.
 #[must_use]
 pub fn resting() -> Rest {
     let mut rest = Rest::Running;
@@ -178,8 +181,8 @@ pub fn resting() -> Rest {
     if runs { Rest::Running } else { rest }
 }
 
-/// Notes, in each place where the calling thread rests, that its task was held there. The thread then calls
-/// [`leave`] before it runs and, where it waits, [`serve`].
+/// Notes, in each place where the calling thread rests, that its task was held there. The thread then
+/// calls [`leave`] before it runs and, where it waits, [`serve`].
 ///
 /// # Signal safety
 ///
@@ -206,8 +209,8 @@ pub struct Resident {
 
 static RESIDENT: AtomicPtr<Resident> = AtomicPtr::new(ptr::null_mut());
 
-/// Sets the functions that [`serve`] and [`leave`] call. A crate that suspends tasks calls this before its
-/// first signal; once set they stay.
+/// Sets the functions that [`serve`] and [`leave`] call. A crate that suspends tasks calls this before
+/// its first signal; once set they stay.
 ///
 /// # Signal safety
 ///
@@ -224,8 +227,8 @@ fn resident() -> Option<&'static Resident> {
     unsafe { RESIDENT.load(Ordering::Acquire).as_ref() }
 }
 
-/// Runs what the requester that holds the calling thread's task wants run there. For a [`Place`] that was
-/// recalled and waits.
+/// Runs what the requester that holds the calling thread's task wants run there. For a [`Place`] that
+/// was recalled and waits.
 ///
 /// # Signal safety
 ///
@@ -236,8 +239,8 @@ pub fn serve() {
     }
 }
 
-/// Waits while the calling thread's task is held. For a [`Place`] that was recalled, before the thread runs
-/// again.
+/// Waits while the calling thread's task is held. For a [`Place`] that was recalled, before the thread
+/// runs again.
 ///
 /// # Signal safety
 ///

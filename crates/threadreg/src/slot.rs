@@ -23,8 +23,8 @@ const _: () = assert!(SlotId::User as usize + 1 == SLOTS);
 
 /// A typed place on every thread's record.
 ///
-/// The value is made once a record and never dropped. It stays when the thread is gone, and the record's
-/// next thread finds it. So keep in it what may be used again, and the
+/// The value is made once a record and never dropped. It stays when the thread is gone, and the
+/// record's next thread finds it. So keep in it what may be used again, and the
 /// [`generation`](ThreadRef::generation) that it was last set up for.
 ///
 /// # Signal safety
@@ -63,10 +63,11 @@ impl<T: Sync + 'static> Slot<T> {
         Self { id, of: PhantomData }
     }
 
-    /// The value on the record of `thread`, if one was made for this or an earlier thread of the record.
+    /// The value on the record of `thread`, if one was made for this or an earlier thread of the
+    /// record.
     ///
-    /// It is also found when `thread` is gone, and when the record is another thread's by now. `None` also
-    /// when the slot holds another type.
+    /// It is also found when `thread` is gone, and when the record is another thread's by now. `None`
+    /// also when the slot holds another type.
     #[inline]
     #[must_use]
     pub fn get(&self, thread: ThreadRef) -> Option<&'static T> {

@@ -82,8 +82,8 @@ impl Builder {
 
     /// Sets the signal mask that the thread begins with, in place of its creator's.
     ///
-    /// Taken out of it are the signals given to [`never_block`](crate::never_block), and those that libc keeps
-    /// for itself (32 up to `SIGRTMIN`), since libc waits for every thread to answer them.
+    /// Taken out of it are the signals given to [`never_block`](crate::never_block), and those that
+    /// libc keeps for itself (32 up to `SIGRTMIN`), since libc waits for every thread to answer them.
     pub fn signal_mask(mut self, mask: SigSet) -> Self {
         self.mask = Some(mask);
         self
@@ -91,21 +91,21 @@ impl Builder {
 
     /// Makes the thread.
     ///
-    /// The thread is listed before it exists, and still listed when this returns, unless it has ended by
-    /// then. While it begins and ends its signals are blocked, so a handler finds it either fully registered
-    /// or unregistered. It leaves the registry when `f` and what `f` owns are gone, also when `f` panics.
-    /// After that the destructors of its thread-locals run, with signals blocked.
+    /// The thread is listed before it exists, and still listed when this returns, unless it has ended
+    /// by then. While it begins and ends its signals are blocked, so a handler finds it either fully
+    /// registered or unregistered. It leaves the registry when `f` and what `f` owns are gone, also
+    /// when `f` panics. After that the destructors of its thread-locals run, with signals blocked.
     ///
     /// # Blocking
     ///
-    /// While creation is frozen ([`freeze_creation`](crate::freeze_creation)), with the caller's own signal
-    /// mask. Also up to 0.2 s while the system has no room for a thread (`EAGAIN`), and as long as a thread
-    /// that could not be made is pinned.
+    /// While creation is frozen ([`freeze_creation`](crate::freeze_creation)), with the caller's own
+    /// signal mask. Also up to 0.2 s while the system has no room for a thread (`EAGAIN`), and as long
+    /// as a thread that could not be made is pinned.
     ///
     /// # Errors
     ///
-    /// Those of [`std::thread::Builder::spawn`], and `InvalidInput` for a name with a zero byte. The thread
-    /// is then no longer listed.
+    /// Those of [`std::thread::Builder::spawn`], and `InvalidInput` for a name with a zero byte. The
+    /// thread is then no longer listed.
     ///
     /// # Panics
     ///
@@ -119,7 +119,8 @@ impl Builder {
         Ok(JoinHandle { inner: started.0, thread: started.1 })
     }
 
-    /// Makes a thread that may borrow what outlives `scope`, as [`std::thread::Builder::spawn_scoped`] does.
+    /// Makes a thread that may borrow what outlives `scope`, as [`std::thread::Builder::spawn_scoped`]
+    /// does.
     ///
     /// Otherwise it is as [`spawn`](Self::spawn). When the scope ends the thread has left the registry.
     ///
@@ -172,7 +173,8 @@ impl Builder {
         freeze::assert_not_frozen_here();
         registry::init();
         let label = Name::new(name.as_deref().unwrap_or_default());
-        // `std` drops the body of a thread that it could not make. This body is needed for the next try.
+        // `std` drops the body of a thread that it could not make. This body is needed for the next
+        // try.
         let body = Arc::new(Mutex::new(Some(f)));
         retry_on_eagain(|| {
             let mut builder = thread::Builder::new();
@@ -202,8 +204,8 @@ impl Builder {
     }
 }
 
-/// Tries 20 times, over 0.19 s: the kernel also returns EAGAIN when it is short of memory or of ids for a
-/// moment. Nothing is listed or held between two tries.
+/// Tries 20 times, over 0.19 s: the kernel also returns EAGAIN when it is short of memory or of ids for
+/// a moment. Nothing is listed or held between two tries.
 ///
 /// Go's `retryOnEAGAIN` (`runtime/retry.go`).
 fn retry_on_eagain<T>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
@@ -233,8 +235,8 @@ impl<F> Start<F> {
     {
         let Self { thread, mask, body } = self;
         let body = body.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Without memory for a large alternate stack the thread keeps `std`'s small one. No calls are then
-        // injected into it; `sigctx` checks that at each injection.
+        // Without memory for a large alternate stack the thread keeps `std`'s small one. No calls are
+        // then injected into it; `sigctx` checks that at each injection.
         let alternate = AltStack::install().ok();
         let _leave = Leave(Some(Membership::begin(thread.record, thread.generation, alternate)));
         mask::restore(&mask);

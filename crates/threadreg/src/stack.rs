@@ -1,10 +1,10 @@
 //! The bounds of the calling thread's stack.
 //!
-//! libc knows the stacks that it made. The main thread's stack was made by the kernel, and grows; C libraries
-//! differ about it. glibc takes `RLIMIT_STACK` for its size, up to the mapping below. musl returns what is
-//! mapped at the moment, which is 132 KiB at the start of a program. If a stack is taken for smaller than it
-//! is, its thread is never stopped on the rest of it. So the main thread's stack is measured here by the rule
-//! by which the kernel lets it grow.
+//! libc knows the stacks that it made. The main thread's stack was made by the kernel, and grows; C
+//! libraries differ about it. glibc takes `RLIMIT_STACK` for its size, up to the mapping below. musl
+//! returns what is mapped at the moment, which is 132 KiB at the start of a program. If a stack is
+//! taken for smaller than it is, its thread is never stopped on the rest of it. So the main thread's
+//! stack is measured here by the rule by which the kernel lets it grow.
 //!
 //! References: `mm/vma.c` (before Linux 6.16 `mm/mmap.c`), `acct_stack_growth` and
 //! `expand_downwards`; glibc `nptl/pthread_getattr_np.c`; musl `src/thread/pthread_getattr_np.c`.
@@ -16,8 +16,8 @@ use sigctx::sys::{self, Errno};
 
 use crate::procfs::maps::{self, Mapping};
 
-/// The kernel's `stack_guard_gap`, in pages: the distance that a stack keeps from the mapping below it. This
-/// is the default, which a parameter of the kernel can change.
+/// The kernel's `stack_guard_gap`, in pages: the distance that a stack keeps from the mapping below it.
+/// This is the default, which a parameter of the kernel can change.
 const GAP_PAGES: usize = 256;
 
 /// The calling thread's stack: the lowest address, and the one past the highest.
@@ -32,8 +32,8 @@ pub(crate) fn bounds() -> Result<(usize, usize), Errno> {
     Ok((grown.unwrap_or(low), high))
 }
 
-/// The lowest address that the stack which the kernel made for the process may grow to. `None` if `high` is
-/// not the end of that stack.
+/// The lowest address that the stack which the kernel made for the process may grow to. `None` if
+/// `high` is not the end of that stack.
 fn growing(high: usize) -> Result<Option<usize>, Errno> {
     // SAFETY: reads the auxiliary vector.
     let page = unsafe { libc::getauxval(libc::AT_PAGESZ) } as usize;

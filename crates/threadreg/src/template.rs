@@ -9,9 +9,9 @@
 //!                                      waits, then has the handle ◀── result
 //! ```
 //!
-//! The template can be asked only once its thread exists. So no thread waits for a template that is yet to
-//! be made by a thread that is stopped (Go issue 38931). The template does nothing of its own, is no mutator
-//! of any world, and has the signal mask of the thread that made it.
+//! The template can be asked only once its thread exists. So no thread waits for a template that is yet
+//! to be made by a thread that is stopped (Go issue 38931). The template does nothing of its own, is no
+//! mutator of any world, and has the signal mask of the thread that made it.
 
 use core::fmt;
 use core::ptr;
@@ -32,8 +32,8 @@ type Request = Box<dyn FnOnce() + Send>;
 struct Template {
     requests: Sender<Request>,
     thread: ThreadRef,
-    /// The process that made it. The child of a fork has no such thread, and a copy of the channel from any
-    /// moment of its life.
+    /// The process that made it. The child of a fork has no such thread, and a copy of the channel from
+    /// any moment of its life.
     process: u32,
 }
 
@@ -43,9 +43,9 @@ static TEMPLATE: AtomicPtr<Template> = AtomicPtr::new(ptr::null_mut());
 /// Makes the template thread, from which [`Builder::spawn_clean`] makes threads. If it exists, nothing
 /// happens.
 ///
-/// It inherits the caller's namespaces, credentials, scheduling and signal mask. So call this while they are
-/// what clean threads are to have, best as the first thing in `main`. The template never ends. The child of a
-/// `fork` has none and may make its own.
+/// It inherits the caller's namespaces, credentials, scheduling and signal mask. So call this while
+/// they are what clean threads are to have, best as the first thing in `main`. The template never ends.
+/// The child of a `fork` has none and may make its own.
 ///
 /// # Signal safety
 ///
@@ -86,7 +86,8 @@ pub fn start_template() -> io::Result<ThreadRef> {
     // Release: pairs with the load in `template`. `before` is null or a template of the parent's.
     let won = TEMPLATE.compare_exchange(before, new, Ordering::Release, Ordering::Relaxed).is_ok();
     if !won {
-        // SAFETY: from `Box::into_raw` above; no other thread knows it. Its channel closes, its thread ends.
+        // SAFETY: from `Box::into_raw` above; no other thread knows it. Its channel closes, its thread
+        // ends.
         drop(unsafe { Box::from_raw(new) });
     }
     Ok(template().map_or(worker.thread(), |template| template.thread))
@@ -107,13 +108,13 @@ fn serve(todo: &Receiver<Request>) {
 }
 
 impl Builder {
-    /// Makes the thread from the template thread instead of from the caller. It inherits nothing that the
-    /// caller changed for itself.
+    /// Makes the thread from the template thread instead of from the caller. It inherits nothing that
+    /// the caller changed for itself.
     ///
     /// A thread inherits from its creator: namespaces, root and working directory (after
-    /// `unshare(CLONE_FS)`), credentials and capabilities, `seccomp` filters, scheduling policy and CPU set,
-    /// signal mask. A clean thread has those of the thread that called [`start_template`], as they were
-    /// then, with every change that was made on all threads since.
+    /// `unshare(CLONE_FS)`), credentials and capabilities, `seccomp` filters, scheduling policy and CPU
+    /// set, signal mask. A clean thread has those of the thread that called [`start_template`], as they
+    /// were then, with every change that was made on all threads since.
     ///
     /// # Blocking
     ///

@@ -19,8 +19,8 @@ use crate::registry::ARENA;
 
 /// A thread that is or was registered.
 ///
-/// Two words, which may be kept forever. The record behind them is never freed, and its generation changes
-/// when it is used for another thread. So a reference never comes to mean another thread.
+/// Two words, which may be kept forever. The record behind them is never freed, and its generation
+/// changes when it is used for another thread. So a reference never comes to mean another thread.
 ///
 /// Prints as errors name a thread: `123 "worker"`, without what is not known.
 ///
@@ -45,7 +45,8 @@ impl ThreadRef {
         }
     }
 
-    /// The thread's name. Empty when the thread has none, and when its record is another thread's by now.
+    /// The thread's name. Empty when the thread has none, and when its record is another thread's by
+    /// now.
     #[must_use]
     pub fn name(&self) -> Name {
         self.record.name(self.generation).unwrap_or_default()
@@ -60,12 +61,12 @@ impl ThreadRef {
     /// Keeps the thread from finishing its exit until the guard is dropped.
     ///
     /// While the guard lives the thread's id is its own. The thread goes on running, and may reach its
-    /// exit, where it waits with its signals blocked. So a thread that waits for an answer from a pinned one
-    /// must look at [`ThreadRef::is_alive`] too. A thread that exits while it holds a pin of itself waits
-    /// forever, and so does one whose pin was leaked.
+    /// exit, where it waits with its signals blocked. So a thread that waits for an answer from a
+    /// pinned one must look at [`ThreadRef::is_alive`] too. A thread that exits while it holds a pin of
+    /// itself waits forever, and so does one whose pin was leaked.
     ///
-    /// Costs two atomic operations and does not wait. A pin that comes too late may wake the thread that
-    /// exits.
+    /// Costs two atomic operations and does not wait. A pin that comes too late may wake the thread
+    /// that exits.
     ///
     /// # Errors
     ///
@@ -92,14 +93,14 @@ impl ThreadRef {
 
     /// Sends the thread a signal. The signal reaches this thread or none.
     ///
-    /// The one exception is a thread that ended by the raw `exit` system call, past its destructors: it is
-    /// still listed, and its id may be another thread's.
+    /// The one exception is a thread that ended by the raw `exit` system call, past its destructors: it
+    /// is still listed, and its id may be another thread's.
     ///
     /// # Errors
     ///
     /// Nothing was sent: [`SignalError::Gone`] when the thread has begun to exit,
-    /// [`SignalError::NotStarted`] when it was made but has not run yet, [`SignalError::QueueFull`] when a
-    /// real-time signal found no room.
+    /// [`SignalError::NotStarted`] when it was made but has not run yet, [`SignalError::QueueFull`]
+    /// when a real-time signal found no room.
     ///
     /// # References
     ///
@@ -126,8 +127,8 @@ impl ThreadRef {
 
     /// Like [`signal_with`](Self::signal_with), but tries again while the queue of signals is full.
     ///
-    /// It waits 50 microseconds before the second try, and twice as long before each further one, up to a
-    /// millisecond. The thread is not pinned between two tries.
+    /// It waits 50 microseconds before the second try, and twice as long before each further one, up to
+    /// a millisecond. The thread is not pinned between two tries.
     ///
     /// # Blocking
     ///
@@ -158,8 +159,8 @@ impl ThreadRef {
 
     /// The thread's own stack, on which a call may be injected while the thread runs no task.
     ///
-    /// It belongs to the record. Its bounds are empty before the thread starts and after it is gone, and
-    /// then become those of the record's next thread. An injection on the wrong stack is refused
+    /// It belongs to the record. Its bounds are empty before the thread starts and after it is gone,
+    /// and then become those of the record's next thread. An injection on the wrong stack is refused
     /// ([`InjectError::NotOnThisStack`](sigctx::inject::InjectError::NotOnThisStack)).
     #[must_use]
     pub fn call_stack(&self) -> &'static CallStack {
@@ -173,19 +174,19 @@ impl ThreadRef {
         self.record.index()
     }
 
-    /// The thread that has this thread's task suspended, as the requester of the suspension noted it. For
-    /// errors that name the thread in the way: the answer may be out of date at once.
+    /// The thread that has this thread's task suspended, as the requester of the suspension noted it.
+    /// For errors that name the thread in the way: the answer may be out of date at once.
     #[must_use]
     pub fn suspended_by(&self) -> Option<Tid> {
         let by = self.record.suspended_by.load(Ordering::Relaxed).cast_signed();
         (by != 0 && self.is_alive()).then_some(by)
     }
 
-    /// Notes the requester that has this thread's task suspended; `None`: the task is no longer suspended.
-    /// For a crate that suspends tasks.
+    /// Notes the requester that has this thread's task suspended; `None`: the task is no longer
+    /// suspended. For a crate that suspends tasks.
     pub fn set_suspended_by(&self, requester: Option<Tid>) {
-        // The record of a thread that is gone may be another thread's. It may also become so right now; the
-        // note is then cleared when the record is freed, and only an error's text depends on it.
+        // The record of a thread that is gone may be another thread's. It may also become so right now;
+        // the note is then cleared when the record is freed, and only an error's text depends on it.
         if self.is_alive() {
             let by = requester.unwrap_or(0).cast_unsigned();
             self.record.suspended_by.store(by, Ordering::Relaxed);
@@ -235,8 +236,9 @@ impl fmt::Debug for ThreadRef {
 /// # Signal safety
 ///
 /// Async-signal-safe (AS-Safe) on every thread, at every moment of its life: it loads a thread-local
-/// without initialiser or destructor, and a word of the thread's own record. In a library that was opened
-/// with `dlopen`, where the first touch of a thread-local allocates, it calls `pthread_getspecific` instead.
+/// without initialiser or destructor, and a word of the thread's own record. In a library that was
+/// opened with `dlopen`, where the first touch of a thread-local allocates, it calls
+/// `pthread_getspecific` instead.
 ///
 /// # Examples
 ///
@@ -277,8 +279,8 @@ impl Pinned {
         self.thread
     }
 
-    /// The kernel's id of the thread, which no other thread has while this lives. `None` before the thread
-    /// has started, and in the child of a `fork`.
+    /// The kernel's id of the thread, which no other thread has while this lives. `None` before the
+    /// thread has started, and in the child of a `fork`.
     #[must_use]
     pub fn tid(&self) -> Option<Tid> {
         if self.process != fork::process() {
@@ -291,8 +293,8 @@ impl Pinned {
     ///
     /// # Errors
     ///
-    /// As [`ThreadRef::signal`]. `Gone` is possible although the thread is pinned: for a thread that ended by
-    /// the raw `exit` system call, and for any thread of the parent in the child of a `fork`.
+    /// As [`ThreadRef::signal`]. `Gone` is possible although the thread is pinned: for a thread that
+    /// ended by the raw `exit` system call, and for any thread of the parent in the child of a `fork`.
     pub fn signal(&self, sig: i32) -> Result<(), SignalError> {
         self.send(sig, |tid| sys::tgkill(sys::getpid(), tid, sig))
     }

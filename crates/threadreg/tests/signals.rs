@@ -152,8 +152,8 @@ fn errors_of_signal_say_what_happened() {
     });
 }
 
-/// T8. Ids come back soon in a namespace of few ids. A reference to the first thread with an id must not
-/// reach the second.
+/// T8. Ids come back soon in a namespace of few ids. A reference to the first thread with an id must
+/// not reach the second.
 #[test]
 fn a_stale_reference_does_not_reach_the_next_owner_of_the_id() {
     const INNER: &str = "THREADREG_TEST_INNER";

@@ -100,8 +100,8 @@ impl Fd {
 
 impl Drop for Fd {
     fn drop(&mut self) {
-        // Closed once, also after EINTR: Linux has freed the number by then, and it may be another file's.
-        // An error cannot be handled.
+        // Closed once, also after EINTR: Linux has freed the number by then, and it may be another
+        // file's. An error cannot be handled.
         // SAFETY: the descriptor is this value's own.
         let _ = unsafe { sys::syscall(libc::SYS_close, [self.0 as usize, 0, 0, 0, 0, 0]) };
     }

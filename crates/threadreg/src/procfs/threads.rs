@@ -30,8 +30,8 @@ pub struct OsThreads {
 }
 
 impl OsThreads {
-    /// Whether these were all threads of the process at one moment. `false`: threads came and went too fast,
-    /// and these are the ones seen last.
+    /// Whether these were all threads of the process at one moment. `false`: threads came and went too
+    /// fast, and these are the ones seen last.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete
@@ -60,8 +60,8 @@ impl<'a> IntoIterator for &'a OsThreads {
 
 /// Lists all threads of the process, registered or not.
 ///
-/// Reads `/proc/self/task` until two readings agree with each other and with the kernel's count, or gives up;
-/// see [`OsThreads::is_complete`].
+/// Reads `/proc/self/task` until two readings agree with each other and with the kernel's count, or
+/// gives up; see [`OsThreads::is_complete`].
 ///
 /// # Signal safety
 ///
@@ -109,8 +109,8 @@ fn list(dir: &mut TaskDir) -> Result<OsThreads, ProcError> {
 /// A table of all threads for people to read: id, whether it is registered, name, state, and the kernel
 /// function that it sleeps in.
 ///
-/// If `/proc` cannot be read, the table shows the registered threads and the error. What cannot be read of a
-/// single thread is left blank.
+/// If `/proc` cannot be read, the table shows the registered threads and the error. What cannot be read
+/// of a single thread is left blank.
 ///
 /// # Signal safety
 ///
