@@ -57,7 +57,7 @@ pub struct Ended {
 /// When the child fails, exits in the middle or is late.
 pub fn in_child(test: &str, timeout: Duration, body: impl FnOnce()) {
     if let Some(ended) = child(test, timeout, body) {
-        // A child that leaves by the back door has not come to the end of `body`.
+        // A child that exits in the middle has not come to the end of `body`.
         let whole = ended.output.contains("test result: ok");
         assert!(ended.status.success() && whole, "child {}:\n{}", ended.status, ended.output);
         // Shown by the harness only when the test is run with its output on.

@@ -130,8 +130,7 @@ fn build(mut cargo: Command, progress: &Progress) -> Result<Vec<Binary>, String>
     if ended.success() {
         return Ok(binaries);
     }
-    let said: Vec<_> = ended.output.lines().filter(|l| !l.starts_with('{')).collect();
-    Err(format!("the tests do not build: {}\n{}", ended.how(), last_lines(&said.join("\n"))))
+    Err(format!("the tests do not build: {}\n{}", ended.how(), beside_messages(&ended.output)))
 }
 
 /// The tests in a binary.
@@ -189,6 +188,12 @@ pub(crate) fn skip_reason(output: &str) -> Option<&str> {
 pub(crate) fn last_lines(output: &str) -> String {
     let lines: Vec<_> = output.trim_end().lines().filter(|l| !is_of_backtrace(l)).collect();
     lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+}
+
+/// The end of what cargo has printed beside its messages in JSON: why it failed.
+pub(crate) fn beside_messages(output: &str) -> String {
+    let lines: Vec<_> = output.lines().filter(|line| !line.starts_with('{')).collect();
+    last_lines(&lines.join("\n"))
 }
 
 fn is_of_backtrace(line: &str) -> bool {

@@ -88,8 +88,8 @@ struct State<'p> {
     complete: bool,
 }
 
-/// Runs what `fill` adds, by so many workers. Returns what `fill` returns, and what came of each row under
-/// the number that [`Pool::add`] returned.
+/// Runs the tests that `fill` adds, with this many workers. Returns what `fill` returns, and what came of
+/// each row under the number that [`Pool::add`] returned.
 pub(crate) fn run<'p, R>(workers: usize, fill: impl FnOnce(&Pool<'p>) -> R) -> (R, Vec<Outcomes>) {
     let pool = Pool::default();
     let filled = thread::scope(|scope| {

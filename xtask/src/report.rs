@@ -139,7 +139,6 @@ impl Report {
                 _ => ("ok".to_owned(), Color::Green),
             };
             let Counts { passed, failed, skipped } = step.counts;
-            let number = |n: u64| if n == 0 { "-".to_owned() } else { n.to_string() };
             table.add_row([
                 Cell::new(name),
                 painted(Cell::new(result), colour),
@@ -310,6 +309,11 @@ pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
         table.set_width(150);
     }
     table
+}
+
+/// A number in a table.
+pub(crate) fn number(n: u64) -> String {
+    if n == 0 { "-".to_owned() } else { n.to_string() }
 }
 
 /// The table's text without the blanks that fill its lines.

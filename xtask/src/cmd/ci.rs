@@ -22,7 +22,7 @@ pub(crate) struct Options {
 pub(crate) fn command(workspace: &Workspace, options: &Options) -> ExitCode {
     let mut report = Report::new(report::Kind::Tests, workspace);
     lint::steps(workspace, &mut report);
-    test::all(workspace, options.fast, &mut report);
+    test::all(workspace, options.fast.then_some(test::FAST), &mut report);
     report.step("demo", |progress| demo::check(workspace, progress));
     let systems = systems::Options::default();
     report.step("other systems", |progress| systems::step(workspace, &systems, progress));

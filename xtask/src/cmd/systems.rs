@@ -10,6 +10,7 @@ use clap::Args;
 use comfy_table::{Cell, Color};
 use serde_json::Value;
 
+use crate::harness;
 use crate::report::{self, Progress, Report, Step, painted, seconds, table, trimmed};
 use crate::run;
 use crate::toolchain::{self, Toolchain};
@@ -150,8 +151,7 @@ fn check(
     let results: Vec<_> = crates.iter().map(|name| messages.result(name)).collect();
     // Then cargo failed before, or beside, the crates: what it said is the reason.
     if !ended.success() && messages.errors == 0 {
-        let said: Vec<_> = ended.output.lines().filter(|l| !l.starts_with('{')).collect();
-        let said = crate::harness::last_lines(&said.join("\n"));
+        let said = harness::beside_messages(&ended.output);
         return Err(format!("cargo check: {}\n{said}", ended.how()));
     }
     Ok(results)

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::counts::Counts;
 use crate::harness::{Verdict, last_lines};
 use crate::pool::Outcome;
-use crate::report::{Step, painted, seconds, table, trimmed};
+use crate::report::{Step, number, painted, seconds, table, trimmed};
 
 /// What came of a row.
 #[derive(Debug)]
@@ -126,7 +126,6 @@ pub(crate) fn table_of(rows: &[Row]) -> String {
     ]);
     for row in rows {
         let Counts { passed, failed, skipped } = row.counts();
-        let number = |n: u64| if n == 0 { "-".to_owned() } else { n.to_string() };
         let (built, time) = match &row.end {
             End::LeftOut(_) => ("skipped".to_owned(), "-".to_owned()),
             End::Failed(_) => ("FAILED".to_owned(), "-".to_owned()),

@@ -84,9 +84,7 @@ impl Selection {
 }
 
 /// `STRESS` of `--fast`.
-fn stress(fast: bool) -> Option<&'static str> {
-    fast.then_some("10")
-}
+pub(crate) const FAST: &str = "10";
 
 /// The command.
 pub(crate) fn command(workspace: &Workspace, options: Options) -> ExitCode {
@@ -94,16 +92,16 @@ pub(crate) fn command(workspace: &Workspace, options: Options) -> ExitCode {
     let selection = Selection {
         packages: options.package,
         filter: options.filter,
-        stress: stress(options.fast),
+        stress: options.fast.then_some(FAST),
     };
     let kinds = if options.kinds.is_empty() { Kind::value_variants() } else { &options.kinds };
     steps(workspace, &selection, kinds, &mut report);
     report.finish()
 }
 
-/// Every test of every crate, as steps of a report.
-pub(crate) fn all(workspace: &Workspace, fast: bool, report: &mut Report) {
-    let selection = Selection { stress: stress(fast), ..Selection::default() };
+/// Every test of every crate, as steps of a report. `stress` is as in [`Selection`].
+pub(crate) fn all(workspace: &Workspace, stress: Option<&'static str>, report: &mut Report) {
+    let selection = Selection { stress, ..Selection::default() };
     steps(workspace, &selection, Kind::value_variants(), report);
 }
 
