@@ -1,5 +1,7 @@
 //! Rules of the tree that no compiler checks, as tests. Each prints every offender.
 
+mod circles;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -97,6 +99,21 @@ fn architecture_is_known_in_one_place() {
         }
     }
     none_of(&offenders, "what depends on the architecture is in crates/sigctx/src/arch");
+}
+
+#[test]
+fn modules_form_layers() {
+    let root = Workspace::find().root;
+    let mut offenders = Vec::new();
+    for package in Workspace::find().packages() {
+        let places = [Path::new("crates").join(&package), PathBuf::from(&package)];
+        let src = places.into_iter().map(|place| place.join("src"));
+        let src =
+            src.into_iter().find(|src| root.join(src).is_dir()).expect("a package has sources");
+        let found = circles::find(&root, &src).expect("the tree can be read");
+        offenders.extend(found);
+    }
+    none_of(&offenders, "modules import each other in a circle; move what they share to one below");
 }
 
 #[test]
