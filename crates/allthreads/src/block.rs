@@ -1,8 +1,7 @@
 //! The one block of memory that the owner and all handlers share, and which process it belongs to.
 //!
 //! After `fork` the child has a copy of it, perhaps made in the middle of an operation; a child of
-//! `vfork` has the block itself, which is its parent's. Neither finds itself in `process` (see
-//! there). A process of one thread does not use the block at all, which is what both are at first.
+//! `vfork` has the block itself, which is its parent's. Neither finds itself in [`Process`]. A process of one thread does not use the block at all, which is what both are at first.
 //! When the forked child has made threads and calls, it takes its copy over: the word of `process`
 //! goes from what it finds, 0 or its parent's id, to `TAKING | own` by compare-and-swap and, after
 //! the reset, to the own one.
@@ -11,21 +10,19 @@
 //! `CLONE_THREAD`) and has threads of its own.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use sigctx::sys::{futex_wait, futex_wake};
+use sigctx::sys::{futex_wait, futex_wake, syscall};
 
 use crate::calls::Calls;
-use crate::census::Notes;
+use crate::chain::Previous;
 use crate::credentials::Credentials;
-use crate::excluded::Excluded;
 use crate::hold::Hold;
 use crate::lock::{Lock, Locked};
-use crate::process::Process;
-use crate::roll::Roll;
-use crate::signal::Previous;
+use crate::notes::Notes;
 use crate::signals::Signals;
-use crate::table::Table;
+use crate::threads::{Excluded, Roll, Table};
 
 const TAKING: u32 = 1 << 31;
 
@@ -108,6 +105,98 @@ impl Block {
     }
 }
 
+/// For when there is no page. The block is the only one but in unit tests.
+static ORDINARY: AtomicU32 = AtomicU32::new(0);
+
+/// Which process the block belongs to: a word that a child of `fork` does not inherit.
+///
+/// An id alone does not tell a child from its parent: the first process of a pid namespace has 1,
+/// and so has its child in a namespace below. So the word lies in a page of its own, in which a
+/// child finds zeroes (`MADV_WIPEONFORK`), whatever made it: `_Fork` and `clone` run no handlers of
+/// `pthread_atfork`, and to register one takes locks, which an operation in a handler must not. A
+/// child of `vfork` has the page itself: the id in the word tells that one.
+///
+/// Where the kernel cannot do that (before Linux 4.14, in an emulator, without memory), the word is
+/// an ordinary one, and the id must do.
+///
+/// | word | writers | readers | ordering | invariant |
+/// |---|---|---|---|---|
+/// | `place` | the first who asks for the word, by CAS from null | all, handlers too | release / acquire: the page is ready | never changes again, nor does the mapping |
+/// | the word | `Block::take_over` | all, handlers too | release / acquire: carries the reset of the block | 0 in a new process |
+///
+/// References: `madvise(2)`.
+pub(crate) struct Process {
+    place: AtomicPtr<AtomicU32>,
+}
+
+impl Process {
+    pub(crate) const fn new() -> Self {
+        Self { place: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// Whether the block belongs to the calling process, whose id is `pid`.
+    #[inline(always)]
+    pub(crate) fn is(&self, pid: i32) -> bool {
+        // SAFETY: null, or a word that stays forever.
+        let word = unsafe { self.place.load(Ordering::Acquire).as_ref() };
+        // Acquire: pairs with the release in `take_over`.
+        word.is_some_and(|word| word.load(Ordering::Acquire) == pid as u32)
+    }
+
+    /// The word; its place is made if there is none yet. Changes no memory of libc's but errno, so that
+    /// a handler may do it.
+    pub(crate) fn word(&self) -> &AtomicU32 {
+        let mut place = self.place.load(Ordering::Acquire);
+        if place.is_null() {
+            let page = map();
+            let new = page.unwrap_or((&raw const ORDINARY).cast_mut());
+            let first = self.place.compare_exchange(
+                ptr::null_mut(),
+                new,
+                Ordering::Release,
+                Ordering::Acquire,
+            );
+            place = match (first, page) {
+                (Ok(_), _) => new,
+                (Err(others), None) => others,
+                (Err(others), Some(page)) => {
+                    unmap(page);
+                    others
+                }
+            };
+        }
+        // SAFETY: a word that stays forever.
+        unsafe { &*place }
+    }
+}
+
+/// A word in a page that a child of `fork` finds wiped.
+fn map() -> Option<*mut AtomicU32> {
+    let (protection, length) = (libc::PROT_READ | libc::PROT_WRITE, size_of::<AtomicU32>());
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // libc's, because the system call takes its arguments in three ways.
+    // SAFETY: a new mapping, wherever the kernel likes; its length is rounded up to a page.
+    let page = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, -1, 0) };
+    if page == libc::MAP_FAILED {
+        return None;
+    }
+    let advice = [page as usize, length, libc::MADV_WIPEONFORK as usize, 0, 0, 0];
+    // SAFETY: the page just made, which nobody uses.
+    if unsafe { syscall(libc::SYS_madvise, advice) }.is_err() {
+        unmap(page.cast());
+        return None;
+    }
+    Some(page.cast())
+}
+
+/// Takes back a page that nobody has seen.
+fn unmap(page: *mut AtomicU32) {
+    // What cannot be unmapped is one page lost.
+    // SAFETY: from `map`, and used by nobody.
+    let _ =
+        unsafe { syscall(libc::SYS_munmap, [page as usize, size_of::<AtomicU32>(), 0, 0, 0, 0]) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,5 +213,26 @@ mod tests {
         block.take_over(2);
         assert_eq!(block.notes.get_mut().missing_count, 0);
         assert_eq!(block.notes.get_mut().missing.iter().count(), 0);
+    }
+
+    #[test]
+    fn a_child_of_fork_does_not_inherit_the_word() {
+        static PROCESS: Process = Process::new();
+        assert!(!PROCESS.is(1), "nobody's");
+        PROCESS.word().store(1, Ordering::Release);
+        assert!(PROCESS.is(1));
+        assert!(!PROCESS.is(2));
+        if testkit::emulator().is_some() {
+            return testkit::skip("an emulator may not wipe what it is asked to");
+        }
+        let child = || {
+            assert!(!PROCESS.is(1));
+            PROCESS.word().store(1, Ordering::Release);
+            // And its children.
+            assert_eq!(testkit::forked(|| assert!(!PROCESS.is(1))), 0);
+            assert!(PROCESS.is(1));
+        };
+        assert_eq!(testkit::forked(child), 0);
+        assert!(PROCESS.is(1));
     }
 }

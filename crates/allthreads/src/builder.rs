@@ -1,6 +1,8 @@
 //! The options of an operation, and the three ways to start one.
 
 use core::ffi::{c_long, c_void};
+use core::fmt;
+use core::marker::PhantomData;
 use core::time::Duration;
 use std::time::Instant;
 
@@ -8,108 +10,17 @@ use safepoint::{Reason, StopOptions, Stopped, World};
 use sigctx::sys::{SigSet, Tid};
 use threadreg::procfs::TaskDir;
 
-use crate::batch::Batch;
-use crate::calls::Call;
+use crate::calls::{Call, CallName, Function, MAX_CALLS};
 use crate::error::Error;
 use crate::excluded::check_excluded;
 use crate::hold::Release;
-use crate::outcome::Outcome;
-use crate::owner::{self, Request};
+use crate::options::{Barrier, KernelWorkers, OnDivergence, OnMixed, Results, Signal};
+use crate::report::Outcome;
+use crate::requester::{self, Request};
 use crate::signal;
 
 /// What a world is stopped for.
 const REASON: Reason = Reason::new("all threads");
-
-/// Which signal brings the threads into the hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Signal {
-    /// Signal 33, which no mask made by libc can contain: also threads that blocked "everything"
-    /// are reached. libc's own use of it goes on working.
-    #[default]
-    Libc33,
-    /// A real-time signal that the program keeps free, for example `SIGRTMIN() + 3`. Threads that
-    /// have it blocked are not reached, and the operation is refused. The caller itself is: the signal
-    /// is unblocked for it while it waits, so that instances which it held back are delivered.
-    ///
-    /// While an operation runs against a full queue of signals, instances that somebody else sends
-    /// with `kill` to the process as a whole may be taken for the operation's own, and lost.
-    Number(i32),
-}
-
-/// When threads go on with their own code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Barrier {
-    /// When all have made all calls and the results have been compared.
-    #[default]
-    Strict,
-    /// Each when it has made its calls: one wake-up less. All are still held when the first one
-    /// begins, so that no thread runs its own code in the old state after another did in the new.
-    /// A different result is found when some have gone on.
-    Early,
-}
-
-/// What to do when a call has another result on some thread than on the calling one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum OnDivergence {
-    /// Return [`Error::Diverged`].
-    #[default]
-    Error,
-    /// Print a line, if standard error takes one without waiting, and end the process with
-    /// `SIGKILL`: for a privilege that must not stay on any thread. The first process of a pid
-    /// namespace, which no signal of its own can kill, ends with status 137 instead.
-    ///
-    /// With [`Barrier::Strict`] no thread runs its own code before the end; with
-    /// [`Barrier::Early`] those that went on do, for as long as it takes to see the difference.
-    Abort,
-}
-
-/// Which results of a call are equal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Results {
-    /// The same number on every thread.
-    #[default]
-    Same,
-    /// Any that are no errors: for calls whose result says something of a thread that may differ, like
-    /// the keyring that `KEYCTL_JOIN_SESSION_KEYRING` left.
-    Succeed,
-}
-
-/// What to do when threads have other ids or capabilities than the caller before a batch that changes
-/// them: by the calls of [`privileges`](crate::privileges), or others of their kind by number.
-///
-/// A thread that may not do what the caller may would be refused what the caller was not, and the drop
-/// would be half done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum OnMixed {
-    /// Return [`Error::Mixed`], with nothing applied, if they still differ after some 30 ms: a broadcast
-    /// of libc's may be under way.
-    #[default]
-    Refuse,
-    /// Make the calls. Who is refused one is then seen as [`OnDivergence`] says.
-    Proceed,
-}
-
-/// What to do when the kernel has threads of its own in the process, which run no user code and keep
-/// what they were made with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum KernelWorkers {
-    /// Leave them; [`Outcome::kernel_workers`] counts them.
-    #[default]
-    Leave,
-    /// Return [`Error::KernelWorkers`], with nothing applied, if one polls an `io_uring`
-    /// (`IORING_SETUP_SQPOLL`; the threads named `iou-sqp-`). Such a thread goes on doing what is put in
-    /// the ring with the credentials that it was made with, long after a drop. Other workers of
-    /// `io_uring` have those of the thread that submits.
-    RefusePolling,
-    /// The same if there is any.
-    Refuse,
-}
 
 /// Makes system calls, or a function call, on every thread of the process.
 ///
@@ -396,7 +307,7 @@ impl<'a> AllThreads<'a> {
             Some(world) => Some(self.stop(world)?),
             None => None,
         };
-        let end = owner::run(&Request {
+        let end = requester::run(&Request {
             calls,
             signal,
             release: match self.barrier {
@@ -421,9 +332,169 @@ impl<'a> AllThreads<'a> {
     fn stop<'w>(&self, world: &'w World) -> Result<Stopped<'w>, Error> {
         let timeout = match self.timeout {
             Some(timeout) => timeout,
-            None => owner::default_timeout(owner::population(self.tasks)?),
+            None => requester::default_timeout(requester::population(self.tasks)?),
         };
         let options = StopOptions::new(REASON).timeout(timeout);
         world.stop_from_outside_with(options).map_err(Error::WorldNotStopped)
+    }
+}
+
+/// Up to [`MAX_CALLS`] calls that all threads make in one stop, in order. It holds them in place, in 4 KiB.
+///
+/// The calling thread makes them first. At the first one that the kernel refuses it stops, and
+/// everybody else makes exactly those before it: whatever happens, all threads end with the same
+/// calls in effect. No thread runs its own code between the first call and the last one.
+///
+/// # Examples
+///
+/// ```
+/// let outcome = allthreads::Batch::new().no_new_privs().apply()?;
+/// assert_eq!(outcome.values(), [0]);
+/// # Ok::<(), allthreads::Error>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    calls: [Call; MAX_CALLS],
+    asked: usize,
+    /// The first call with an id that means "unchanged" to the kernel.
+    bad_id: Option<usize>,
+    /// What the arguments point to.
+    pointees: PhantomData<&'a [u8]>,
+}
+
+impl Batch<'_> {
+    /// A batch without calls.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { calls: [Call::NONE; MAX_CALLS], asked: 0, bad_id: None, pointees: PhantomData }
+    }
+
+    pub(crate) const fn with(mut self, call: Call) -> Self {
+        if self.asked < MAX_CALLS {
+            self.calls[self.asked] = call;
+        }
+        self.asked += 1;
+        self
+    }
+
+    /// Remembers that the call added next is not to be made.
+    pub(crate) const fn refuse_next(mut self) -> Self {
+        if self.bad_id.is_none() {
+            self.bad_id = Some(self.asked);
+        }
+        self
+    }
+
+    /// Adds a system call.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// For as long as the batch may be applied:
+    ///
+    /// 1. The call is sound on every thread of the process, in a signal handler at any point of
+    ///    its code, and with all other threads held.
+    /// 2. Pointers among the arguments are valid for the call, on all threads at the same time.
+    #[must_use]
+    pub const unsafe fn call(self, number: c_long, args: [usize; 6]) -> Self {
+        self.with(Call::Syscall(number, args))
+    }
+
+    /// Adds a system call that the calling thread makes alone: for what belongs to the process, like its
+    /// root directory or its umask, and is changed for all threads by one of them.
+    ///
+    /// It has its place among the others: what comes after it is not made when it is refused. A thread
+    /// that has left the others (`unshare(CLONE_FS)`) keeps what it has.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// For as long as the batch may be applied:
+    ///
+    /// 1. The call is sound on the thread that applies the batch, with all other threads held.
+    /// 2. Pointers among the arguments are valid for the call.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use allthreads::Batch;
+    ///
+    /// // SAFETY: no pointers.
+    /// let batch = unsafe { Batch::new().call_once(libc::SYS_umask, [0o077, 0, 0, 0, 0, 0]) };
+    /// let outcome = batch.no_new_privs().apply()?;
+    /// println!("the mask was {:o}", outcome.values()[0]);
+    /// # Ok::<(), allthreads::Error>(())
+    /// ```
+    #[must_use]
+    pub const unsafe fn call_once(self, number: c_long, args: [usize; 6]) -> Self {
+        self.with(Call::Once(number, args))
+    }
+
+    /// Adds a function that every thread runs once; the result counts as 0.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// As for [`AllThreads::call`], for as long as the batch may be applied.
+    #[must_use]
+    pub const unsafe fn function(
+        self,
+        function: unsafe extern "C" fn(*mut c_void),
+        data: *mut c_void,
+    ) -> Self {
+        self.with(Call::Function(function as Function, data))
+    }
+
+    /// Makes the calls on every thread, with the default options.
+    ///
+    /// # Signal safety
+    ///
+    /// As [`AllThreads::batch`].
+    ///
+    /// # Blocking
+    ///
+    /// As [`AllThreads::batch`].
+    ///
+    /// # Errors
+    ///
+    /// As [`AllThreads::batch`].
+    pub fn apply(&self) -> Result<Outcome, Error> {
+        AllThreads::new().batch(self)
+    }
+
+    /// The calls; an error when there were too many, or one that cannot be meant.
+    pub(crate) fn check(&self) -> Result<&[Call], Error> {
+        if self.asked > MAX_CALLS {
+            return Err(Error::TooManyCalls { calls: self.asked });
+        }
+        if let Some(call) = self.bad_id {
+            return Err(Error::BadId { call, name: CallName::of(&self.calls, call) });
+        }
+        Ok(self.calls.get(..self.asked).unwrap_or_default())
+    }
+}
+
+impl Default for Batch<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Batch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.calls.iter().take(self.asked)).finish()
     }
 }

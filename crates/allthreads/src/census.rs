@@ -17,16 +17,14 @@ use threadreg::procfs::{ProcError, TaskDir, TaskStat, TaskStatus};
 use crate::block::BLOCK;
 use crate::credentials::Odd;
 use crate::error::{Error, Straggler, TimedOut, Why};
-use crate::excluded::{self, EXCLUDED};
-use crate::gather::Os;
-use crate::hold::Hold;
-use crate::life;
+use crate::excluded;
+use crate::hold::{Hold, Os};
+use crate::life::{self, unless_gone};
+use crate::notes::{Bystander, Kind, Notes};
 use crate::patience::Patience;
-use crate::roll::has_ended_in;
-use crate::signal::{self, Kernel};
-
-/// The most threads that take no part.
-const BYSTANDERS: usize = 128;
+use crate::signal;
+use crate::system::Kernel;
+use crate::threads::{EXCLUDED, has_ended_in};
 
 /// No arrival for so long: look at who is missing. All such times are the caller's own (`patience`).
 const LOOK: Duration = Duration::from_millis(5);
@@ -41,128 +39,6 @@ const LOOK_SELDOM: u32 = 5;
 /// The first and the longest wait between two looks at the count.
 const NAP: Duration = Duration::from_micros(100);
 const LONGEST_NAP: Duration = Duration::from_millis(4);
-
-/// Why a thread takes no part.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
-    /// Dead, or on its way: a leader that called `pthread_exit` stays so until the process ends.
-    Exiting,
-    /// The kernel's own worker in this process (`io_uring`, vhost).
-    Worker,
-    /// The same, and it polls a ring: it acts with the credentials that it was made with.
-    Polling,
-    /// The caller vouches for it.
-    Excluded,
-}
-
-#[derive(Clone, Copy)]
-struct Bystander {
-    tid: Tid,
-    /// Tells a thread from another that got its id later.
-    start_time: u64,
-    kind: Kind,
-}
-
-impl Bystander {
-    /// Whether what the kernel says of its id still is this thread, and still a bystander. The
-    /// time of the start alone does not tell: it counts ticks, and an id may be used again in one.
-    fn is(&self, stat: &TaskStat) -> bool {
-        stat.start_time == self.start_time
-            && match self.kind {
-                Kind::Exiting => stat.is_exiting(),
-                Kind::Worker | Kind::Polling => stat.is_kernel_worker(),
-                Kind::Excluded => true,
-            }
-    }
-}
-
-/// A list in place.
-pub(crate) struct Few<T, const N: usize> {
-    items: [Option<T>; N],
-    len: usize,
-}
-
-impl<T: Copy, const N: usize> Few<T, N> {
-    const fn new() -> Self {
-        Self { items: [const { None }; N], len: 0 }
-    }
-
-    fn push(&mut self, item: T) -> bool {
-        let Some(slot) = self.items.get_mut(self.len) else { return false };
-        *slot = Some(item);
-        self.len += 1;
-        true
-    }
-
-    fn clear(&mut self) {
-        self.len = 0;
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.items.iter().take(self.len).flatten()
-    }
-
-    fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
-        let mut kept = 0;
-        for index in 0..self.len {
-            let Some(Some(item)) = self.items.get(index).copied() else { continue };
-            if keep(&item) {
-                if let Some(slot) = self.items.get_mut(kept) {
-                    *slot = Some(item);
-                }
-                kept += 1;
-            }
-        }
-        self.len = kept;
-    }
-}
-
-impl Few<Bystander, BYSTANDERS> {
-    /// The one way in. Each thread is here once, however often it was met or named: each entry is
-    /// subtracted from the size of the thread group.
-    fn add(&mut self, bystander: Bystander) -> bool {
-        self.retain(|known| known.tid != bystander.tid);
-        self.push(bystander)
-    }
-}
-
-/// The owner's working memory: static, because a handler's stack may be small.
-pub(crate) struct Notes {
-    buffer: [u8; 16 * 1024],
-    bystanders: Few<Bystander, BYSTANDERS>,
-    /// Who was missing when it was last looked at, and how many there were.
-    pub(crate) missing: Few<Straggler, 32>,
-    pub(crate) missing_count: usize,
-}
-
-impl Notes {
-    pub(crate) const fn new() -> Self {
-        Self { buffer: [0; _], bystanders: Few::new(), missing: Few::new(), missing_count: 0 }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn note_missing(&mut self, thread: Straggler) {
-        self.missing.push(thread);
-        self.missing_count += 1;
-    }
-
-    /// Forgets who was missing: everybody came, or the process is another one.
-    pub(crate) fn forget_missing(&mut self) {
-        self.missing.clear();
-        self.missing_count = 0;
-    }
-
-    /// Forgets the threads of another process.
-    pub(crate) fn reset(&mut self) {
-        self.bystanders.clear();
-        self.forget_missing();
-    }
-
-    /// The bystanders of these kinds.
-    pub(crate) fn bystanders_of(&self, kinds: &[Kind]) -> impl Iterator<Item = Tid> {
-        self.bystanders.iter().filter(|b| kinds.contains(&b.kind)).map(|b| b.tid)
-    }
-}
 
 /// Why a gathering ended without everybody.
 #[derive(Debug)]
@@ -392,15 +268,6 @@ pub(crate) fn inside(dir: &TaskDir, hold: &Hold, elapsed: Duration) -> TimedOut 
     TimedOut::new(stragglers, BLOCK.roll.inside(joined).count().max(1), elapsed)
 }
 
-/// `None` when there is no such thread; that something cannot be read says nothing about threads.
-pub(crate) fn unless_gone<T>(read: Result<T, ProcError>) -> Result<Option<T>, ProcError> {
-    match read {
-        Ok(read) => Ok(Some(read)),
-        Err(error) if error.is_gone() => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 fn takes_no_part(stat: &TaskStat) -> Option<Kind> {
     if stat.is_exiting() {
         Some(Kind::Exiting)
@@ -554,12 +421,6 @@ mod tests {
     use super::*;
     use sigctx::sys::SigSet;
 
-    fn bystander(kind: Kind) -> (Bystander, TaskStat) {
-        let tid = sys::gettid();
-        let stat = TaskDir::open().unwrap().stat(tid).unwrap();
-        (Bystander { tid, start_time: stat.start_time, kind }, stat)
-    }
-
     /// It was worth to wait for one that only waited for a processor, and it came just before the look.
     #[test]
     fn who_comes_just_before_the_look_is_counted() {
@@ -582,29 +443,6 @@ mod tests {
             assert!(matches!(look(&mut census), Err(Halt::Stalled)));
         };
         assert_eq!(testkit::forked(child), 0);
-    }
-
-    #[test]
-    fn a_thread_is_subtracted_once_however_often_it_is_added() {
-        let mut few = Few::new();
-        for kind in [Kind::Exiting, Kind::Excluded, Kind::Excluded] {
-            assert!(few.add(bystander(kind).0));
-        }
-        assert_eq!(few.len, 1);
-        assert!(few.iter().all(|b| b.kind == Kind::Excluded));
-    }
-
-    /// The id of a dead thread, used again within one tick of the clock.
-    #[test]
-    fn a_live_thread_with_a_bystanders_id_is_no_bystander() {
-        for kind in [Kind::Exiting, Kind::Worker] {
-            let (bystander, stat) = bystander(kind);
-            assert!(!bystander.is(&stat), "{kind:?}");
-        }
-        let (mut bystander, stat) = bystander(Kind::Excluded);
-        assert!(bystander.is(&stat));
-        bystander.start_time += 1;
-        assert!(!bystander.is(&stat));
     }
 
     /// Only what a held thread may be in the way of is a reason to let everybody go soon.

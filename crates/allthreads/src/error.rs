@@ -10,9 +10,8 @@ use sigctx::sys::{Errno, Tid};
 use threadreg::Name;
 use threadreg::procfs::ProcError;
 
-use crate::call_name::CallName;
-use crate::calls::{Call, MAX_CALLS, NAMED, Rehearsal};
-use crate::table::SLOTS;
+use crate::calls::{Call, CallName, MAX_CALLS, NAMED, Rehearsal};
+use crate::threads::SLOTS;
 
 /// Why an operation failed. [`Error::applied`] says what is changed nevertheless.
 #[derive(Debug)]

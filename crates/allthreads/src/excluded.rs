@@ -6,41 +6,9 @@ use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use sigctx::sys::Tid;
 use threadreg::procfs::TaskDir;
 
-use crate::census::unless_gone;
 use crate::error::Error;
-
-/// The most threads that a caller may exclude.
-pub const MAX_EXCLUDED: usize = 16;
-
-/// Those of an operation, and those of every operation.
-pub(crate) const EXCLUDED: usize = 2 * MAX_EXCLUDED;
-
-/// Threads that the caller vouches for, where the handler finds them: those of the operation and
-/// those of every operation. Written before the gate opens, read after.
-pub(crate) struct Excluded([AtomicI32; EXCLUDED]);
-
-impl Excluded {
-    pub(crate) const fn new() -> Self {
-        Self([const { AtomicI32::new(0) }; EXCLUDED])
-    }
-
-    pub(crate) fn set(&self, tids: [Tid; EXCLUDED]) {
-        for (slot, tid) in self.0.iter().zip(tids) {
-            slot.store(tid, Ordering::Relaxed);
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn contains(&self, tid: Tid) -> bool {
-        // Not `any`: a plain loop over plain loads, for the handler.
-        for slot in &self.0 {
-            if slot.load(Ordering::Relaxed) == tid {
-                return true;
-            }
-        }
-        false
-    }
-}
+use crate::life::unless_gone;
+use crate::threads::MAX_EXCLUDED;
 
 /// A thread that every operation of the process leaves out.
 struct Always {

@@ -12,10 +12,9 @@ use threadreg::{BeforeExecError, ExecHold, ExecHook};
 
 use crate::block::BLOCK;
 use crate::lock::{Locked, Refused};
-use crate::owner::be_reachable;
 use crate::patience::Patience;
-use crate::signal;
-use crate::table::Entry;
+use crate::signal::{self, be_reachable};
+use crate::threads::Entry;
 
 static HOOK: ExecHook = ExecHook::new(signals, hold, release);
 

@@ -4,9 +4,9 @@ pub use sigctx::{Unsupported, supported};
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
-        mod gather;
         mod hold;
         mod sync;
+        mod system;
 
         #[cfg(all(test, loom))]
         mod model;
@@ -15,12 +15,11 @@ cfg_if::cfg_if! {
 
 cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
-        mod batch;
         mod block;
         mod builder;
-        mod call_name;
         mod calls;
         mod census;
+        mod chain;
         mod credentials;
         mod end;
         mod error;
@@ -28,27 +27,24 @@ cfg_if::cfg_if! {
         mod exec;
         mod life;
         mod lock;
-        mod outcome;
-        mod owner;
+        mod notes;
+        mod options;
         mod patience;
         pub mod privileges;
-        mod process;
-        mod roll;
+        mod report;
+        mod requester;
         mod signal;
         mod signals;
-        mod table;
-        mod trail;
+        mod threads;
 
-        pub use batch::Batch;
-        pub use builder::{
-            AllThreads, Barrier, KernelWorkers, OnDivergence, OnMixed, Results, Signal,
-        };
-        pub use call_name::CallName;
-        pub use calls::MAX_CALLS;
+        pub use builder::{AllThreads, Batch};
+        pub use calls::{CallName, MAX_CALLS};
         pub use error::{Applied, Different, Diverged, Error, Straggler, TimedOut, Why};
-        pub use excluded::{MAX_EXCLUDED, exclude_always};
+        pub use excluded::exclude_always;
         pub use facade::{call, syscall};
-        pub use outcome::Outcome;
+        pub use options::{Barrier, KernelWorkers, OnDivergence, OnMixed, Results, Signal};
+        pub use report::Outcome;
+        pub use threads::MAX_EXCLUDED;
         pub use {preempt, safepoint, sigctx, threadreg};
     }
 }

@@ -18,10 +18,9 @@ use core::time::Duration;
 
 use sigctx::sys::{self, Tid, futex_wait};
 
-use crate::hold::Futex;
 use crate::life;
 use crate::patience::Patience;
-use crate::signal::Kernel;
+use crate::system::{Futex, Kernel};
 
 const WAITERS: u32 = 1 << 31;
 const GENERATION: u32 = WAITERS - NEXT;

@@ -1,13 +1,13 @@
-//! Models of the protocol, run by loom: the code of `hold` and `gather` itself, with a kernel made
+//! Models of the protocol, run by loom: the code of `hold` itself, with a kernel made
 //! of a mutex in place of `/proc` and signals.
 
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
-use crate::gather::{Os, gather};
-use crate::hold::{Futex, Hold, Release};
+use crate::hold::{Hold, Os, Release, gather};
 use crate::sync::{AtomicU32, Ordering};
+use crate::system::Futex;
 
 /// A futex: a sleeper is woken only by a wake, so that a lost wake-up is a deadlock, which loom
 /// reports. The word is compared under the lock, as the kernel does.

@@ -24,10 +24,10 @@ use core::ffi::{CStr, c_long};
 
 use sigctx::sys::id_calls;
 
-use crate::batch::Batch;
+use crate::builder::Batch;
 use crate::calls::Call;
 use crate::error::Error;
-use crate::outcome::Outcome;
+use crate::report::Outcome;
 
 /// Whether permitted capabilities survive a change of all user ids away from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,133 +13,27 @@
 //! touch `BLOCK` and make raw system calls. What it calls is inlined; `tests/handler_code.rs`
 //! looks at the machine code.
 
-use core::ffi::{c_int, c_long, c_void};
+use core::ffi::{c_int, c_void};
 use core::mem;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
 use sigctx::module::KeepError;
 use sigctx::sys::{
-    self, Errno, KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigSet, Tid, rt_sigaction,
-    syscall, syscall_raw,
+    self, Errno, KernelAction, MaskHow, SaFlags, SigSet, Tid, rt_sigaction, sigprocmask, syscall,
 };
 
 use crate::block::BLOCK;
-use crate::hold::Futex;
 use crate::life;
-use crate::roll::has_ended_in;
-use crate::signals::SIGNALS;
-use crate::trail::Trail;
+use crate::system::Kernel;
+use crate::threads::has_ended_in;
 
 /// The signal that libc's masks cannot contain.
 pub(crate) const DEFAULT: i32 = 33;
 
 /// Our instances. Negative, so that the kernel lets a thread send it to another; none of libc's.
 const CODE: i32 = -60;
-/// How long the first held thread sleeps without a look at its owner, and how much longer each one that
-/// joined after another, in milliseconds.
-const LOOK_AT_OWNER: u32 = 50;
-const LOOK_LATER: u32 = 1;
-
-type Action = unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
-
-/// The handlers that were there when ours was installed, by signal: the first one, and the last.
-///
-/// They differ when somebody installs over us who chains to us, as we then do to it. The last one
-/// gets an instance first; when it comes back here it goes to the first one, which else would
-/// never see a signal again.
-pub(crate) struct Previous {
-    first: [AtomicPtr<c_void>; SIGNALS],
-    last: [AtomicPtr<c_void>; SIGNALS],
-}
-
-impl Previous {
-    pub(crate) const fn new() -> Self {
-        Self {
-            first: [const { AtomicPtr::new(ptr::null_mut()) }; SIGNALS],
-            last: [const { AtomicPtr::new(ptr::null_mut()) }; SIGNALS],
-        }
-    }
-
-    /// Keeps a handler that is about to be replaced by ours. Only the owner calls this. Release:
-    /// pairs with `chain`.
-    fn keep(&self, signal: usize, handler: usize) {
-        let handler = ptr::with_exposed_provenance_mut(handler);
-        if let Some(last) = self.last.get(signal) {
-            last.store(handler, Ordering::Release);
-        }
-        if let Some(first) = self.first.get(signal)
-            && is_function(handler)
-            && first.load(Ordering::Relaxed).is_null()
-        {
-            first.store(handler, Ordering::Release);
-        }
-    }
-}
-
-#[inline(always)]
-fn is_function(handler: *mut c_void) -> bool {
-    handler.addr() != SIG_DFL && handler.addr() != SIG_IGN
-}
-
-/// Sleeping and waking by raw system calls, for the handler.
-#[derive(Clone, Copy)]
-pub(crate) struct Kernel;
-
-impl Kernel {
-    #[inline(always)]
-    fn futex(word: &AtomicU32, operation: c_int, value: u32, time: Option<&[c_long; 2]>) -> isize {
-        let operation = (operation | libc::FUTEX_PRIVATE_FLAG) as usize;
-        let time = time.map_or(ptr::null(), ptr::from_ref) as usize;
-        let args = [word.as_ptr() as usize, operation, value as usize, time, 0, 0];
-        // SAFETY: the word and the time are alive during the call.
-        unsafe { syscall_raw(libc::SYS_futex, args) }
-    }
-}
-
-impl Futex for Kernel {
-    type Timeout = Duration;
-
-    #[inline(always)]
-    fn wait(&self, word: &AtomicU32, expected: u32, number: u32) -> bool {
-        // Early returns (EAGAIN, EINTR) only make the caller look at the word again. What else there is
-        // is the end of the time, or a filter: who cannot sleep looks at the owner.
-        let result = Self::futex(word, libc::FUTEX_WAIT, expected, Some(&nap(number)));
-        result != 0 && result != AGAIN && result != INTERRUPTED
-    }
-
-    #[inline(always)]
-    fn wait_for(&self, word: &AtomicU32, expected: u32, timeout: Self::Timeout) {
-        let seconds = c_long::try_from(timeout.as_secs()).unwrap_or(c_long::MAX);
-        let time = [seconds, timeout.subsec_nanos().cast_signed().into()];
-        // Early returns are as good as late ones.
-        let _ = Self::futex(word, libc::FUTEX_WAIT, expected, Some(&time));
-    }
-
-    #[inline(always)]
-    fn wake_one(&self, word: &AtomicU32) {
-        // A thread that is not woken, because a filter forbids it, looks again.
-        let _ = Self::futex(word, libc::FUTEX_WAKE, 1, None);
-    }
-
-    #[inline(always)]
-    fn wake_all(&self, word: &AtomicU32) {
-        let _ = Self::futex(word, libc::FUTEX_WAKE, i32::MAX as u32, None);
-    }
-}
-
-/// How long a held thread sleeps without a look, as the kernel takes it. The later it joined the longer:
-/// did all look equally often, thousands of them would leave no processor to those that they wait for.
-#[inline(always)]
-fn nap(number: u32) -> [c_long; 2] {
-    let milliseconds = (LOOK_AT_OWNER + LOOK_LATER * number).cast_signed();
-    [(milliseconds / 1000).into(), (milliseconds % 1000 * 1_000_000).into()]
-}
-
-const AGAIN: isize = -(libc::EAGAIN as isize);
-const INTERRUPTED: isize = -(libc::EINTR as isize);
-
 /// Tells this copy's instances from those of another copy of the crate in the process.
 #[inline(always)]
 fn cookie() -> usize {
@@ -180,7 +74,7 @@ unsafe extern "C" fn allthreads_on_signal(
     if ours {
         hold();
     } else {
-        chain(signal, info, context);
+        BLOCK.previous.hand_on(cookie(), signal, info, context);
     }
 }
 
@@ -244,34 +138,32 @@ pub(crate) fn inherited(pid: i32) {
     });
 }
 
-/// Hands an instance that is not ours to the handler that was there before. Its mask is ignored:
-/// it runs with all signals masked. With none there the instance is dropped, because the default
-/// action of a real-time signal would end the process.
-#[inline(always)]
-fn chain(signal: c_int, info: &mut libc::siginfo_t, context: *mut c_void) {
-    let Some(last) = BLOCK.previous.last.get(signal as usize) else { return };
-    let Some(first) = BLOCK.previous.first.get(signal as usize) else { return };
-    // Acquire: pairs with `Previous::keep`.
-    let (last, first) = (last.load(Ordering::Acquire), first.load(Ordering::Acquire));
-    // Who installed over us may chain to us, and we to it since. The last one gets it first; when it
-    // comes back it goes to the first one, which was there before, and so cannot lead back again.
-    let trail = Trail::of(info);
-    let visit = trail.visit(cookie());
-    let next = match visit.before {
-        0 => last,
-        // It came from there, unless another copy of this crate did the same as we.
-        1 if first == last && !visit.others => ptr::null_mut(),
-        1 => first,
-        _ => ptr::null_mut(),
-    };
-    if !next.is_null() && is_function(next) {
-        // SAFETY: it was the kernel's action for this signal, so it is a handler, of three arguments
-        // or of one, which is the same to a caller on every ABI of Linux.
-        let action = unsafe { mem::transmute::<*mut c_void, Action>(next) };
-        // SAFETY: called as the kernel would, with the kernel's own frame.
-        unsafe { action(signal, info, context) };
+/// The caller's signal mask, put back on drop.
+pub(crate) struct Mask {
+    callers: SigSet,
+}
+
+impl Mask {
+    pub(crate) fn change(set: SigSet) -> Self {
+        Self { callers: sigprocmask(MaskHow::Set, &set) }
     }
-    Trail::of(info).leave(&visit);
+
+    /// The caller's own mask, in which it can be held nevertheless. So the signals of operations are
+    /// open for a while also where the caller had blocked them, and what waits for it is delivered.
+    pub(crate) fn relax(&self) {
+        sigprocmask(MaskHow::Set, &BLOCK.signals.without(self.callers));
+    }
+}
+
+/// Blocks all that would not bring the caller into the operation of somebody else.
+pub(crate) fn be_reachable() {
+    sigprocmask(MaskHow::Set, &BLOCK.signals.without(SigSet::deferrable()));
+}
+
+impl Drop for Mask {
+    fn drop(&mut self) {
+        sigprocmask(MaskHow::Set, &self.callers);
+    }
 }
 
 /// Keeps the library that has the handler loaded, from the first operation on. Takes the dynamic
@@ -437,20 +329,5 @@ mod tests {
             assert_eq!(unsafe { info.si_value() }.sival_ptr.addr(), value);
             assert_eq!(is_ours(&info), ours, "{value:#x}");
         }
-    }
-
-    /// What those that are held cost together, while the caller waits for more to come, has a bound.
-    #[test]
-    fn however_many_are_held_few_of_them_look_at_the_owner_in_a_second() {
-        let in_milliseconds = |number| {
-            let [seconds, nanoseconds] = nap(number);
-            assert!((0..1_000_000_000).contains(&nanoseconds), "{number}: {nanoseconds}");
-            seconds as u64 * 1000 + nanoseconds as u64 / 1_000_000
-        };
-        assert_eq!([1, 950].map(in_milliseconds), [51, 1000]);
-        let held = crate::table::SLOTS as u32;
-        let in_a_second: u64 = (1..=held).map(|number| 1000 / in_milliseconds(number).max(1)).sum();
-        assert!(in_a_second < 6000, "{in_a_second} looks");
-        assert!(in_milliseconds(held) < 20_000);
     }
 }

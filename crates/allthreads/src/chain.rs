@@ -1,3 +1,5 @@
+//! The handlers that were there before ours, and how a signal that is not ours gets to them.
+//!
 //! Where a foreign signal has been: which copies of this crate it went through, and how often.
 //!
 //! Several copies in one process (two plugins, two versions of the crate) find each other's handlers when
@@ -8,7 +10,91 @@
 //! by a word before it, and empty again when the handler ends: what lies there otherwise, from an old
 //! kernel that does not clear it, is no list.
 
+use core::ffi::{c_int, c_void};
+use core::mem;
 use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use sigctx::sys::{SIG_DFL, SIG_IGN};
+
+use crate::signals::SIGNALS;
+
+type Action = unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+
+/// The handlers that were there when ours was installed, by signal: the first one, and the last.
+///
+/// They differ when somebody installs over us who chains to us, as we then do to it. The last one
+/// gets an instance first; when it comes back here it goes to the first one, which else would
+/// never see a signal again.
+pub(crate) struct Previous {
+    first: [AtomicPtr<c_void>; SIGNALS],
+    last: [AtomicPtr<c_void>; SIGNALS],
+}
+
+impl Previous {
+    pub(crate) const fn new() -> Self {
+        Self {
+            first: [const { AtomicPtr::new(ptr::null_mut()) }; SIGNALS],
+            last: [const { AtomicPtr::new(ptr::null_mut()) }; SIGNALS],
+        }
+    }
+
+    /// Keeps a handler that is about to be replaced by ours. Only the owner calls this. Release:
+    /// pairs with `hand_on`.
+    pub(crate) fn keep(&self, signal: usize, handler: usize) {
+        let handler = ptr::with_exposed_provenance_mut(handler);
+        if let Some(last) = self.last.get(signal) {
+            last.store(handler, Ordering::Release);
+        }
+        if let Some(first) = self.first.get(signal)
+            && is_function(handler)
+            && first.load(Ordering::Relaxed).is_null()
+        {
+            first.store(handler, Ordering::Release);
+        }
+    }
+
+    /// Hands an instance that is not ours to the handler that was there before. Its mask is ignored:
+    /// it runs with all signals masked. With none there the instance is dropped, because the default
+    /// action of a real-time signal would end the process.
+    #[inline(always)]
+    pub(crate) fn hand_on(
+        &self,
+        cookie: usize,
+        signal: c_int,
+        info: &mut libc::siginfo_t,
+        context: *mut c_void,
+    ) {
+        let Some(last) = self.last.get(signal as usize) else { return };
+        let Some(first) = self.first.get(signal as usize) else { return };
+        // Acquire: pairs with `Previous::keep`.
+        let (last, first) = (last.load(Ordering::Acquire), first.load(Ordering::Acquire));
+        // Who installed over us may chain to us, and we to it since. The last one gets it first; when it
+        // comes back it goes to the first one, which was there before, and so cannot lead back again.
+        let trail = Trail::of(info);
+        let visit = trail.visit(cookie);
+        let next = match visit.before {
+            0 => last,
+            // It came from there, unless another copy of this crate did the same as we.
+            1 if first == last && !visit.others => ptr::null_mut(),
+            1 => first,
+            _ => ptr::null_mut(),
+        };
+        if !next.is_null() && is_function(next) {
+            // SAFETY: it was the kernel's action for this signal, so it is a handler, of three arguments
+            // or of one, which is the same to a caller on every ABI of Linux.
+            let action = unsafe { mem::transmute::<*mut c_void, Action>(next) };
+            // SAFETY: called as the kernel would, with the kernel's own frame.
+            unsafe { action(signal, info, context) };
+        }
+        Trail::of(info).leave(&visit);
+    }
+}
+
+#[inline(always)]
+fn is_function(handler: *mut c_void) -> bool {
+    handler.addr() != SIG_DFL && handler.addr() != SIG_IGN
+}
 
 /// Bytes that the kernel's own structure takes (`struct kernel_siginfo`).
 const USED: usize = 48;

@@ -4,8 +4,7 @@ use core::fmt;
 use core::time::Duration;
 use std::time::Instant;
 
-use crate::call_name::CallName;
-use crate::calls::{Call, MAX_CALLS, Rehearsal};
+use crate::calls::{Call, CallName, MAX_CALLS, Rehearsal};
 use crate::error::Error;
 
 /// What an operation did: every call had the result given here on every thread, or with

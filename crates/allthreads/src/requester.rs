@@ -21,22 +21,22 @@ use sigctx::sys::{self, MaskHow, SigSet, Tid, futex_wait, sigprocmask};
 use threadreg::procfs::TaskDir;
 
 use crate::block::BLOCK;
-use crate::builder::{KernelWorkers, OnDivergence, OnMixed, Results};
 use crate::calls::{Call, Rehearsal, rehearse};
-use crate::census::{self, Census, Halt, Kind, Notes};
+use crate::census::{self, Census, Halt};
 use crate::credentials::Odd;
 use crate::end;
 use crate::error::{Diverged, Error, TimedOut};
 use crate::exec;
-use crate::gather::gather;
-use crate::hold::{Hold, Release};
+use crate::hold::{Hold, Release, gather};
 use crate::life;
 use crate::lock::{Locked, Refused};
-use crate::outcome::Outcome;
+use crate::notes::{Kind, Notes};
+use crate::options::{KernelWorkers, OnDivergence, OnMixed, Results};
 use crate::patience::Patience;
-use crate::roll::has_ended_in;
-use crate::signal::{self, Kernel};
-use crate::table::Entry;
+use crate::report::Outcome;
+use crate::signal::{self, Mask, be_reachable};
+use crate::system::Kernel;
+use crate::threads::{Entry, has_ended_in};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 const TIMEOUT_PER_THREAD: Duration = Duration::from_millis(2);
@@ -61,34 +61,6 @@ pub(crate) struct Request<'a> {
     pub(crate) on_mixed: OnMixed,
     pub(crate) kernel_workers: KernelWorkers,
     pub(crate) tasks: Option<&'a TaskDir>,
-}
-
-/// The caller's signal mask, put back on drop.
-struct Mask {
-    callers: SigSet,
-}
-
-impl Mask {
-    fn change(set: SigSet) -> Self {
-        Self { callers: sigprocmask(MaskHow::Set, &set) }
-    }
-
-    /// The caller's own mask, in which it can be held nevertheless. So the signals of operations are
-    /// open for a while also where the caller had blocked them, and what waits for it is delivered.
-    fn relax(&self) {
-        sigprocmask(MaskHow::Set, &BLOCK.signals.without(self.callers));
-    }
-}
-
-/// Blocks all that would not bring the caller into the operation of somebody else.
-pub(crate) fn be_reachable() {
-    sigprocmask(MaskHow::Set, &BLOCK.signals.without(SigSet::deferrable()));
-}
-
-impl Drop for Mask {
-    fn drop(&mut self) {
-        sigprocmask(MaskHow::Set, &self.callers);
-    }
 }
 
 /// How long an operation may take that was given no deadline.

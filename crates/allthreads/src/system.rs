@@ -1,0 +1,122 @@
+//! What the protocol needs from the kernel: sleeping and waking on a word.
+
+#[cfg(not(loom))]
+pub(crate) use kernel::Kernel;
+
+use crate::sync::AtomicU32;
+
+/// Sleeping and waking on a word.
+pub(crate) trait Futex {
+    /// How long the owner is ready to wait.
+    type Timeout;
+    /// Sleeps while `word` holds `expected`; may return early. True when it has slept for so long that
+    /// the owner may be dead, or may be unable to wake anybody: the longer the greater `number` is, the
+    /// thread's own among those that joined.
+    fn wait(&self, word: &AtomicU32, expected: u32, number: u32) -> bool;
+    /// Like `wait`, and no longer than `timeout`.
+    fn wait_for(&self, word: &AtomicU32, expected: u32, timeout: Self::Timeout);
+    /// Wakes the one thread that may sleep on `word`.
+    fn wake_one(&self, word: &AtomicU32);
+    /// Wakes all threads that sleep on `word`.
+    fn wake_all(&self, word: &AtomicU32);
+}
+
+#[cfg(not(loom))]
+mod kernel {
+    use core::ffi::{c_int, c_long};
+    use core::ptr;
+    use core::sync::atomic::AtomicU32;
+    use core::time::Duration;
+
+    use sigctx::sys::syscall_raw;
+
+    use super::Futex;
+
+    /// How long the first held thread sleeps without a look at its owner, and how much longer each one that
+    /// joined after another, in milliseconds.
+    const LOOK_AT_OWNER: u32 = 50;
+    const LOOK_LATER: u32 = 1;
+
+    /// Sleeping and waking by raw system calls, for the handler.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Kernel;
+
+    impl Kernel {
+        #[inline(always)]
+        fn futex(
+            word: &AtomicU32,
+            operation: c_int,
+            value: u32,
+            time: Option<&[c_long; 2]>,
+        ) -> isize {
+            let operation = (operation | libc::FUTEX_PRIVATE_FLAG) as usize;
+            let time = time.map_or(ptr::null(), ptr::from_ref) as usize;
+            let args = [word.as_ptr() as usize, operation, value as usize, time, 0, 0];
+            // SAFETY: the word and the time are alive during the call.
+            unsafe { syscall_raw(libc::SYS_futex, args) }
+        }
+    }
+
+    impl Futex for Kernel {
+        type Timeout = Duration;
+
+        #[inline(always)]
+        fn wait(&self, word: &AtomicU32, expected: u32, number: u32) -> bool {
+            // Early returns (EAGAIN, EINTR) only make the caller look at the word again. What else there is
+            // is the end of the time, or a filter: who cannot sleep looks at the owner.
+            let result = Self::futex(word, libc::FUTEX_WAIT, expected, Some(&nap(number)));
+            result != 0 && result != AGAIN && result != INTERRUPTED
+        }
+
+        #[inline(always)]
+        fn wait_for(&self, word: &AtomicU32, expected: u32, timeout: Self::Timeout) {
+            let seconds = c_long::try_from(timeout.as_secs()).unwrap_or(c_long::MAX);
+            let time = [seconds, timeout.subsec_nanos().cast_signed().into()];
+            // Early returns are as good as late ones.
+            let _ = Self::futex(word, libc::FUTEX_WAIT, expected, Some(&time));
+        }
+
+        #[inline(always)]
+        fn wake_one(&self, word: &AtomicU32) {
+            // A thread that is not woken, because a filter forbids it, looks again.
+            let _ = Self::futex(word, libc::FUTEX_WAKE, 1, None);
+        }
+
+        #[inline(always)]
+        fn wake_all(&self, word: &AtomicU32) {
+            let _ = Self::futex(word, libc::FUTEX_WAKE, i32::MAX as u32, None);
+        }
+    }
+
+    /// How long a held thread sleeps without a look, as the kernel takes it. The later it joined the longer:
+    /// did all look equally often, thousands of them would leave no processor to those that they wait for.
+    #[inline(always)]
+    fn nap(number: u32) -> [c_long; 2] {
+        let milliseconds = (LOOK_AT_OWNER + LOOK_LATER * number).cast_signed();
+        [(milliseconds / 1000).into(), (milliseconds % 1000 * 1_000_000).into()]
+    }
+
+    const AGAIN: isize = -(libc::EAGAIN as isize);
+    const INTERRUPTED: isize = -(libc::EINTR as isize);
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        /// What those that are held cost together, while the caller waits for more to come, has a bound.
+        #[test]
+        fn however_many_are_held_few_of_them_look_at_the_owner_in_a_second() {
+            let in_milliseconds = |number| {
+                let [seconds, nanoseconds] = nap(number);
+                assert!((0..1_000_000_000).contains(&nanoseconds), "{number}: {nanoseconds}");
+                seconds as u64 * 1000 + nanoseconds as u64 / 1_000_000
+            };
+            assert_eq!([1, 950].map(in_milliseconds), [51, 1000]);
+            let held = crate::threads::SLOTS as u32;
+            let in_a_second: u64 =
+                (1..=held).map(|number| 1000 / in_milliseconds(number).max(1)).sum();
+            assert!(in_a_second < 6000, "{in_a_second} looks");
+            assert!(in_milliseconds(held) < 20_000);
+        }
+    }
+}
