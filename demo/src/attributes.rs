@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use allthreads::{AllThreads, Batch, Error, Outcome, Why};
+use allthreads::{AllThreads, Batch, Error, Report, StragglerCause};
 use serde_json::json;
 use sigctx::sys::{MaskHow, SigSet, sigprocmask};
 
@@ -89,7 +89,7 @@ fn refuse(root: bool) -> Result<Section, Box<dyn std::error::Error>> {
             Ok(_) => break (String::new(), took),
             // A machine so busy that others had no processor for that long: they need more time.
             Err(Error::TimedOut(who))
-                if who.threads().all(|thread| thread.why() == Why::Starved)
+                if who.threads().all(|thread| thread.cause() == StragglerCause::Starved)
                     && start.elapsed() < PATIENCE =>
             {
                 timeout *= 2;
@@ -123,7 +123,7 @@ fn refuse(root: bool) -> Result<Section, Box<dyn std::error::Error>> {
 /// Runs an operation, again as long as it is not its turn: on a busy machine threads that the one
 /// before has let go may not have been scheduled since, and they must leave it first. Returns also
 /// how long the last one took, without the time in which the caller was to run and had no processor.
-fn in_turn(operation: impl Fn() -> Result<Outcome, Error>) -> (Result<Outcome, Error>, Duration) {
+fn in_turn(operation: impl Fn() -> Result<Report, Error>) -> (Result<Report, Error>, Duration) {
     let first = Instant::now();
     loop {
         let (start, without) = (Instant::now(), without_processor());

@@ -1,6 +1,6 @@
 //! How do I drop root on every thread of a program that has threads already?
 //!
-//! Run as root to see the ids change; as anybody else, to see what an error tells.
+//! Run as root to see the ids change; as another user, to see what an error tells.
 
 use std::error::Error;
 use std::fs;
@@ -27,14 +27,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     show("before")?;
 
     // One stop for all four: no thread ever runs as nobody with root's groups, or as root without.
-    let outcome = Batch::new()
+    let report = Batch::new()
         .set_groups(&[])
         .set_resgid(Some(NOBODY), Some(NOBODY), Some(NOBODY))
         .set_resuid(Some(NOBODY), Some(NOBODY), Some(NOBODY))
         .no_new_privs()
         .apply();
-    match outcome {
-        Ok(outcome) => println!("{} threads changed in {:?}\n", outcome.threads, outcome.elapsed),
+    match report {
+        Ok(report) => println!("{} threads changed in {:?}\n", report.threads, report.elapsed),
         Err(error) => println!("refused: {error}\n"),
     }
     show("after")

@@ -1,10 +1,10 @@
-//! The one block of memory that the owner and all handlers share, and which process it belongs to.
+//! The one block of memory that the requester and all handlers share, and the process that it belongs to.
 //!
-//! After `fork` the child has a copy of it, perhaps made in the middle of an operation; a child of
-//! `vfork` has the block itself, which is its parent's. Neither finds itself in [`Process`]. A process of one thread does not use the block at all, which is what both are at first.
-//! When the forked child has made threads and calls, it takes its copy over: the word of `process`
-//! goes from what it finds, 0 or its parent's id, to `TAKING | own` by compare-and-swap and, after
-//! the reset, to the own one.
+//! After `fork` the child has a copy of it, perhaps made in the middle of an operation. A child of `vfork`
+//! has its parent's block itself. Neither finds its own id in [`Process`]. Both begin as a process of one
+//! thread, and such a process does not use the block. When a forked child has made threads and asks for an
+//! operation, it takes its copy over: the word of [`Process`] goes from what is found there, 0 or the
+//! parent's id, to `TAKING | own` by compare-and-swap and, after the reset, to the child's own id.
 //!
 //! Not supported: a process that shares memory with another (`clone(CLONE_VM)` without
 //! `CLONE_THREAD`) and has threads of its own.
@@ -13,7 +13,7 @@ use core::cell::UnsafeCell;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use sigctx::sys::{futex_wait, futex_wake, syscall};
+use sigctx::sys::{Tid, futex_wait, futex_wake, syscall};
 
 use crate::calls::Calls;
 use crate::chain::Previous;
@@ -22,7 +22,7 @@ use crate::hold::Hold;
 use crate::lock::{Lock, Locked};
 use crate::notes::Notes;
 use crate::signals::Signals;
-use crate::threads::{Excluded, Roll, Table};
+use crate::threads::{Entry, Excluded, Roll, Table};
 
 const TAKING: u32 = 1 << 31;
 
@@ -67,8 +67,8 @@ impl Block {
         }
     }
 
-    /// Makes the block this process's. The caller's process has more than one thread, and the
-    /// caller has all signals but the operation's masked.
+    /// Makes the block this process's, which has more than one thread. The calling thread has all signals
+    /// but the operation's masked.
     pub(crate) fn take_over(&self, pid: i32) {
         let own = pid as u32;
         let process = self.process.word();
@@ -79,7 +79,7 @@ impl Block {
                 return;
             }
             if found == own | TAKING {
-                // Another thread is at it, with all signals but its operation's masked: it will not be long.
+                // Another thread takes over, with all signals but its operation's masked: it is soon done.
                 let _ = futex_wait(process, found, None);
             } else if process
                 .compare_exchange(found, own | TAKING, Ordering::Acquire, Ordering::Relaxed)
@@ -89,7 +89,7 @@ impl Block {
                 self.hold.reset();
                 self.roll.reset();
                 self.broadcast.store(0, Ordering::Relaxed);
-                // SAFETY: who took over is alone until `process` says so: nobody has the lock.
+                // SAFETY: no other thread uses the block until `process` has the own id; none has the lock.
                 unsafe { &mut *self.notes.get() }.reset();
                 process.store(own, Ordering::Release);
                 futex_wake(process, u32::MAX);
@@ -98,17 +98,23 @@ impl Block {
         }
     }
 
-    /// The owner's working memory.
+    /// Whether thread `tid` is held or asks for the operation that is being executed: it is in a function
+    /// that `call` runs.
+    pub(crate) fn is_inside(&self, tid: Tid) -> bool {
+        self.hold.is_executing() && self.table.entry(tid).is_some_and(Entry::has_arrived)
+    }
+
+    /// The requester's working memory.
     pub(crate) fn notes<'a>(&'a self, _owner: &'a mut Locked<'_>) -> &'a mut Notes {
         // SAFETY: one thread has the lock, and the borrow of its guard ends before another.
         unsafe { &mut *self.notes.get() }
     }
 }
 
-/// For when there is no page. The block is the only one but in unit tests.
+/// The word when there is no page. The block is the only one but in unit tests.
 static ORDINARY: AtomicU32 = AtomicU32::new(0);
 
-/// Which process the block belongs to: a word that a child of `fork` does not inherit.
+/// The process that the block belongs to: a word that a child of `fork` does not inherit.
 ///
 /// An id alone does not tell a child from its parent: the first process of a pid namespace has 1,
 /// and so has its child in a namespace below. So the word lies in a page of its own, in which a
@@ -121,7 +127,7 @@ static ORDINARY: AtomicU32 = AtomicU32::new(0);
 ///
 /// | word | writers | readers | ordering | invariant |
 /// |---|---|---|---|---|
-/// | `place` | the first who asks for the word, by CAS from null | all, handlers too | release / acquire: the page is ready | never changes again, nor does the mapping |
+/// | `place` | the first thread that asks for the word, by CAS from null | all, handlers too | release / acquire: the page is ready | never changes again, nor does the mapping |
 /// | the word | `Block::take_over` | all, handlers too | release / acquire: carries the reset of the block | 0 in a new process |
 ///
 /// References: `madvise(2)`.
@@ -181,7 +187,7 @@ fn map() -> Option<*mut AtomicU32> {
         return None;
     }
     let advice = [page as usize, length, libc::MADV_WIPEONFORK as usize, 0, 0, 0];
-    // SAFETY: the page just made, which nobody uses.
+    // SAFETY: the page just made, which no other code uses.
     if unsafe { syscall(libc::SYS_madvise, advice) }.is_err() {
         unmap(page.cast());
         return None;
@@ -189,10 +195,10 @@ fn map() -> Option<*mut AtomicU32> {
     Some(page.cast())
 }
 
-/// Takes back a page that nobody has seen.
+/// Takes back a page that no other thread has seen.
 fn unmap(page: *mut AtomicU32) {
     // What cannot be unmapped is one page lost.
-    // SAFETY: from `map`, and used by nobody.
+    // SAFETY: from `map`, and not used.
     let _ =
         unsafe { syscall(libc::SYS_munmap, [page as usize, size_of::<AtomicU32>(), 0, 0, 0, 0]) };
 }
@@ -200,14 +206,18 @@ fn unmap(page: *mut AtomicU32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Straggler, Why};
+    use crate::error::{Straggler, StragglerCause};
 
     /// What a parent noted about its threads says nothing about those of its child.
     #[test]
     fn a_forked_child_forgets_its_parents_threads() {
         let mut block = Box::new(Block::new());
         block.take_over(1);
-        block.notes.get_mut().note_missing(Straggler::new(4711, Why::Blocked, "parent's"));
+        block.notes.get_mut().note_missing(Straggler::new(
+            4711,
+            StragglerCause::Blocked,
+            "parent's",
+        ));
         block.take_over(1);
         assert_eq!(block.notes.get_mut().missing_count, 1);
         block.take_over(2);
@@ -218,7 +228,7 @@ mod tests {
     #[test]
     fn a_child_of_fork_does_not_inherit_the_word() {
         static PROCESS: Process = Process::new();
-        assert!(!PROCESS.is(1), "nobody's");
+        assert!(!PROCESS.is(1), "no process has it");
         PROCESS.word().store(1, Ordering::Release);
         assert!(PROCESS.is(1));
         assert!(!PROCESS.is(2));

@@ -1,4 +1,5 @@
-//! The options of an operation, and the three ways to start one.
+//! What is to be done: [`AllThreads`], an operation's options and the ways to start one, and [`Batch`], its
+//! calls.
 
 use core::ffi::{c_long, c_void};
 use core::fmt;
@@ -15,7 +16,7 @@ use crate::error::Error;
 use crate::excluded::check_excluded;
 use crate::hold::Release;
 use crate::options::{Barrier, KernelWorkers, OnDivergence, OnMixed, Results, Signal};
-use crate::report::Outcome;
+use crate::report::Report;
 use crate::requester::{self, Request};
 use crate::signal;
 
@@ -24,21 +25,31 @@ const REASON: Reason = Reason::new("all threads");
 
 /// Makes system calls, or a function call, on every thread of the process.
 ///
+/// The thread that asks is the *requester*: it makes the calls first, and then all others do.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe), but for an operation with a [`world`](Self::world), which
+/// is not (AS-Unsafe lock). An operation allocates nothing and takes no lock but the crate's own, and no
+/// handler can run on a thread that has that one. It wants about 16 KiB of stack, which is more than the
+/// alternate stack that std gives a thread.
+///
 /// # Examples
 ///
 /// ```
 /// use std::time::Duration;
 /// use allthreads::{AllThreads, Barrier, Batch};
 ///
-/// let outcome = AllThreads::new()
+/// let report = AllThreads::new()
 ///     .timeout(Duration::from_millis(500))
 ///     .barrier(Barrier::Early)
 ///     .batch(&Batch::new().no_new_privs())?;
-/// println!("{} threads in {:?}", outcome.threads, outcome.elapsed);
+/// println!("{} threads in {:?}", report.threads, report.elapsed);
 /// # Ok::<(), allthreads::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
 #[must_use]
+#[doc(alias = "AllThreadsSyscall")]
 pub struct AllThreads<'a> {
     signal: Signal,
     barrier: Barrier,
@@ -55,10 +66,6 @@ pub struct AllThreads<'a> {
 impl<'a> AllThreads<'a> {
     /// The default options: signal 33, strict barrier, errors returned, two seconds and two
     /// milliseconds a thread.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub const fn new() -> Self {
         Self {
             signal: Signal::Libc33,
@@ -75,119 +82,79 @@ impl<'a> AllThreads<'a> {
     }
 
     /// Sets how long to wait for a [`world`](Self::world) to stop, for the turn among other
-    /// operations, and for all threads to be held; all of it together. What follows, the calls
-    /// themselves, is not bounded. Longer than the clock runs is no bound.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// operations, and for all threads to be held; all of it together. The calls themselves are not
+    /// bounded. A timeout that ends after the clock does is none.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
     /// Sets the signal.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub const fn signal(mut self, signal: Signal) -> Self {
         self.signal = signal;
         self
     }
 
     /// Sets when threads go on.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub const fn barrier(mut self, barrier: Barrier) -> Self {
         self.barrier = barrier;
         self
     }
 
     /// Sets what happens when results differ.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub const fn on_divergence(mut self, on_divergence: OnDivergence) -> Self {
         self.on_divergence = on_divergence;
         self
     }
 
-    /// Leaves out threads that the caller vouches for: they run nothing that depends on the calls,
-    /// and make no thread. For threads that never answer a signal because an emulator or a tracer
-    /// keeps them for itself; up to [`MAX_EXCLUDED`](crate::MAX_EXCLUDED). [`exclude_always`](crate::exclude_always) does
-    /// it for the whole process.
+    /// Leaves out threads that the program vouches for: they run nothing that depends on the calls, and make
+    /// no thread. For threads that never answer a signal because an emulator or a tracer keeps them; up to
+    /// [`MAX_EXCLUDED`](crate::MAX_EXCLUDED). [`exclude_always`](crate::exclude_always) does it for the
+    /// whole process.
     ///
-    /// They go by their ids, so they must live until the operation ends; ids that no thread of the
-    /// process has are ignored, as are repetitions and the caller's own. An id that is not positive
-    /// is refused, with [`Error::BadThread`].
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// They are named by their ids, so they must live until the operation ends. Ids that no thread of the
+    /// process has are ignored, as are repetitions and the requester's own. An id that is not positive is
+    /// refused with [`Error::BadThread`].
     pub const fn exclude(mut self, tids: &'a [Tid]) -> Self {
         self.excluded = tids;
         self
     }
 
-    /// Stops a world first, and lets it run again after the operation: its mutators are then at
-    /// safe points, and see all of the operation or nothing. The caller must not be a running
-    /// mutator of it. With a world, an operation is not async-signal-safe.
+    /// Stops a world first, and lets it run again after the operation: its mutators are then at safe
+    /// points, and see all of the operation or nothing. The requester must not be a running mutator of it.
+    /// With a world, an operation is not async-signal-safe (AS-Unsafe lock).
     ///
     /// The [`timeout`](Self::timeout), or the default one, covers the stop and what follows
     /// together.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub const fn world(mut self, world: &'a World) -> Self {
         self.world = Some(world);
         self
     }
 
     /// Sets which results are equal.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub const fn results(mut self, results: Results) -> Self {
         self.results = results;
         self
     }
 
     /// Sets what happens when threads have other credentials before the operation.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub const fn on_mixed(mut self, on_mixed: OnMixed) -> Self {
         self.on_mixed = on_mixed;
         self
     }
 
     /// Sets what happens when the kernel has threads of its own in the process.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub const fn kernel_workers(mut self, kernel_workers: KernelWorkers) -> Self {
         self.kernel_workers = kernel_workers;
         self
     }
 
-    /// Finds the threads by a directory that was opened before, for a process that has no `/proc` any
-    /// more: after `chroot`, or behind Landlock. It belongs to one process: a child of `fork` opens its
-    /// own, by [`TaskDir::open_at`] if need be.
+    /// Finds the threads by a directory that was opened before, for a process that has no `/proc` any more:
+    /// after `chroot`, or behind Landlock. The directory belongs to one process: a child of `fork` opens
+    /// its own, with [`TaskDir::open_at`] if need be.
     ///
-    /// Where a security module lets the directory be listed, but no file in it be read, operations
-    /// work; what keeps a thread that does not come cannot be told then.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Where a security module lets the directory be listed, but no file in it be read, operations work.
+    /// An error cannot say then what keeps a thread away.
     ///
     /// # Examples
     ///
@@ -207,10 +174,6 @@ impl<'a> AllThreads<'a> {
 
     /// Makes one system call on every thread.
     ///
-    /// # Signal safety
-    ///
-    /// As [`batch`](Self::batch).
-    ///
     /// # Blocking
     ///
     /// As [`batch`](Self::batch).
@@ -229,43 +192,34 @@ impl<'a> AllThreads<'a> {
     ///
     /// Go's `syscall.AllThreadsSyscall6`; libpsx's `psx_syscall6`.
     #[doc(alias = "AllThreadsSyscall")]
+    #[doc(alias = "doAllThreadsSyscall")]
     #[doc(alias = "setxid")]
-    pub unsafe fn syscall(&self, number: c_long, args: [usize; 6]) -> Result<Outcome, Error> {
+    #[doc(alias = "INTERNAL_SYSCALL_SETXID")]
+    pub unsafe fn syscall(&self, number: c_long, args: [usize; 6]) -> Result<Report, Error> {
         self.run(&[Call::Syscall(number, args)])
     }
 
     /// Makes the calls of a batch on every thread, in one stop.
     ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe: it allocates nothing and takes no lock but its own, which is never held
-    /// by a thread that can run a handler. It wants about 16 KiB of stack, which is more than the
-    /// alternate stack that std gives a thread.
-    ///
     /// # Blocking
     ///
-    /// Waits for other operations, and for every thread to come, until the deadline; then for the
-    /// calls to be made on all of them. A thread that a debugger stops after it was held is waited
-    /// for without a bound. Interrupts sleeping system calls of all threads; those that the kernel
-    /// can restart go on.
+    /// Waits for other operations, and for every thread to come, until the deadline; then for all of them
+    /// to make the calls. If a debugger stops a thread that is held, the operation waits until the thread
+    /// goes on. Interrupts sleeping system calls of all threads; those that the kernel can restart go on.
     ///
     /// # Errors
     ///
     /// See [`Error`]; [`Error::applied`] says what is in effect nevertheless.
-    pub fn batch(&self, batch: &Batch<'_>) -> Result<Outcome, Error> {
+    pub fn batch(&self, batch: &Batch<'_>) -> Result<Report, Error> {
         self.run(batch.check()?)
     }
 
     /// Runs `function(data)` once on every thread: for what is not one system call.
     ///
-    /// It runs in a signal handler, on the calling thread as on all others. So what it does to registers
-    /// is undone when it returns, on every thread alike, and for control registers (the rounding mode,
-    /// flush-to-zero, protection keys) as for others: they cannot be changed in this way. The one
-    /// exception is a process of one thread, where it is a plain call.
-    ///
-    /// # Signal safety
-    ///
-    /// As [`batch`](Self::batch).
+    /// It runs in a signal handler, on the requester as on all others. So when it returns, all registers
+    /// have their old values on every thread, control registers (the rounding mode, flush-to-zero,
+    /// protection keys) too: they cannot be changed in this way. In a process of one thread it is a plain
+    /// call instead.
     ///
     /// # Blocking
     ///
@@ -274,24 +228,24 @@ impl<'a> AllThreads<'a> {
     /// # Errors
     ///
     /// As [`batch`](Self::batch), but for a divergence: a function has no result.
-    /// [`Error::Refused`] when the calling thread cannot have the handler run.
+    /// [`Error::Refused`] when the handler cannot be made to run on the requester.
     ///
     /// # Safety
     ///
     /// 1. `function` is async-signal-safe and does not unwind; it makes no use of thread-local
-    ///    storage, `errno` included, if the process has threads that were not made by libc. Elsewhere
-    ///    it leaves `errno` as it finds it, as any handler does: the interrupted code's is not kept.
+    ///    storage, `errno` included, if the process has threads that libc did not make. Otherwise it
+    ///    leaves `errno` as it found it, as any handler does.
     /// 2. It waits for no other thread: all of them are held, or run it too.
     /// 3. `data` may be used on all threads at the same time.
     pub unsafe fn call(
         &self,
         function: unsafe extern "C" fn(*mut c_void),
         data: *mut c_void,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<Report, Error> {
         self.run(&[Call::Function(function, data)])
     }
 
-    fn run(&self, calls: &[Call]) -> Result<Outcome, Error> {
+    fn run(&self, calls: &[Call]) -> Result<Report, Error> {
         let signal = match self.signal {
             Signal::Libc33 => signal::DEFAULT,
             Signal::Number(signal) => signal,
@@ -302,7 +256,7 @@ impl<'a> AllThreads<'a> {
         }
         check_excluded(self.excluded)?;
         let start = Instant::now();
-        // Before any thread is held: who stops a world waits for its mutators to run on.
+        // Before any thread is held: a stop of a world waits for its mutators to run on to a safe point.
         let stopped = match self.world {
             Some(world) => Some(self.stop(world)?),
             None => None,
@@ -341,15 +295,19 @@ impl<'a> AllThreads<'a> {
 
 /// Up to [`MAX_CALLS`] calls that all threads make in one stop, in order. It holds them in place, in 4 KiB.
 ///
-/// The calling thread makes them first. At the first one that the kernel refuses it stops, and
-/// everybody else makes exactly those before it: whatever happens, all threads end with the same
-/// calls in effect. No thread runs its own code between the first call and the last one.
+/// The requester makes them first. It stops at the first one that the kernel refuses, and all other
+/// threads make exactly those before it: all threads end with the same calls in effect. No thread runs its
+/// own code between the first call and the last one.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 ///
 /// # Examples
 ///
 /// ```
-/// let outcome = allthreads::Batch::new().no_new_privs().apply()?;
-/// assert_eq!(outcome.values(), [0]);
+/// let report = allthreads::Batch::new().no_new_privs().apply()?;
+/// assert_eq!(report.values(), [0]);
 /// # Ok::<(), allthreads::Error>(())
 /// ```
 #[derive(Clone, Copy)]
@@ -364,10 +322,6 @@ pub struct Batch<'a> {
 
 impl Batch<'_> {
     /// A batch without calls.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub const fn new() -> Self {
         Self { calls: [Call::NONE; MAX_CALLS], asked: 0, bad_id: None, pointees: PhantomData }
@@ -391,10 +345,6 @@ impl Batch<'_> {
 
     /// Adds a system call.
     ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
     /// # Safety
     ///
     /// For as long as the batch may be applied:
@@ -407,15 +357,11 @@ impl Batch<'_> {
         self.with(Call::Syscall(number, args))
     }
 
-    /// Adds a system call that the calling thread makes alone: for what belongs to the process, like its
-    /// root directory or its umask, and is changed for all threads by one of them.
+    /// Adds a system call that the requester makes alone: for what belongs to the process, like its root
+    /// directory or its umask, and is changed for all threads by one of them.
     ///
-    /// It has its place among the others: what comes after it is not made when it is refused. A thread
-    /// that has left the others (`unshare(CLONE_FS)`) keeps what it has.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// It has its place among the others: when it is refused, the calls after it are not made. A thread
+    /// that does not share what is changed (`unshare(CLONE_FS)`) keeps what it has.
     ///
     /// # Safety
     ///
@@ -431,8 +377,8 @@ impl Batch<'_> {
     ///
     /// // SAFETY: no pointers.
     /// let batch = unsafe { Batch::new().call_once(libc::SYS_umask, [0o077, 0, 0, 0, 0, 0]) };
-    /// let outcome = batch.no_new_privs().apply()?;
-    /// println!("the mask was {:o}", outcome.values()[0]);
+    /// let report = batch.no_new_privs().apply()?;
+    /// println!("the mask was {:o}", report.values()[0]);
     /// # Ok::<(), allthreads::Error>(())
     /// ```
     #[must_use]
@@ -440,11 +386,7 @@ impl Batch<'_> {
         self.with(Call::Once(number, args))
     }
 
-    /// Adds a function that every thread runs once; the result counts as 0.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Adds a function that every thread runs once. Its result counts as 0.
     ///
     /// # Safety
     ///
@@ -460,10 +402,6 @@ impl Batch<'_> {
 
     /// Makes the calls on every thread, with the default options.
     ///
-    /// # Signal safety
-    ///
-    /// As [`AllThreads::batch`].
-    ///
     /// # Blocking
     ///
     /// As [`AllThreads::batch`].
@@ -471,11 +409,11 @@ impl Batch<'_> {
     /// # Errors
     ///
     /// As [`AllThreads::batch`].
-    pub fn apply(&self) -> Result<Outcome, Error> {
+    pub fn apply(&self) -> Result<Report, Error> {
         AllThreads::new().batch(self)
     }
 
-    /// The calls; an error when there were too many, or one that cannot be meant.
+    /// The calls; an error when there are too many, or when one has an id that means "unchanged".
     pub(crate) fn check(&self) -> Result<&[Call], Error> {
         if self.asked > MAX_CALLS {
             return Err(Error::TooManyCalls { calls: self.asked });

@@ -1,9 +1,9 @@
 //! The calls of an operation, where held threads find them.
 //!
-//! The owner writes the calls before the gate opens and the expected results before it commands
-//! to run; both are published by the release of the command (I3 in `hold`). Relaxed accesses are
-//! enough. The types are atomic so that a stray handler could at worst read a mixture, never be
-//! undefined; by I5 there is none while they are written.
+//! The requester writes the calls before the gate opens, and the expected results before it tells the held
+//! threads to run them. The release of the command publishes both (I3 in `hold`), so relaxed accesses are
+//! enough. By I5 no handler reads while the requester writes; the types are atomic so that a stray one
+//! could at worst read a mixture, which is no undefined behaviour.
 
 use core::ffi::{c_int, c_long, c_void};
 use core::fmt;
@@ -27,13 +27,13 @@ pub(crate) type Function = unsafe extern "C" fn(*mut c_void);
 pub(crate) enum Call {
     /// A system call.
     Syscall(c_long, [usize; 6]),
-    /// A system call that only the caller makes, because it changes the process.
+    /// A system call that only the requester makes, because it changes the process.
     Once(c_long, [usize; 6]),
     /// A function and its argument. Its result is always 0.
     Function(Function, *mut c_void),
 }
 
-// SAFETY: who built the call promised that it may run on every thread, with its pointers.
+// SAFETY: the builder of the call promised that it may run on every thread, with its pointers.
 unsafe impl Send for Call {}
 // SAFETY: it is only read.
 unsafe impl Sync for Call {}
@@ -46,19 +46,19 @@ impl Call {
     #[inline(always)]
     fn run(&self) -> isize {
         match *self {
-            // SAFETY: who built the call promised that it may run on every thread.
+            // SAFETY: the builder of the call promised that it may run on every thread.
             Self::Syscall(number, args) | Self::Once(number, args) => unsafe {
                 syscall_raw(number, args)
             },
             Self::Function(function, data) => {
-                // SAFETY: who built the call promised that it may run on every thread.
+                // SAFETY: the builder of the call promised that it may run on every thread.
                 unsafe { function(data) };
                 0
             }
         }
     }
 
-    /// Whether it is a call that a thread may make or not by what ids and capabilities it has.
+    /// Whether the thread's ids and capabilities decide whether it may make this call.
     pub(crate) fn needs_credentials(&self) -> bool {
         let Self::Syscall(number, args) = *self else { return false };
         let option = args[0] as c_int;
@@ -69,7 +69,7 @@ impl Call {
     }
 }
 
-/// Calls that change ids and capabilities, and so need some.
+/// System calls that change ids or capabilities, and need some for it.
 const PRIVILEGED: [c_long; 13] = [
     id_calls::SETGROUPS,
     id_calls::SETRESGID,
@@ -86,14 +86,18 @@ const PRIVILEGED: [c_long; 13] = [
     libc::SYS_capset,
 ];
 
-/// The same among the options of `prctl`.
+/// Options of `prctl` that do.
 const PRIVILEGED_OPTIONS: [c_int; 4] =
     [libc::PR_CAPBSET_DROP, libc::PR_SET_SECUREBITS, libc::PR_CAP_AMBIENT, libc::PR_SET_KEEPCAPS];
 
-/// What a call of a batch does, for people who read errors: `drop_bounding(63)`.
+/// What a call of a batch does, in words for an error: `drop_bounding(63)`.
 ///
-/// Calls that a [`Batch`](crate::Batch) has a method for go by its name, however they were added;
-/// others by their number.
+/// A call for which [`Batch`](crate::Batch) has a method has the method's name, however it was added; any
+/// other has its number.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CallName {
     /// -1 for a function.
@@ -116,10 +120,6 @@ impl CallName {
     }
 
     /// The number of the system call; `None` for a function.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn number(&self) -> Option<c_long> {
         (self.number >= 0).then_some(self.number.into())
@@ -161,9 +161,9 @@ fn is_error(value: isize) -> bool {
     matches!(value, -4095..=-1)
 }
 
-/// Makes the calls on the owner, in order, up to the first that the kernel refuses: what it
-/// refuses once is not tried on another thread. What follows for everybody else is exactly what
-/// went well here. `seen` gets each result; `function` runs the function that a call is.
+/// Makes the calls on the requester, in order, up to the first that the kernel refuses. No other thread
+/// tries that one: the others make exactly the calls that went well here. `seen` gets each result;
+/// `function` runs a call that is a function.
 pub(crate) fn rehearse(
     calls: &[Call],
     mut function: impl FnMut(usize, &dyn Fn() -> isize) -> isize,
@@ -188,7 +188,7 @@ const SYSCALL: u32 = 0;
 const ONCE: u32 = 1;
 const FUNCTION: u32 = 2;
 
-struct Slot {
+struct CallSlot {
     kind: AtomicU32,
     function: AtomicPtr<c_void>,
     number: AtomicIsize,
@@ -202,21 +202,21 @@ struct Different {
     value: AtomicIsize,
 }
 
-/// The calls, what they returned on the owner, and who got something else.
+/// The calls, their results on the requester, and the threads with other results.
 pub(crate) struct Calls {
-    slots: [Slot; MAX_CALLS],
+    slots: [CallSlot; MAX_CALLS],
     /// How many of the calls the held threads run.
     count: AtomicUsize,
-    /// Not 0: any result that is no error will do.
+    /// Not 0: any result that is no error is equal.
     success: AtomicU32,
-    /// The owner, while it is to run one of the functions in its handler, and which.
+    /// The requester, while it is to run one of the functions in its handler; else 0. And which function.
     own: AtomicU32,
     own_call: AtomicUsize,
     different: AtomicUsize,
     first: [Different; NAMED],
 }
 
-impl Slot {
+impl CallSlot {
     const fn new() -> Self {
         Self {
             kind: AtomicU32::new(ONCE),
@@ -246,7 +246,7 @@ impl Slot {
         self.kind.store(kind, Ordering::Relaxed);
     }
 
-    /// The call; `None` when the thread is not to make it.
+    /// The call; `None` when only the requester makes it.
     #[inline(always)]
     fn get(&self) -> Option<Call> {
         let [first, ..] = &self.args;
@@ -271,7 +271,7 @@ impl Slot {
 impl Calls {
     pub(crate) const fn new() -> Self {
         Self {
-            slots: [const { Slot::new() }; MAX_CALLS],
+            slots: [const { CallSlot::new() }; MAX_CALLS],
             count: AtomicUsize::new(0),
             success: AtomicU32::new(0),
             own: AtomicU32::new(0),
@@ -298,7 +298,7 @@ impl Calls {
         self.different.store(0, Ordering::Relaxed);
     }
 
-    /// Keeps what a call returned on the owner.
+    /// Keeps the result of a call on the requester.
     pub(crate) fn expect(&self, call: usize, value: isize) {
         if let Some(slot) = self.slots.get(call) {
             slot.expected.store(value, Ordering::Relaxed);
@@ -310,7 +310,7 @@ impl Calls {
         self.count.store(count, Ordering::Relaxed);
     }
 
-    /// Runs the calls on a held thread, up to the first whose result differs from the owner's.
+    /// Runs the calls on a held thread, up to the first whose result differs from the requester's.
     #[inline(always)]
     pub(crate) fn run(&self, tid: Tid) {
         let count = self.count.load(Ordering::Relaxed);
@@ -331,13 +331,13 @@ impl Calls {
         }
     }
 
-    /// Has the handler of the owner run the function that a call is.
-    pub(crate) fn ask_own(&self, owner: Tid, call: usize) {
+    /// Has the requester's handler run a call that is a function.
+    pub(crate) fn ask_own(&self, requester: Tid, call: usize) {
         self.own_call.store(call, Ordering::Relaxed);
-        self.own.store(owner as u32, Ordering::Relaxed);
+        self.own.store(requester as u32, Ordering::Relaxed);
     }
 
-    /// Runs what `ask_own` asked for, if this thread is the owner: it reads its own writes.
+    /// Runs what `ask_own` asked for, if this thread is the requester: it reads its own writes.
     #[inline(always)]
     pub(crate) fn run_own(&self, tid: Tid) -> bool {
         if self.own.load(Ordering::Relaxed) != tid as u32 {
@@ -345,18 +345,18 @@ impl Calls {
         }
         self.own.store(0, Ordering::Relaxed);
         let slot = self.slots.get(self.own_call.load(Ordering::Relaxed));
-        if let Some(call) = slot.and_then(Slot::get) {
+        if let Some(call) = slot.and_then(CallSlot::get) {
             call.run();
         }
         true
     }
 
-    /// Whether what `ask_own` asked for was done. It is not done any more.
+    /// Whether what `ask_own` asked for was done. If it was not, it will not be.
     pub(crate) fn was_own_run(&self) -> bool {
         self.own.swap(0, Ordering::Relaxed) == 0
     }
 
-    /// Who got a different result: how many threads, and the first of them.
+    /// The threads with a different result: how many, and the first of them.
     pub(crate) fn different(&self) -> (usize, impl Iterator<Item = (Tid, usize, isize)>) {
         let count = self.different.load(Ordering::Relaxed);
         let first = self.first.iter().take(count).map(|first| {
@@ -370,7 +370,7 @@ impl Calls {
     }
 }
 
-/// How the calls went on the owner.
+/// How the calls went on the requester.
 pub(crate) struct Rehearsal {
     pub(crate) applied: usize,
     pub(crate) values: [isize; MAX_CALLS],

@@ -1,14 +1,13 @@
-//! The handlers that were there before ours, and how a signal that is not ours gets to them.
+//! The handlers that were there before ours, and how a foreign signal gets to them without going round in
+//! a circle.
 //!
-//! Where a foreign signal has been: which copies of this crate it went through, and how often.
-//!
-//! Several copies in one process (two plugins, two versions of the crate) find each other's handlers when
-//! they look at the action, and hand on to each other what is not theirs. A mark that all of them use
-//! says that some copy has seen an instance, not which; marks of their own alone overwrite each other.
-//! So each instance carries a list. It lies in the kernel's information about the signal, behind
-//! what any signal uses (48 of 128 bytes), where the kernel and all handlers leave it alone. It is found
-//! by a word before it, and empty again when the handler ends: what lies there otherwise, from an old
-//! kernel that does not clear it, is no list.
+//! Several copies of this crate in one process (two plugins, two versions) find each other's handlers when
+//! they look at the action, and hand foreign signals on to each other. A mark that all copies share would
+//! say that some copy has seen an instance, not which one; with a mark for each copy in one place, the
+//! copies would overwrite each other's. So each instance carries a list of the copies that it has been
+//! through ([`Trail`]). The list lies in the kernel's `siginfo_t`, behind what any signal uses (48 of 128
+//! bytes), where the kernel and other handlers leave it alone. A magic word marks it. It is empty again
+//! when the handler returns: what an old kernel left there uncleared is no list.
 
 use core::ffi::{c_int, c_void};
 use core::mem;
@@ -23,9 +22,9 @@ type Action = unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
 /// The handlers that were there when ours was installed, by signal: the first one, and the last.
 ///
-/// They differ when somebody installs over us who chains to us, as we then do to it. The last one
-/// gets an instance first; when it comes back here it goes to the first one, which else would
-/// never see a signal again.
+/// They differ when another handler is installed over ours and chains to it, and ours is then installed
+/// again. The last one gets an instance first. When the instance comes back here it goes to the first one,
+/// which would never see a signal otherwise.
 pub(crate) struct Previous {
     first: [AtomicPtr<c_void>; SIGNALS],
     last: [AtomicPtr<c_void>; SIGNALS],
@@ -39,8 +38,8 @@ impl Previous {
         }
     }
 
-    /// Keeps a handler that is about to be replaced by ours. Only the owner calls this. Release:
-    /// pairs with `hand_on`.
+    /// Keeps a handler that ours is about to replace. Only the requester calls this. Release: pairs with
+    /// `hand_on`.
     pub(crate) fn keep(&self, signal: usize, handler: usize) {
         let handler = ptr::with_exposed_provenance_mut(handler);
         if let Some(last) = self.last.get(signal) {
@@ -54,9 +53,9 @@ impl Previous {
         }
     }
 
-    /// Hands an instance that is not ours to the handler that was there before. Its mask is ignored:
-    /// it runs with all signals masked. With none there the instance is dropped, because the default
-    /// action of a real-time signal would end the process.
+    /// Hands a foreign instance to the handler that was there before; `cookie` is this copy of the crate.
+    /// The handler's mask is ignored: it runs with all signals masked. Without a handler the instance is
+    /// dropped, because the default action of a real-time signal would end the process.
     #[inline(always)]
     pub(crate) fn hand_on(
         &self,
@@ -69,20 +68,21 @@ impl Previous {
         let Some(first) = self.first.get(signal as usize) else { return };
         // Acquire: pairs with `Previous::keep`.
         let (last, first) = (last.load(Ordering::Acquire), first.load(Ordering::Acquire));
-        // Who installed over us may chain to us, and we to it since. The last one gets it first; when it
-        // comes back it goes to the first one, which was there before, and so cannot lead back again.
+        // A handler that was installed over ours may chain to ours, and ours to it since. The last one gets
+        // the instance first. When it comes back it goes to the first one, which was there before ours and
+        // so cannot lead back again.
         let trail = Trail::of(info);
         let visit = trail.visit(cookie);
         let next = match visit.before {
             0 => last,
-            // It came from there, unless another copy of this crate did the same as we.
+            // It came from there, unless another copy of this crate did the same as this one.
             1 if first == last && !visit.others => ptr::null_mut(),
             1 => first,
             _ => ptr::null_mut(),
         };
         if !next.is_null() && is_function(next) {
             // SAFETY: it was the kernel's action for this signal, so it is a handler, of three arguments
-            // or of one, which is the same to a caller on every ABI of Linux.
+            // or of one, which is the same to the code that calls it on every ABI of Linux.
             let action = unsafe { mem::transmute::<*mut c_void, Action>(next) };
             // SAFETY: called as the kernel would, with the kernel's own frame.
             unsafe { action(signal, info, context) };
@@ -103,7 +103,7 @@ const WORDS: usize = (size_of::<libc::siginfo_t>() - USED) / size_of::<usize>();
 const TIMES: usize = 3;
 const BEGIN: usize = 0x7461_7274;
 
-/// See the module.
+/// The list in one instance; see the module.
 pub(crate) struct Trail<'a>(&'a mut [usize; WORDS]);
 
 /// One call of a copy's handler for an instance.
@@ -134,18 +134,18 @@ impl<'a> Trail<'a> {
         Self(words)
     }
 
-    /// Notes a visit of the copy whose word is `who`. When the list is full it is one that was here.
+    /// Notes a visit of the copy whose word is `copy`. When the list is full the copy counts as visited.
     #[inline(always)]
-    pub(crate) fn visit(self, who: usize) -> Visit {
+    pub(crate) fn visit(self, copy: usize) -> Visit {
         let mut visit = Visit { place: 0, before: 1, others: false };
         for (place, word) in self.0.iter_mut().enumerate().skip(1) {
-            if *word & !TIMES == who {
+            if *word & !TIMES == copy {
                 visit.place = place;
                 visit.before = *word & TIMES;
             } else if *word != 0 {
                 visit.others = true;
             } else if visit.place == 0 {
-                *word = who;
+                *word = copy;
                 visit.place = place;
                 visit.before = 0;
             }
@@ -179,8 +179,8 @@ mod tests {
         // What an old kernel left there.
         Trail::of(&mut info).0[3] = 0x4711;
         Trail::of(&mut info).0[0] = 0;
-        let mut visit = |who: usize| {
-            let visit = Trail::of(&mut info).visit(who);
+        let mut visit = |copy: usize| {
+            let visit = Trail::of(&mut info).visit(copy);
             (visit.before, visit.others, visit.place)
         };
         assert_eq!(visit(64), (0, false, 1));

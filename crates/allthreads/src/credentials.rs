@@ -1,15 +1,15 @@
-//! Whether all threads have the credentials that the caller has, before any of them changes them.
+//! Whether all threads have the requester's credentials, before any thread changes its own.
 //!
-//! A drop of privileges that goes well on the caller may be refused on a thread that has others, and is
-//! half applied then. So where a batch has such calls each thread that is held compares its own user
-//! ids, group ids and capabilities with the caller's, when it has joined; the owner begins only when all
-//! have, and are the same. What else may refuse a call on one thread, a seccomp filter or a security
-//! module, cannot be known before.
+//! A drop of privileges that goes well on the requester may be refused on a thread with other credentials,
+//! and would be half applied. So where a batch has such calls, each thread compares its user ids, group ids
+//! and capabilities with the requester's when it has joined. The requester begins only when all have done
+//! so and none differs. A seccomp filter or a security module may still refuse a call on one thread: that
+//! cannot be known before.
 //!
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
-//! | `wanted`, `callers` | owner, before the gate opens | held threads | relaxed, published by the gate | the caller's own |
-//! | `odd`, `first` | held threads | owner | relaxed, published by the thread's mark in `roll` | those that differ |
+//! | `wanted`, `requesters` | requester, before the gate opens | held threads | relaxed, published by the gate | the requester's own |
+//! | `odd`, `first` | held threads | requester | relaxed, published by the thread's mark in `threads::Roll` | those that differ |
 
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
@@ -23,12 +23,12 @@ const VERSION_3: u32 = 0x2008_0522;
 /// See the module.
 pub(crate) struct Credentials {
     wanted: AtomicU32,
-    callers: [AtomicU32; WORDS],
+    requesters: [AtomicU32; WORDS],
     odd: AtomicU32,
     first: AtomicI32,
 }
 
-/// Threads with other credentials than the caller's: how many, and one of them.
+/// Threads with other credentials than the requester's: how many, and one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Odd {
     pub(crate) threads: u32,
@@ -39,32 +39,32 @@ impl Credentials {
     pub(crate) const fn new() -> Self {
         Self {
             wanted: AtomicU32::new(0),
-            callers: [const { AtomicU32::new(0) }; WORDS],
+            requesters: [const { AtomicU32::new(0) }; WORDS],
             odd: AtomicU32::new(0),
             first: AtomicI32::new(0),
         }
     }
 
-    /// Takes the caller's credentials for what all should have, if that is `wanted`. Only while no thread
+    /// If `wanted`, takes the requester's credentials for those that all should have. Only while no thread
     /// can have joined.
     pub(crate) fn prepare(&self, wanted: bool) {
         self.odd.store(0, Ordering::Relaxed);
         self.wanted.store(wanted.into(), Ordering::Relaxed);
         if wanted {
-            for (word, value) in self.callers.iter().zip(own()) {
+            for (word, value) in self.requesters.iter().zip(own()) {
                 word.store(value, Ordering::Relaxed);
             }
         }
     }
 
-    /// Compares the calling thread's with the caller's.
+    /// Compares the calling thread's with the requester's.
     #[inline(always)]
     pub(crate) fn compare(&self, tid: Tid) {
         if self.wanted.load(Ordering::Relaxed) == 0 {
             return;
         }
         let mut differ = false;
-        for (word, value) in self.callers.iter().zip(own()) {
+        for (word, value) in self.requesters.iter().zip(own()) {
             differ |= word.load(Ordering::Relaxed) != value;
         }
         if differ {
@@ -73,14 +73,14 @@ impl Credentials {
         }
     }
 
-    /// Who differs. Only when all that are held have compared theirs.
+    /// The threads that differ. Only when all held threads have compared theirs.
     pub(crate) fn odd(&self) -> Option<Odd> {
         let threads = self.odd.load(Ordering::Relaxed);
         (threads > 0).then(|| Odd { threads, tid: self.first.load(Ordering::Relaxed) })
     }
 }
 
-/// The calling thread's credentials. What a filter does not let be read is zero on every thread.
+/// The calling thread's credentials. What a filter forbids to read stays zero, on every thread alike.
 #[inline(always)]
 fn own() -> [u32; WORDS] {
     let mut ids = [0_u32; 6];

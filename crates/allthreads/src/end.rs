@@ -1,8 +1,8 @@
-//! The end of a process whose threads differ in what the caller wanted to be the same.
+//! Ends a process whose threads differ in what had to be the same on all of them.
 //!
-//! Not by `abort`, which runs handlers and takes locks that held threads own. Everybody may be held
-//! here, so nothing may wait for another thread, not even the line that says why: who reads the pipe
-//! may be one of them.
+//! Not by `abort`, which runs handlers and takes locks that held threads may have. All other threads may be
+//! held here, so nothing may wait for another thread, not even the line that says why: a held thread may
+//! be the one that reads the pipe.
 
 use core::fmt::{self, Write};
 
@@ -13,7 +13,7 @@ use crate::error::Diverged;
 /// What a shell reports of a process that `SIGKILL` ended.
 const KILLED: usize = 128 + libc::SIGKILL as usize;
 
-/// A line in place; what does not fit is cut off.
+/// A line of fixed size; what does not fit is cut off.
 struct Line {
     text: [u8; 512],
     len: usize,
@@ -32,12 +32,12 @@ impl Write for Line {
 }
 
 /// Ends the process, with a line on standard error if that takes one at once.
-pub(crate) fn die(pid: i32, who: &Diverged) -> ! {
+pub(crate) fn die(pid: i32, diverged: &Diverged) -> ! {
     let mut line = Line { text: [0; _], len: 0 };
     // `Line` takes everything.
-    let _ = writeln!(line, "allthreads: {who}");
+    let _ = writeln!(line, "allthreads: {diverged}");
     say(&line);
-    // Nobody is left to tell that it failed.
+    // `exit_group` is next if it fails.
     let _ = sys::kill(pid, libc::SIGKILL);
     loop {
         // Still here: the kernel keeps the first process of a pid namespace from killing itself.
@@ -55,7 +55,7 @@ fn say(line: &Line) {
     let ready = unsafe { sys::syscall(libc::SYS_ppoll, args) };
     if ready == Ok(1) && stderr.revents & libc::POLLOUT != 0 {
         let args = [libc::STDERR_FILENO as usize, line.text.as_ptr() as usize, line.len, 0, 0, 0];
-        // Nobody is left to tell when it fails. A pipe that is ready takes this much at once.
+        // If it fails, there is no other place to say so. A pipe that is ready takes this much at once.
         // SAFETY: the text lives during the call.
         let _ = unsafe { sys::syscall(libc::SYS_write, args) };
     }

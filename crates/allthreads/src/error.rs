@@ -13,12 +13,16 @@ use threadreg::procfs::ProcError;
 use crate::calls::{Call, CallName, MAX_CALLS, NAMED, Rehearsal};
 use crate::threads::SLOTS;
 
-/// Why an operation failed. [`Error::applied`] says what is changed nevertheless.
+/// Why an operation failed. [`Error::applied`] says what is in effect nevertheless.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe); so is the formatting, into a writer that is.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The kernel refused a call on the calling thread, so no other thread tried it. The calls
-    /// before it are in effect on every thread, it and the calls after it on none.
+    /// The kernel refused a call on the requester, so no other thread tried it. The calls before it are in
+    /// effect on every thread, it and the calls after it on none.
     Refused {
         /// Which call, from 0.
         call: usize,
@@ -29,11 +33,11 @@ pub enum Error {
     },
     /// Some threads could not be held within the deadline. Nothing is applied anywhere.
     TimedOut(TimedOut),
-    /// A call had another result on some threads than on the calling thread. Those threads ran no
-    /// further call; all others ran all of them.
+    /// A call had another result on some threads than on the requester. Those threads made no further
+    /// call; all others made all of them.
     Diverged(Diverged),
-    /// `/proc/self/task` cannot be read, so that nobody could prove that all threads are held. A program
-    /// that will have no `/proc` opens it before, see [`AllThreads::tasks`](crate::AllThreads::tasks).
+    /// `/proc/self/task` cannot be read, so that there is no proof that all threads are held. A program that
+    /// will have no `/proc` opens it before, see [`AllThreads::tasks`](crate::AllThreads::tasks).
     NoProc(ProcError),
     /// A filter or a security module forbids to signal a thread of this process.
     Forbidden {
@@ -42,7 +46,7 @@ pub enum Error {
         /// What the kernel said.
         errno: Errno,
     },
-    /// The signal cannot be used: no real-time signal above 32, or its action cannot be set.
+    /// The signal cannot be used: it is no real-time signal above 32, or its action cannot be set.
     BadSignal {
         /// The signal's number.
         signal: i32,
@@ -62,8 +66,8 @@ pub enum Error {
         /// What it does.
         name: CallName,
     },
-    /// Some threads have other user ids, group ids or capabilities than the caller, so that calls which
-    /// change these could go well on some and be refused on others. Nothing is applied. See
+    /// Some threads have other user ids, group ids or capabilities than the requester, so that calls which
+    /// change these could go well on some threads and be refused on others. Nothing is applied. See
     /// [`OnMixed`](crate::OnMixed).
     Mixed {
         /// One of them.
@@ -81,9 +85,9 @@ pub enum Error {
     },
     /// Other operations were under way until the deadline passed. Nothing is applied.
     Busy {
-        /// The thread that had its turn when it was last looked at; `None` between two turns.
+        /// The thread that had the turn at the last look; `None` between two turns.
         holder: Option<Tid>,
-        /// How long this one waited for its turn.
+        /// How long this operation waited for its turn.
         waited: Duration,
     },
     /// More calls than a batch holds.
@@ -93,7 +97,7 @@ pub enum Error {
     },
     /// The process has more threads, or more threads that cannot take part, than the tables hold.
     TooManyThreads,
-    /// The caller runs inside another operation: from a function that `call` runs.
+    /// The requester is inside another operation: in a function that `call` runs.
     Nested,
     /// The world that was to be stopped first could not be.
     WorldNotStopped(StopError),
@@ -104,16 +108,12 @@ pub enum Error {
 pub enum Applied {
     /// This many calls, from the first, on every thread; the rest on none. Nothing is `Calls(0)`.
     Calls(usize),
-    /// Not the same on every thread: some stopped at a result that was not the caller's.
+    /// Not the same on every thread: some stopped at a result that was not the requester's.
     Unequal,
 }
 
 impl Error {
     /// Says how much of the operation is in effect.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub const fn applied(&self) -> Applied {
         match *self {
@@ -125,22 +125,18 @@ impl Error {
 }
 
 impl Error {
-    /// What the kernel said: of the call that it refused, on the caller or on another thread, of the
+    /// What the kernel said: of the call that it refused, on the requester or on another thread, of the
     /// signal, or of `/proc`. `None` where it was not the kernel that refused.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused { errno, .. } | Self::Forbidden { errno, .. } => Some(*errno),
             Self::NoProc(error) => Some(error.errno()),
-            Self::Diverged(who) => {
-                let mut values = who.threads().map(|different| different.value);
+            Self::Diverged(diverged) => {
+                let mut values = diverged.threads().map(|different| different.value);
                 let refused = values.find(|value| (-4095..0).contains(value));
                 let there = refused.map(|value| Errno::new(-value as i32));
-                there.or(who.refused().map(|(_, errno)| errno))
+                there.or(diverged.refused().map(|(_, errno)| errno))
             }
             _ => None,
         }
@@ -156,25 +152,25 @@ impl Error {
                 "the kernel refused {name}, call {call} of the batch: {errno}; the calls before it \
                  were applied on every thread, the rest on none"
             ),
-            Self::TimedOut(who) => write!(f, "{who}"),
-            Self::Diverged(who) => write!(f, "{who}"),
-            Self::NoProc(_) => f.write_str("no look into /proc at the process's threads"),
+            Self::TimedOut(threads) => write!(f, "{threads}"),
+            Self::Diverged(threads) => write!(f, "{threads}"),
+            Self::NoProc(_) => f.write_str("the process's threads cannot be read from /proc"),
             Self::Forbidden { tid, errno } => {
-                write!(f, "may not signal thread {tid} of this process: {errno}")
+                write!(f, "signalling thread {tid} of this process is forbidden: {errno}")
             }
             Self::BadSignal { signal } => write!(f, "signal {signal} cannot be used"),
-            Self::NotKept(error) => write!(f, "{error}; nothing was applied"),
-            Self::BadThread { tid } => write!(f, "{tid} is no id of a thread to be excluded"),
+            Self::NotKept(_) => f.write_str("the library with the handler cannot be kept loaded"),
+            Self::BadThread { tid } => write!(f, "{tid} is no thread id and cannot be excluded"),
             Self::BadId { call, name } => {
                 let bad = u32::MAX;
                 write!(f, "{name}, call {call}, has an id of {bad}, which means \"unchanged\"")
             }
             Self::Mixed { tid, threads: 1 } => {
-                write!(f, "thread {tid} has other ids or capabilities than the caller")
+                write!(f, "thread {tid} has other ids or capabilities than the requester")
             }
             Self::Mixed { tid, threads } => write!(
                 f,
-                "{threads} threads, {tid} among them, have other ids or capabilities than the caller"
+                "{threads} threads, {tid} among them, have other ids or capabilities than the requester"
             ),
             Self::KernelWorkers { tid, workers } => write!(
                 f,
@@ -182,16 +178,22 @@ impl Error {
                  would keep what they have"
             ),
             Self::Busy { holder: Some(holder), waited } => {
-                write!(f, "no turn in {waited:?}; thread {holder} has it")
+                write!(f, "waited {waited:?} for its turn, which thread {holder} has")
             }
             Self::Busy { holder: None, waited } => {
-                write!(f, "no turn in {waited:?}; others had it one after another")
+                write!(
+                    f,
+                    "waited {waited:?} for its turn, which other threads had one after another"
+                )
             }
             Self::TooManyCalls { calls } => {
                 write!(f, "{calls} calls, but a batch holds {MAX_CALLS}")
             }
-            Self::TooManyThreads => write!(f, "more than about {SLOTS} threads"),
-            Self::Nested => f.write_str("called from inside another operation"),
+            Self::TooManyThreads => write!(
+                f,
+                "the process has more threads than the about {SLOTS} that an operation can hold"
+            ),
+            Self::Nested => f.write_str("the requester is inside another operation"),
             Self::WorldNotStopped(_) => f.write_str("the world was not stopped"),
         }
     }
@@ -208,7 +210,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// Of the kind of what the kernel said, where it said something, with this error inside.
+/// The kind is that of what the kernel said, where it said something; this error is inside.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
@@ -234,6 +236,7 @@ impl core::error::Error for Error {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         match self {
             Self::NoProc(error) => Some(error),
+            Self::NotKept(error) => Some(error),
             Self::WorldNotStopped(error) => Some(error),
             _ => None,
         }
@@ -243,7 +246,7 @@ impl core::error::Error for Error {
 /// Why a thread could not be held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Why {
+pub enum StragglerCause {
     /// It has the signal blocked.
     Blocked,
     /// A job-control stop (`SIGSTOP`) holds it.
@@ -252,13 +255,13 @@ pub enum Why {
     Traced,
     /// It sleeps in the kernel where no signal reaches it, as the parent in `vfork(2)` does.
     Uninterruptible,
-    /// It could run its handler, but was not scheduled in time.
+    /// It could run its handler, but had no processor in time.
     Starved,
     /// What the kernel says of it may not be read.
     Unknown,
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for StragglerCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Blocked => "has the signal blocked",
@@ -272,47 +275,39 @@ impl fmt::Display for Why {
 }
 
 /// A thread that could not be held.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Straggler {
     tid: Tid,
-    why: Why,
+    cause: StragglerCause,
     name: [u8; 16],
 }
 
 impl Straggler {
-    pub(crate) fn new(tid: Tid, why: Why, name: &str) -> Self {
+    pub(crate) fn new(tid: Tid, cause: StragglerCause, name: &str) -> Self {
         let mut bytes = [0; 16];
         for (to, from) in bytes.iter_mut().zip(name.bytes()) {
             *to = from;
         }
-        Self { tid, why, name: bytes }
+        Self { tid, cause, name: bytes }
     }
 
     /// The thread's id.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub const fn tid(&self) -> Tid {
         self.tid
     }
 
-    /// What kept it away when it was last looked at.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// What kept it away at the last look.
     #[must_use]
-    pub const fn why(&self) -> Why {
-        self.why
+    pub const fn cause(&self) -> StragglerCause {
+        self.cause
     }
 
     /// The name that the kernel has for it.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub fn name(&self) -> Name {
         Name::from_bytes(&self.name)
@@ -324,18 +319,22 @@ impl fmt::Debug for Straggler {
         f.debug_struct("Straggler")
             .field("tid", &self.tid)
             .field("name", &self.name())
-            .field("why", &self.why)
+            .field("cause", &self.cause)
             .finish()
     }
 }
 
 impl fmt::Display for Straggler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} \"{}\" {}", self.tid, self.name(), self.why)
+        write!(f, "{} \"{}\" {}", self.tid, self.name(), self.cause)
     }
 }
 
 /// The threads that could not be held: how many, and the first few by name.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimedOut {
     count: u32,
@@ -362,33 +361,21 @@ impl TimedOut {
         Self { milliseconds, ..self }
     }
 
-    /// How many threads could not be held; 0 when nobody refused to come, but threads were made
-    /// and ended so fast that they were never all held at once.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// How many threads could not be held. 0 when none failed to come, but threads were made and ended so
+    /// fast that they were never all held at once.
     #[must_use]
     pub const fn count(&self) -> usize {
         self.count as usize
     }
 
-    /// How long was tried.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// How long the operation tried.
     #[must_use]
     pub const fn elapsed(&self) -> Duration {
         Duration::from_millis(self.milliseconds as u64)
     }
 
-    /// The first of them, up to four. The error is kept small and in place, so that a failing
-    /// operation allocates nothing either.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The first of them, up to four: the error has a fixed size, so that a failing operation allocates
+    /// nothing either.
     pub fn threads(&self) -> impl Iterator<Item = &Straggler> {
         self.first.iter().flatten()
     }
@@ -398,7 +385,10 @@ impl fmt::Display for TimedOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.count == 0 {
             let elapsed = self.elapsed();
-            return write!(f, "threads came and went for {elapsed:?}, and were never all held");
+            return write!(
+                f,
+                "threads were made and ended for {elapsed:?}, and were never all held at once"
+            );
         }
         write!(f, "{} of the threads could not be held in {:?}", self.count, self.elapsed())?;
         for (index, thread) in self.threads().enumerate() {
@@ -408,7 +398,7 @@ impl fmt::Display for TimedOut {
     }
 }
 
-/// A result that was not the calling thread's.
+/// A result that was not the requester's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Different {
@@ -420,15 +410,18 @@ pub struct Different {
     pub value: isize,
 }
 
-/// Threads on which a call had another result than on the calling thread: how many, and the first
-/// few.
+/// Threads on which a call had another result than on the requester: how many, and the first few.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Diverged {
     count: u32,
-    /// What the first of them made.
+    /// The call at which the first of them stopped.
     name: CallName,
     expected: isize,
-    /// The call at which the caller stopped.
+    /// The call at which the requester stopped, and what the kernel said.
     refused: Option<(u32, Errno)>,
     first: [(Tid, u32, isize); NAMED],
 }
@@ -456,52 +449,32 @@ impl Diverged {
         diverged
     }
 
-    /// What the call does at which the first of them stopped.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The call at which the first of them stopped.
     #[must_use]
     pub const fn name(&self) -> CallName {
         self.name
     }
 
-    /// The call that the kernel refused on the calling thread, further on in the batch, and what it
-    /// said: neither it nor what follows was made on any thread. `None`: the caller made all of them.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// The call that the kernel refused on the requester, further on in the batch, and what it said: no
+    /// thread made that call or a later one. `None` when the requester made all calls.
     #[must_use]
     pub fn refused(&self) -> Option<(usize, Errno)> {
         self.refused.map(|(call, errno)| (call as usize, errno))
     }
 
     /// How many threads had a different result.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     #[must_use]
     pub const fn count(&self) -> usize {
         self.count as usize
     }
 
-    /// What the calling thread got from the call at which the first of them stopped.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// What the requester got from the call at which the first of them stopped.
     #[must_use]
     pub const fn expected(&self) -> isize {
         self.expected
     }
 
     /// The first of them, up to four, in the order in which they ran.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     pub fn threads(&self) -> impl Iterator<Item = Different> {
         let known = self.first.iter().take(self.count());
         known.map(|&(tid, call, value)| Different { tid, call: call as usize, value })
@@ -510,12 +483,12 @@ impl Diverged {
 
 impl fmt::Display for Diverged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} threads had another result than the caller", self.count)?;
+        write!(f, "{} threads had another result than the requester", self.count)?;
         for (index, Different { tid, call, value }) in self.threads().enumerate() {
             let lead = if index == 0 { ":" } else { "," };
             write!(f, "{lead} {tid} got {value} from call {call}")?;
         }
-        write!(f, "; the caller got {} from {}", self.expected, self.name)?;
+        write!(f, "; the requester got {} from {}", self.expected, self.name)?;
         match self.refused {
             Some((call, errno)) => write!(f, ", and was refused call {call}: {errno}"),
             None => Ok(()),

@@ -1,13 +1,13 @@
 //! The protocol that holds every thread, lets all of them act once, and lets them go.
 //!
-//! Nothing here makes a system call: waiting is a [`Futex`] that the caller brings, so that the
-//! model checker runs this very code. What finds and signals threads is `census`.
+//! Nothing here makes a system call: waiting is a [`System`] that is passed in, so that the model
+//! checker runs this very code. `census` finds and signals threads.
 //!
 //! ```text
-//!                  owner: begin            owner: close             owner: finish
+//!                  requester: begin            requester: close             requester: finish
 //!   gate    IDLE ---------------> GATHER ----------------> EXEC ------------------> IDLE
 //!                                   |  ^                                              ^
-//!                  handler: join +1 |__|                     owner: roll_back         |
+//!                  handler: join +1 |__|                     requester: roll_back         |
 //!                                   |_________________________________________________|
 //!
 //!   command WAIT ---------------------------------- RUN (or RUN_AND_LEAVE) ---> LEAVE
@@ -15,53 +15,54 @@
 //!
 //!   a thread   join -> stay (waits while WAIT) -> run -> done+1 -> (waits while RUN) -> left+1
 //!
-//!   an owner that ended: who inherits its lock: WAIT -> roll_back; RUN -> (waits for all) finish
+//!   a requester that ended: the heir of its lock: WAIT -> roll_back; RUN -> (waits for all) finish
 //! ```
 //!
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
-//! | `gate` | owner; a handler only by CAS while GATHER | both | every change is a read-modify-write or, by the owner outside GATHER, a release store | I1, I2 |
-//! | `command` | owner | held threads (futex) | release / acquire: carries the calls and their expected results | I3 |
-//! | `wake_at`, `bell` | owner, handlers | handlers, owner (futex) | relaxed, ordered by the read-modify-writes of `gate` | I4 |
-//! | `held`, `leavers` | owner, before `command` | held threads | relaxed, carried by `command` | I3 |
-//! | `done` | held threads, owner for the dead | owner (futex) | acquire-release: carries results to the owner | the last one wakes |
-//! | `left` | held threads, owner for the dead | the next owner (futex) | acquire-release | I5 |
+//! | `gate` | requester; a handler only by CAS while GATHER | both | every change is a read-modify-write or, by the requester outside GATHER, a release store | I1, I2 |
+//! | `command` | requester | held threads (futex) | release / acquire: carries the calls and their expected results | I3 |
+//! | `wake_at`, `bell` | requester, handlers | handlers, requester (futex) | relaxed, ordered by the read-modify-writes of `gate` | I4 |
+//! | `held`, `leavers` | requester, before `command` | held threads | relaxed, carried by `command` | I3 |
+//! | `done` | held threads, requester for the dead | requester (futex) | acquire-release: carries results to the requester | the last one wakes |
+//! | `left` | held threads, requester for the dead | the next requester (futex) | acquire-release | I5 |
 //!
 //! - **I1** A join and a roll-back (or a close) are read-modify-writes of one word: exactly one of
-//!   them comes first. Who joins is counted in the number that ends the gathering.
+//!   them comes first. A thread that joins is counted in the number that ends the gathering.
 //! - **I2** A thread joins an operation at most once: it does not leave the handler before the
 //!   operation ends, and the gate is open during one operation only.
 //! - **I3** `command` moves only WAIT → RUN → LEAVE, WAIT → `RUN_AND_LEAVE` or WAIT → LEAVE within
-//!   one operation, and returns to WAIT only when everybody has left: a futex wait cannot miss a
+//!   one operation, and returns to WAIT only when all threads have left: a futex wait cannot miss a
 //!   change of it.
-//! - **I4** An arrival that reaches `wake_at` wakes the owner: either the arrival reads the gate
-//!   after the owner's read-modify-write and so sees `wake_at`, or the owner sees the arrival.
+//! - **I4** An arrival that reaches `wake_at` wakes the requester: either the arrival reads the gate
+//!   after the requester's read-modify-write and so sees `wake_at`, or the requester sees the arrival.
 //! - **I5** `left` is the last word that a held thread touches. The words are reset only when
-//!   `left == leavers`; an owner that cannot wait for that leaves them as they are.
-//! - **I6** Whoever has the lock is the owner. The operation of a dead one is ended by who inherits the
-//!   lock before anything else is done with the words.
+//!   `left == leavers`; a requester that cannot wait for that leaves them as they are.
+//! - **I6** The thread that has the lock is the requester. If it dies, the thread that inherits the lock ends
+//!   the operation before it does anything else with the words.
 //!
-//! *Exit*: a held thread does not exit, but a seccomp filter may end it at a system call; the owner then
-//! does its part (`roll`). An owner may end in the same way (I6). A thread that exits instead of joining
-//! is never counted.
+//! *Exit*: a held thread does not exit, but a seccomp filter may end it at a system call; the requester then
+//! does its part (`threads`). A requester may end in the same way (I6). A thread that exits instead of
+//! joining is never counted.
 //! *Fork*: the words belong to one process; `block` gives a forked child its own. *Lost or refused
-//! signals*: a thread that does not join is not counted, and the owner does not close. *Masked
-//! signal*: the same; the owner rolls back. *Nesting*: the handler masks every signal.
+//! signals*: a thread that does not join is not counted, and the requester does not close. *Masked
+//! signal*: the same; the requester rolls back. *Nesting*: the handler masks every signal.
 //!
 //! # The proof that all are held
 //!
-//! The proof is a count, not a list. Held threads and the owner are a part of the thread group; when
+//! The proof is a count, not a list. The requester and the held threads belong to the thread group; when
 //! the group's size, read once from the kernel, equals their number, they are all of it. Only a member
-//! can create a member, so nobody else can appear either. A held thread leaves the group in one way
-//! alone, killed by a seccomp filter of its own: those are counted after the size was read, so that
-//! none that was gone by then is taken for a member. A listing only tells whom to signal: what it misses costs another round, never a thread.
+//! can create a member, so no other thread can appear. A held thread leaves the group in one way only:
+//! a seccomp filter of its own kills it. Threads killed in this way are counted after the size is read, so
+//! that none that was gone by then is taken for a member. A listing only tells which threads to signal: a
+//! thread that it misses costs another round and is not lost.
 //!
-//! Members that cannot take part (a dead leader, kernel workers, threads that the caller vouches
-//! for) are *bystanders*. They are looked at before and after the size is read; if the same ones
-//! were there both times they were there in between, and the proof holds with them subtracted.
+//! Members that cannot take part (a dead leader, kernel workers, threads that the program vouches for)
+//! are *bystanders*. They are looked at before and after the size is read. If the same ones were there
+//! both times, they were there in between, and the proof holds with them subtracted.
 
 use crate::sync::{AtomicU32, Ordering};
-use crate::system::Futex;
+use crate::system::System;
 
 const COUNT: u32 = (1 << 20) - 1;
 const PHASE: u32 = 3 << 20;
@@ -80,13 +81,13 @@ const LEAVE: u32 = 3;
 /// Whether threads wait for each other after they have run the calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Release {
-    /// All are held until the owner has seen all results.
+    /// All stay held until the requester has seen all results.
     Together,
     /// Each goes as soon as it has run the calls.
     Each,
 }
 
-/// The words of the protocol. One thread at a time is the owner; a lock outside sees to that.
+/// The words of the protocol. One thread at a time is the requester: `lock` makes sure of that.
 #[derive(Debug)]
 pub(crate) struct Hold {
     gate: AtomicU32,
@@ -122,7 +123,7 @@ impl Hold {
     /// `stay`.
     #[inline(always)]
     pub(crate) fn join(&self, excluded: impl Fn() -> bool) -> Option<u32> {
-        // Acquire: what `begin` reset and prepared is seen by whoever joins.
+        // Acquire: a thread that joins sees what `begin` reset and prepared.
         let mut seen = self.gate.load(Ordering::Acquire);
         loop {
             // The veto is asked for the very operation that the swap below joins.
@@ -130,7 +131,7 @@ impl Hold {
                 return None;
             }
             // One read-modify-write decides between this join and a roll-back (I1). Acquire also
-            // pairs with the owner's read-modify-write in `await_arrivals` (I4).
+            // pairs with the requester's read-modify-write in `await_arrivals` (I4).
             let swap = self.gate.compare_exchange_weak(
                 seen,
                 seen + 1,
@@ -144,27 +145,27 @@ impl Hold {
         }
     }
 
-    /// Wakes the owner if this arrival is the one that it waits for.
+    /// Wakes the requester if this arrival is the one that it waits for.
     #[inline(always)]
-    pub(crate) fn arrived(&self, futex: &impl Futex, number: u32) {
+    pub(crate) fn arrived(&self, system: &impl System, number: u32) {
         // Relaxed: ordered by the read-modify-writes of the gate (I4).
         if number >= self.wake_at.load(Ordering::Relaxed)
             && self.bell.swap(1, Ordering::Relaxed) == 0
         {
-            futex.wake_one(&self.bell);
+            system.wake_one(&self.bell);
         }
     }
 
-    /// Stays until the operation ends, as the `number`th that joined; calls `run` once if it is executed,
-    /// never if it is not.
+    /// Stays until the operation ends, as the `number`th thread that joined. Calls `run` once if the
+    /// operation is executed, never if it is not.
     ///
-    /// `leave` comes just before the last access to a word, with no system call between them. `alone` is
-    /// called after a long sleep, with whether this thread has run the calls, and lets everybody go if the
-    /// owner is dead.
+    /// `leave` is called just before the last access to a word, with no system call between them. `alone`
+    /// is called after a long sleep, with whether this thread has run the calls. It ends the operation if
+    /// the requester is dead.
     #[inline(always)]
     pub(crate) fn stay(
         &self,
-        futex: &impl Futex,
+        system: &impl System,
         number: u32,
         run: impl FnOnce(),
         leave: impl FnOnce(),
@@ -172,7 +173,7 @@ impl Hold {
     ) {
         let mut run = Some(run);
         loop {
-            // Acquire: the owner's release of the command publishes the calls and `held` (I3).
+            // Acquire: the requester's release of the command publishes the calls and `held` (I3).
             let command = self.command.load(Ordering::Acquire);
             if command == LEAVE {
                 break;
@@ -182,20 +183,20 @@ impl Hold {
             {
                 run();
                 let held = self.held.load(Ordering::Relaxed);
-                // Release: this thread's result is seen by the owner that counts it.
+                // Release: this thread's result is seen by the requester that counts it.
                 if self.done.fetch_add(1, Ordering::AcqRel) + 1 == held {
-                    futex.wake_one(&self.done);
+                    system.wake_one(&self.done);
                 }
             }
             if command == RUN_AND_LEAVE {
                 break;
             }
-            if futex.wait(&self.command, command, number) {
+            if system.wait(&self.command, command, number) {
                 alone(run.is_none());
-                // Relaxed: a hint. Whoever has changed it may be unable to wake anybody, and others look
-                // later.
+                // Relaxed: a hint. The thread that changed it may be unable to wake others, and those
+                // look later.
                 if self.command.load(Ordering::Relaxed) != command {
-                    futex.wake_all(&self.command);
+                    system.wake_all(&self.command);
                 }
             }
         }
@@ -203,12 +204,12 @@ impl Hold {
         leave();
         // The last access to any word of the protocol (I5); a wake needs the address only.
         if self.left.fetch_add(1, Ordering::AcqRel) + 1 == leavers {
-            futex.wake_one(&self.left);
+            system.wake_one(&self.left);
         }
     }
 }
 
-/// The owner's side.
+/// The requester's side.
 impl Hold {
     #[cfg(not(loom))]
     pub(crate) const fn new() -> Self {
@@ -220,33 +221,33 @@ impl Hold {
         initial_words!()
     }
 
-    /// Waits until everybody has left the last operation, then opens the gate. `prepare` runs
-    /// between the two: nobody else reads what it writes.
+    /// Waits until all threads have left the last operation, then opens the gate. `prepare` runs between
+    /// the two: no other thread reads what it writes.
     ///
-    /// `time_left` says how long that may take, `None` when it has taken too long: somebody who was
-    /// let go may not be scheduled, or may be stopped by a debugger. `false` is returned then, and
-    /// nothing has been touched: a later `begin` waits for the same threads.
+    /// `time_left` says how much longer to wait, or `None` to stop waiting: a thread that was let go may not
+    /// be scheduled, or a debugger may have stopped it. Then `false` is returned and nothing has been
+    /// touched: a later `begin` waits for the same threads.
     #[must_use]
-    pub(crate) fn begin<F: Futex>(
+    pub(crate) fn begin<F: System>(
         &self,
-        futex: &F,
+        system: &F,
         mut time_left: impl FnMut() -> Option<F::Timeout>,
         prepare: impl FnOnce(),
     ) -> bool {
         let leavers = self.leavers.load(Ordering::Relaxed);
         loop {
-            // Acquire: pairs with the release of `left` in `stay`; nobody reads any word after it.
+            // Acquire: pairs with the release of `left` in `stay`; no thread reads any word after it.
             let left = self.left.load(Ordering::Acquire);
             if left == leavers {
                 break;
             }
             let time = time_left();
-            // Some may have been buried.
+            // `time_left` may have buried some.
             if self.left.load(Ordering::Acquire) != left {
                 continue;
             }
             let Some(time) = time else { return false };
-            futex.wait_for(&self.left, left, time);
+            system.wait_for(&self.left, left, time);
         }
         prepare();
         self.left.store(0, Ordering::Relaxed);
@@ -258,8 +259,8 @@ impl Hold {
         self.command.store(WAIT, Ordering::Relaxed);
         let last = self.gate.load(Ordering::Relaxed);
         let seq = (last & !(PHASE | COUNT)).wrapping_add(NEXT);
-        // A plain store: only the owner writes an idle gate. Release: publishes the resets above
-        // to whoever joins.
+        // A plain store: only the requester writes an idle gate. Release: publishes the resets above
+        // to the threads that join.
         self.gate.store(seq | GATHER, Ordering::Release);
         true
     }
@@ -271,14 +272,14 @@ impl Hold {
     }
 
     /// Sleeps until `target` threads have joined, or until `timeout`; may return early.
-    pub(crate) fn await_arrivals<F: Futex>(&self, futex: &F, target: u32, timeout: F::Timeout) {
+    pub(crate) fn await_arrivals<F: System>(&self, system: &F, target: u32, timeout: F::Timeout) {
         self.bell.store(0, Ordering::Relaxed);
         self.wake_at.store(target, Ordering::Relaxed);
         // A read-modify-write, not a load (I4): an arrival that it does not see reads it, and with
         // it the new `wake_at` and the reset of the bell.
         let gate = self.gate.fetch_add(0, Ordering::AcqRel);
         if gate & COUNT < target {
-            futex.wait_for(&self.bell, 0, timeout);
+            system.wait_for(&self.bell, 0, timeout);
         }
     }
 
@@ -301,33 +302,33 @@ impl Hold {
         closed
     }
 
-    /// Ends the gathering, or a closed operation of which nobody was told to run anything; all that
+    /// Ends the gathering, or a closed operation in which no thread was told to run the calls. All that
     /// have joined go without having run anything.
     #[inline(always)]
-    pub(crate) fn roll_back(&self, futex: &impl Futex) {
+    pub(crate) fn roll_back(&self, system: &impl System) {
         let seq = self.gate.load(Ordering::Relaxed) & !(PHASE | COUNT);
-        // One read-modify-write (I1): what it returns is everybody who ever joins.
+        // One read-modify-write (I1): what it returns counts every thread that ever joins.
         let gate = self.gate.swap(seq | IDLE, Ordering::AcqRel);
         self.leavers.store(gate & COUNT, Ordering::Relaxed);
         self.command.store(LEAVE, Ordering::Release);
-        futex.wake_all(&self.command);
+        system.wake_all(&self.command);
     }
 
     /// Tells all held threads to run the calls.
-    pub(crate) fn command(&self, futex: &impl Futex, release: Release) {
+    pub(crate) fn command(&self, system: &impl System, release: Release) {
         let command = match release {
             Release::Together => RUN,
             Release::Each => RUN_AND_LEAVE,
         };
         // Release: publishes the calls and their expected results (I3).
         self.command.store(command, Ordering::Release);
-        futex.wake_all(&self.command);
+        system.wake_all(&self.command);
     }
 
-    /// Waits until all held threads have run the calls: who is held may have made them, and cannot be
-    /// left behind. `bury` makes up for those that have ended, and says how long to sleep at a time.
+    /// Waits until all held threads have run the calls. There is no deadline: a thread that is held may
+    /// have made some of them. `bury` makes up for those that have ended, and says how long to sleep.
     #[inline(always)]
-    pub(crate) fn await_done<F: Futex>(&self, futex: &F, mut bury: impl FnMut() -> F::Timeout) {
+    pub(crate) fn await_done<F: System>(&self, system: &F, mut bury: impl FnMut() -> F::Timeout) {
         let held = self.held.load(Ordering::Relaxed);
         loop {
             // Acquire: pairs with the release of `done` in `stay`, so that results are seen.
@@ -335,12 +336,13 @@ impl Hold {
             if done == held {
                 return;
             }
-            // Who is buried in between changes the word that is slept on.
-            futex.wait_for(&self.done, done, bury());
+            // A burial changes the word that is slept on.
+            system.wait_for(&self.done, done, bury());
         }
     }
 
-    /// Does for a held thread that has ended what it cannot do any more. Only by the owner.
+    /// Counts a held thread that has ended in `left`, and in `done` if it had not done that itself. Only
+    /// the requester calls this.
     #[inline(always)]
     pub(crate) fn bury(&self, was_not_done: bool) {
         if was_not_done {
@@ -349,44 +351,45 @@ impl Hold {
         self.left.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Ends the operation of an owner that has ended: with nothing applied if nobody was told to run the
-    /// calls, else when all have run them. By who has inherited the lock, a held thread or a later owner.
+    /// Ends the operation of a requester that has ended: with nothing applied if no thread was told to run
+    /// the calls, else when all have run them. The thread that inherited the lock calls this, a held thread
+    /// or a later requester.
     #[inline(always)]
-    pub(crate) fn recover<F: Futex>(&self, futex: &F, bury: impl FnMut() -> F::Timeout) {
-        // Acquire: the owner is dead, but its writes may still be on their way.
+    pub(crate) fn recover<F: System>(&self, system: &F, bury: impl FnMut() -> F::Timeout) {
+        // Acquire: the requester is dead, but its writes may still be on their way.
         let command = self.command.load(Ordering::Acquire);
         let phase = self.gate.load(Ordering::Acquire) & PHASE;
         if phase != IDLE && command == WAIT {
-            self.roll_back(futex);
+            self.roll_back(system);
         } else if phase != IDLE {
-            self.await_done(futex, bury);
-            self.finish(futex);
+            self.await_done(system, bury);
+            self.finish(system);
         }
     }
 
-    /// Ends a closed operation: everybody who is still held goes.
+    /// Ends a closed operation: all threads that are still held go.
     #[inline(always)]
-    pub(crate) fn finish(&self, futex: &impl Futex) {
+    pub(crate) fn finish(&self, system: &impl System) {
         let seq = self.gate.load(Ordering::Relaxed) & !(PHASE | COUNT);
         self.gate.store(seq | IDLE, Ordering::Release);
         if self.command.load(Ordering::Relaxed) != RUN_AND_LEAVE {
             self.command.store(LEAVE, Ordering::Release);
-            futex.wake_all(&self.command);
+            system.wake_all(&self.command);
         }
     }
 }
 
 #[cfg(not(loom))]
 impl Hold {
-    /// Whether a held thread may inherit from an owner that has ended. Not one that is to run the calls and
-    /// has not: who ends the operation waits for that.
+    /// Whether a held thread may inherit from a requester that has ended. Not while it has the calls still to
+    /// run: the heir waits until all have run them.
     #[inline(always)]
     pub(crate) fn may_inherit(&self, has_run: bool) -> bool {
-        // Acquire: the owner is dead, but its writes may still be on their way.
+        // Acquire: the requester is dead, but its writes may still be on their way.
         has_run || self.command.load(Ordering::Acquire) == WAIT
     }
 
-    /// Forgets an operation of another process. Only while nobody else uses the words.
+    /// Forgets an operation of another process. Only while no other thread uses the words.
     pub(crate) fn reset(&self) {
         self.gate.store(IDLE, Ordering::Relaxed);
         self.command.store(LEAVE, Ordering::Relaxed);
@@ -405,15 +408,16 @@ impl Hold {
     }
 }
 
-/// What the loop needs from the system.
-pub(crate) trait Os {
-    /// Why the system could not answer.
+/// The thread group as the loop sees it.
+pub(crate) trait ThreadGroup {
+    /// Why there is no answer.
     type Error;
     /// Bystanders that are there at this moment.
     fn bystanders(&mut self) -> Result<u32, Self::Error>;
-    /// The size of the thread group, the owner included.
+    /// The size of the thread group, the requester included.
     fn population(&mut self) -> Result<u32, Self::Error>;
-    /// Threads that have joined and have ended since: those known, or all of them.
+    /// Threads that have joined and have ended since: those known already, or with `all` after a look at
+    /// each.
     fn dead(&mut self, hold: &Hold, all: bool) -> u32;
     /// Signals every listed thread that was not yet signalled.
     fn summon(&mut self, hold: &Hold) -> Result<(), Self::Error>;
@@ -421,23 +425,23 @@ pub(crate) trait Os {
     fn pause(&mut self, hold: &Hold, target: u32) -> Result<(), Self::Error>;
 }
 
-/// Gathers until everybody is held, and closes the gate. Returns how many are held; on an error
-/// the gate is still open, and the caller must roll back.
-pub(crate) fn gather<O: Os>(hold: &Hold, os: &mut O) -> Result<u32, O::Error> {
+/// Gathers until all threads are held, and closes the gate. Returns how many are held. On an error the
+/// gate is still open, and must be rolled back.
+pub(crate) fn gather<G: ThreadGroup>(hold: &Hold, group: &mut G) -> Result<u32, G::Error> {
     loop {
-        let before = os.bystanders()?;
-        // The arrivals first: whoever is counted here is still held when the size is read.
+        let before = group.bystanders()?;
+        // The arrivals first: a thread that is counted here is still held when the size is read.
         let arrived = hold.arrivals();
-        let population = os.population()?;
+        let population = group.population()?;
         let members = arrived + 1 + before;
         // After the size: one more may be dead for each that is missing from it.
-        let known = os.dead(hold, false);
-        let dead = os.dead(hold, population + known <= members);
-        if population + dead == members && os.bystanders()? == before && hold.close(arrived) {
+        let known = group.dead(hold, false);
+        let dead = group.dead(hold, population + known <= members);
+        if population + dead == members && group.bystanders()? == before && hold.close(arrived) {
             return Ok(arrived);
         }
-        os.summon(hold)?;
-        os.pause(hold, (population + dead).saturating_sub(1 + before))?;
+        group.summon(hold)?;
+        group.pause(hold, (population + dead).saturating_sub(1 + before))?;
     }
 }
 
@@ -449,11 +453,11 @@ mod tests {
     use super::*;
     use crate::system::Kernel;
 
-    /// The owner tells all to run the calls when this thread is at the end of a long sleep, and dies, or
-    /// cannot wake anybody.
+    /// The requester tells all to run the calls when this thread is at the end of a long sleep, and then dies,
+    /// or cannot wake others.
     struct CommandsAtLast<'a>(&'a Hold, Cell<bool>, Cell<u32>);
 
-    impl Futex for CommandsAtLast<'_> {
+    impl System for CommandsAtLast<'_> {
         type Timeout = Duration;
 
         fn wait(&self, _word: &AtomicU32, _expected: u32, _number: u32) -> bool {
@@ -471,9 +475,9 @@ mod tests {
         }
     }
 
-    /// Who ends the operation waits until all have run the calls.
+    /// The thread that ends the operation waits until all have run the calls.
     #[test]
-    fn who_is_to_run_the_calls_does_so_before_it_inherits() {
+    fn a_thread_that_is_to_run_the_calls_does_so_before_it_inherits() {
         let hold = Hold::new();
         assert!(hold.begin(&Kernel, || None, || ()));
         assert_eq!(hold.join(|| false), Some(1));
@@ -488,10 +492,10 @@ mod tests {
                 });
             }
         };
-        let futex = CommandsAtLast(&hold, Cell::new(false), Cell::new(0));
-        hold.stay(&futex, 1, || runs.set(runs.get() + 1), || (), alone);
+        let system = CommandsAtLast(&hold, Cell::new(false), Cell::new(0));
+        hold.stay(&system, 1, || runs.set(runs.get() + 1), || (), alone);
         assert_eq!((runs.get(), hold.is_executing()), (1, false));
-        assert_eq!(futex.2.get(), 2, "who finds a new command late wakes the others");
+        assert_eq!(system.2.get(), 2, "a thread that finds a new command late wakes the others");
     }
 
     /// A process in which one held thread has died, and one that is not held lives.
@@ -499,7 +503,7 @@ mod tests {
         rounds: u32,
     }
 
-    impl Os for Grave {
+    impl ThreadGroup for Grave {
         type Error = u32;
 
         fn bystanders(&mut self) -> Result<u32, u32> {
@@ -507,7 +511,7 @@ mod tests {
         }
 
         fn population(&mut self) -> Result<u32, u32> {
-            // The caller, one of the two that joined, and the other one, which comes in the second round.
+            // The requester, one of the two that joined, and the other one, which comes in the second round.
             Ok(3)
         }
 
@@ -521,7 +525,7 @@ mod tests {
         }
 
         fn pause(&mut self, _: &Hold, target: u32) -> Result<(), u32> {
-            assert_eq!(target, 3, "who is missing is waited for");
+            assert_eq!(target, 3, "the missing thread is waited for");
             Ok(())
         }
     }

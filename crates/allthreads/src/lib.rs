@@ -1,4 +1,34 @@
 #![doc = include_str!("../README.md")]
+//!
+//! # Map of the modules
+//!
+//! An operation goes through eight files, in this order. A module names only those further down, in this
+//! table or the next.
+//!
+//! | module | what is there | runs on |
+//! |---|---|---|
+//! | `builder` | [`AllThreads`] and [`Batch`]: what is to be done, checked | the requester |
+//! | `requester` | one operation, attempt by attempt: masks, turn, gather, calls, release | the requester |
+//! | `census` | which threads there are, which are missing and why; sends the signals (`/proc/self/task`) | the requester |
+//! | `signal` | the handler; the action, the mask, sending | both |
+//! | `lock` | the turn: one requester at a time | both |
+//! | `hold` | the protocol that holds all threads and proves it (models: `model.rs`) | both |
+//! | `threads` | what is written down of each thread: excluded, signalled, joined, done | both |
+//! | `calls` | the calls, their names, their results | both |
+//!
+//! | module | what is there |
+//! |---|---|
+//! | `privileges` | typed calls, as batches |
+//! | `exec` | keeps operations and `threadreg::exec` out of each other's way |
+//! | `end` | ends the process when results differ and that was asked for |
+//! | `block` | the one static that has all shared words, and whose process it is |
+//! | `chain` | the handlers that were there before ours |
+//! | `notes` | the requester's working memory |
+//! | `excluded` | the threads that every operation leaves out |
+//! | `report`, `error`, `options` | what goes in and comes out |
+//! | `credentials` | whether all threads have the same, before a drop |
+//! | `signals`, `life`, `patience` | signals in use; whether a thread has ended; time |
+//! | `system`, `sync` | futexes and atomics, the kernel's or loom's |
 
 pub use sigctx::{Unsupported, supported};
 
@@ -39,11 +69,11 @@ cfg_if::cfg_if! {
 
         pub use builder::{AllThreads, Batch};
         pub use calls::{CallName, MAX_CALLS};
-        pub use error::{Applied, Different, Diverged, Error, Straggler, TimedOut, Why};
+        pub use error::{Applied, Different, Diverged, Error, Straggler, TimedOut, StragglerCause};
         pub use excluded::exclude_always;
         pub use facade::{call, syscall};
         pub use options::{Barrier, KernelWorkers, OnDivergence, OnMixed, Results, Signal};
-        pub use report::Outcome;
+        pub use report::Report;
         pub use threads::MAX_EXCLUDED;
         pub use {preempt, safepoint, sigctx, threadreg};
     }
@@ -53,13 +83,13 @@ cfg_if::cfg_if! {
 mod facade {
     use core::ffi::{c_long, c_void};
 
-    use crate::{AllThreads, Error, Outcome};
+    use crate::{AllThreads, Error, Report};
 
     /// Makes one system call on every thread, with the default options.
     ///
     /// # Signal safety
     ///
-    /// As [`AllThreads::batch`].
+    /// Async-signal-safe (AS-Safe), as [`AllThreads`].
     ///
     /// # Blocking
     ///
@@ -73,8 +103,10 @@ mod facade {
     ///
     /// As for [`AllThreads::syscall`].
     #[doc(alias = "AllThreadsSyscall")]
+    #[doc(alias = "doAllThreadsSyscall")]
     #[doc(alias = "setxid")]
-    pub unsafe fn syscall(number: c_long, args: [usize; 6]) -> Result<Outcome, Error> {
+    #[doc(alias = "INTERNAL_SYSCALL_SETXID")]
+    pub unsafe fn syscall(number: c_long, args: [usize; 6]) -> Result<Report, Error> {
         // SAFETY: the obligations are the caller's.
         unsafe { AllThreads::new().syscall(number, args) }
     }
@@ -83,7 +115,7 @@ mod facade {
     ///
     /// # Signal safety
     ///
-    /// As [`AllThreads::batch`].
+    /// Async-signal-safe (AS-Safe), as [`AllThreads`].
     ///
     /// # Blocking
     ///
@@ -99,7 +131,7 @@ mod facade {
     pub unsafe fn call(
         function: unsafe extern "C" fn(*mut c_void),
         data: *mut c_void,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<Report, Error> {
         // SAFETY: the obligations are the caller's.
         unsafe { AllThreads::new().call(function, data) }
     }

@@ -1,16 +1,19 @@
-//! The lock that makes one thread at a time the owner.
+//! The lock that makes one thread at a time the requester.
 //!
-//! The word is `waiters (1) | generation (9) | the owner's thread id (22)`. A thread that asks for a lock
-//! which it has itself gets an answer instead of waiting forever. The generation counts what those that
-//! wait must look at again (a new signal, see `signals`): a change of it ends their sleep, and nobody
-//! falls asleep on an old one.
+//! The word is `waiters (1) | epoch (9) | the holder's thread id (22)`. A thread that asks for a lock that
+//! it has itself is told so, and does not wait forever. The epoch counts the changes that waiting threads
+//! must look at (a new signal, see `signals`): a change ends their sleep, and none falls asleep on an old
+//! epoch.
 //!
-//! An owner can end while it has the lock: a seccomp filter of its own may kill it for a system call.
-//! So nobody sleeps for long without a look at the owner. Who finds it dead inherits the lock, and what
-//! the dead one left undone (`Hold::recover`).
+//! A holder can end while it has the lock: a seccomp filter of its own may kill it for a system call. So no
+//! thread sleeps for long without a look at the holder. The thread that finds it dead inherits the lock, and
+//! ends the operation that the holder left behind (`Hold::recover`).
 //!
-//! Where processors are scarce, an owner that comes back at once would have the lock again and again before
-//! one that waits has had a processor. So who had it last leaves it to a thread that waits, for a while.
+//! Where processors are scarce, a holder that asks again at once would have the lock again and again before
+//! a waiting thread has had a processor. So the last holder leaves the lock to a waiting thread, for a while.
+//!
+//! This is not the mutex that other crates use: it can be inherited, has an id to name in an error, and is
+//! waited for until a deadline with a changing mask.
 
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -20,42 +23,42 @@ use sigctx::sys::{self, Tid, futex_wait};
 
 use crate::life;
 use crate::patience::Patience;
-use crate::system::{Futex, Kernel};
+use crate::system::{Kernel, System};
 
 const WAITERS: u32 = 1 << 31;
-const GENERATION: u32 = WAITERS - NEXT;
+const EPOCH: u32 = WAITERS - NEXT;
 const NEXT: u32 = 1 << 22;
-const OWNER: u32 = NEXT - 1;
+const HOLDER: u32 = NEXT - 1;
 
-/// The longest sleep without a look at the owner.
+/// The longest sleep without a look at the holder.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The longest that a free lock is left to a thread that waits for it. The unit tests ask who is first,
-/// however long that takes.
+/// The longest that a free lock is left to a waiting thread. The unit tests look at the order of turns,
+/// however long they take.
 const COURTESY: Duration = if cfg!(test) { Duration::from_mins(10) } else { LOOK };
 
 /// See the module.
 pub(crate) struct Lock {
     word: AtomicU32,
-    /// Who had the lock last. It and `wanted` only make the turns fair: all accesses are relaxed.
+    /// The last holder. This and `wanted` only make the turns fair: all accesses are relaxed.
     last: AtomicU32,
-    /// A thread that waits. Each says so before each sleep, and operations end all sleeps.
+    /// A waiting thread. Each writes its id before each sleep, and operations end all sleeps.
     wanted: AtomicU32,
 }
 
 /// The lock is held until this is dropped.
 pub(crate) struct Locked<'a> {
     lock: &'a Lock,
-    /// The owner before died with it.
+    /// The holder before died while it had the lock.
     pub(crate) inherited: bool,
 }
 
-/// Why somebody did not get the lock.
+/// Why a thread did not get the lock.
 pub(crate) enum Refused {
-    /// The caller, or the operation that the caller is a part of, has it.
+    /// The thread itself, or the operation that it is inside, has it.
     Nested,
-    /// Others had it until too late; the last of them that was seen.
-    TimedOut { holder: Tid },
+    /// Others had it until the deadline; the last of them that was seen.
+    TimedOut { holder: Option<Tid> },
 }
 
 impl Lock {
@@ -63,8 +66,9 @@ impl Lock {
         Self { word: AtomicU32::new(0), last: AtomicU32::new(0), wanted: AtomicU32::new(0) }
     }
 
-    /// Takes the lock, as long as there is `patience`. `hopeless` says that the owner cannot let go of it
-    /// before the caller goes on; `ready` makes the caller ready to be held, each time before it sleeps.
+    /// Takes the lock, as long as there is `patience`. `hopeless` says that the holder cannot release it
+    /// before the calling thread goes on. `ready` is called before each sleep, and makes the thread ready to
+    /// be held.
     pub(crate) fn acquire(
         &self,
         me: Tid,
@@ -73,20 +77,21 @@ impl Lock {
         ready: impl Fn(),
     ) -> Result<Locked<'_>, Refused> {
         let me = me as u32;
-        // Acquire, here and below: who sees a generation sees what it announces.
+        // Acquire, here and below: a thread that sees an epoch sees what it announces.
         let mut seen = self.word.load(Ordering::Acquire);
-        let mut holder = seen & OWNER;
-        if holder == me || holder != 0 && hopeless() {
+        // The last thread that was seen to have the lock.
+        let mut met = seen & HOLDER;
+        if met == me || met != 0 && hopeless() {
             return Err(Refused::Nested);
         }
-        let late = |holder| Refused::TimedOut { holder: holder as Tid };
+        let late = |met: u32| Refused::TimedOut { holder: tid_of(met) };
         let mut waiters = 0;
         let mut slept = false;
         let mut courtesy = COURTESY;
         loop {
-            let owner = seen & OWNER;
-            let inherited = slept && owner != 0 && life::has_ended(sys::getpid(), owner as Tid);
-            let nap = if owner != 0 {
+            let holder = seen & HOLDER;
+            let inherited = slept && holder != 0 && life::has_ended(sys::getpid(), holder as Tid);
+            let nap = if holder != 0 {
                 LOOK
             } else if self.is_anothers_turn(me) {
                 // Most of the patience is left for the operation.
@@ -96,28 +101,29 @@ impl Lock {
             };
             if inherited || nap.is_zero() {
                 // Others may wait still: keep the bit, at worst for one wake too many.
-                let taken = seen & (GENERATION | WAITERS) | waiters | me;
-                // Acquire: what the last owner wrote is seen.
+                let taken = seen & (EPOCH | WAITERS) | waiters | me;
+                // Acquire: what the last holder wrote is seen.
                 let swap =
                     self.word.compare_exchange(seen, taken, Ordering::Acquire, Ordering::Acquire);
                 match swap {
                     Ok(_) => {
-                        // Dropped again when late: that wakes the next one.
+                        // If late it is dropped again, which wakes the next one.
                         let locked = Locked { lock: self, inherited };
                         self.forget(me);
-                        let in_time = holder == 0 || inherited || patience.left().is_some();
-                        return if in_time { Ok(locked) } else { Err(late(holder)) };
+                        let in_time = met == 0 || inherited || patience.left().is_some();
+                        return if in_time { Ok(locked) } else { Err(late(met)) };
                     }
                     Err(now) => seen = now,
                 }
                 continue;
             }
-            if owner != 0 {
-                holder = owner;
-                // Not who leaves a free lock to others: two such would wait for each other.
+            if holder != 0 {
+                met = holder;
+                // Only while another thread has it: two that leave a free lock to each other would wait
+                // for each other.
                 self.wanted.store(me, Ordering::Relaxed);
             }
-            // Also who gives up leaves the bit: it may have had the wake that was meant for all.
+            // A thread that gives up leaves the bit, too: it may have had the wake that was meant for all.
             waiters = WAITERS;
             if seen & WAITERS == 0
                 && self
@@ -130,18 +136,18 @@ impl Lock {
             }
             let Some(left) = patience.left() else {
                 self.forget(me);
-                return Err(late(holder));
+                return Err(late(met));
             };
             ready();
             let nap = left.min(nap);
-            // Early returns (a signal, a change of the word) only go round again.
+            // Early returns (a signal, a change of the word) only go round the loop.
             let _ = futex_wait(&self.word, seen | WAITERS, Some(nap));
             let own = patience.tick(nap);
             slept = own >= nap;
-            if owner == 0 {
+            if holder == 0 {
                 courtesy = courtesy.saturating_sub(own);
                 if slept {
-                    // Who wanted it is dead, or stopped: once is enough.
+                    // The thread that wanted it is dead or stopped: it is waited for once.
                     self.wanted.store(0, Ordering::Relaxed);
                 }
             }
@@ -160,18 +166,19 @@ impl Lock {
         let _ = self.wanted.compare_exchange(me, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// The owner's id; 0: nobody has the lock.
+    /// The thread that has the lock.
     #[inline(always)]
-    pub(crate) fn owner(&self) -> Tid {
-        (self.word.load(Ordering::Relaxed) & OWNER) as Tid
+    pub(crate) fn holder(&self) -> Option<Tid> {
+        tid_of(self.word.load(Ordering::Relaxed) & HOLDER)
     }
 
-    /// Takes the lock of an owner that has ended, for a thread that this one held. False: another one did.
+    /// Takes the lock of a holder that has ended, for a thread that this one held. False when another thread
+    /// did so first.
     #[inline(always)]
     pub(crate) fn inherit(&self, from: Tid, me: Tid) -> bool {
         let mut seen = self.word.load(Ordering::Relaxed);
-        while seen & OWNER == from as u32 {
-            let taken = seen & !OWNER | me as u32;
+        while seen & HOLDER == from as u32 {
+            let taken = seen & !HOLDER | me as u32;
             match self.word.compare_exchange(seen, taken, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => seen = now,
@@ -180,31 +187,37 @@ impl Lock {
         false
     }
 
-    /// Lets the lock go. Only by its owner.
+    /// Releases the lock. Only the holder calls this.
     #[inline(always)]
     pub(crate) fn release(&self) {
-        self.last.store(self.word.load(Ordering::Relaxed) & OWNER, Ordering::Relaxed);
-        // Release: pairs with the next owner's acquire.
-        if self.word.fetch_and(GENERATION, Ordering::Release) & WAITERS != 0 {
+        self.last.store(self.word.load(Ordering::Relaxed) & HOLDER, Ordering::Relaxed);
+        // Release: pairs with the next holder's acquire.
+        if self.word.fetch_and(EPOCH, Ordering::Release) & WAITERS != 0 {
             Kernel.wake_one(&self.word);
         }
     }
 
-    /// Has everybody who waits make itself ready once more. Only by the owner.
+    /// Has all waiting threads make themselves ready once more. Only the holder calls this.
     pub(crate) fn announce(&self) {
-        let next = |word: u32| Some(word & !GENERATION | word.wrapping_add(NEXT) & GENERATION);
+        let next = |word: u32| Some(word & !EPOCH | word.wrapping_add(NEXT) & EPOCH);
         // Release: pairs with the acquire in `acquire`. It always succeeds.
         let _ = self.word.fetch_update(Ordering::Release, Ordering::Relaxed, next);
         Kernel.wake_all(&self.word);
     }
 
-    /// Forgets an owner that does not exist in this process. Only while a forked child takes its
-    /// block over, before anybody waits.
+    /// Forgets a holder that does not exist in this process. Only while a forked child takes its block over,
+    /// before any thread waits.
     pub(crate) fn reset(&self) {
         for word in [&self.word, &self.last, &self.wanted] {
             word.store(0, Ordering::Relaxed);
         }
     }
+}
+
+/// The thread of an id in the word, where 0 is none.
+#[inline(always)]
+fn tid_of(holder: u32) -> Option<Tid> {
+    if holder == 0 { None } else { Some(holder as Tid) }
 }
 
 impl<'a> Locked<'a> {
@@ -213,7 +226,7 @@ impl<'a> Locked<'a> {
         let _ = ManuallyDrop::new(self);
     }
 
-    /// The lock that the calling thread took and kept.
+    /// The lock that the calling thread has taken and kept.
     pub(crate) fn kept(lock: &'a Lock) -> Self {
         Self { lock, inherited: false }
     }
@@ -231,7 +244,7 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Instant;
 
-    /// What those that wait must know changes while they sleep, or just before they do.
+    /// What waiting threads must know changes while they sleep, or just before they do.
     #[test]
     fn an_announcement_reaches_those_that_wait() {
         static LOCK: Lock = Lock::new();
@@ -247,7 +260,7 @@ mod tests {
                 let hear = || HEARD.store(NEWS.load(Ordering::Relaxed), Ordering::Relaxed);
                 drop(acquire(&hear));
             });
-            // More than there are generations.
+            // More than there are epochs.
             for news in 1..=600 {
                 NEWS.store(news, Ordering::Relaxed);
                 LOCK.announce();
@@ -260,9 +273,9 @@ mod tests {
         });
     }
 
-    /// Who waits has no processor until the owner has let go and asked again.
+    /// The waiting thread has no processor until the holder has released the lock and asked again.
     #[test]
-    fn who_had_the_lock_leaves_it_to_one_that_waits() {
+    fn the_last_holder_leaves_the_lock_to_one_that_waits() {
         static LOCK: Lock = Lock::new();
         static ASKED_AGAIN: AtomicU32 = AtomicU32::new(0);
         static ORDER: Mutex<Vec<&str>> = Mutex::new(Vec::new());
@@ -273,21 +286,21 @@ mod tests {
             locked
         };
         let asked_again = || ASKED_AGAIN.store(1, Ordering::Relaxed);
-        let first = acquire("owner", &|| ());
+        let first = acquire("holder", &|| ());
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let no_processor = || {
                     let asked_again = || ASKED_AGAIN.load(Ordering::Relaxed) == 1;
-                    testkit::until("the owner asks again", asked_again);
+                    testkit::until("the holder asks again", asked_again);
                 };
                 drop(acquire("waiter", &no_processor));
             });
             testkit::until("one waits", || LOCK.wanted.load(Ordering::Relaxed) != 0);
             drop(first);
-            drop(acquire("owner", &asked_again));
+            drop(acquire("holder", &asked_again));
             asked_again();
         });
-        assert_eq!(*ORDER.lock().unwrap(), ["owner", "waiter", "owner"]);
+        assert_eq!(*ORDER.lock().unwrap(), ["holder", "waiter", "holder"]);
         assert_eq!(LOCK.wanted.load(Ordering::Relaxed), 0);
     }
 
@@ -300,14 +313,14 @@ mod tests {
             lock.acquire(me, &mut Patience::new(until), || false, || ()).ok()
         };
         drop(acquire().unwrap());
-        // One that waited, and was ended by a filter of its own.
+        // A thread that waited, and that a filter of its own has killed.
         lock.wanted.store(1, Ordering::Relaxed);
         drop(acquire().expect("some of the patience is left"));
         assert_eq!(lock.wanted.load(Ordering::Relaxed), 0, "it would be waited for again");
     }
 
     #[test]
-    fn the_lock_of_a_dead_owner_is_inherited() {
+    fn the_lock_of_a_dead_holder_is_inherited() {
         let lock = Lock::new();
         // No thread of this process has the id.
         let dead = lock.acquire(1, &mut Patience::new(None), || false, || ()).ok().unwrap();
@@ -317,9 +330,9 @@ mod tests {
         let until = Some(Instant::now() + Duration::from_secs(20));
         let locked = lock.acquire(me, &mut Patience::new(until), || false, || ()).ok().unwrap();
         assert!(locked.inherited);
-        assert_eq!(lock.owner(), me);
+        assert_eq!(lock.holder(), Some(me));
         drop(locked);
-        assert_eq!(lock.owner(), 0);
+        assert_eq!(lock.holder(), None);
         assert!(!lock.inherit(1, me));
     }
 }

@@ -5,9 +5,9 @@ use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
-use crate::hold::{Hold, Os, Release, gather};
+use crate::hold::{Hold, Release, ThreadGroup, gather};
 use crate::sync::{AtomicU32, Ordering};
-use crate::system::Futex;
+use crate::system::System;
 
 /// A futex: a sleeper is woken only by a wake, so that a lost wake-up is a deadlock, which loom
 /// reports. The word is compared under the lock, as the kernel does.
@@ -30,7 +30,7 @@ impl Sleepers {
     }
 }
 
-impl Futex for Sleepers {
+impl System for Sleepers {
     type Timeout = ();
 
     fn wait(&self, word: &AtomicU32, expected: u32, _number: u32) -> bool {
@@ -65,43 +65,43 @@ fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
 /// What the threads of a model share.
 struct Shared {
     hold: Hold,
-    futex: Sleepers,
-    /// Plain memory that the owner writes and held threads read: loom reports a race if the
+    system: Sleepers,
+    /// Plain memory that the requester writes and held threads read: loom reports a race if the
     /// protocol does not order them.
     call: UnsafeCell<u32>,
 }
 
 impl Shared {
     fn new() -> Arc<Self> {
-        Arc::new(Self { hold: Hold::new(), futex: Sleepers::new(), call: UnsafeCell::new(0) })
+        Arc::new(Self { hold: Hold::new(), system: Sleepers::new(), call: UnsafeCell::new(0) })
     }
 
     /// Has all that are held run the calls.
     fn execute(&self, release: Release) {
-        self.hold.command(&self.futex, release);
-        self.hold.await_done(&self.futex, || ());
+        self.hold.command(&self.system, release);
+        self.hold.await_done(&self.system, || ());
     }
 
     /// Begins, and waits for as long as it takes.
     fn begin(&self, prepare: impl FnOnce()) {
-        assert!(self.hold.begin(&self.futex, || Some(()), prepare));
+        assert!(self.hold.begin(&self.system, || Some(()), prepare));
     }
 
     fn set_call(&self, to: u32) {
-        // SAFETY: loom checks that nobody reads at the same time; that is the model's point.
+        // SAFETY: loom checks that no thread reads at the same time; that is the model's point.
         self.call.with_mut(|call| unsafe { *call = to });
     }
 
     /// What a handler does. Returns what it executed.
     fn deliver(&self) -> Option<u32> {
         let number = self.hold.join(|| false)?;
-        self.hold.arrived(&self.futex, number);
+        self.hold.arrived(&self.system, number);
         let mut executed = None;
         let run = || {
-            // SAFETY: loom checks that nobody writes at the same time.
+            // SAFETY: loom checks that no thread writes at the same time.
             executed = Some(self.call.with(|call| unsafe { *call }));
         };
-        self.hold.stay(&self.futex, number, run, || (), |_| ());
+        self.hold.stay(&self.system, number, run, || (), |_| ());
         executed
     }
 }
@@ -109,7 +109,7 @@ impl Shared {
 /// Waits until `count` threads are held and closes the gate.
 fn hold_all(shared: &Shared, count: u32) {
     while !shared.hold.close(count) {
-        shared.hold.await_arrivals(&shared.futex, count, ());
+        shared.hold.await_arrivals(&shared.system, count, ());
     }
 }
 
@@ -124,17 +124,17 @@ fn execute_once_and_leave(release: Release) {
         hold_all(&shared, 2);
         shared.set_call(7);
         shared.execute(release);
-        shared.hold.finish(&shared.futex);
+        shared.hold.finish(&shared.system);
         // The next operation may write only when both have left.
         shared.begin(|| shared.set_call(8));
-        shared.hold.roll_back(&shared.futex);
+        shared.hold.roll_back(&shared.system);
         for thread in threads {
             assert_eq!(thread.join().unwrap(), Some(7));
         }
     });
 }
 
-/// All that are held execute once, nobody is left behind asleep, and nobody reads the calls while
+/// All that are held execute once, none is left behind asleep, and none reads the calls while
 /// they are written.
 #[test]
 fn held_threads_execute_once_and_leave_together() {
@@ -146,7 +146,7 @@ fn held_threads_execute_once_and_leave_each() {
     execute_once_and_leave(Release::Each);
 }
 
-/// Threads that come while the owner gives up either joined, and are let go, or are too late; the
+/// Threads that come while the requester gives up either joined, and are let go, or are too late; the
 /// next operation is executed by exactly those that it counts.
 #[test]
 fn a_late_joiner_and_a_roll_back_cannot_both_win() {
@@ -157,16 +157,16 @@ fn a_late_joiner_and_a_roll_back_cannot_both_win() {
             let shared = Arc::clone(&shared);
             thread::spawn(move || shared.deliver())
         });
-        shared.hold.roll_back(&shared.futex);
+        shared.hold.roll_back(&shared.system);
         // Waits for those that joined: `set_call` must not race with them.
         shared.begin(|| shared.set_call(2));
         let mut held = shared.hold.arrivals();
         if shared.hold.close(held) {
             shared.execute(Release::Together);
-            shared.hold.finish(&shared.futex);
+            shared.hold.finish(&shared.system);
         } else {
             held = 0;
-            shared.hold.roll_back(&shared.futex);
+            shared.hold.roll_back(&shared.system);
         }
         let executed: Vec<_> = threads.map(|t| t.join().unwrap()).into_iter().flatten().collect();
         assert_eq!(executed, vec![2; held as usize]);
@@ -176,7 +176,7 @@ fn a_late_joiner_and_a_roll_back_cannot_both_win() {
 /// A thread that was let go stays in its handler, as under a debugger, and goes on only when an
 /// operation has given up waiting for it. That operation touches nothing; the next one waits.
 #[test]
-fn who_does_not_leave_is_not_waited_for_past_the_deadline() {
+fn a_thread_that_does_not_leave_is_not_waited_for_past_the_deadline() {
     explore(2, || {
         let shared = Shared::new();
         let gave_up = Arc::new((Mutex::new(false), Condvar::new()));
@@ -185,27 +185,27 @@ fn who_does_not_leave_is_not_waited_for_past_the_deadline() {
             let (shared, gave_up) = (Arc::clone(&shared), Arc::clone(&gave_up));
             thread::spawn(move || {
                 let number = shared.hold.join(|| false).unwrap();
-                shared.hold.arrived(&shared.futex, number);
+                shared.hold.arrived(&shared.system, number);
                 let mut over = gave_up.0.lock().unwrap();
                 while !*over {
                     over = gave_up.1.wait(over).unwrap();
                 }
                 drop(over);
                 // An operation that gives up leaves what is in use alone.
-                // SAFETY: loom checks that nobody writes at the same time.
+                // SAFETY: loom checks that no thread writes at the same time.
                 assert_eq!(shared.call.with(|call| unsafe { *call }), 1);
-                shared.hold.stay(&shared.futex, 1, || panic!("rolled back"), || (), |_| ());
+                shared.hold.stay(&shared.system, 1, || panic!("rolled back"), || (), |_| ());
             })
         };
         while shared.hold.arrivals() == 0 {
-            shared.hold.await_arrivals(&shared.futex, 1, ());
+            shared.hold.await_arrivals(&shared.system, 1, ());
         }
-        shared.hold.roll_back(&shared.futex);
-        assert!(!shared.hold.begin(&shared.futex, || None, || shared.set_call(2)));
+        shared.hold.roll_back(&shared.system);
+        assert!(!shared.hold.begin(&shared.system, || None, || shared.set_call(2)));
         *gave_up.0.lock().unwrap() = true;
         gave_up.1.notify_all();
         shared.begin(|| shared.set_call(3));
-        shared.hold.roll_back(&shared.futex);
+        shared.hold.roll_back(&shared.system);
         thread.join().unwrap();
     });
 }
@@ -222,22 +222,22 @@ fn a_stale_signal_joins_the_next_operation_or_none() {
             // The stale signal, and the one that the second operation sends.
             thread::spawn(move || [shared.deliver(), shared.deliver()])
         };
-        shared.hold.roll_back(&shared.futex);
+        shared.hold.roll_back(&shared.system);
         shared.begin(|| shared.set_call(2));
         let held = shared.hold.arrivals();
         if held == 1 && shared.hold.close(held) {
             shared.execute(Release::Together);
-            shared.hold.finish(&shared.futex);
+            shared.hold.finish(&shared.system);
             let executed = other.join().unwrap();
             assert_eq!(executed.iter().flatten().copied().collect::<Vec<_>>(), [2]);
         } else {
-            shared.hold.roll_back(&shared.futex);
+            shared.hold.roll_back(&shared.system);
             assert_eq!(other.join().unwrap(), [None, None]);
         }
     });
 }
 
-/// How far an owner comes before it is killed.
+/// How far a requester comes before it is killed.
 #[derive(Clone, Copy)]
 enum End {
     Gathering,
@@ -245,9 +245,9 @@ enum End {
     Commanded(Release),
 }
 
-/// Two threads are held by an owner that ends. Who inherits the lock lets both go, and both have run the
+/// Two threads are held by a requester that ends. The heir of the lock lets both go, and both have run the
 /// call or none has.
-fn the_operation_of_a_dead_owner_is_ended(end: End) {
+fn the_operation_of_a_dead_requester_is_ended(end: End) {
     explore(2, move || {
         let shared = Shared::new();
         shared.begin(|| shared.set_call(7));
@@ -256,20 +256,20 @@ fn the_operation_of_a_dead_owner_is_ended(end: End) {
             thread::spawn(move || shared.deliver())
         });
         while shared.hold.arrivals() < 2 {
-            shared.hold.await_arrivals(&shared.futex, 2, ());
+            shared.hold.await_arrivals(&shared.system, 2, ());
         }
         match end {
             End::Gathering => {}
             End::Closed => assert!(shared.hold.close(2)),
             End::Commanded(release) => {
                 assert!(shared.hold.close(2));
-                shared.hold.command(&shared.futex, release);
+                shared.hold.command(&shared.system, release);
             }
         }
-        shared.hold.recover(&shared.futex, || ());
+        shared.hold.recover(&shared.system, || ());
         // The next operation may write only when both have left.
         shared.begin(|| shared.set_call(8));
-        shared.hold.roll_back(&shared.futex);
+        shared.hold.roll_back(&shared.system);
         let executed = threads.map(|thread| thread.join().unwrap());
         let expected = if matches!(end, End::Commanded(_)) { Some(7) } else { None };
         assert_eq!(executed, [expected; 2]);
@@ -277,26 +277,26 @@ fn the_operation_of_a_dead_owner_is_ended(end: End) {
 }
 
 #[test]
-fn an_owner_that_ends_while_it_gathers_leaves_nobody_behind() {
-    the_operation_of_a_dead_owner_is_ended(End::Gathering);
+fn a_requester_that_ends_while_it_gathers_leaves_no_thread_behind() {
+    the_operation_of_a_dead_requester_is_ended(End::Gathering);
 }
 
 #[test]
-fn an_owner_that_ends_in_its_calls_leaves_nobody_behind() {
-    the_operation_of_a_dead_owner_is_ended(End::Closed);
+fn a_requester_that_ends_in_its_calls_leaves_no_thread_behind() {
+    the_operation_of_a_dead_requester_is_ended(End::Closed);
 }
 
 #[test]
-fn an_owner_that_ends_while_others_run_the_calls_lets_all_run_them() {
-    the_operation_of_a_dead_owner_is_ended(End::Commanded(Release::Together));
+fn a_requester_that_ends_while_others_run_the_calls_lets_all_run_them() {
+    the_operation_of_a_dead_requester_is_ended(End::Commanded(Release::Together));
 }
 
 #[test]
-fn an_owner_that_ends_while_others_run_the_calls_lets_each_run_them() {
-    the_operation_of_a_dead_owner_is_ended(End::Commanded(Release::Each));
+fn a_requester_that_ends_while_others_run_the_calls_lets_each_run_them() {
+    the_operation_of_a_dead_requester_is_ended(End::Commanded(Release::Each));
 }
 
-/// One of two held threads is killed before it has run the call: nobody waits for it, and the next
+/// One of two held threads is killed before it has run the call: no thread waits for it, and the next
 /// operation begins when the other one has left.
 #[test]
 fn a_held_thread_that_ends_is_not_waited_for() {
@@ -309,21 +309,21 @@ fn a_held_thread_that_ends_is_not_waited_for() {
             thread::spawn(move || shared.deliver())
         };
         hold_all(&shared, 2);
-        shared.hold.command(&shared.futex, Release::Together);
+        shared.hold.command(&shared.system, Release::Together);
         let mut buried = false;
-        shared.hold.await_done(&shared.futex, || {
+        shared.hold.await_done(&shared.system, || {
             if !std::mem::replace(&mut buried, true) {
                 shared.hold.bury(true);
             }
         });
-        shared.hold.finish(&shared.futex);
+        shared.hold.finish(&shared.system);
         shared.begin(|| shared.set_call(8));
-        shared.hold.roll_back(&shared.futex);
+        shared.hold.roll_back(&shared.system);
         assert_eq!(other.join().unwrap(), Some(7));
     });
 }
 
-/// The kernel of the clone model: who lives, who has a signal pending, and each thread's copy of
+/// The kernel of the clone model: which threads live and have a signal pending, and each one's copy of
 /// the attribute that the call increments.
 #[derive(Default)]
 struct Tasks {
@@ -339,7 +339,7 @@ struct Machine {
     changed: Condvar,
 }
 
-const OWNER: usize = 0;
+const REQUESTER: usize = 0;
 const PARENT: usize = 1;
 const CHILD: usize = 2;
 
@@ -352,7 +352,7 @@ impl Machine {
         }
     }
 
-    /// User code that goes on until the owner has finished, interrupted by signals.
+    /// User code that goes on until the requester has finished, interrupted by signals.
     fn run_until_finished(&self, me: usize) {
         loop {
             self.interrupts(me);
@@ -372,7 +372,7 @@ struct Census<'a> {
     signalled: [bool; 3],
 }
 
-impl Os for Census<'_> {
+impl ThreadGroup for Census<'_> {
     type Error = ();
 
     fn bystanders(&mut self) -> Result<u32, ()> {
@@ -402,7 +402,7 @@ impl Os for Census<'_> {
     }
 
     fn pause(&mut self, hold: &Hold, target: u32) -> Result<(), ()> {
-        hold.await_arrivals(&self.machine.shared.futex, target, ());
+        hold.await_arrivals(&self.machine.shared.system, target, ());
         Ok(())
     }
 }
@@ -413,7 +413,7 @@ impl Os for Census<'_> {
 fn exactly_once_through_clone() {
     explore(2, || {
         let mut tasks = Tasks::default();
-        tasks.alive[OWNER] = true;
+        tasks.alive[REQUESTER] = true;
         tasks.alive[PARENT] = true;
         let machine = Arc::new(Machine {
             shared: Shared::new(),
@@ -441,11 +441,11 @@ fn exactly_once_through_clone() {
         shared.begin(|| shared.set_call(1));
         let mut census = Census { machine: &machine, signalled: [false; 3] };
         let held = gather(&shared.hold, &mut census).unwrap();
-        machine.tasks.lock().unwrap().value[OWNER] += 1;
+        machine.tasks.lock().unwrap().value[REQUESTER] += 1;
         if held > 0 {
             shared.execute(Release::Together);
         }
-        shared.hold.finish(&shared.futex);
+        shared.hold.finish(&shared.system);
         machine.tasks.lock().unwrap().finished = true;
         machine.changed.notify_all();
         parent.join().unwrap();

@@ -1,4 +1,5 @@
-//! The requester's working memory: who takes no part, and who was missing at the last look.
+//! The requester's working memory: the threads that take no part, and those that were missing at the last
+//! look.
 
 use sigctx::sys::Tid;
 use threadreg::procfs::TaskStat;
@@ -15,9 +16,9 @@ pub(crate) enum Kind {
     Exiting,
     /// The kernel's own worker in this process (`io_uring`, vhost).
     Worker,
-    /// The same, and it polls a ring: it acts with the credentials that it was made with.
+    /// A worker that polls a ring: it acts with the credentials that it was made with.
     Polling,
-    /// The caller vouches for it.
+    /// The program vouches for it.
     Excluded,
 }
 
@@ -30,8 +31,8 @@ pub(crate) struct Bystander {
 }
 
 impl Bystander {
-    /// Whether what the kernel says of its id still is this thread, and still a bystander. The
-    /// time of the start alone does not tell: it counts ticks, and an id may be used again in one.
+    /// Whether `stat`, of the same id, is still this thread, and still a bystander. The start time alone
+    /// does not tell: it counts ticks, and an id may be used again within one.
     pub(crate) fn is(&self, stat: &TaskStat) -> bool {
         stat.start_time == self.start_time
             && match self.kind {
@@ -42,7 +43,7 @@ impl Bystander {
     }
 }
 
-/// A list in place.
+/// A list of fixed capacity.
 pub(crate) struct Few<T, const N: usize> {
     items: [Option<T>; N],
     pub(crate) len: usize,
@@ -84,19 +85,19 @@ impl<T: Copy, const N: usize> Few<T, N> {
 }
 
 impl Few<Bystander, BYSTANDERS> {
-    /// The one way in. Each thread is here once, however often it was met or named: each entry is
-    /// subtracted from the size of the thread group.
+    /// The only way in. A thread is here once, however often it was met or named: each entry is subtracted
+    /// from the size of the thread group.
     pub(crate) fn add(&mut self, bystander: Bystander) -> bool {
         self.retain(|known| known.tid != bystander.tid);
         self.push(bystander)
     }
 }
 
-/// The owner's working memory: static, because a handler's stack may be small.
+/// The requester's working memory: static, because a handler's stack may be small.
 pub(crate) struct Notes {
     pub(crate) buffer: [u8; 16 * 1024],
     pub(crate) bystanders: Few<Bystander, BYSTANDERS>,
-    /// Who was missing when it was last looked at, and how many there were.
+    /// The threads that were missing at the last look, and how many there were.
     pub(crate) missing: Few<Straggler, 32>,
     pub(crate) missing_count: usize,
 }
@@ -112,7 +113,7 @@ impl Notes {
         self.missing_count += 1;
     }
 
-    /// Forgets who was missing: everybody came, or the process is another one.
+    /// Forgets the missing: all have come, or the process is another one.
     pub(crate) fn forget_missing(&mut self) {
         self.missing.clear();
         self.missing_count = 0;

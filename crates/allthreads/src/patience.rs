@@ -1,26 +1,26 @@
-//! How long an operation may wait, in time that the caller could use.
+//! How long an operation may wait, in time that the requester could use.
 //!
-//! A process may be frozen, and a caller may wait for a processor, for longer than any deadline. What
-//! passed then says nothing about the threads that did not come: they could not run either, or had no
-//! signal yet. So a sleep that took much longer than it was to take counts for what it was to take,
-//! and a deadline that passed in such a sleep is followed by [`GRACE`].
+//! A process may be frozen, and a requester may wait for a processor, for longer than any deadline. That
+//! time says nothing about the threads that did not come: they could not run either, or had no signal yet.
+//! So a sleep that took much longer than planned counts as planned, and a deadline that passed in such a
+//! sleep is followed by [`GRACE`].
 
 use core::time::Duration;
 use std::time::Instant;
 
-/// What a sleep may take longer and still count in full.
+/// How much longer than planned a sleep may take and still count in full.
 const LAG: Duration = Duration::from_millis(5);
-/// How much of the caller's own time there is after a deadline that passed while it could not run.
+/// How much of the requester's own time there is after a deadline that passed while it could not run.
 const GRACE: Duration = Duration::from_millis(40);
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// `None`: without end.
+    /// The deadline; `None` for no end.
     until: Option<Instant>,
-    /// When time was last taken.
+    /// The last look at the clock.
     last: Instant,
-    /// What there is after the deadline.
+    /// What is left after the deadline.
     grace: Duration,
 }
 
@@ -37,7 +37,7 @@ impl Patience {
     }
 
     /// Looks at the clock after a sleep that was to take `planned`. Returns how much of the time since
-    /// the last look the caller could use.
+    /// the last look the requester could use.
     pub(crate) fn tick(&mut self, planned: Duration) -> Duration {
         self.tick_at(Instant::now(), planned)
     }
@@ -63,7 +63,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_deadline_that_passes_while_the_caller_cannot_run_is_followed_by_a_grace() {
+    fn a_deadline_that_passes_while_the_requester_cannot_run_is_followed_by_a_grace() {
         let start = Instant::now();
         let mut patience = Patience { last: start, ..Patience::new(Some(start + 100 * MS)) };
         // In its own time a deadline is a deadline.
@@ -75,7 +75,7 @@ mod tests {
         // Frozen.
         assert_eq!(patience.tick_at(start + 2600 * MS, 4 * MS), 4 * MS + LAG);
         assert_eq!(patience.left(), Some(GRACE));
-        // And that ends, however little of the processor the caller gets.
+        // And that ends, however little of the processor the requester gets.
         let mut now = start + 2600 * MS;
         let mut ticks = 0;
         while patience.left().is_some() {

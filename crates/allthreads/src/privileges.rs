@@ -1,9 +1,9 @@
 //! Typed calls for what daemons and sandboxes give up, on every thread at once.
 //!
-//! All are the kernel's own system calls: libc's functions of the same names broadcast by
-//! themselves, with the gaps that `HAZARDS.md` lists, and must not be called from inside an
-//! operation. Each function here is a batch of one; combine them through [`Batch`]'s methods of
-//! the same names, so that no thread ever runs with the groups of one user and the id of another:
+//! All are the kernel's own system calls. libc's functions of the same names make broadcasts of their own,
+//! with the gaps that `HAZARDS.md` lists, and must not be called from inside an operation. Each function
+//! here is a batch of one. Combine several by [`Batch`]'s methods of the same names, so that no thread ever
+//! runs with the groups of one user and the id of another:
 //!
 //! ```no_run
 //! use allthreads::Batch;
@@ -27,7 +27,7 @@ use sigctx::sys::id_calls;
 use crate::builder::Batch;
 use crate::calls::Call;
 use crate::error::Error;
-use crate::report::Outcome;
+use crate::report::Report;
 
 /// Whether permitted capabilities survive a change of all user ids away from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +46,8 @@ const fn id(id: Option<u32>) -> usize {
     }
 }
 
-/// The id that the kernel takes for "unchanged", given as if it were one: a caller who has it from a
-/// failed look-up would keep the privileges that it gives up.
+/// Whether an id that was given means "unchanged" to the kernel. A program that has it from a failed
+/// look-up would keep the privileges that it wants to give up.
 const fn is_unchanged(id: Option<u32>) -> bool {
     matches!(id, Some(u32::MAX))
 }
@@ -66,10 +66,6 @@ impl<'a> Batch<'a> {
 
     /// Adds: the supplementary groups become `groups`.
     ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
     /// # References
     ///
     /// `setgroups(2)`
@@ -79,12 +75,8 @@ impl<'a> Batch<'a> {
         self.with(Call::Syscall(id_calls::SETGROUPS, args))
     }
 
-    /// Adds: the real, effective and saved group ids change to what is given, or with `None` stay what
-    /// they are. `Some(u32::MAX)` is no id: the batch is then refused, with [`Error::BadId`].
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Adds: the real, effective and saved group ids change to what is given; `None` leaves one as it is.
+    /// `Some(u32::MAX)` is no id, and the batch is refused with [`Error::BadId`].
     ///
     /// # References
     ///
@@ -99,12 +91,8 @@ impl<'a> Batch<'a> {
         self.set_ids(id_calls::SETRESGID, [real, effective, saved])
     }
 
-    /// Adds: the real, effective and saved user ids change to what is given, or with `None` stay what
-    /// they are. `Some(u32::MAX)` is no id: the batch is then refused, with [`Error::BadId`].
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
+    /// Adds: the real, effective and saved user ids change to what is given; `None` leaves one as it is.
+    /// `Some(u32::MAX)` is no id, and the batch is refused with [`Error::BadId`].
     ///
     /// # References
     ///
@@ -121,10 +109,6 @@ impl<'a> Batch<'a> {
 
     /// Adds: `execve` gives no privileges any more, forever.
     ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
     /// # References
     ///
     /// `PR_SET_NO_NEW_PRIVS(2const)`
@@ -134,10 +118,6 @@ impl<'a> Batch<'a> {
     }
 
     /// Adds: whether permitted capabilities survive the change of user ids that follows.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     ///
     /// # References
     ///
@@ -149,10 +129,6 @@ impl<'a> Batch<'a> {
 
     /// Adds: the capability of this number leaves the bounding set.
     ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
-    ///
     /// # References
     ///
     /// `PR_CAPBSET_DROP(2const)`
@@ -162,16 +138,12 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Calls of the process: made once, by the caller.
+/// Calls that change the process: the requester alone makes them.
 impl<'a> Batch<'a> {
     /// Adds: `path` becomes the root directory of the process.
     ///
     /// Operations after it find no `/proc`, unless there is one below the new root: give them a
     /// directory that was opened before, see [`AllThreads::tasks`](crate::AllThreads::tasks).
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     ///
     /// # References
     ///
@@ -182,10 +154,6 @@ impl<'a> Batch<'a> {
     }
 
     /// Adds: `path` becomes the working directory of the process.
-    ///
-    /// # Signal safety
-    ///
-    /// Async-signal-safe.
     ///
     /// # References
     ///
@@ -204,12 +172,12 @@ impl<'a> Batch<'a> {
 ///
 /// # Signal safety
 ///
-/// As [`AllThreads::batch`](crate::AllThreads::batch).
+/// Async-signal-safe (AS-Safe), as [`AllThreads`](crate::AllThreads).
 ///
 /// # Errors
 ///
 /// As [`AllThreads::batch`](crate::AllThreads::batch); `EPERM` without `CAP_SETGID`.
-pub fn set_groups(groups: &[u32]) -> Result<Outcome, Error> {
+pub fn set_groups(groups: &[u32]) -> Result<Report, Error> {
     Batch::new().set_groups(groups).apply()
 }
 
@@ -217,17 +185,17 @@ pub fn set_groups(groups: &[u32]) -> Result<Outcome, Error> {
 ///
 /// # Signal safety
 ///
-/// As [`AllThreads::batch`](crate::AllThreads::batch).
+/// Async-signal-safe (AS-Safe), as [`AllThreads`](crate::AllThreads).
 ///
 /// # Errors
 ///
-/// As [`AllThreads::batch`](crate::AllThreads::batch); `EPERM` for an id that the caller may not take,
+/// As [`AllThreads::batch`](crate::AllThreads::batch); `EPERM` for an id that the requester may not take,
 /// [`Error::BadId`] for `Some(u32::MAX)`.
 pub fn set_resgid(
     real: Option<u32>,
     effective: Option<u32>,
     saved: Option<u32>,
-) -> Result<Outcome, Error> {
+) -> Result<Report, Error> {
     Batch::new().set_resgid(real, effective, saved).apply()
 }
 
@@ -235,30 +203,30 @@ pub fn set_resgid(
 ///
 /// # Signal safety
 ///
-/// As [`AllThreads::batch`](crate::AllThreads::batch).
+/// Async-signal-safe (AS-Safe), as [`AllThreads`](crate::AllThreads).
 ///
 /// # Errors
 ///
-/// As [`AllThreads::batch`](crate::AllThreads::batch); `EPERM` for an id that the caller may not take,
+/// As [`AllThreads::batch`](crate::AllThreads::batch); `EPERM` for an id that the requester may not take,
 /// [`Error::BadId`] for `Some(u32::MAX)`.
 pub fn set_resuid(
     real: Option<u32>,
     effective: Option<u32>,
     saved: Option<u32>,
-) -> Result<Outcome, Error> {
+) -> Result<Report, Error> {
     Batch::new().set_resuid(real, effective, saved).apply()
 }
 
-/// Makes sure that no thread can gain privileges by `execve` any more.
+/// Sets `no_new_privs` on every thread: none gains privileges by `execve` any more.
 ///
 /// # Signal safety
 ///
-/// As [`AllThreads::batch`](crate::AllThreads::batch).
+/// Async-signal-safe (AS-Safe), as [`AllThreads`](crate::AllThreads).
 ///
 /// # Errors
 ///
 /// As [`AllThreads::batch`](crate::AllThreads::batch).
-pub fn no_new_privs() -> Result<Outcome, Error> {
+pub fn no_new_privs() -> Result<Report, Error> {
     Batch::new().no_new_privs().apply()
 }
 
@@ -266,11 +234,11 @@ pub fn no_new_privs() -> Result<Outcome, Error> {
 ///
 /// # Signal safety
 ///
-/// As [`AllThreads::batch`](crate::AllThreads::batch).
+/// Async-signal-safe (AS-Safe), as [`AllThreads`](crate::AllThreads).
 ///
 /// # Errors
 ///
 /// As [`AllThreads::batch`](crate::AllThreads::batch).
-pub fn keep_caps(keep: KeepCaps) -> Result<Outcome, Error> {
+pub fn keep_caps(keep: KeepCaps) -> Result<Report, Error> {
     Batch::new().keep_caps(keep).apply()
 }

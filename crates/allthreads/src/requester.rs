@@ -1,16 +1,16 @@
-//! One operation from the owner's side: mask, lock, gather, rehearse, execute, release.
+//! One operation from the requester's side: mask, lock, gather, rehearse, execute, release.
 //!
-//! **Masks.** While the caller waits for the lock it has everything blocked but the signals of
-//! operations, its own and others': it can be held by whoever owns the lock, and no handler can come
-//! and want the lock again. As owner it has everything blocked. Between two attempts it has its own mask,
-//! and not the lock: that is what lets others, libc's own broadcasts among them, come to an end
-//! meanwhile.
+//! **Masks.** While the requester waits for the lock, it has all signals blocked but those of operations, its
+//! own and others': the holder of the lock can hold it, and no handler can run on it and want the lock
+//! again. While it has the lock, all signals are blocked. Between two attempts it has the mask that it came
+//! with, and not the lock, so that others, libc's own broadcasts among them, come to an end meanwhile.
 //!
-//! **What happens when** *the caller is the only thread*: the calls are made, nothing else is
-//! touched. *A thread exits or is made meanwhile*: the count says so. *A thread does not come*:
-//! everybody is let go, nothing having been done, and tried again until the deadline. *A call is
-//! refused on the caller*: nobody else tries it. *A thread ends while it is held*: its part is done for
-//! it (`roll`). *The caller ends*: those that it holds, or the next caller, end the operation (`lock`). *The queue of signals is full*: see `census`.
+//! **What happens when** *the requester is the only thread*: it makes the calls, and touches nothing else.
+//! *A thread exits or is made meanwhile*: the count says so. *A thread does not come*: all are let go, with
+//! nothing done, and the next attempt follows until the deadline. *A call is refused on the requester*: no
+//! other thread tries it. *A thread ends while it is held*: its part is done for it (`threads`). *The
+//! requester ends*: a thread that it holds, or the next requester, ends the operation (`lock`). *The queue
+//! of signals is full*: see `census`.
 
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -33,10 +33,10 @@ use crate::lock::{Locked, Refused};
 use crate::notes::{Kind, Notes};
 use crate::options::{KernelWorkers, OnDivergence, OnMixed, Results};
 use crate::patience::Patience;
-use crate::report::Outcome;
+use crate::report::Report;
 use crate::signal::{self, Mask, be_reachable};
 use crate::system::Kernel;
-use crate::threads::{Entry, has_ended_in};
+use crate::threads::has_ended_in;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 const TIMEOUT_PER_THREAD: Duration = Duration::from_millis(2);
@@ -44,7 +44,7 @@ const FIRST_BACK_OFF: Duration = Duration::from_millis(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_millis(50);
 /// The longest sleep without a look at the threads that are held, which may have ended.
 const LOOK_AT_HELD: Duration = Duration::from_millis(10);
-/// How often threads with other credentials are met before the operation is refused.
+/// Attempts that meet threads with other credentials before the operation is refused.
 const MIXED_ATTEMPTS: u32 = 6;
 
 /// What is to be done.
@@ -53,7 +53,7 @@ pub(crate) struct Request<'a> {
     pub(crate) signal: i32,
     pub(crate) release: Release,
     pub(crate) on_divergence: OnDivergence,
-    /// When the operation was asked for.
+    /// When the operation was asked for; the timeout runs from here.
     pub(crate) start: Instant,
     pub(crate) timeout: Option<Duration>,
     pub(crate) excluded: &'a [Tid],
@@ -63,7 +63,7 @@ pub(crate) struct Request<'a> {
     pub(crate) tasks: Option<&'a TaskDir>,
 }
 
-/// How long an operation may take that was given no deadline.
+/// The timeout of an operation that was given none.
 pub(crate) fn default_timeout(population: usize) -> Duration {
     TIMEOUT + TIMEOUT_PER_THREAD * population as u32
 }
@@ -81,14 +81,14 @@ pub(crate) fn population(tasks: Option<&TaskDir>) -> Result<usize, Error> {
     }
 }
 
-/// The way of a process of one thread.
-fn alone(request: &Request<'_>) -> Result<Outcome, Error> {
+/// The operation of a process of one thread.
+fn alone(request: &Request<'_>) -> Result<Report, Error> {
     let rehearsal = rehearse(request.calls, |_, run| run(), |_, _| {});
-    Outcome::new(&rehearsal, request.calls, request.start)
+    Report::new(&rehearsal, request.calls, request.start)
 }
 
 /// Runs an operation to its end.
-pub(crate) fn run(request: &Request<'_>) -> Result<Outcome, Error> {
+pub(crate) fn run(request: &Request<'_>) -> Result<Report, Error> {
     let start = request.start;
     signal::keep_loaded().map_err(Error::NotKept)?;
     let mask = Mask::change(BLOCK.signals.without(SigSet::deferrable()));
@@ -125,13 +125,13 @@ pub(crate) fn run(request: &Request<'_>) -> Result<Outcome, Error> {
         let attempt = Attempt { request, dir, ids, patience: &mut patience, before };
         match attempt.run(retries) {
             ControlFlow::Break(end) => return end,
-            ControlFlow::Continue(who) => before = Some(who),
+            ControlFlow::Continue(failed) => before = Some(failed),
         }
         retries += 1;
         mask.relax();
         let never = AtomicU32::new(0);
         let nap = back_off.min(patience.left().unwrap_or_default());
-        // Wakes early when a signal comes; that only makes the next attempt come early.
+        // A signal ends it early; then the next attempt only comes early.
         let _ = futex_wait(&never, 0, Some(nap));
         patience.tick(nap);
         back_off = (back_off * 2).min(LONGEST_BACK_OFF);
@@ -139,7 +139,7 @@ pub(crate) fn run(request: &Request<'_>) -> Result<Outcome, Error> {
     }
 }
 
-/// One attempt at holding everybody.
+/// One attempt at holding all threads.
 struct Attempt<'a> {
     request: &'a Request<'a>,
     dir: &'a TaskDir,
@@ -161,16 +161,16 @@ enum Failed {
 impl Failed {
     fn after(self, waited: Duration) -> Error {
         match self {
-            Self::TimedOut(who) => Error::TimedOut(who.after(waited)),
+            Self::TimedOut(threads) => Error::TimedOut(threads.after(waited)),
             Self::Mixed(Odd { threads, tid }, _) => Error::Mixed { tid, threads: threads as usize },
         }
     }
 }
 
 /// An attempt goes on, with those that did not come, or ends the operation.
-type Next = ControlFlow<Result<Outcome, Error>, Failed>;
+type Next = ControlFlow<Result<Report, Error>, Failed>;
 
-/// A hold that has begun. Its end, also by a panic, lets everybody go.
+/// A hold that has begun. When it is dropped, by a panic too, all threads are let go.
 struct Begun<'a>(&'a Hold);
 
 impl<'a> Begun<'a> {
@@ -209,15 +209,13 @@ impl Drop for Begun<'_> {
 impl Attempt<'_> {
     fn run(mut self, retries: u32) -> Next {
         let (pid, me, signal) = self.ids;
-        // A held thread, and the owner, may ask again from a function that `call` runs.
-        let nested =
-            || BLOCK.hold.is_executing() && BLOCK.table.entry(me).is_some_and(Entry::has_arrived);
+        // A held thread, and the requester, may ask again from a function that `call` runs.
+        let nested = || BLOCK.is_inside(me);
         let mut locked = match BLOCK.lock.acquire(me, self.patience, nested, be_reachable) {
             Ok(locked) => locked,
             Err(Refused::Nested) => return ControlFlow::Break(Err(Error::Nested)),
             Err(Refused::TimedOut { holder }) => {
                 let waited = self.request.start.elapsed();
-                let holder = Some(holder).filter(|&tid| tid != 0);
                 let busy = Error::Busy { holder, waited };
                 let error = self.before.map_or(busy, |before| before.after(waited));
                 return ControlFlow::Break(Err(error));
@@ -233,9 +231,9 @@ impl Attempt<'_> {
         if BLOCK.signals.add(signal) {
             BLOCK.lock.announce();
         }
-        // It only spares rounds against a thread that makes others. Not a second time: who waits
-        // for it may be the one that does not come. Nor where nobody makes threads by that crate, and
-        // a held thread's fork would copy the lock for good.
+        // This only spares rounds against a thread that makes others. Not a second time: the thread that
+        // does not come may wait for the freeze. Nor in a program that makes no threads by that crate: a
+        // held thread's fork would copy the lock for good.
         let freeze = retries == 0 && threadreg::is_in_use();
         let mut frozen = if freeze { threadreg::try_freeze_creation() } else { None };
         let thaw = || drop(frozen.take());
@@ -253,7 +251,7 @@ impl Attempt<'_> {
     fn gathered(&mut self, locked: &mut Locked<'_>, retries: u32, thaw: impl FnOnce()) -> Next {
         let (request, (pid, ..)) = (self.request, self.ids);
         let notes = BLOCK.notes(locked);
-        // What may fail or panic comes before the gate opens, where it can.
+        // What may fail or panic comes before the gate opens, as far as possible.
         let census = Census::new(self.dir, notes, self.patience, self.ids, request.excluded);
         let mut census = match census {
             Ok(census) => census,
@@ -279,10 +277,10 @@ impl Attempt<'_> {
         let Some(begun) = begun else {
             let waited = request.start.elapsed();
             let inside = census::inside(self.dir, &BLOCK.hold, waited);
-            let error = self.before.map_or(Error::TimedOut(inside), |who| who.after(waited));
+            let error = self.before.map_or(Error::TimedOut(inside), |failed| failed.after(waited));
             return ControlFlow::Break(Err(error));
         };
-        // The wait is no lack of arrivals.
+        // The wait so far is no lack of arrivals.
         census.begin();
         let gathered = gather(&BLOCK.hold, &mut census).and_then(|held| {
             check_credentials(held, pid, compare)?;
@@ -294,16 +292,16 @@ impl Attempt<'_> {
             Ok(held) => {
                 thaw();
                 let rehearsal = execute(request, self.ids, begun, held);
-                // Everybody came. Else they are kept: what is queued for them is not sent again.
+                // All have come. Otherwise they are kept: what is queued for them is not sent again.
                 notes.forget_missing();
                 let end = rehearsal.and_then(|(rehearsal, died)| {
-                    let mut outcome = Outcome::new(&rehearsal, request.calls, request.start)?;
-                    outcome.threads = (held + 1 - died) as usize;
-                    outcome.died = died as usize;
-                    outcome.retries = retries;
-                    outcome.kernel_workers = notes.bystanders_of(WORKERS).count();
-                    outcome.excluded = notes.bystanders_of(&[Kind::Excluded]).count();
-                    Ok(outcome)
+                    let mut report = Report::new(&rehearsal, request.calls, request.start)?;
+                    report.threads = (held + 1 - died) as usize;
+                    report.died = died as usize;
+                    report.retries = retries;
+                    report.kernel_workers = notes.bystanders_of(WORKERS).count();
+                    report.excluded = notes.bystanders_of(&[Kind::Excluded]).count();
+                    Ok(report)
                 });
                 ControlFlow::Break(end)
             }
@@ -326,22 +324,22 @@ impl Attempt<'_> {
 
 const WORKERS: &[Kind] = &[Kind::Worker, Kind::Polling];
 
-/// Waits until all that are held have compared their credentials, where that is wanted.
+/// Waits until all held threads have compared their credentials, if that is wanted.
 fn check_credentials(held: u32, pid: i32, compare: bool) -> Result<(), Halt> {
     if !compare {
         return Ok(());
     }
     let never = AtomicU32::new(0);
-    // They have joined, and only make three system calls.
+    // They have joined, and make three system calls.
     while !BLOCK.roll.have_checked(held) {
         let _ = futex_wait(&never, 0, Some(Duration::from_micros(50)));
-        // Any of which a filter may answer with the end of the thread.
+        // A filter may answer any of them with the end of the thread.
         BLOCK.roll.bury(&BLOCK.hold, held, has_ended_in(pid));
     }
     BLOCK.credentials.odd().map_or(Ok(()), |odd| Err(Halt::Mixed(odd)))
 }
 
-/// The count proves that all workers are known.
+/// Refuses workers of the kernel, if that is wanted. The count has proved that all are known.
 fn check_workers(allowed: KernelWorkers, notes: &Notes) -> Result<(), Halt> {
     let refused: &[Kind] = match allowed {
         KernelWorkers::Leave => &[],
@@ -355,12 +353,12 @@ fn check_workers(allowed: KernelWorkers, notes: &Notes) -> Result<(), Halt> {
     }
 }
 
-/// Of what was wrong with the attempt before and with this one, what is to be told.
+/// Chooses what an error is to tell: what was wrong with the attempt before, or with this one.
 fn what_to_name(halt: &Halt, before: Option<Failed>, now: TimedOut) -> Failed {
     match (halt, before) {
         (Halt::Mixed(odd), Some(Failed::Mixed(_, attempts))) => Failed::Mixed(*odd, attempts + 1),
         (Halt::Mixed(odd), _) => Failed::Mixed(*odd, 1),
-        // Who has not come by now says nothing: some may have had no time to.
+        // The threads that have not come in this attempt may have had no time to.
         (Halt::TimedOut, Some(Failed::TimedOut(before))) => {
             Failed::TimedOut(before.after(now.elapsed()))
         }
@@ -369,7 +367,8 @@ fn what_to_name(halt: &Halt, before: Option<Failed>, now: TimedOut) -> Failed {
     }
 }
 
-/// With everybody held: the caller first, then all, then let go. Returns how many have died.
+/// Runs the calls with all threads held: first on the requester, then on the others, which are then let
+/// go. Returns how many have died.
 fn execute(
     request: &Request<'_>,
     ids: (i32, Tid, i32),
@@ -394,11 +393,11 @@ fn execute(
     let died = BLOCK.roll.buried(held);
     let (count, first) = BLOCK.calls.different();
     let diverged = (count > 0).then(|| Diverged::new(count, first, request.calls, &rehearsal));
-    if let (Some(who), OnDivergence::Abort) = (&diverged, request.on_divergence) {
-        end::die(ids.0, who);
+    if let (Some(diverged), OnDivergence::Abort) = (&diverged, request.on_divergence) {
+        end::die(ids.0, diverged);
     }
     drop(begun);
-    diverged.map_or(Ok((rehearsal, died)), |who| Err(Error::Diverged(who)))
+    diverged.map_or(Ok((rehearsal, died)), |diverged| Err(Error::Diverged(diverged)))
 }
 
 #[cfg(test)]
@@ -410,7 +409,7 @@ mod tests {
         let missing = |count, milliseconds| {
             TimedOut::new(core::iter::empty(), count, Duration::from_millis(milliseconds))
         };
-        // In the attempt that the deadline cut short nearly everybody is missing.
+        // In the attempt that the deadline cut short nearly all threads are missing.
         let (one, all) = (missing(1, 300), missing(50, 400));
         let (some, failed) = (Some(Failed::TimedOut(one)), Failed::TimedOut);
         assert_eq!(what_to_name(&Halt::TimedOut, some, all), failed(missing(1, 400)));
@@ -426,10 +425,10 @@ mod tests {
         assert_eq!(what_to_name(&Halt::TimedOut, Some(mixed), all), mixed);
     }
 
-    /// It had joined, was let go, and has not left its handler: nothing is begun by the deadline, and
+    /// The thread had joined, was let go, and has not left its handler: nothing is begun by the deadline, and
     /// the next operation waits for it again.
     #[test]
-    fn who_has_not_left_is_waited_for_until_the_deadline() {
+    fn a_thread_that_has_not_left_is_waited_for_until_the_deadline() {
         let hold = Hold::new();
         let patience = Duration::from_millis(30);
         let open = |until, prepare: &dyn Fn()| {
@@ -440,18 +439,18 @@ mod tests {
         drop(begun);
         for _ in 0..2 {
             let start = Instant::now();
-            let begun = open(Some(start + patience), &|| panic!("somebody is inside"));
+            let begun = open(Some(start + patience), &|| panic!("a thread is inside"));
             assert!(begun.is_none());
             assert!(start.elapsed() >= patience);
         }
         hold.stay(&Kernel, 1, || panic!("let go"), || (), |_| ());
-        // It has left: that is enough also when the deadline has passed.
+        // It has left: the deadline does not matter then.
         assert!(open(Some(Instant::now()), &|| ()).is_some());
     }
 
-    /// Else all threads would stay in their handlers forever.
+    /// Otherwise all threads would stay in their handlers forever.
     #[test]
-    fn a_panic_lets_everybody_go() {
+    fn a_panic_lets_all_threads_go() {
         for close in [false, true] {
             let hold = Hold::new();
             let unwound = std::panic::catch_unwind(|| {

@@ -1,17 +1,15 @@
 //! The signal that brings a thread into the hold, and its handler.
 //!
-//! By default it is 33. No mask that libc builds can contain it, so that threads which "block
-//! everything" still hear it; and glibc leaves exactly this one open in the parts of a thread's
-//! exit in which the thread takes locks that a held thread may own. glibc uses 33 itself, for its
-//! own set*id broadcast, and musl for cancellation: the handler that was there is kept, and gets
-//! every instance that is not ours. Ours are told apart by a private `si_code`, which nobody but
-//! the sender chooses, and by a value that tells one copy of this crate in the process from another;
-//! nothing in the signal is dereferenced.
+//! By default it is 33. No mask that libc builds can contain it, so that it reaches threads which "block
+//! everything"; and glibc leaves exactly this one open in the parts of a thread's exit in which the thread
+//! takes locks that a held thread may have. glibc uses 33 for its own set*id broadcast, and musl for
+//! cancellation: the handler that was there is kept, and gets every foreign instance (`chain`). Ours have a
+//! private `si_code`, which the sender alone chooses, and a value that tells one copy of this crate in the
+//! process from another. Nothing in the signal is dereferenced.
 //!
-//! **The handler runs on threads of any origin**, also on those that have no thread-local storage
-//! or share somebody else's, in the middle of `malloc` or of libc's own thread code. It may only
-//! touch `BLOCK` and make raw system calls. What it calls is inlined; `tests/handler_code.rs`
-//! looks at the machine code.
+//! **The handler runs on threads of any origin**, also on those that have no thread-local storage or share
+//! another thread's, in the middle of `malloc` or of libc's own thread code. It may only touch `BLOCK` and
+//! make raw system calls. What it calls is inlined; `tests/handler_code.rs` looks at the machine code.
 
 use core::ffi::{c_int, c_void};
 use core::mem;
@@ -32,7 +30,7 @@ use crate::threads::has_ended_in;
 /// The signal that libc's masks cannot contain.
 pub(crate) const DEFAULT: i32 = 33;
 
-/// Our instances. Negative, so that the kernel lets a thread send it to another; none of libc's.
+/// Our instances' `si_code`. Negative, so that the kernel lets a thread send it to another; none of libc's.
 const CODE: i32 = -60;
 /// Tells this copy's instances from those of another copy of the crate in the process.
 #[inline(always)]
@@ -102,7 +100,7 @@ fn hold() {
     BLOCK.hold.arrived(&Kernel, number);
     let run = || {
         BLOCK.calls.run(tid);
-        // From here on it is in no function that `call` runs: after an early release its own code
+        // From here on the thread is in no function that `call` runs: after an early release its own code
         // may ask for an operation while this one is still executing.
         if let Some(entry) = entry {
             entry.clear_arrived();
@@ -113,22 +111,22 @@ fn hold() {
     BLOCK.hold.stay(&Kernel, number, run, || line.left(), alone);
 }
 
-/// Ends the operation of an owner that was killed by a filter of its own, if that is what keeps this
+/// Ends the operation of a requester that a filter of its own has killed, if that is what keeps this
 /// thread.
 #[inline(always)]
 fn take_over_from_the_dead(pid: i32, tid: Tid, has_run: bool) {
-    let owner = BLOCK.lock.owner();
-    if owner == 0 || owner == tid || !life::has_ended(pid, owner) {
+    let Some(requester) = BLOCK.lock.holder() else { return };
+    if requester == tid || !life::has_ended(pid, requester) {
         return;
     }
-    // Once it is dead: until then it may tell this thread to run the calls.
-    if BLOCK.hold.may_inherit(has_run) && BLOCK.lock.inherit(owner, tid) {
+    // Only when it is dead: until then it may tell this thread to run the calls.
+    if BLOCK.hold.may_inherit(has_run) && BLOCK.lock.inherit(requester, tid) {
         inherited(pid);
         BLOCK.lock.release();
     }
 }
 
-/// Ends the operation of a dead owner. The caller has its lock.
+/// Ends the operation of a dead requester. The calling thread has its lock.
 #[inline(always)]
 pub(crate) fn inherited(pid: i32) {
     BLOCK.broadcast.store(0, Ordering::Relaxed);
@@ -138,40 +136,40 @@ pub(crate) fn inherited(pid: i32) {
     });
 }
 
-/// The caller's signal mask, put back on drop.
+/// The requester's own signal mask, put back on drop.
 pub(crate) struct Mask {
-    callers: SigSet,
+    own: SigSet,
 }
 
 impl Mask {
     pub(crate) fn change(set: SigSet) -> Self {
-        Self { callers: sigprocmask(MaskHow::Set, &set) }
+        Self { own: sigprocmask(MaskHow::Set, &set) }
     }
 
-    /// The caller's own mask, in which it can be held nevertheless. So the signals of operations are
-    /// open for a while also where the caller had blocked them, and what waits for it is delivered.
+    /// The requester's own mask, but with the signals of operations open, so that it can be held. Where it
+    /// had them blocked, instances that are pending for it are delivered.
     pub(crate) fn relax(&self) {
-        sigprocmask(MaskHow::Set, &BLOCK.signals.without(self.callers));
+        sigprocmask(MaskHow::Set, &BLOCK.signals.without(self.own));
     }
 }
 
-/// Blocks all that would not bring the caller into the operation of somebody else.
+/// Blocks all signals but those by which another thread's operation can hold the calling thread.
 pub(crate) fn be_reachable() {
     sigprocmask(MaskHow::Set, &BLOCK.signals.without(SigSet::deferrable()));
 }
 
 impl Drop for Mask {
     fn drop(&mut self) {
-        sigprocmask(MaskHow::Set, &self.callers);
+        sigprocmask(MaskHow::Set, &self.own);
     }
 }
 
-/// Keeps the library that has the handler loaded, from the first operation on. Takes the dynamic
-/// linker's lock, so not while threads are held.
+/// Keeps the library that has the handler loaded, from the first operation on. Not while threads are held:
+/// it takes the dynamic linker's lock.
 pub(crate) fn keep_loaded() -> Result<(), KeepError> {
     static KEPT: AtomicBool = AtomicBool::new(false);
 
-    // Relaxed: to do it twice does no harm.
+    // Relaxed: doing it twice does no harm.
     if !KEPT.load(Ordering::Relaxed) {
         sigctx::module::keep_loaded(allthreads_on_signal as *const ())?;
         KEPT.store(true, Ordering::Relaxed);
@@ -179,22 +177,21 @@ pub(crate) fn keep_loaded() -> Result<(), KeepError> {
     Ok(())
 }
 
-/// Makes sure that our handler is the action for `signal`, with our flags and mask, whoever changed
-/// it meanwhile (glibc does, when the first thread is made; `siginterrupt` takes a flag away). Only
-/// the owner calls this.
+/// Makes sure that our handler is the action for `signal`, with our flags and mask. Others change it: glibc
+/// when the first thread is made; `siginterrupt` takes a flag away. Only the requester calls this.
 pub(crate) fn install(signal: i32) -> Result<(), Errno> {
     let ours = KernelAction {
         handler: allthreads_on_signal as *const () as usize,
         // RESTART: most interrupted calls go on. ONSTACK: small stacks of foreign runtimes.
         flags: SaFlags::SIGINFO | SaFlags::ONSTACK | SaFlags::RESTART,
         // Nothing may interrupt a held thread, but what its own system calls raise: a sandbox may trap
-        // them. The kernel takes the two out that nobody can block.
+        // them. The kernel takes out the two that cannot be blocked.
         mask: SigSet::deferrable().without(libc::SIGKILL).without(libc::SIGSTOP),
     };
     // SAFETY: only reads.
     let mut found = unsafe { rt_sigaction(signal, None) }?;
     while found != ours {
-        // Before ours is in place: an instance for the other handler may come at once.
+        // Kept before ours is in place: an instance for the other handler may come at once.
         if found.handler != ours.handler {
             BLOCK.previous.keep(signal as usize, found.handler);
         }
@@ -204,7 +201,7 @@ pub(crate) fn install(signal: i32) -> Result<(), Errno> {
         if replaced.handler == found.handler || replaced.handler == ours.handler {
             break;
         }
-        // Somebody installed a handler between the two calls.
+        // Another handler was installed between the two calls.
         found = replaced;
     }
     Ok(())
@@ -215,7 +212,7 @@ pub(crate) fn send(pid: i32, tid: Tid, signal: i32) -> Result<(), Errno> {
     sys::tgsigqueueinfo(pid, tid, signal, CODE, cookie())
 }
 
-/// The thread's alternate stack is not used while this lives.
+/// While this lives, handlers run on the thread's ordinary stack.
 struct OrdinaryStack(Option<libc::stack_t>);
 
 impl OrdinaryStack {
@@ -241,18 +238,18 @@ impl Drop for OrdinaryStack {
     }
 }
 
-/// Runs a function of the batch on the owner as it runs on all others: in the handler. What it changes in
-/// registers that the end of a handler puts back is then put back on the owner, too.
+/// Runs a function of the batch on the requester as on all others: in the handler. Registers that the end of
+/// a handler restores are then restored on the requester, too.
 ///
-/// The caller is the owner, with all signals blocked. Returns 0, or a negated error number when it could
-/// not be run.
+/// The calling thread is the requester, with all signals blocked. Returns 0, or a negated error number when
+/// the function could not be run.
 pub(crate) fn run_own(call: usize, (pid, me, signal): (i32, Tid, i32)) -> isize {
     // Its ordinary stack has more room than an alternate one.
     let stack = OrdinaryStack::take();
     BLOCK.calls.ask_own(me, call);
     let mut sent = send(pid, me, signal);
     if sent == Err(Errno::EAGAIN) {
-        // The queue is full. This one is never refused; all others have the signal blocked.
+        // The queue is full. This signal is never refused, and all others have it blocked.
         BLOCK.broadcast.store(1, Ordering::Relaxed);
         sent = sys::kill(pid, signal);
     }
@@ -263,20 +260,20 @@ pub(crate) fn run_own(call: usize, (pid, me, signal): (i32, Tid, i32)) -> isize 
     if BLOCK.calls.was_own_run() {
         return 0;
     }
-    // Forbidden, or somebody has taken the handler away.
+    // Forbidden, or the handler has been replaced.
     -(sent.err().unwrap_or(Errno::EAGAIN).raw() as isize)
 }
 
 /// The most foreign instances that `drain` sets aside.
 const ASIDE: usize = 16;
 
-/// Takes what is left of our instances of `kill` out of the queue. The caller, thread `me` of
-/// process `pid`, has the signal blocked.
+/// Takes what is left of our instances of `kill` out of the queue. The calling thread, `me` of process
+/// `pid`, has the signal blocked.
 ///
-/// What is pending for the caller from somebody else (libc's own broadcast) is put back, behind
-/// others of the same signal. It is lost only if its room in the queue, whose limit is the user's, is
-/// taken in between; and what is more than is set aside stays, together with ours, which then go to
-/// the handler that was there before.
+/// A foreign instance that is pending for the thread (libc's own broadcast) is put back, behind others of
+/// the same signal. It is lost only if its room in the queue, whose limit is the user's, is taken in between.
+/// If there are more than can be set aside, the rest stays, with ours among it, which then go to the handler
+/// that was there before.
 pub(crate) fn drain(signal: i32, (pid, me): (i32, Tid)) {
     // SAFETY: integers and padding, for which zero is a value.
     let mut aside: [libc::siginfo_t; ASIDE] = unsafe { mem::zeroed() };
@@ -300,7 +297,7 @@ pub(crate) fn drain(signal: i32, (pid, me): (i32, Tid)) {
     }
 }
 
-/// Takes one instance that is pending for the caller or the process; false when there is none.
+/// Takes one instance that is pending for the calling thread or the process; false when there is none.
 fn take(signal: i32, info: &mut libc::siginfo_t) -> bool {
     let set = SigSet::of(signal);
     // Long enough for either layout of the time; zero in both.

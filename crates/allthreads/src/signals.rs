@@ -1,8 +1,8 @@
 //! The signals that operations of this process use.
 //!
-//! Who waits for its turn can be held by an operation with another signal than its own: it keeps all of
-//! them open. A signal is entered when its handler is in place, by the owner, who then announces it to
-//! those that wait (see `lock`).
+//! An operation with one signal must be able to hold a thread that waits for its turn with another one: so
+//! a waiting thread keeps all of them open. The requester enters a signal when its handler is in place, and
+//! then announces it to the waiting threads (see `lock`).
 
 use core::sync::atomic::{AtomicU32, Ordering};
 

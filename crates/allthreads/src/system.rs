@@ -5,13 +5,13 @@ pub(crate) use kernel::Kernel;
 
 use crate::sync::AtomicU32;
 
-/// Sleeping and waking on a word.
-pub(crate) trait Futex {
-    /// How long the owner is ready to wait.
+/// The seam between the protocol and the kernel; loom brings another one.
+pub(crate) trait System {
+    /// How long the requester is ready to wait.
     type Timeout;
-    /// Sleeps while `word` holds `expected`; may return early. True when it has slept for so long that
-    /// the owner may be dead, or may be unable to wake anybody: the longer the greater `number` is, the
-    /// thread's own among those that joined.
+    /// Sleeps while `word` holds `expected`; may return early. Returns true after a sleep so long that the
+    /// requester may be dead, or unable to wake others. How long depends on `number`, the thread's place in
+    /// the order of joining.
     fn wait(&self, word: &AtomicU32, expected: u32, number: u32) -> bool;
     /// Like `wait`, and no longer than `timeout`.
     fn wait_for(&self, word: &AtomicU32, expected: u32, timeout: Self::Timeout);
@@ -30,11 +30,11 @@ mod kernel {
 
     use sigctx::sys::syscall_raw;
 
-    use super::Futex;
+    use super::System;
 
-    /// How long the first held thread sleeps without a look at its owner, and how much longer each one that
-    /// joined after another, in milliseconds.
-    const LOOK_AT_OWNER: u32 = 50;
+    /// In milliseconds: how long the first held thread sleeps without a look at the requester, and how much
+    /// longer than its predecessor each further one does.
+    const LOOK_AT_REQUESTER: u32 = 50;
     const LOOK_LATER: u32 = 1;
 
     /// Sleeping and waking by raw system calls, for the handler.
@@ -57,13 +57,13 @@ mod kernel {
         }
     }
 
-    impl Futex for Kernel {
+    impl System for Kernel {
         type Timeout = Duration;
 
         #[inline(always)]
         fn wait(&self, word: &AtomicU32, expected: u32, number: u32) -> bool {
-            // Early returns (EAGAIN, EINTR) only make the caller look at the word again. What else there is
-            // is the end of the time, or a filter: who cannot sleep looks at the owner.
+            // Early returns (EAGAIN, EINTR) only make the thread look at the word again. What else there is
+            // is the end of the time, or a filter: a thread that cannot sleep looks at the requester.
             let result = Self::futex(word, libc::FUTEX_WAIT, expected, Some(&nap(number)));
             result != 0 && result != AGAIN && result != INTERRUPTED
         }
@@ -92,7 +92,7 @@ mod kernel {
     /// did all look equally often, thousands of them would leave no processor to those that they wait for.
     #[inline(always)]
     fn nap(number: u32) -> [c_long; 2] {
-        let milliseconds = (LOOK_AT_OWNER + LOOK_LATER * number).cast_signed();
+        let milliseconds = (LOOK_AT_REQUESTER + LOOK_LATER * number).cast_signed();
         [(milliseconds / 1000).into(), (milliseconds % 1000 * 1_000_000).into()]
     }
 
@@ -103,9 +103,9 @@ mod kernel {
     mod tests {
         use super::*;
 
-        /// What those that are held cost together, while the caller waits for more to come, has a bound.
+        /// What the held threads cost together, while the requester waits for more to come, has a bound.
         #[test]
-        fn however_many_are_held_few_of_them_look_at_the_owner_in_a_second() {
+        fn however_many_are_held_few_of_them_look_at_the_requester_in_a_second() {
             let in_milliseconds = |number| {
                 let [seconds, nanoseconds] = nap(number);
                 assert!((0..1_000_000_000).contains(&nanoseconds), "{number}: {nanoseconds}");

@@ -1,5 +1,6 @@
-//! What the requester and the handlers write down of each thread: who is left out, who was signalled
-//! and has arrived, who has joined and how far each has come. Three fixed lists of words.
+//! What is written down of each thread, in three fixed lists of words that the requester and the handlers
+//! share: which threads are left out ([`Excluded`]), which were signalled and have arrived ([`Table`]), and
+//! which have joined and how far each has come ([`Roll`]).
 
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
@@ -19,14 +20,14 @@ const LAST_EPOCH: u32 = 255;
 
 /// Which thread has been signalled and which has arrived: a fixed table of thread ids.
 ///
-/// It helps to signal each thread once and to say who is missing. That everybody is held is proved
-/// by the count alone (see `gather`), so a wrong entry costs time, never correctness.
+/// It serves to signal each thread once and to say which are missing. The count alone proves that all
+/// are held (`hold`), so a wrong entry costs time, never correctness.
 ///
 /// One word an entry: `epoch (8) | arrived (1) | sent (1) | tid (22)`. An entry of another epoch is
-/// free, so that a new gathering empties the table by counting the epoch up. The kernel's thread
+/// free, so that counting the epoch up empties the table. The kernel's thread
 /// ids are below 2²² (`PID_MAX_LIMIT`).
 ///
-/// The owner and the handlers insert by compare-and-swap. All accesses are relaxed: an entry
+/// The requester and the handlers insert by compare-and-swap. All accesses are relaxed: an entry
 /// carries nothing but itself, and the epoch is published by the opening of the gate.
 pub(crate) struct Table {
     epoch: AtomicU32,
@@ -111,25 +112,25 @@ impl Entry<'_> {
 
 /// Its part in `done` is counted.
 const DONE: u32 = 1 << 22;
-/// It ended, and the owner did its part.
+/// It has ended, and the requester did its part.
 const BURIED: u32 = 1 << 25;
-/// It has compared its credentials with the caller's.
+/// It has compared its credentials with the requester's.
 const CHECKED: u32 = 1 << 24;
 /// Its part in `left` is counted: no word of the protocol is touched any more.
 const LEFT: u32 = 1 << 23;
 
-/// Who has joined, in the order of joining, and how far each has come.
+/// The threads that have joined, in the order of joining, and how far each has come.
 ///
-/// A held thread can end: a seccomp filter of its own may kill it for a system call. Words that count
-/// would then wait for it. So each thread writes down how far it has come, between two system calls,
-/// at each of which alone it can end; the owner makes up for what the dead have left undone.
+/// A held thread can end: a seccomp filter of its own may kill it for a system call, and the words that
+/// count would wait for it. So each thread writes down how far it has come, between two system calls: it
+/// can end at a system call only. The requester makes up for what the dead have left undone.
 ///
 /// | word | writers | readers | ordering | invariant |
 /// |---|---|---|---|---|
-/// | an entry | the thread that joined with its number; when that has ended, the owner | the owner | relaxed: what is read of a thread that has ended was written before its end, which the kernel told; `CHECKED` release / acquire | 0, then the id, then bits are added |
+/// | an entry | the thread that joined with its number; when that has ended, the requester | the requester | relaxed: what is read of a thread that has ended was written before its end, which the kernel told; `CHECKED` release / acquire | 0, then the id, then bits are added |
 pub(crate) struct Roll([AtomicU32; SLOTS]);
 
-/// One thread's entry; none beyond the most threads that an operation can hold.
+/// One thread's entry; none for a thread beyond the most that an operation can hold.
 #[derive(Clone, Copy)]
 pub(crate) struct Line<'a>(Option<&'a AtomicU32>);
 
@@ -161,8 +162,8 @@ impl Roll {
         line
     }
 
-    /// Does for threads that have ended what they have left undone, so that nobody waits for them.
-    /// Returns how many are new. Only with the lock.
+    /// Does for threads that have ended what they have left undone, so that no thread waits for them.
+    /// Returns how many are new. The lock is held.
     #[inline(always)]
     pub(crate) fn bury(&self, hold: &Hold, joined: u32, has_ended: impl Fn(Tid) -> bool) -> u32 {
         let mut buried = 0;
@@ -173,7 +174,7 @@ impl Roll {
             if tid == 0 || seen & LEFT != 0 || !has_ended(tid) {
                 continue;
             }
-            // Again: it may have gone on between the two, to its end.
+            // Read again: it may have gone on until its end since the first read.
             let last = entry.fetch_or(DONE | LEFT | BURIED, Ordering::Relaxed);
             if last & LEFT == 0 {
                 hold.bury(last & DONE == 0);
@@ -227,20 +228,20 @@ impl Line<'_> {
     }
 }
 
-/// The ordinary question, for who has time for the answer.
+/// Asks the kernel whether a thread of process `pid` has ended.
 #[inline(always)]
 pub(crate) fn has_ended_in(pid: i32) -> impl Fn(Tid) -> bool {
     move |tid| life::has_ended(pid, tid)
 }
 
-/// The most threads that a caller may exclude.
+/// The most threads that one operation, or [`exclude_always`](crate::exclude_always), can leave out.
 pub const MAX_EXCLUDED: usize = 16;
 
-/// Those of an operation, and those of every operation.
+/// Those of one operation, and those of every operation.
 pub(crate) const EXCLUDED: usize = 2 * MAX_EXCLUDED;
 
-/// Threads that the caller vouches for, where the handler finds them: those of the operation and
-/// those of every operation. Written before the gate opens, read after.
+/// Threads that the program vouches for, where the handler finds them: those of the operation and
+/// those of every operation. Written before the gate opens, read after; 0 is an empty place.
 pub(crate) struct Excluded([AtomicI32; EXCLUDED]);
 
 impl Excluded {
@@ -248,9 +249,9 @@ impl Excluded {
         Self([const { AtomicI32::new(0) }; EXCLUDED])
     }
 
-    pub(crate) fn set(&self, tids: [Tid; EXCLUDED]) {
+    pub(crate) fn set(&self, tids: [Option<Tid>; EXCLUDED]) {
         for (slot, tid) in self.0.iter().zip(tids) {
-            slot.store(tid, Ordering::Relaxed);
+            slot.store(tid.unwrap_or(0), Ordering::Relaxed);
         }
     }
 

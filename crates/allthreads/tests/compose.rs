@@ -173,7 +173,7 @@ fn a_mutator_that_waits_to_enter_a_held_task_is_stopped() {
     });
 }
 
-/// Who holds a mutator's task waits for itself where no nudge can reach it.
+/// The holder of a mutator's task waits for itself where no nudge can reach it.
 #[test]
 fn a_stop_by_the_holder_of_a_mutators_task_is_refused_without_a_nudge() {
     let name = "a_stop_by_the_holder_of_a_mutators_task_is_refused_without_a_nudge";
@@ -238,7 +238,7 @@ fn stress_no_nudge_interrupts_a_safe_region() {
     });
 }
 
-/// Three requesters who each want the same loop in another way.
+/// Three requesters that each want the same loop in another way.
 #[test]
 fn stress_stops_suspensions_and_calls_beside_each_other() {
     testkit::in_child(

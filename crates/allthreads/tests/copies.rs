@@ -40,7 +40,7 @@ fn open(number: usize) -> Option<Operate> {
     Some(unsafe { mem::transmute::<*mut std::ffi::c_void, Operate>(found) })
 }
 
-/// Whoever was there first gets its signal once, in whatever order the copies found each other.
+/// The handler that was there first gets its signal once, in whatever order the copies found each other.
 #[test]
 fn the_first_handler_is_reached_once_through_any_number_of_copies() {
     static GOT: AtomicUsize = AtomicUsize::new(0);

@@ -1,6 +1,6 @@
-//! Threads that the caller leaves out: each is subtracted from those to be held once, and only if
-//! it takes no part indeed. Were one subtracted twice, another thread would go on with its own code
-//! while everybody is thought to be held.
+//! Threads that the requester leaves out: each is subtracted once from those to be held, and only if it
+//! takes no part indeed. If one were subtracted twice, another thread would go on with its own code while
+//! all are thought to be held.
 
 mod common;
 
@@ -21,13 +21,13 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[track_caller]
 fn leaves_out(excluded: &[Tid], tid: Tid) {
     for to in [c"others", c"once more"] {
-        // A busy machine may keep others away for too long; nobody waits for those left out.
+        // A busy machine may keep others away for too long; no operation waits for those left out.
         let mut retries = 1;
         while retries > 0 {
-            let outcome = AllThreads::new().exclude(excluded).batch(&name(to)).unwrap();
-            assert_eq!(outcome.excluded, testkit::early_tasks().len() + 1, "{excluded:?}");
-            assert_eq!(outcome.threads, tids().len() - 1, "{excluded:?}");
-            retries = outcome.retries;
+            let report = AllThreads::new().exclude(excluded).batch(&name(to)).unwrap();
+            assert_eq!(report.excluded, testkit::early_tasks().len() + 1, "{excluded:?}");
+            assert_eq!(report.threads, tids().len() - 1, "{excluded:?}");
+            retries = report.retries;
         }
         for other in tids() {
             let expected = if other == tid { "deaf one" } else { to.to_str().unwrap() };
@@ -46,8 +46,8 @@ fn a_thread_that_is_excluded_is_left_out() {
 }
 
 #[test]
-fn who_is_named_twice_counts_once() {
-    in_child("who_is_named_twice_counts_once", LIMIT, || {
+fn a_thread_that_is_named_twice_counts_once() {
+    in_child("a_thread_that_is_named_twice_counts_once", LIMIT, || {
         park(4);
         let tid = deaf(SigSet::full(), None);
         leaves_out(&[tid, tid], tid);
@@ -56,8 +56,8 @@ fn who_is_named_twice_counts_once() {
 }
 
 #[test]
-fn the_caller_cannot_leave_itself_out() {
-    in_child("the_caller_cannot_leave_itself_out", LIMIT, || {
+fn the_requester_cannot_leave_itself_out() {
+    in_child("the_requester_cannot_leave_itself_out", LIMIT, || {
         park(4);
         let tid = deaf(SigSet::full(), None);
         leaves_out(&[gettid(), tid], tid);
@@ -65,8 +65,8 @@ fn the_caller_cannot_leave_itself_out() {
 }
 
 #[test]
-fn an_id_without_a_thread_leaves_nobody_out() {
-    in_child("an_id_without_a_thread_leaves_nobody_out", LIMIT, || {
+fn an_id_without_a_thread_leaves_no_thread_out() {
+    in_child("an_id_without_a_thread_leaves_no_thread_out", LIMIT, || {
         park(4);
         let tid = deaf(SigSet::full(), None);
         // No thread of this process, and an id beyond the kernel's.
@@ -108,10 +108,10 @@ fn a_thread_that_is_always_excluded_is_left_out_of_every_operation() {
     });
 }
 
-/// Who is vouched for is a thread, not an id: whoever gets the id next takes part.
+/// The program vouches for a thread, not for an id: the next thread with the id takes part.
 #[test]
-fn the_next_owner_of_an_excluded_id_takes_part() {
-    in_child("the_next_owner_of_an_excluded_id_takes_part", LIMIT, || {
+fn the_next_thread_with_an_excluded_id_takes_part() {
+    in_child("the_next_thread_with_an_excluded_id_takes_part", LIMIT, || {
         let status = in_namespace(|| {
             park(3);
             let tasks = TaskDir::open().unwrap();
@@ -136,9 +136,9 @@ fn the_next_owner_of_an_excluded_id_takes_part() {
             let mut always = emulator.clone();
             always.push(tid);
             allthreads::exclude_always(&always).unwrap();
-            let outcome = name(c"without").apply().unwrap();
-            assert_eq!(outcome.excluded, always.len());
-            assert_eq!(outcome.threads, tids().len() - 1);
+            let report = name(c"without").apply().unwrap();
+            assert_eq!(report.excluded, always.len());
+            assert_eq!(report.threads, tids().len() - 1);
             assert_ne!(status(tid, "Name").as_deref(), Some("without"));
             end(tid, ender, thread);
             // Until one has the id, and began in another tick of the clock.
@@ -153,8 +153,8 @@ fn the_next_owner_of_an_excluded_id_takes_part() {
                 }
                 end(next.0, next.2, next.3);
             };
-            let outcome = name(c"with").apply().unwrap();
-            assert_eq!((outcome.excluded, outcome.threads), (emulator.len(), tids().len()));
+            let report = name(c"with").apply().unwrap();
+            assert_eq!((report.excluded, report.threads), (emulator.len(), tids().len()));
             assert_all("Name", "with");
         });
         assert!(status.is_none_or(|status| status == 0), "{status:?}");

@@ -24,8 +24,8 @@ static IN_CALL: AtomicBool = AtomicBool::new(false);
 static CALL_ENDED: AtomicBool = AtomicBool::new(false);
 
 /// Stays for long on the thread whose id it is given, and not at all on others.
-unsafe extern "C" fn stay(owner: *mut c_void) {
-    if gettid() as usize == owner.addr() {
+unsafe extern "C" fn stay(requester: *mut c_void) {
+    if gettid() as usize == requester.addr() {
         IN_CALL.store(true, SeqCst);
         let long = libc::timespec { tv_sec: 1, tv_nsec: 500_000_000 };
         // SAFETY: reads one `timespec`.
@@ -75,12 +75,12 @@ fn exec_waits_for_an_operation() {
 }
 
 #[test]
-fn an_exec_that_waits_too_long_names_the_operations_owner() {
-    in_child("an_exec_that_waits_too_long_names_the_operations_owner", LIMIT, || {
-        static OWNER: AtomicI32 = AtomicI32::new(0);
+fn an_exec_that_waits_too_long_names_the_operations_requester() {
+    in_child("an_exec_that_waits_too_long_names_the_operations_requester", LIMIT, || {
+        static REQUESTER: AtomicI32 = AtomicI32::new(0);
         let excluded = gettid();
         let operation = thread::spawn(move || {
-            OWNER.store(gettid(), SeqCst);
+            REQUESTER.store(gettid(), SeqCst);
             let me = std::ptr::without_provenance_mut(gettid() as usize);
             // SAFETY: the function makes system calls and stores.
             unsafe { AllThreads::new().exclude(&[excluded]).call(stay, me) }.map(drop).unwrap();
@@ -89,8 +89,8 @@ fn an_exec_that_waits_too_long_names_the_operations_owner() {
         let mut command = Command::new("/nonexistent");
         let error = threadreg::exec_within(&mut command, Duration::from_millis(20));
         assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{error}");
-        let owner = OWNER.load(SeqCst).to_string();
-        assert!(error.to_string().contains(&owner), "{error}");
+        let requester = REQUESTER.load(SeqCst).to_string();
+        assert!(error.to_string().contains(&requester), "{error}");
         operation.join().unwrap();
         // Nothing is held after that.
         privileges::no_new_privs().unwrap();
@@ -121,7 +121,7 @@ fn an_operation_waits_for_an_exec() {
             threadreg::exec(&mut Command::new("/nonexistent"));
         });
         until("it executes", || EXECUTING.load(SeqCst));
-        // The first operation of the process: nobody knew of it when `exec` began.
+        // The first operation of the process: no thread knew of it when `exec` began.
         let all = AllThreads::new().timeout(Duration::from_millis(20));
         let refused = all.batch(&name(c"late")).unwrap_err();
         assert!(matches!(refused, Error::Busy { holder: Some(_), .. }), "{refused}");

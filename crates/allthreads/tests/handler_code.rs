@@ -46,8 +46,8 @@ fn the_handler_touches_no_tls_and_calls_nothing_by_name() {
     assert!(system_calls >= 5, "system calls are not inlined");
     for (line, instruction) in code.lines().zip(&instructions) {
         assert!(!instruction.thread_local, "thread-local storage: {line}");
-        // A call is through a register: the handler that was there before, or the caller's
-        // function. By name it would be something that ought to have been inlined.
+        // A call is through a register: the handler that was there before, or the function
+        // of a call. By name it would be something that ought to have been inlined.
         assert!(!instruction.outside, "calls or refers to by name: {line}");
     }
     let stack: usize = instructions.iter().map(|i| i.stack).sum();

@@ -1,5 +1,5 @@
 //! Seccomp filters that end a single thread in the middle of an operation, or keep it from waking
-//! others. Whoever it is, nobody waits for it, and the next operations go on.
+//! others. Whichever thread it is, no other waits for it, and the next operations go on.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use allthreads::sigctx::sys::{self, Tid, gettid};
-use allthreads::{AllThreads, Batch, Outcome};
+use allthreads::{AllThreads, Batch, Report};
 use common::*;
 use testkit::{forked, in_child};
 
@@ -101,8 +101,8 @@ fn forbid_on(tid: Tid, call: libc::c_long) -> bool {
     DONE.load(Ordering::SeqCst) == 1
 }
 
-fn operation() -> Outcome {
-    // A call that nobody else here makes.
+fn operation() -> Report {
+    // A call that nothing else here makes.
     let args = [libc::PR_SET_TIMERSLACK as usize, 1_000_000, 0, 0, 0, 0];
     // SAFETY: no pointers.
     let batch = unsafe { Batch::new().call(libc::SYS_getpgid, [0; 6]) };
@@ -119,10 +119,10 @@ fn a_held_thread_that_a_filter_kills_is_not_waited_for() {
         // On its way in, while it waits, in the middle of the calls.
         for call in [libc::SYS_gettid, libc::SYS_futex, libc::SYS_getpgid, libc::SYS_prctl] {
             let Some(tid) = spinner(call) else { return };
-            let outcome = operation();
-            println!("system call {call}: {outcome:?}");
+            let report = operation();
+            println!("system call {call}: {report:?}");
             testkit::until("it is dead", || status(tid, "Name").is_none());
-            assert_eq!(outcome.threads, tids().len());
+            assert_eq!(report.threads, tids().len());
             // Nothing is left of it.
             let next = operation();
             assert_eq!((next.threads, next.died), (tids().len(), 0));
@@ -132,8 +132,8 @@ fn a_held_thread_that_a_filter_kills_is_not_waited_for() {
 }
 
 #[test]
-fn a_caller_that_a_filter_kills_leaves_nobody_behind() {
-    in_child("a_caller_that_a_filter_kills_leaves_nobody_behind", LIMIT, || {
+fn a_requester_that_a_filter_kills_leaves_no_thread_behind() {
+    in_child("a_requester_that_a_filter_kills_leaves_no_thread_behind", LIMIT, || {
         park(2);
         beat();
         // While it gathers, in its calls, while it wakes the others.
@@ -149,11 +149,11 @@ fn a_caller_that_a_filter_kills_leaves_nobody_behind() {
                     return;
                 }
                 operation();
-                println!("the caller survived");
+                println!("the requester survived");
                 std::process::abort();
             });
             let tid = told.recv().unwrap();
-            testkit::until("the caller is dead", || status(tid, "Name").is_none());
+            testkit::until("the requester is dead", || status(tid, "Name").is_none());
             // Without another operation.
             until_it_beats();
             assert_eq!(operation().threads, tids().len());
@@ -163,8 +163,8 @@ fn a_caller_that_a_filter_kills_leaves_nobody_behind() {
 
 /// It has `threadreg` make none while it gathers.
 #[test]
-fn threads_are_made_when_a_filter_has_killed_a_caller() {
-    in_child("threads_are_made_when_a_filter_has_killed_a_caller", LIMIT, || {
+fn threads_are_made_when_a_filter_has_killed_a_requester() {
+    in_child("threads_are_made_when_a_filter_has_killed_a_requester", LIMIT, || {
         park(2);
         // From here on operations freeze that.
         threadreg::spawn(|| ()).join().unwrap();
@@ -173,20 +173,20 @@ fn threads_are_made_when_a_filter_has_killed_a_caller() {
             tell.send(gettid()).unwrap();
             if forbid(libc::SYS_rt_tgsigqueueinfo, KILL_THREAD) {
                 operation();
-                println!("the caller survived");
+                println!("the requester survived");
                 std::process::abort();
             }
         });
         let tid = told.recv().unwrap();
-        testkit::until("the caller is dead", || status(tid, "Name").is_none());
+        testkit::until("the requester is dead", || status(tid, "Name").is_none());
         threadreg::spawn(|| ()).join().unwrap();
     });
 }
 
 /// The main thread stays a thread of the process when it is dead.
 #[test]
-fn a_main_thread_that_a_filter_kills_leaves_nobody_behind() {
-    in_child("a_main_thread_that_a_filter_kills_leaves_nobody_behind", LIMIT, || {
+fn a_main_thread_that_a_filter_kills_leaves_no_thread_behind() {
+    in_child("a_main_thread_that_a_filter_kills_leaves_no_thread_behind", LIMIT, || {
         if testkit::emulator().is_some() {
             return testkit::skip("an emulator's main thread is not the program's");
         }
@@ -197,8 +197,8 @@ fn a_main_thread_that_a_filter_kills_leaves_nobody_behind() {
                 thread::spawn(move || {
                     testkit::until("the main thread is dead", || status(pid, "Name").is_none());
                     until_it_beats();
-                    let outcome = operation();
-                    let good = outcome.threads == tids().len() - 1;
+                    let report = operation();
+                    let good = report.threads == tids().len() - 1;
                     // SAFETY: ends the process.
                     unsafe { libc::_exit(if good { 42 } else { 1 }) };
                 });
@@ -218,11 +218,11 @@ fn a_main_thread_that_a_filter_kills_leaves_nobody_behind() {
     });
 }
 
-/// It can wake nobody, and so everybody looks again.
+/// It cannot wake others, and so they look again.
 #[test]
-fn a_caller_that_cannot_wake_others_does_not_keep_them() {
+fn a_requester_that_cannot_wake_others_does_not_keep_them() {
     static DONE: AtomicBool = AtomicBool::new(false);
-    in_child("a_caller_that_cannot_wake_others_does_not_keep_them", LIMIT, || {
+    in_child("a_requester_that_cannot_wake_others_does_not_keep_them", LIMIT, || {
         park(2);
         beat();
         thread::spawn(|| {

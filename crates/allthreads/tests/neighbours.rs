@@ -1,4 +1,4 @@
-//! Beside everything else that a process does: other callers, handlers, libc's own broadcast,
+//! Beside everything else that a process does: other requesters, handlers, libc's own broadcast,
 //! fork, vfork, foreign signals, threads that use `errno`.
 
 mod common;
@@ -33,13 +33,13 @@ fn until_stop(mut body: impl FnMut() + Send + 'static) -> thread::JoinHandle<u64
 }
 
 #[test]
-fn concurrent_callers_take_turns() {
-    in_child("concurrent_callers_take_turns", LIMIT, || {
+fn concurrent_requesters_take_turns() {
+    in_child("concurrent_requesters_take_turns", LIMIT, || {
         park(2);
         let count = testkit::budget(400);
         let names = [c"one", c"two", c"three", c"four"];
         for barrier in [Barrier::Strict, Barrier::Early] {
-            let callers = names.map(|to| {
+            let requesters = names.map(|to| {
                 thread::spawn(move || {
                     let all = AllThreads::new().barrier(barrier);
                     for _ in 0..count {
@@ -47,8 +47,8 @@ fn concurrent_callers_take_turns() {
                     }
                 })
             });
-            for caller in callers {
-                caller.join().unwrap();
+            for requester in requesters {
+                requester.join().unwrap();
             }
             // The last one won, on all.
             let last = status(gettid(), "Name").unwrap();
@@ -58,22 +58,22 @@ fn concurrent_callers_take_turns() {
     });
 }
 
-/// Who waits for its turn can be held by the operation of a caller with another signal.
+/// A thread that waits for its turn can be held by an operation with another signal.
 #[test]
-fn callers_with_different_signals_do_not_wait_for_each_other() {
-    in_child("callers_with_different_signals_do_not_wait_for_each_other", LIMIT, || {
+fn requesters_with_different_signals_do_not_wait_for_each_other() {
+    in_child("requesters_with_different_signals_do_not_wait_for_each_other", LIMIT, || {
         park(2);
         let count = testkit::budget(300);
         let public = Signal::Number(libc::SIGRTMIN() + 3);
-        let callers =
+        let requesters =
             [Signal::Libc33, public, Signal::Number(libc::SIGRTMIN() + 4)].map(|signal| {
                 thread::spawn(move || {
                     let all = AllThreads::new().signal(signal);
                     let call = |_| all.batch(&name(c"turns")).unwrap();
-                    (0..count).map(call).filter(|outcome| outcome.retries > 0).count()
+                    (0..count).map(call).filter(|report| report.retries > 0).count()
                 })
             });
-        let retried: usize = callers.map(|caller| caller.join().unwrap()).iter().sum();
+        let retried: usize = requesters.map(|requester| requester.join().unwrap()).iter().sum();
         println!("{retried} of {} were tried again", 3 * count);
         // One or two when a signal is used for the first time, and what a busy machine does.
         assert!(retried as u64 <= 3 + count / 5, "{retried}");
@@ -81,8 +81,8 @@ fn callers_with_different_signals_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn a_handler_may_call_at_any_point_of_a_caller() {
-    in_child("a_handler_may_call_at_any_point_of_a_caller", LIMIT, || {
+fn a_handler_may_call_at_any_point_of_an_operation() {
+    in_child("a_handler_may_call_at_any_point_of_an_operation", LIMIT, || {
         static NESTED: AtomicUsize = AtomicUsize::new(0);
         static FAILED: AtomicUsize = AtomicUsize::new(0);
         extern "C" fn nested(_: i32) {
@@ -99,13 +99,13 @@ fn a_handler_may_call_at_any_point_of_a_caller() {
         // SAFETY: operations are async-signal-safe.
         unsafe { sys::rt_sigaction(libc::SIGUSR1, Some(&action)) }.unwrap();
         park(3);
-        let (pid, caller) = (sys::getpid(), gettid());
+        let (pid, requester) = (sys::getpid(), gettid());
         let seed = testkit::Rng::from_env();
         let poker = thread::spawn(move || {
             let mut random = seed;
             while !STOP.load(Ordering::Relaxed) {
                 // A signal that is pending already is no loss.
-                let _ = sys::tgkill(pid, caller, libc::SIGUSR1);
+                let _ = sys::tgkill(pid, requester, libc::SIGUSR1);
                 thread::sleep(Duration::from_micros(30 + random.below(200)));
             }
         });
@@ -158,18 +158,18 @@ fn a_forked_child_calls_with_one_thread_and_with_more() {
     in_child("a_forked_child_calls_with_one_thread_and_with_more", LIMIT, || {
         park(2);
         // Operations all the time, so that children are copied from the middle of them.
-        let caller = until_stop(|| {
+        let requester = until_stop(|| {
             name(c"parent").apply().unwrap();
         });
         // std's lock of a thread that just begins is not to be copied: the child's threads would
         // wait for it.
-        testkit::until("the caller calls", || ROUNDS.load(Ordering::Relaxed) != 0);
+        testkit::until("the requester asks", || ROUNDS.load(Ordering::Relaxed) != 0);
         for _ in 0..testkit::budget(100) {
             let status = forked(|| {
                 name(c"child").apply().unwrap();
                 park(2);
-                let outcome = name(c"children").apply().unwrap();
-                assert_eq!(outcome.threads, 3);
+                let report = name(c"children").apply().unwrap();
+                assert_eq!(report.threads, 3);
                 assert_all("Name", "children");
                 // And its children.
                 let status = forked(|| {
@@ -181,7 +181,7 @@ fn a_forked_child_calls_with_one_thread_and_with_more() {
             assert_eq!(status, 0);
         }
         STOP.store(true, Ordering::Relaxed);
-        assert!(caller.join().unwrap() > 0);
+        assert!(requester.join().unwrap() > 0);
     });
 }
 
@@ -190,16 +190,16 @@ fn a_forked_child_calls_with_one_thread_and_with_more() {
 #[test]
 fn a_child_that_has_its_parents_id_is_another_process() {
     static CHILD: AtomicI32 = AtomicI32::new(-1);
-    unsafe extern "C" fn fork_on_owner(_: *mut c_void) {
+    unsafe extern "C" fn fork_on_requester(_: *mut c_void) {
         if gettid() != 1 {
             return;
         }
         let status = in_namespace(|| {
-            // The owner has all blocked.
+            // The requester has all blocked.
             mask(MaskHow::Set, SigSet::empty());
             park(2);
-            let outcome = name(c"child").apply().unwrap();
-            assert_eq!(outcome.threads, 3);
+            let report = name(c"child").apply().unwrap();
+            assert_eq!(report.threads, 3);
             assert_all("Name", "child");
         });
         CHILD.store(status.unwrap(), Ordering::Relaxed);
@@ -211,8 +211,8 @@ fn a_child_that_has_its_parents_id_is_another_process() {
         let status = in_namespace(|| {
             park(2);
             // SAFETY: system calls on one thread; the others are held outside of any lock.
-            let outcome = unsafe { allthreads::call(fork_on_owner, std::ptr::null_mut()) };
-            assert_eq!(outcome.unwrap().threads, 3);
+            let report = unsafe { allthreads::call(fork_on_requester, std::ptr::null_mut()) };
+            assert_eq!(report.unwrap().threads, 3);
             assert_eq!(CHILD.load(Ordering::Relaxed), 0);
         });
         assert!(status.is_none_or(|status| status == 0), "{status:?}");
@@ -224,13 +224,13 @@ fn a_child_that_has_its_parents_id_is_another_process() {
 #[test]
 fn a_child_made_in_the_middle_of_an_operation_gets_its_own_signals() {
     static GOT: AtomicUsize = AtomicUsize::new(0);
-    static OWNER: AtomicI32 = AtomicI32::new(0);
+    static REQUESTER: AtomicI32 = AtomicI32::new(0);
     static CHILD: AtomicI32 = AtomicI32::new(-1);
     extern "C" fn theirs(_: i32) {
         GOT.fetch_add(1, Ordering::Relaxed);
     }
-    unsafe extern "C" fn fork_on_owner(_: *mut c_void) {
-        if gettid() != OWNER.load(Ordering::Relaxed) {
+    unsafe extern "C" fn fork_on_requester(_: *mut c_void) {
+        if gettid() != REQUESTER.load(Ordering::Relaxed) {
             return;
         }
         let status = forked(|| {
@@ -252,11 +252,11 @@ fn a_child_made_in_the_middle_of_an_operation_gets_its_own_signals() {
         };
         // SAFETY: the handler is async-signal-safe.
         unsafe { sys::rt_sigaction(signal, Some(&action)) }.unwrap();
-        OWNER.store(gettid(), Ordering::Relaxed);
+        REQUESTER.store(gettid(), Ordering::Relaxed);
         limit_queue(0);
         let all = AllThreads::new().signal(Signal::Number(signal));
         // SAFETY: system calls on one thread; the others are held outside of any lock.
-        unsafe { all.call(fork_on_owner, std::ptr::null_mut()) }.unwrap();
+        unsafe { all.call(fork_on_requester, std::ptr::null_mut()) }.unwrap();
         assert_eq!(CHILD.load(Ordering::Relaxed), 0);
         assert_eq!(GOT.load(Ordering::Relaxed), 0, "the parent's own were taken for foreign ones");
     });
@@ -296,7 +296,7 @@ fn vfork_shares_memory() -> bool {
 fn a_vforked_child_leaves_its_parents_operations_alone() {
     in_child("a_vforked_child_leaves_its_parents_operations_alone", LIMIT, || {
         extern "C" fn child(_: *mut c_void) -> i32 {
-            i32::from(!name(c"vforked").apply().is_ok_and(|outcome| outcome.threads == 1))
+            i32::from(!name(c"vforked").apply().is_ok_and(|report| report.threads == 1))
         }
         if !vfork_shares_memory() {
             return;
@@ -305,8 +305,8 @@ fn a_vforked_child_leaves_its_parents_operations_alone() {
         // Also as the very first operation of the process.
         for _ in 0..20 {
             assert_eq!(vforked(child), 0);
-            let outcome = name(c"parent").apply().unwrap();
-            assert_eq!(outcome.threads, tids().len());
+            let report = name(c"parent").apply().unwrap();
+            assert_eq!(report.threads, tids().len());
             assert_all("Name", "parent");
         }
     });
@@ -351,9 +351,9 @@ fn a_thread_in_vfork_is_waited_for_and_the_others_run() {
         await_state(PARENT.load(Ordering::SeqCst), "D");
         START.set((Instant::now(), PROGRESS.load(Ordering::Relaxed))).unwrap();
         let all = AllThreads::new().timeout(LIMIT);
-        let outcome = all.batch(&Batch::new().no_new_privs()).unwrap();
-        println!("{outcome:?}");
-        assert!(outcome.retries > 0);
+        let report = all.batch(&Batch::new().no_new_privs()).unwrap();
+        println!("{report:?}");
+        assert!(report.retries > 0);
         assert_eq!(END.load(Ordering::Relaxed), 1, "the others did not run on");
         parent.join().unwrap();
         assert_all("NoNewPrivs", "1");
@@ -436,7 +436,7 @@ fn a_handler_that_was_there_gets_its_signals() {
 }
 
 /// A handler that was there before ours, one that is installed over ours and chains to it, and a
-/// third one that does the same: whoever came last gets a signal, and hands it on to the first.
+/// third one that does the same: the last one gets a signal, and hands it on to the first.
 #[test]
 fn the_first_handler_is_reached_through_one_that_chains_to_ours() {
     static FIRST: AtomicUsize = AtomicUsize::new(0);
@@ -481,7 +481,7 @@ fn the_first_handler_is_reached_through_one_that_chains_to_ours() {
             assert_eq!(got(), [1, 1], "a handler was lost, or called again");
         }
 
-        // Both chain to each other, and there is nobody else: once each, not forever.
+        // Both chain to each other, and there is no other: once each, not forever.
         let signal = signal + 1;
         let all = AllThreads::new().signal(allthreads::Signal::Number(signal));
         all.batch(&name(c"alone")).unwrap();
@@ -494,8 +494,8 @@ fn the_first_handler_is_reached_through_one_that_chains_to_ours() {
 
 /// `siginterrupt` and its like keep a handler and change its flags.
 #[test]
-fn flags_and_mask_that_somebody_changed_are_put_back() {
-    in_child("flags_and_mask_that_somebody_changed_are_put_back", LIMIT, || {
+fn flags_and_mask_that_were_changed_are_put_back() {
+    in_child("flags_and_mask_that_were_changed_are_put_back", LIMIT, || {
         park(2);
         name(c"ours").apply().unwrap();
         // SAFETY: only reads.
@@ -514,12 +514,12 @@ fn flags_and_mask_that_somebody_changed_are_put_back() {
 }
 
 /// With a full queue, threads are summoned by signals to the whole process, and what is left of those
-/// is taken out in the end; an instance that somebody else sent to the owner is not.
+/// is taken out in the end; a foreign instance for the requester is not.
 #[test]
-fn a_foreign_signal_pending_on_the_owner_is_delivered_afterwards() {
+fn a_foreign_signal_pending_on_the_requester_is_delivered_afterwards() {
     static GOT: AtomicUsize = AtomicUsize::new(0);
     static SENT: AtomicBool = AtomicBool::new(false);
-    static OWNER: AtomicI32 = AtomicI32::new(0);
+    static REQUESTER: AtomicI32 = AtomicI32::new(0);
     extern "C" fn theirs(_: i32, info: *mut libc::siginfo_t, _: *mut c_void) {
         // SAFETY: the kernel's frame.
         let code = unsafe { (*info).si_code };
@@ -527,15 +527,15 @@ fn a_foreign_signal_pending_on_the_owner_is_delivered_afterwards() {
         assert_eq!(code, libc::SI_TKILL);
         GOT.fetch_add(1, Ordering::Relaxed);
     }
-    unsafe extern "C" fn send_to_owner(_: *mut c_void) {
-        // By one of the others, which come after the owner: it has the signal blocked by then.
-        let owner = OWNER.load(Ordering::Relaxed);
-        if gettid() != owner && !SENT.swap(true, Ordering::Relaxed) {
+    unsafe extern "C" fn send_to_requester(_: *mut c_void) {
+        // By one of the others, which come after the requester: it has the signal blocked by then.
+        let requester = REQUESTER.load(Ordering::Relaxed);
+        if gettid() != requester && !SENT.swap(true, Ordering::Relaxed) {
             limit_queue(1000);
-            sys::tgkill(sys::getpid(), owner, SIGNAL).unwrap();
+            sys::tgkill(sys::getpid(), requester, SIGNAL).unwrap();
         }
     }
-    in_child("a_foreign_signal_pending_on_the_owner_is_delivered_afterwards", LIMIT, || {
+    in_child("a_foreign_signal_pending_on_the_requester_is_delivered_afterwards", LIMIT, || {
         park(20);
         let action = KernelAction {
             handler: theirs as *const () as usize,
@@ -544,12 +544,12 @@ fn a_foreign_signal_pending_on_the_owner_is_delivered_afterwards() {
         };
         // SAFETY: the handler is async-signal-safe.
         unsafe { sys::rt_sigaction(SIGNAL, Some(&action)) }.unwrap();
-        OWNER.store(gettid(), Ordering::Relaxed);
+        REQUESTER.store(gettid(), Ordering::Relaxed);
         for round in 1..=10 {
             SENT.store(false, Ordering::Relaxed);
             limit_queue(0);
             // SAFETY: raw system calls.
-            unsafe { allthreads::call(send_to_owner, std::ptr::null_mut()) }.unwrap();
+            unsafe { allthreads::call(send_to_requester, std::ptr::null_mut()) }.unwrap();
             assert_eq!(GOT.load(Ordering::Relaxed), round);
         }
     });

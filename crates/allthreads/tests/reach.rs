@@ -1,4 +1,4 @@
-//! Every thread is reached: whoever made it, whatever it does, and with the queue of signals full.
+//! Every thread is reached: whatever made it, whatever it does, and with the queue of signals full.
 
 mod common;
 
@@ -29,9 +29,9 @@ fn threads_of_a_pool_and_of_threadreg_are_reached() {
         let tid = has_started.recv().unwrap();
         assert_eq!(registered.thread().tid(), Some(tid));
         assert_eq!(status(tid, "NoNewPrivs").as_deref(), Some("0"));
-        let outcome = privileges::no_new_privs().unwrap();
-        assert_eq!(outcome.threads, tids().len());
-        assert!(outcome.threads >= 6);
+        let report = privileges::no_new_privs().unwrap();
+        assert_eq!(report.threads, tids().len());
+        assert!(report.threads >= 6);
         assert_all("NoNewPrivs", "1");
     });
 }
@@ -65,13 +65,13 @@ fn a_dead_leader_is_counted_out() {
             let mut shortest = Duration::MAX;
             for round in 0..20 {
                 let to = if round % 2 == 0 { c"even" } else { c"odd" };
-                let outcome = name(to).apply().unwrap();
+                let report = name(to).apply().unwrap();
                 // The test harness may keep another thread; the leader is none.
-                assert_eq!(outcome.threads, tids().len() - 1);
+                assert_eq!(report.threads, tids().len() - 1);
                 assert_all("Name", to.to_str().unwrap());
                 if round > 0 {
-                    // Known from the last time: nobody waits for it.
-                    shortest = shortest.min(outcome.elapsed);
+                    // Known from the last time: no operation waits for it.
+                    shortest = shortest.min(report.elapsed);
                 }
             }
             assert!(shortest < Duration::from_millis(50), "{shortest:?}");
@@ -145,8 +145,8 @@ fn threads_in_system_calls_are_reached_and_reads_go_on() {
         for _ in 0..50 {
             await_state(READER.load(Ordering::SeqCst), "S");
             await_state(SLEEPER.load(Ordering::SeqCst), "S");
-            let outcome = name(c"blocked").apply().unwrap();
-            assert_eq!(outcome.threads, tids().len());
+            let report = name(c"blocked").apply().unwrap();
+            assert_eq!(report.threads, tids().len());
         }
         std::io::Write::write_all(&mut other, b"x").unwrap();
         assert_eq!(reader.join().unwrap(), b'x');
@@ -163,9 +163,9 @@ fn full_queue(limit: libc::rlim_t, threads: usize, signal: Signal) {
     limit_queue(limit);
     let all = AllThreads::new().signal(signal);
     for to in [c"full", c"still full", c"full again"] {
-        let outcome = all.batch(&name(to)).unwrap();
-        println!("{outcome:?}");
-        assert_eq!(outcome.threads, tids().len());
+        let report = all.batch(&name(to)).unwrap();
+        println!("{report:?}");
+        assert_eq!(report.threads, tids().len());
         assert_all("Name", to.to_str().unwrap());
     }
 }
@@ -206,8 +206,8 @@ fn threads_inside_their_exit_are_reached() {
         while !EXITING.load(Ordering::SeqCst) {
             thread::yield_now();
         }
-        let outcome = privileges::no_new_privs().unwrap();
-        assert_eq!(outcome.threads, tids().len());
+        let report = privileges::no_new_privs().unwrap();
+        assert_eq!(report.threads, tids().len());
         assert_all("NoNewPrivs", "1");
     });
 }
@@ -236,8 +236,8 @@ fn stress_exits_between_listing_and_signalling() {
         for round in 0..count {
             let barrier = if round % 2 == 0 { Barrier::Strict } else { Barrier::Early };
             let to = if round % 3 == 0 { c"exits a" } else { c"exits b" };
-            let outcome = AllThreads::new().barrier(barrier).batch(&name(to)).unwrap();
-            retries += outcome.retries;
+            let report = AllThreads::new().barrier(barrier).batch(&name(to)).unwrap();
+            retries += report.retries;
         }
         STOP.store(true, Ordering::Relaxed);
         let made: u64 = makers.into_iter().map(|m| m.join().unwrap()).sum();

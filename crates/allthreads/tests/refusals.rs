@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use allthreads::sigctx::sys::{self, Errno, MaskHow, SigSet, Tid, gettid};
 use allthreads::threadreg::procfs::TaskDir;
 use allthreads::{
-    AllThreads, Applied, Batch, Error, KernelWorkers, OnMixed, Signal, Why, privileges,
+    AllThreads, Applied, Batch, Error, KernelWorkers, OnMixed, Signal, StragglerCause, privileges,
 };
 use common::*;
 use testkit::in_child;
@@ -26,24 +26,27 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// The operation does not reach `tid`, whose name is "deaf one", and says so.
 #[track_caller]
-fn assert_unresponsive(all: &AllThreads<'_>, batch: &Batch<'_>, tid: Tid) -> Why {
+fn assert_unresponsive(all: &AllThreads<'_>, batch: &Batch<'_>, tid: Tid) -> StragglerCause {
     loop {
         let error = all.batch(batch).unwrap_err();
         println!("{error}");
         assert_eq!(error.applied(), Applied::Calls(0));
-        let Error::TimedOut(who) = error else { panic!("{error:?}") };
-        let threads: Vec<_> = who.threads().collect();
-        if who.count() == 1 {
+        let Error::TimedOut(late) = error else { panic!("{error:?}") };
+        let threads: Vec<_> = late.threads().collect();
+        if late.count() == 1 {
             assert_eq!((threads[0].tid(), threads.len()), (tid, 1));
             assert_eq!(threads[0].name().as_str(), "deaf one");
-            return threads[0].why();
+            return threads[0].cause();
         }
         // A busy machine may keep others away for too long, too.
-        assert!(threads.iter().all(|t| t.tid() == tid || t.why() == Why::Starved), "{who}");
+        assert!(
+            threads.iter().all(|t| t.tid() == tid || t.cause() == StragglerCause::Starved),
+            "{late}"
+        );
     }
 }
 
-/// Whether `/proc` tells who blocks a signal and for whom it is pending; says so when not.
+/// Whether `/proc` tells which threads block a signal or have it pending; says so when not.
 fn proc_shows(signals: &[i32]) -> bool {
     let shows = signals.iter().all(|&signal| testkit::proc_shows_mask(signal));
     if !shows {
@@ -62,7 +65,7 @@ fn it_is_said_that_a_thread_blocks_the_signal() {
         let tid = deaf(SigSet::of(SIGNAL).with(public), None);
         for signal in [Signal::Libc33, Signal::Number(public)] {
             let all = AllThreads::new().signal(signal).timeout(Duration::from_millis(200));
-            assert_eq!(assert_unresponsive(&all, &name(c"never"), tid), Why::Blocked);
+            assert_eq!(assert_unresponsive(&all, &name(c"never"), tid), StragglerCause::Blocked);
         }
     });
 }
@@ -115,7 +118,7 @@ fn queued_for(count: usize) -> Vec<usize> {
     for _ in 0..2 {
         let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
         println!("{error}");
-        assert!(matches!(error, Error::TimedOut(who) if who.count() >= count));
+        assert!(matches!(error, Error::TimedOut(late) if late.count() >= count));
     }
     is_over.wait();
     threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -150,9 +153,9 @@ fn a_thread_masked_for_a_while_is_waited_for() {
         let span = Duration::from_millis(1500);
         deaf(SigSet::full(), Some(span));
         let all = AllThreads::new().timeout(LIMIT);
-        let outcome = all.batch(&Batch::new().no_new_privs()).unwrap();
-        println!("{outcome:?}");
-        assert!(outcome.retries > 0);
+        let report = all.batch(&Batch::new().no_new_privs()).unwrap();
+        println!("{report:?}");
+        assert!(report.retries > 0);
         assert!(began.elapsed() >= span, "it was not waited for");
         assert_all("NoNewPrivs", "1");
     });
@@ -177,8 +180,8 @@ fn libc_cannot_mask_the_default_signal() {
             }
         });
         receive.recv().unwrap();
-        let outcome = privileges::no_new_privs().unwrap();
-        assert_eq!(outcome.retries, 0);
+        let report = privileges::no_new_privs().unwrap();
+        assert_eq!(report.retries, 0);
         assert_all("NoNewPrivs", "1");
     });
 }
@@ -189,8 +192,8 @@ fn a_public_signal_works_and_can_be_masked() {
         park(5);
         let signal = libc::SIGRTMIN() + 3;
         let all = AllThreads::new().signal(Signal::Number(signal));
-        let outcome = all.batch(&name(c"public")).unwrap();
-        assert_eq!(outcome.threads, tids().len());
+        let report = all.batch(&name(c"public")).unwrap();
+        assert_eq!(report.threads, tids().len());
         assert_all("Name", "public");
         let deaf = deaf(SigSet::of(signal), None);
         let all = all.timeout(Duration::from_millis(200));
@@ -219,7 +222,7 @@ fn a_stopped_process_is_waited_for() {
     in_child("a_stopped_process_is_waited_for", LIMIT, || {
         park(3);
         let pid = std::process::id();
-        // Stops all of us, the owner too, in the middle of operations, and goes on.
+        // Stops all of us, the requester too, in the middle of operations, and goes on.
         let shell = format!(
             "for i in 1 2 3 4 5; do kill -STOP {pid}; sleep 0.1; kill -CONT {pid}; sleep 0.05; done"
         );
@@ -235,8 +238,8 @@ fn a_stopped_process_is_waited_for() {
 
 /// The whole process is stopped for longer than an operation may take: that is no thread's fault.
 #[test]
-fn a_stop_that_is_longer_than_the_deadline_names_nobody() {
-    in_child("a_stop_that_is_longer_than_the_deadline_names_nobody", LIMIT, || {
+fn a_stop_that_is_longer_than_the_deadline_names_no_thread() {
+    in_child("a_stop_that_is_longer_than_the_deadline_names_no_thread", LIMIT, || {
         if testkit::emulator().is_some() {
             testkit::skip("an emulator needs long to get going again");
             return;
@@ -255,8 +258,8 @@ fn a_stop_that_is_longer_than_the_deadline_names_nobody() {
 }
 
 #[test]
-fn what_the_kernel_refuses_nobody_else_tries() {
-    in_child("what_the_kernel_refuses_nobody_else_tries", LIMIT, || {
+fn what_the_kernel_refuses_no_other_thread_tries() {
+    in_child("what_the_kernel_refuses_no_other_thread_tries", LIMIT, || {
         park(4);
         let error = plain(100_000, [0; 6]).unwrap_err();
         assert!(matches!(error, Error::Refused { call: 0, errno: Errno::ENOSYS, .. }), "{error:?}");
@@ -282,8 +285,8 @@ fn a_batch_refused_in_its_middle_is_equal_everywhere() {
 }
 
 #[test]
-fn a_call_that_only_the_caller_may_not_make_is_made_by_nobody() {
-    in_child("a_call_that_only_the_caller_may_not_make_is_made_by_nobody", LIMIT, || {
+fn a_call_that_only_the_requester_may_not_make_is_made_on_no_thread() {
+    in_child("a_call_that_only_the_requester_may_not_make_is_made_on_no_thread", LIMIT, || {
         if !is_root() {
             return;
         }
@@ -303,7 +306,7 @@ fn a_call_that_only_the_caller_may_not_make_is_made_by_nobody() {
     });
 }
 
-/// The caller was refused a call further on: that is told beside the difference.
+/// The requester was refused a call further on: that is told beside the difference.
 #[test]
 fn a_refusal_is_told_beside_a_divergence() {
     in_child("a_refusal_is_told_beside_a_divergence", LIMIT, || {
@@ -317,14 +320,14 @@ fn a_refusal_is_told_beside_a_divergence() {
         println!("{error}");
         let text = error.to_string();
         assert_eq!(error.errno(), Some(Errno::EINVAL));
-        let Error::Diverged(who) = error else { panic!("{error:?}") };
-        assert_eq!(who.refused(), Some((1, Errno::EINVAL)));
+        let Error::Diverged(diverged) = error else { panic!("{error:?}") };
+        assert_eq!(diverged.refused(), Some((1, Errno::EINVAL)));
         assert!(text.ends_with("and was refused call 1: EINVAL (22)"), "{text}");
-        assert_eq!(who.name().number(), Some(libc::SYS_gettid));
+        assert_eq!(diverged.name().number(), Some(libc::SYS_gettid));
     });
 }
 
-/// A thread with other credentials would be refused what the caller is not: nothing is done.
+/// A thread with other credentials would be refused what the requester is not: nothing is done.
 #[test]
 fn a_drop_with_mixed_credentials_is_refused_whole() {
     in_child("a_drop_with_mixed_credentials_is_refused_whole", LIMIT, || {
@@ -413,12 +416,12 @@ fn too_many_calls_are_refused() {
     assert!(matches!(error, Error::TooManyCalls { calls: 65 }), "{error:?}");
 }
 
-/// The operation of somebody else, who leaves this thread out, keeps it waiting.
+/// The operation of another thread, which leaves this one out, keeps it waiting.
 #[test]
-fn who_waits_for_its_turn_in_vain_is_told_so() {
+fn a_requester_that_waits_for_its_turn_in_vain_is_told_so() {
     /// Goes on when it is told to, or after ten seconds.
     unsafe extern "C" fn slow(_: *mut c_void) {
-        if gettid() == OWNER.load(Ordering::SeqCst) {
+        if gettid() == REQUESTER.load(Ordering::SeqCst) {
             SLOW.store(true, Ordering::SeqCst);
             for _ in 0..10_000 {
                 let _ = sys::futex_wait(&TOLD, 0, Some(Duration::from_millis(1)));
@@ -430,14 +433,14 @@ fn who_waits_for_its_turn_in_vain_is_told_so() {
         }
     }
     static ENDED: AtomicBool = AtomicBool::new(false);
-    static OWNER: AtomicI32 = AtomicI32::new(0);
+    static REQUESTER: AtomicI32 = AtomicI32::new(0);
     static SLOW: AtomicBool = AtomicBool::new(false);
     static TOLD: AtomicU32 = AtomicU32::new(0);
-    in_child("who_waits_for_its_turn_in_vain_is_told_so", LIMIT, || {
+    in_child("a_requester_that_waits_for_its_turn_in_vain_is_told_so", LIMIT, || {
         park(2);
         let me = gettid();
         let other = thread::spawn(move || {
-            OWNER.store(gettid(), Ordering::SeqCst);
+            REQUESTER.store(gettid(), Ordering::SeqCst);
             let excluded = [me];
             let all = AllThreads::new().exclude(&excluded);
             // SAFETY: raw system calls.
@@ -450,20 +453,20 @@ fn who_waits_for_its_turn_in_vain_is_told_so() {
         let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
         println!("{error}");
         let Error::Busy { holder, waited } = error else { panic!("{error:?}") };
-        assert_eq!(holder, Some(OWNER.load(Ordering::SeqCst)));
+        assert_eq!(holder, Some(REQUESTER.load(Ordering::SeqCst)));
         assert!(waited >= Duration::from_millis(50), "{waited:?}");
         // While the other one goes on.
         assert!(!ENDED.load(Ordering::SeqCst), "it waited for the other's end");
         assert_all("NoNewPrivs", "0");
         TOLD.store(1, Ordering::SeqCst);
-        // The bit that says that somebody waits is left behind, and does no harm.
+        // The bit that says that a thread waits is left behind, and does no harm.
         privileges::no_new_privs().unwrap();
         other.join().unwrap();
     });
 }
 
 /// Traces a thread of the parent and stops it inside the handler: says `s` when it is, and reads
-/// whether to try `a`gain or to let it go. Says `n` when nobody may trace it.
+/// whether to try `a`gain or to let it go. Says `n` when it may not trace.
 fn debugger(parent: i32, tid: Tid, mut said: fs::File, mut told: fs::File) {
     let ptrace = |request, data: libc::c_long| {
         let none = std::ptr::null_mut::<c_void>();
@@ -506,7 +509,7 @@ fn debugger(parent: i32, tid: Tid, mut said: fs::File, mut told: fs::File) {
 }
 
 /// A debugger stops a thread that was held by an attempt which is over: nothing was applied, so
-/// nobody need wait for it for longer than a deadline.
+/// no operation need wait for it past a deadline.
 #[test]
 fn a_thread_stopped_on_its_way_out_is_waited_for_until_the_deadline() {
     static STOPPED: AtomicBool = AtomicBool::new(false);
@@ -556,12 +559,12 @@ fn a_thread_stopped_on_its_way_out_is_waited_for_until_the_deadline() {
             assert!(start.elapsed() < testkit::patience(10 * limit), "{:?}", start.elapsed());
             assert_eq!(error.applied(), Applied::Calls(0));
             // Not the one that has the signal blocked: the operation did not come so far.
-            if let Error::TimedOut(who) = error
-                && who.threads().all(|thread| thread.tid() == stopped)
+            if let Error::TimedOut(late) = error
+                && late.threads().all(|thread| thread.tid() == stopped)
             {
-                assert!(who.elapsed() >= limit, "{who}");
-                let whys: Vec<_> = who.threads().map(allthreads::Straggler::why).collect();
-                assert_eq!(whys, [Why::Traced], "{who}");
+                assert!(late.elapsed() >= limit, "{late}");
+                let causes: Vec<_> = late.threads().map(allthreads::Straggler::cause).collect();
+                assert_eq!(causes, [StragglerCause::Traced], "{late}");
                 break;
             }
             // Stopped before it joined, or when it had left.

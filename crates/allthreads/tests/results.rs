@@ -27,8 +27,8 @@ fn no_new_privs_is_on_for_every_thread() {
     in_child("no_new_privs_is_on_for_every_thread", LIMIT, || {
         park(6);
         assert_all("NoNewPrivs", "0");
-        let outcome = privileges::no_new_privs().unwrap();
-        assert_eq!((outcome.value(), outcome.threads), (0, tids().len()));
+        let report = privileges::no_new_privs().unwrap();
+        assert_eq!((report.value(), report.threads), (0, tids().len()));
         assert_all("NoNewPrivs", "1");
     });
 }
@@ -39,8 +39,8 @@ fn a_process_of_one_thread_makes_the_plain_call() {
         // The harness may have a thread beside the test's: a forked child has one.
         let status = forked(|| {
             let tid = gettid() as isize;
-            let outcome = plain(libc::SYS_gettid, [0; 6]).unwrap();
-            assert_eq!((outcome.value(), outcome.threads), (tid, 1));
+            let report = plain(libc::SYS_gettid, [0; 6]).unwrap();
+            assert_eq!((report.value(), report.threads), (tid, 1));
             let error = plain(libc::SYS_capget, [0; 6]).unwrap_err();
             assert!(matches!(error, Error::Refused { call: 0, .. }));
         });
@@ -59,14 +59,14 @@ fn results_that_differ_are_a_typed_error() {
             let error = all.batch(&batch.no_new_privs()).unwrap_err();
             println!("{error}");
             assert_eq!(error.applied(), Applied::Unequal);
-            let Error::Diverged(who) = error else { panic!("{error:?}") };
-            assert_eq!(who.count(), tids().len() - 1);
-            assert_eq!(who.expected(), gettid() as isize);
-            assert_eq!(who.threads().count(), 4);
-            for thread in who.threads() {
+            let Error::Diverged(diverged) = error else { panic!("{error:?}") };
+            assert_eq!(diverged.count(), tids().len() - 1);
+            assert_eq!(diverged.expected(), gettid() as isize);
+            assert_eq!(diverged.threads().count(), 4);
+            for thread in diverged.threads() {
                 assert_eq!((thread.value, thread.call), (thread.tid as isize, 1));
             }
-            // What went before is everywhere; what follows, only on the caller.
+            // What went before is everywhere; what follows, only on the requester.
             assert_all("Name", "before");
             for tid in tids() {
                 let expected = if tid == gettid() { "1" } else { "0" };
@@ -133,9 +133,9 @@ fn a_function_runs_once_on_every_thread() {
         park(6);
         let data = std::ptr::without_provenance_mut(4711);
         // SAFETY: only atomics and a raw system call.
-        let outcome = unsafe { allthreads::call(note, data) }.unwrap();
+        let report = unsafe { allthreads::call(note, data) }.unwrap();
         let runs = RUNS.load(Ordering::Relaxed);
-        assert_eq!((runs, outcome.threads), (tids().len(), runs));
+        assert_eq!((runs, report.threads), (tids().len(), runs));
         let mut seen: Vec<_> = SEEN.iter().map(|t| t.load(Ordering::Relaxed)).take(runs).collect();
         seen.sort_unstable();
         let mut tids = tids();
@@ -147,17 +147,17 @@ fn a_function_runs_once_on_every_thread() {
 #[test]
 fn an_operation_inside_an_operation_is_refused() {
     static REFUSED: AtomicUsize = AtomicUsize::new(0);
-    static OWNER: AtomicI32 = AtomicI32::new(0);
+    static REQUESTER: AtomicI32 = AtomicI32::new(0);
     unsafe extern "C" fn nested(_: *mut c_void) {
         let registered = allthreads::threadreg::current().is_some();
-        if (registered || gettid() == OWNER.load(Ordering::Relaxed))
+        if (registered || gettid() == REQUESTER.load(Ordering::Relaxed))
             && matches!(privileges::no_new_privs(), Err(Error::Nested))
         {
             REFUSED.fetch_add(1, Ordering::Relaxed);
         }
     }
     in_child("an_operation_inside_an_operation_is_refused", LIMIT, || {
-        OWNER.store(gettid(), Ordering::Relaxed);
+        REQUESTER.store(gettid(), Ordering::Relaxed);
         // With alternate stacks that are large enough for an operation.
         let ready: &AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
         for _ in 0..3 {
@@ -183,9 +183,9 @@ fn a_batch_of_three_is_one_stop() {
     in_child("a_batch_of_three_is_one_stop", LIMIT, || {
         park(6);
         let batch = name(c"batch").keep_caps(KeepCaps::On).no_new_privs();
-        let outcome = batch.apply().unwrap();
-        assert_eq!(outcome.values(), [0, 0, 0]);
-        assert_eq!(outcome.threads, tids().len());
+        let report = batch.apply().unwrap();
+        assert_eq!(report.values(), [0, 0, 0]);
+        assert_eq!(report.threads, tids().len());
         assert_all("Name", "batch");
         assert_all("NoNewPrivs", "1");
         let args = [libc::PR_GET_KEEPCAPS as usize, 0, 0, 0, 0, 0];
@@ -196,23 +196,23 @@ fn a_batch_of_three_is_one_stop() {
 
 #[test]
 fn results_that_differ_and_are_no_errors_will_do_when_asked_for() {
-    static OWNER: AtomicI32 = AtomicI32::new(0);
+    static REQUESTER: AtomicI32 = AtomicI32::new(0);
     in_child("results_that_differ_and_are_no_errors_will_do_when_asked_for", LIMIT, || {
         park(3);
         let all = AllThreads::new().results(Results::Succeed);
         // SAFETY: takes nothing.
-        let outcome = unsafe { all.syscall(libc::SYS_gettid, [0; 6]) }.unwrap();
-        assert_eq!((outcome.value(), outcome.threads), (gettid() as isize, tids().len()));
-        OWNER.store(gettid(), Ordering::Relaxed);
+        let report = unsafe { all.syscall(libc::SYS_gettid, [0; 6]) }.unwrap();
+        assert_eq!((report.value(), report.threads), (gettid() as isize, tids().len()));
+        REQUESTER.store(gettid(), Ordering::Relaxed);
         thread::spawn(|| {
             // SAFETY: no pointers; this thread alone cannot gain privileges any more.
             unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-            OWNER.store(0, Ordering::SeqCst);
+            REQUESTER.store(0, Ordering::SeqCst);
             loop {
                 thread::park();
             }
         });
-        while OWNER.load(Ordering::SeqCst) != 0 {
+        while REQUESTER.load(Ordering::SeqCst) != 0 {
             thread::yield_now();
         }
         let args = [libc::PR_GET_NO_NEW_PRIVS as usize, 0, 0, 0, 0, 0];
@@ -222,7 +222,7 @@ fn results_that_differ_and_are_no_errors_will_do_when_asked_for() {
     });
 }
 
-/// All threads end alike: what a signal handler's end puts back is put back on the caller, too.
+/// All threads end alike: what a signal handler's end puts back is put back on the requester, too.
 #[test]
 fn what_a_function_does_to_registers_is_undone_on_every_thread() {
     #[link(name = "m")]
@@ -256,16 +256,16 @@ fn what_a_function_does_to_registers_is_undone_on_every_thread() {
             barrier.wait();
             let before = fegetround();
             // SAFETY: touches a register of the thread, and atomics.
-            let outcome =
+            let report =
                 unsafe { allthreads::call(round_otherwise, std::ptr::null_mut()) }.unwrap();
-            let caller = fegetround();
+            let requester = fegetround();
             barrier.wait();
             let others = others.map(|other| other.join().unwrap());
-            assert_eq!(RUNS.load(Ordering::Relaxed), outcome.threads);
-            if CHANGED.load(Ordering::Relaxed) != outcome.threads {
+            assert_eq!(RUNS.load(Ordering::Relaxed), report.threads);
+            if CHANGED.load(Ordering::Relaxed) != report.threads {
                 return testkit::skip("no other rounding mode");
             }
-            assert_eq!((caller, others), (before, [before; 3]));
+            assert_eq!((requester, others), (before, [before; 3]));
         });
     });
 }
@@ -287,8 +287,8 @@ fn all_capabilities_leave_the_bounding_set_in_one_stop() {
         for capability in 0..=last {
             batch = batch.drop_bounding(capability);
         }
-        let outcome = batch.no_new_privs().apply().unwrap();
-        assert_eq!((outcome.values().len(), outcome.threads), (last as usize + 2, tids().len()));
+        let report = batch.no_new_privs().apply().unwrap();
+        assert_eq!((report.values().len(), report.threads), (last as usize + 2, tids().len()));
         let tasks = TaskDir::open().unwrap();
         for tid in tids() {
             let status = tasks.status(tid).unwrap();
@@ -318,8 +318,8 @@ fn ids_and_groups_change_on_every_thread() {
             .set_groups(&groups)
             .set_resgid(Some(30), Some(30), Some(30))
             .set_resuid(Some(40), Some(40), None);
-        let outcome = batch.apply().unwrap();
-        assert_eq!(outcome.threads, tids().len());
+        let report = batch.apply().unwrap();
+        assert_eq!(report.threads, tids().len());
         assert_all("Groups", "10 20 ");
         assert_all("Gid", "30\t30\t30\t30");
         assert_all("Uid", "40\t40\t0\t40");
@@ -338,8 +338,8 @@ fn early_release_applies_the_same() {
         let all = AllThreads::new().barrier(Barrier::Early);
         for round in 0..200 {
             let to = if round % 2 == 0 { c"early a" } else { c"early b" };
-            let outcome = all.batch(&name(to)).unwrap();
-            assert_eq!(outcome.threads, tids().len());
+            let report = all.batch(&name(to)).unwrap();
+            assert_eq!(report.threads, tids().len());
             assert_all("Name", to.to_str().unwrap());
         }
     });
@@ -350,12 +350,12 @@ fn early_release_applies_the_same() {
 #[test]
 fn a_world_is_stopped_first() {
     static WORLD: OnceLock<World> = OnceLock::new();
-    static OWNER: AtomicI32 = AtomicI32::new(0);
+    static REQUESTER: AtomicI32 = AtomicI32::new(0);
     static HELD: AtomicUsize = AtomicUsize::new(0);
     static POLLS: AtomicUsize = AtomicUsize::new(0);
     /// Only a thread that has the world stopped is told so.
     unsafe extern "C" fn look(_: *mut c_void) {
-        if gettid() != OWNER.load(Ordering::SeqCst) {
+        if gettid() != REQUESTER.load(Ordering::SeqCst) {
             return;
         }
         let options = StopOptions::new("again").timeout(Duration::ZERO);
@@ -366,7 +366,7 @@ fn a_world_is_stopped_first() {
     }
     in_child("a_world_is_stopped_first", LIMIT, || {
         let world = WORLD.get_or_init(World::new);
-        OWNER.store(gettid(), Ordering::SeqCst);
+        REQUESTER.store(gettid(), Ordering::SeqCst);
         thread::spawn(|| {
             let mut mutator = world.attach().unwrap();
             loop {

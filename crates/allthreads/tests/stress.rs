@@ -47,8 +47,8 @@ fn stress_10_000_calls_against_creators() {
             let to = if round % 2 == 0 { c"even" } else { c"odd" };
             let args = [libc::PR_SET_NAME as usize, to.as_ptr() as usize, 0, 0, 0, 0];
             // SAFETY: reads a static string.
-            let outcome = unsafe { allthreads::syscall(libc::SYS_prctl, args) }.unwrap();
-            retries += u64::from(outcome.retries);
+            let report = unsafe { allthreads::syscall(libc::SYS_prctl, args) }.unwrap();
+            retries += u64::from(report.retries);
             for tid in tids() {
                 // Gone meanwhile, some of them.
                 let Ok(name) = std::fs::read(format!("/proc/self/task/{tid}/comm")) else {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use allthreads::sigctx::sys::{self, Errno, SigSet};
 use allthreads::threadreg::procfs::TaskDir;
-use allthreads::{AllThreads, Batch, Error, Why, privileges};
+use allthreads::{AllThreads, Batch, Error, StragglerCause, privileges};
 use common::*;
 use testkit::{forked, in_child};
 
@@ -131,14 +131,14 @@ fn a_call_of_the_process_is_made_once() {
         // SAFETY: no pointers.
         let batch = unsafe { Batch::new().call_once(libc::SYS_umask, [0o123, 0, 0, 0, 0, 0]) };
         let batch = batch.chroot(&jail).chdir(c"/").set_groups(&[4711]);
-        let outcome = batch.apply().unwrap();
-        assert_eq!(outcome.values()[1..], [0, 0, 0]);
+        let report = batch.apply().unwrap();
+        assert_eq!(report.values()[1..], [0, 0, 0]);
         assert!(!std::path::Path::new("/proc").exists());
         // SAFETY: no pointers.
         assert_eq!(unsafe { libc::umask(0) }, 0o123);
         let me = sys::gettid();
         assert_eq!(tasks.status(me).unwrap().groups.as_slice(), [4711]);
-        // What follows a call that is refused is made by nobody.
+        // No thread makes what follows a call that is refused.
         let batch = Batch::new().chdir(c"/none").set_groups(&[]);
         let error = AllThreads::new().tasks(&tasks).batch(&batch).unwrap_err();
         assert_eq!(error.to_string(), "the kernel refused chdir: ENOENT (2); nothing was applied");
@@ -186,9 +186,9 @@ fn behind_landlock_threads_that_do_not_come_are_named() {
         let all = AllThreads::new().tasks(&tasks).timeout(Duration::from_millis(300));
         let error = all.batch(&Batch::new().no_new_privs()).unwrap_err();
         println!("{error}");
-        let Error::TimedOut(who) = error else { panic!("{error:?}") };
-        let named: Vec<_> = who.threads().map(|thread| (thread.tid(), thread.why())).collect();
-        assert!(named.contains(&(deaf, Why::Unknown)), "{named:?}");
+        let Error::TimedOut(late) = error else { panic!("{error:?}") };
+        let named: Vec<_> = late.threads().map(|thread| (thread.tid(), thread.cause())).collect();
+        assert!(named.contains(&(deaf, StragglerCause::Unknown)), "{named:?}");
     });
 }
 

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use allthreads::sigctx::sys::{self, MaskHow, SigSet, Tid, gettid};
-use allthreads::{Batch, Error, Outcome};
+use allthreads::{Batch, Error, Report};
 
 /// The signal that the crate uses by default.
 pub(crate) const SIGNAL: i32 = 33;
@@ -142,7 +142,7 @@ pub(crate) fn name(name: &'static CStr) -> Batch<'static> {
 }
 
 /// A system call without pointers on every thread.
-pub(crate) fn plain(number: libc::c_long, args: [usize; 6]) -> Result<Outcome, Error> {
+pub(crate) fn plain(number: libc::c_long, args: [usize; 6]) -> Result<Report, Error> {
     // SAFETY: the tests that use this pass no pointers but null.
     unsafe { allthreads::syscall(number, args) }
 }
@@ -197,7 +197,7 @@ pub(crate) fn pipe() -> (fs::File, fs::File) {
     // SAFETY: the array is as long as the call wants.
     let result = unsafe { libc::pipe(ends.as_mut_ptr()) };
     assert_eq!(result, 0);
-    // SAFETY: just made, owned by nobody else.
+    // SAFETY: just made, and owned by nothing else.
     ends.map(|fd| unsafe { fs::File::from_raw_fd(fd) }).into()
 }
 

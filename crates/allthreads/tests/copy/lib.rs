@@ -8,6 +8,6 @@ pub extern "C" fn copy_operate(signal: i32) -> usize {
     let signal = if signal == 33 { Signal::Libc33 } else { Signal::Number(signal) };
     let all = allthreads::AllThreads::new().signal(signal);
     // SAFETY: takes nothing.
-    let outcome = unsafe { all.syscall(libc::SYS_getpid, [0; 6]) };
-    outcome.map_or(0, |outcome| outcome.threads)
+    let report = unsafe { all.syscall(libc::SYS_getpid, [0; 6]) };
+    report.map_or(0, |report| report.threads)
 }
