@@ -61,7 +61,8 @@
 //! are *bystanders*. They are looked at before and after the size is read. If the same ones were there
 //! both times, they were there in between, and the proof holds with them subtracted.
 
-use crate::sync::{AtomicU32, Ordering};
+use sigctx::sync::{AtomicU32, Ordering};
+
 use crate::system::System;
 
 const COUNT: u32 = (1 << 20) - 1;
@@ -98,21 +99,6 @@ pub(crate) struct Hold {
     leavers: AtomicU32,
     done: AtomicU32,
     left: AtomicU32,
-}
-
-macro_rules! initial_words {
-    () => {
-        Self {
-            gate: AtomicU32::new(0),
-            command: AtomicU32::new(LEAVE),
-            wake_at: AtomicU32::new(u32::MAX),
-            bell: AtomicU32::new(0),
-            held: AtomicU32::new(0),
-            leavers: AtomicU32::new(0),
-            done: AtomicU32::new(0),
-            left: AtomicU32::new(0),
-        }
-    };
 }
 
 /// The side of a thread in the signal handler. Everything is inlined there: the handler must not
@@ -211,14 +197,19 @@ impl Hold {
 
 /// The requester's side.
 impl Hold {
-    #[cfg(not(loom))]
-    pub(crate) const fn new() -> Self {
-        initial_words!()
-    }
-
-    #[cfg(loom)]
-    pub(crate) fn new() -> Self {
-        initial_words!()
+    sigctx::const_unless_loom! {
+        pub(crate) fn new() -> Self {
+            Self {
+                gate: AtomicU32::new(0),
+                command: AtomicU32::new(LEAVE),
+                wake_at: AtomicU32::new(u32::MAX),
+                bell: AtomicU32::new(0),
+                held: AtomicU32::new(0),
+                leavers: AtomicU32::new(0),
+                done: AtomicU32::new(0),
+                left: AtomicU32::new(0),
+            }
+        }
     }
 
     /// Waits until all threads have left the last operation, then opens the gate. `prepare` runs between

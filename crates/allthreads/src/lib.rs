@@ -28,14 +28,13 @@
 //! | `report`, `error`, `options` | what goes in and comes out |
 //! | `credentials` | whether all threads have the same, before a drop |
 //! | `signals`, `life`, `patience` | signals in use; whether a thread has ended; time |
-//! | `system`, `sync` | futexes and atomics, the kernel's or loom's |
+//! | `system` | sleeping and waking on a word |
 
 pub use sigctx::{Unsupported, supported};
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         mod hold;
-        mod sync;
         mod system;
 
         #[cfg(all(test, loom))]

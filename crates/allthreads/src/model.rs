@@ -1,57 +1,36 @@
-//! Models of the protocol, run by loom: the code of `hold` itself, with a kernel made
-//! of a mutex in place of `/proc` and signals.
+//! Models of the protocol, run by loom: the code of `hold` itself, with a kernel made of a mutex in place
+//! of `/proc` and signals.
 
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
+use sigctx::sync::{self, AtomicU32};
 
 use crate::hold::{Hold, Release, ThreadGroup, gather};
-use crate::sync::{AtomicU32, Ordering};
 use crate::system::System;
 
-/// A futex: a sleeper is woken only by a wake, so that a lost wake-up is a deadlock, which loom
-/// reports. The word is compared under the lock, as the kernel does.
-struct Sleepers {
-    lock: Mutex<()>,
-    woken: [Condvar; WORDS],
-}
+/// `sigctx`'s model of the kernel: a sleeper is woken only by a wake, so that a lost wake-up is a deadlock,
+/// which loom reports.
+struct Model;
 
-/// The words of a `Hold`.
-const WORDS: usize = 8;
-
-impl Sleepers {
-    fn new() -> Self {
-        Self { lock: Mutex::new(()), woken: std::array::from_fn(|_| Condvar::new()) }
-    }
-
-    /// The words lie side by side: each has a condition variable of its own.
-    fn woken(&self, word: &AtomicU32) -> &Condvar {
-        &self.woken[std::ptr::from_ref(word).addr() / size_of::<AtomicU32>() % WORDS]
-    }
-}
-
-impl System for Sleepers {
+impl System for Model {
     type Timeout = ();
 
     fn wait(&self, word: &AtomicU32, expected: u32, _number: u32) -> bool {
-        let guard = self.lock.lock().unwrap();
-        if word.load(Ordering::Relaxed) == expected {
-            drop(self.woken(word).wait(guard).unwrap());
-        }
+        sync::wait(word, expected, None);
         false
     }
 
     fn wait_for(&self, word: &AtomicU32, expected: u32, (): ()) {
-        self.wait(word, expected, 1);
+        sync::wait(word, expected, None);
     }
 
     fn wake_one(&self, word: &AtomicU32) {
-        self.wake_all(word);
+        sync::wake_one(word);
     }
 
     fn wake_all(&self, word: &AtomicU32) {
-        drop(self.lock.lock().unwrap());
-        self.woken(word).notify_all();
+        sync::wake_all(word);
     }
 }
 
@@ -65,7 +44,6 @@ fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
 /// What the threads of a model share.
 struct Shared {
     hold: Hold,
-    system: Sleepers,
     /// Plain memory that the requester writes and held threads read: loom reports a race if the
     /// protocol does not order them.
     call: UnsafeCell<u32>,
@@ -73,18 +51,18 @@ struct Shared {
 
 impl Shared {
     fn new() -> Arc<Self> {
-        Arc::new(Self { hold: Hold::new(), system: Sleepers::new(), call: UnsafeCell::new(0) })
+        Arc::new(Self { hold: Hold::new(), call: UnsafeCell::new(0) })
     }
 
     /// Has all that are held run the calls.
     fn execute(&self, release: Release) {
-        self.hold.command(&self.system, release);
-        self.hold.await_done(&self.system, || ());
+        self.hold.command(&Model, release);
+        self.hold.await_done(&Model, || ());
     }
 
     /// Begins, and waits for as long as it takes.
     fn begin(&self, prepare: impl FnOnce()) {
-        assert!(self.hold.begin(&self.system, || Some(()), prepare));
+        assert!(self.hold.begin(&Model, || Some(()), prepare));
     }
 
     fn set_call(&self, to: u32) {
@@ -95,13 +73,13 @@ impl Shared {
     /// What a handler does. Returns what it executed.
     fn deliver(&self) -> Option<u32> {
         let number = self.hold.join(|| false)?;
-        self.hold.arrived(&self.system, number);
+        self.hold.arrived(&Model, number);
         let mut executed = None;
         let run = || {
             // SAFETY: loom checks that no thread writes at the same time.
             executed = Some(self.call.with(|call| unsafe { *call }));
         };
-        self.hold.stay(&self.system, number, run, || (), |_| ());
+        self.hold.stay(&Model, number, run, || (), |_| ());
         executed
     }
 }
@@ -109,7 +87,7 @@ impl Shared {
 /// Waits until `count` threads are held and closes the gate.
 fn hold_all(shared: &Shared, count: u32) {
     while !shared.hold.close(count) {
-        shared.hold.await_arrivals(&shared.system, count, ());
+        shared.hold.await_arrivals(&Model, count, ());
     }
 }
 
@@ -124,10 +102,10 @@ fn execute_once_and_leave(release: Release) {
         hold_all(&shared, 2);
         shared.set_call(7);
         shared.execute(release);
-        shared.hold.finish(&shared.system);
+        shared.hold.finish(&Model);
         // The next operation may write only when both have left.
         shared.begin(|| shared.set_call(8));
-        shared.hold.roll_back(&shared.system);
+        shared.hold.roll_back(&Model);
         for thread in threads {
             assert_eq!(thread.join().unwrap(), Some(7));
         }
@@ -157,16 +135,16 @@ fn a_late_joiner_and_a_roll_back_cannot_both_win() {
             let shared = Arc::clone(&shared);
             thread::spawn(move || shared.deliver())
         });
-        shared.hold.roll_back(&shared.system);
+        shared.hold.roll_back(&Model);
         // Waits for those that joined: `set_call` must not race with them.
         shared.begin(|| shared.set_call(2));
         let mut held = shared.hold.arrivals();
         if shared.hold.close(held) {
             shared.execute(Release::Together);
-            shared.hold.finish(&shared.system);
+            shared.hold.finish(&Model);
         } else {
             held = 0;
-            shared.hold.roll_back(&shared.system);
+            shared.hold.roll_back(&Model);
         }
         let executed: Vec<_> = threads.map(|t| t.join().unwrap()).into_iter().flatten().collect();
         assert_eq!(executed, vec![2; held as usize]);
@@ -185,7 +163,7 @@ fn a_thread_that_does_not_leave_is_not_waited_for_past_the_deadline() {
             let (shared, gave_up) = (Arc::clone(&shared), Arc::clone(&gave_up));
             thread::spawn(move || {
                 let number = shared.hold.join(|| false).unwrap();
-                shared.hold.arrived(&shared.system, number);
+                shared.hold.arrived(&Model, number);
                 let mut over = gave_up.0.lock().unwrap();
                 while !*over {
                     over = gave_up.1.wait(over).unwrap();
@@ -194,18 +172,18 @@ fn a_thread_that_does_not_leave_is_not_waited_for_past_the_deadline() {
                 // An operation that gives up leaves what is in use alone.
                 // SAFETY: loom checks that no thread writes at the same time.
                 assert_eq!(shared.call.with(|call| unsafe { *call }), 1);
-                shared.hold.stay(&shared.system, 1, || panic!("rolled back"), || (), |_| ());
+                shared.hold.stay(&Model, 1, || panic!("rolled back"), || (), |_| ());
             })
         };
         while shared.hold.arrivals() == 0 {
-            shared.hold.await_arrivals(&shared.system, 1, ());
+            shared.hold.await_arrivals(&Model, 1, ());
         }
-        shared.hold.roll_back(&shared.system);
-        assert!(!shared.hold.begin(&shared.system, || None, || shared.set_call(2)));
+        shared.hold.roll_back(&Model);
+        assert!(!shared.hold.begin(&Model, || None, || shared.set_call(2)));
         *gave_up.0.lock().unwrap() = true;
         gave_up.1.notify_all();
         shared.begin(|| shared.set_call(3));
-        shared.hold.roll_back(&shared.system);
+        shared.hold.roll_back(&Model);
         thread.join().unwrap();
     });
 }
@@ -222,16 +200,16 @@ fn a_stale_signal_joins_the_next_operation_or_none() {
             // The stale signal, and the one that the second operation sends.
             thread::spawn(move || [shared.deliver(), shared.deliver()])
         };
-        shared.hold.roll_back(&shared.system);
+        shared.hold.roll_back(&Model);
         shared.begin(|| shared.set_call(2));
         let held = shared.hold.arrivals();
         if held == 1 && shared.hold.close(held) {
             shared.execute(Release::Together);
-            shared.hold.finish(&shared.system);
+            shared.hold.finish(&Model);
             let executed = other.join().unwrap();
             assert_eq!(executed.iter().flatten().copied().collect::<Vec<_>>(), [2]);
         } else {
-            shared.hold.roll_back(&shared.system);
+            shared.hold.roll_back(&Model);
             assert_eq!(other.join().unwrap(), [None, None]);
         }
     });
@@ -256,20 +234,20 @@ fn the_operation_of_a_dead_requester_is_ended(end: End) {
             thread::spawn(move || shared.deliver())
         });
         while shared.hold.arrivals() < 2 {
-            shared.hold.await_arrivals(&shared.system, 2, ());
+            shared.hold.await_arrivals(&Model, 2, ());
         }
         match end {
             End::Gathering => {}
             End::Closed => assert!(shared.hold.close(2)),
             End::Commanded(release) => {
                 assert!(shared.hold.close(2));
-                shared.hold.command(&shared.system, release);
+                shared.hold.command(&Model, release);
             }
         }
-        shared.hold.recover(&shared.system, || ());
+        shared.hold.recover(&Model, || ());
         // The next operation may write only when both have left.
         shared.begin(|| shared.set_call(8));
-        shared.hold.roll_back(&shared.system);
+        shared.hold.roll_back(&Model);
         let executed = threads.map(|thread| thread.join().unwrap());
         let expected = if matches!(end, End::Commanded(_)) { Some(7) } else { None };
         assert_eq!(executed, [expected; 2]);
@@ -309,16 +287,16 @@ fn a_held_thread_that_ends_is_not_waited_for() {
             thread::spawn(move || shared.deliver())
         };
         hold_all(&shared, 2);
-        shared.hold.command(&shared.system, Release::Together);
+        shared.hold.command(&Model, Release::Together);
         let mut buried = false;
-        shared.hold.await_done(&shared.system, || {
+        shared.hold.await_done(&Model, || {
             if !std::mem::replace(&mut buried, true) {
                 shared.hold.bury(true);
             }
         });
-        shared.hold.finish(&shared.system);
+        shared.hold.finish(&Model);
         shared.begin(|| shared.set_call(8));
-        shared.hold.roll_back(&shared.system);
+        shared.hold.roll_back(&Model);
         assert_eq!(other.join().unwrap(), Some(7));
     });
 }
@@ -402,7 +380,7 @@ impl ThreadGroup for Census<'_> {
     }
 
     fn pause(&mut self, hold: &Hold, target: u32) -> Result<(), ()> {
-        hold.await_arrivals(&self.machine.shared.system, target, ());
+        hold.await_arrivals(&Model, target, ());
         Ok(())
     }
 }
@@ -445,7 +423,7 @@ fn exactly_once_through_clone() {
         if held > 0 {
             shared.execute(Release::Together);
         }
-        shared.hold.finish(&shared.system);
+        shared.hold.finish(&Model);
         machine.tasks.lock().unwrap().finished = true;
         machine.changed.notify_all();
         parent.join().unwrap();

@@ -3,7 +3,7 @@
 #[cfg(not(loom))]
 pub(crate) use kernel::Kernel;
 
-use crate::sync::AtomicU32;
+use sigctx::sync::AtomicU32;
 
 /// The seam between the protocol and the kernel; loom brings another one.
 pub(crate) trait System {
@@ -37,7 +37,8 @@ mod kernel {
     const LOOK_AT_REQUESTER: u32 = 50;
     const LOOK_LATER: u32 = 1;
 
-    /// Sleeping and waking by raw system calls, for the handler.
+    /// Sleeping and waking by raw system calls, inlined into the handler. `sigctx::sync` does not say that a
+    /// sleep ran out, and its functions are called by name.
     #[derive(Clone, Copy)]
     pub(crate) struct Kernel;
 
