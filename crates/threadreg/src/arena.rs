@@ -22,8 +22,9 @@
 
 use core::ptr;
 
-use crate::record::Record;
 use sigctx::sync::{AtomicPtr, AtomicU32, Ordering};
+
+use crate::record::Record;
 
 #[cfg(not(loom))]
 mod size {

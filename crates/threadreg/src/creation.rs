@@ -41,7 +41,8 @@
 
 use core::time::Duration;
 
-use sigctx::fork;
+#[cfg(not(loom))]
+use sigctx::fork::process;
 use sigctx::sync::{AtomicU32, Mutex, Ordering, wait, wake_all};
 #[cfg(not(loom))]
 use sigctx::sys::Tid;
@@ -49,6 +50,12 @@ use sigctx::sys::Tid;
 use crate::arena::Arena;
 use crate::name::Name;
 use crate::record::Record;
+
+// A model is one process.
+#[cfg(loom)]
+const fn process() -> u32 {
+    0
+}
 
 const WRITER: u32 = 1 << 31;
 
@@ -117,7 +124,7 @@ impl CreationLock {
     /// is `left` (`None`: forever). Returns whether it has it; if not, the lock is as it was.
     pub(crate) fn write(&self, mut left: impl FnMut() -> Option<Duration>) -> bool {
         // C3. After a fork `reset` has freed it, so it is never found copied.
-        if self.writers.lock(fork::process(), &mut left).is_err() {
+        if self.writers.lock(process(), &mut left).is_err() {
             return false;
         }
         // C2. Acquire, here and below: pairs with `release_read`.
@@ -137,7 +144,7 @@ impl CreationLock {
     /// Takes the write side if no thread has either side.
     pub(crate) fn try_write(&self) -> bool {
         // C3.
-        if self.writers.try_lock(fork::process()).is_none() {
+        if self.writers.try_lock(process()).is_none() {
             return false;
         }
         // C2. Acquire: pairs with `release_read`.

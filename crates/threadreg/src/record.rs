@@ -45,11 +45,17 @@
 //! of any other, except `close`: it waits for pins, and must not run on top of a frame that holds one.
 
 use crossbeam_utils::CachePadded;
+#[cfg(not(loom))]
 use sigctx::inject::CallStack;
+use sigctx::sync::{AtomicPtr, AtomicU32, Ordering, fence, wait, wake_all};
+#[cfg(not(loom))]
 use sigctx::sys::Tid;
 
 use crate::name::{Name, WORDS};
-use sigctx::sync::{AtomicPtr, AtomicU32, Ordering, fence, wait, wake_all};
+
+// Under loom `sigctx` has no module `sys`.
+#[cfg(loom)]
+type Tid = i32;
 
 /// The phase of a record's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +98,7 @@ const fn listed(phase: Phase) -> bool {
 }
 
 /// Number of per-record slots; see [`crate::SlotId`].
+#[cfg(not(loom))]
 pub(crate) const SLOTS: usize = 2;
 
 /// The answer of a record that is asked for the id of a thread.
@@ -114,10 +121,12 @@ pub(crate) struct Record {
     name: [AtomicU32; WORDS],
     /// The id of the thread that has this thread's task suspended; 0: none. For diagnosis.
     pub(crate) suspended_by: AtomicU32,
+    #[cfg(not(loom))]
     pub(crate) stack: CallStack,
     /// The first of the thread's places to rest; see [`crate::rest`]. Only the thread itself touches
     /// it, and the thread that frees the record.
     pub(crate) places: AtomicPtr<()>,
+    #[cfg(not(loom))]
     pub(crate) slots: [AtomicPtr<()>; SLOTS],
     /// On a cache line of its own: other threads write it, which must not slow down what the thread
     /// reads.
@@ -142,7 +151,9 @@ impl Record {
             name: core::array::from_fn(|_| AtomicU32::new(0)),
             suspended_by: AtomicU32::new(0),
             places: AtomicPtr::new(core::ptr::null_mut()),
+            #[cfg(not(loom))]
             stack: CallStack::unset(),
+            #[cfg(not(loom))]
             slots: core::array::from_fn(|_| AtomicPtr::new(core::ptr::null_mut())),
             gate: CachePadded::new(AtomicU32::new(CLOSED)),
         }
