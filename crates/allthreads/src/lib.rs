@@ -2,6 +2,8 @@
 //!
 //! # Map of the modules
 //!
+//! `docs/ARCHITECTURE.md` in the repository traces an operation through these files, and has the words of all crates.
+//!
 //! An operation goes through eight files, in this order. A module names only those further down, in this
 //! table or the next.
 //!

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 //!
-//! # Map
+//! # Map of the modules
+//!
+//! `docs/ARCHITECTURE.md` in the repository traces a suspension through these files, and has the words of all crates.
 //!
 //! Each module uses only those below it.
 //!

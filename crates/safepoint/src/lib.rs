@@ -2,6 +2,8 @@
 //!
 //! # Map of the modules
 //!
+//! `docs/ARCHITECTURE.md` in the repository traces a stop through these files, and has the words of all crates.
+//!
 //! Each line uses the ones below it only.
 //!
 //! | module | what is in it |

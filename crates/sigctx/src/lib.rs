@@ -2,6 +2,8 @@
 //!
 //! # Map of the modules
 //!
+//! `docs/ARCHITECTURE.md` in the repository has the words of all crates, and their layers.
+//!
 //! | module | what is there |
 //! |---|---|
 //! | [`sys`] | raw system calls, signal sets, kernel actions, futexes: no errno, no TLS |

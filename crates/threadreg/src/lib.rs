@@ -2,6 +2,8 @@
 //!
 //! # Map of the modules
 //!
+//! `docs/ARCHITECTURE.md` in the repository has the words of all crates, and their layers.
+//!
 //! In layers: a module uses modules of the rows above it, and of its own row in one direction only.
 //!
 //! | module | contents |
