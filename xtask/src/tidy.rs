@@ -2,6 +2,7 @@
 
 mod circles;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -73,11 +74,16 @@ fn every_file_says_what_it_is_for() {
 
 #[test]
 fn long_files_give_their_reason() {
-    let long = |s: &&Source| {
-        s.text.lines().count() > 600 && !s.text.contains("//! This file is long because")
+    let long = |s: &&Source| match s.text.lines().count() {
+        0..=600 => false,
+        601..800 => !s.text.contains("//! This file is long because"),
+        _ => true,
     };
     let offenders: Vec<_> = sources().iter().filter(long).map(|s| s.at(600)).collect();
-    none_of(&offenders, "cut it, or write `//! This file is long because …` in its header");
+    none_of(
+        &offenders,
+        "cut it, or write `//! This file is long because …` in its header; from 800 lines on, cut it",
+    );
 }
 
 #[test]
@@ -114,6 +120,43 @@ fn modules_form_layers() {
         offenders.extend(found);
     }
     none_of(&offenders, "modules import each other in a circle; move what they share to one below");
+}
+
+#[test]
+fn traces_name_files_that_there_are_and_no_more_than_eight() {
+    let root = Workspace::find().root;
+    let text = fs::read_to_string(root.join("docs/ARCHITECTURE.md")).expect("the architecture");
+    let mut offenders = Vec::new();
+    let mut traces = 0;
+    for section in text.split("\n## ") {
+        let Some((_, rest)) = section.split_once("files under `crates/") else { continue };
+        let own = rest.split('/').next().unwrap_or_default();
+        let mut files = BTreeSet::new();
+        for row in section.lines().filter(|line| line.starts_with("| ") && line.contains(".rs`")) {
+            let cell = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap_or_default();
+            for name in cell.split([',', ';']).map(str::trim) {
+                let (package, file) = name.split_once('`').unwrap_or_default();
+                let package = if package.is_empty() { own } else { package.trim() };
+                let file =
+                    Path::new("crates").join(package).join("src").join(file.trim_end_matches('`'));
+                if !root.join(&file).is_file() {
+                    offenders.push(format!("{own}: {} is not there", file.display()));
+                }
+                if package == own {
+                    files.insert(file);
+                }
+            }
+        }
+        traces += 1;
+        if files.is_empty() || files.len() > 8 {
+            offenders.push(format!("{own}: a trace through {} of its files", files.len()));
+        }
+    }
+    assert_eq!(traces, 3, "docs/ARCHITECTURE.md has three traces");
+    none_of(
+        &offenders,
+        "a trace in docs/ARCHITECTURE.md names the files it goes through, at most eight",
+    );
 }
 
 #[test]
