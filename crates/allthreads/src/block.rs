@@ -39,7 +39,8 @@ pub(crate) struct Block {
     pub(crate) excluded: Excluded,
     pub(crate) previous: Previous,
     pub(crate) signals: Signals,
-    /// Not 0 while instances of `kill` are ours. Relaxed: set before the system call that sends.
+    /// Not 0 while instances of `kill` are ours; less 1, how often such a one may still be passed on. Relaxed:
+    /// set before the system call that sends.
     pub(crate) broadcast: AtomicU32,
     notes: UnsafeCell<Notes>,
 }

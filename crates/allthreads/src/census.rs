@@ -3,11 +3,10 @@
 //!
 //! Nothing here allocates: a held thread may have the allocator's lock.
 
-use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::time::Instant;
 
-use sigctx::sys::{self, Errno, Tid};
+use sigctx::sys::{Errno, Tid};
 use threadreg::Name;
 use threadreg::procfs::{ProcError, TaskDir, TaskStat, TaskStatus};
 
@@ -365,10 +364,9 @@ impl ThreadGroup for Census<'_> {
             // or ours do not move, a signal to the whole process helps: it is never refused, and goes to
             // a thread that does not have it blocked, as held threads do.
             if arrivals >= self.sent || self.nap > NAP {
-                BLOCK.broadcast.store(1, Ordering::Relaxed);
                 // The kernel lets every process signal itself. If a filter refuses it, no thread comes,
                 // which is an error in the end.
-                let _ = sys::kill(self.pid, self.signal);
+                let _ = signal::send_to_any(self.pid, self.signal);
             }
             target = arrivals + 1;
         }
@@ -417,7 +415,7 @@ impl ThreadGroup for Census<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sigctx::sys::SigSet;
+    use sigctx::sys::{self, SigSet};
 
     /// A thread that only waited for a processor was waited for, and came just before the look.
     #[test]

@@ -14,28 +14,42 @@
 use core::ffi::{c_int, c_void};
 use core::mem;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use core::time::Duration;
 
 use sigctx::module::KeepError;
 use sigctx::sys::{
-    self, Errno, KernelAction, MaskHow, SaFlags, SigSet, Tid, rt_sigaction, sigprocmask, syscall,
+    self, Errno, KernelAction, MaskHow, SaFlags, SigSet, Tid, futex_wait, rt_sigaction,
+    sigprocmask, syscall, syscall_raw,
 };
 
 use crate::block::BLOCK;
 use crate::life;
-use crate::system::Kernel;
-use crate::threads::has_ended_in;
+use crate::system::{Kernel, System};
+use crate::threads::{EXCLUDED, has_ended_in};
 
 /// The signal that libc's masks cannot contain.
 pub(crate) const DEFAULT: i32 = 33;
 
 /// Our instances' `si_code`. Negative, so that the kernel lets a thread send it to another; none of libc's.
 const CODE: i32 = -60;
+/// How often one instance to the whole process is passed on: for every thread that can be left out, twice.
+const PASSES: u32 = 2 * EXCLUDED as u32;
+/// The sleep of a thread that has passed an instance on, or waits for one.
+const PAUSE: Duration = Duration::from_micros(100);
+/// How often the requester looks for an instance that is passed on to it.
+const LOOKS_FOR_OWN: u32 = 1000;
+
 /// Tells this copy's instances from those of another copy of the crate in the process.
 #[inline(always)]
 fn cookie() -> usize {
     (&raw const BLOCK).addr()
+}
+
+/// Whether instances to the whole process are ours.
+#[inline(always)]
+fn is_broadcasting() -> bool {
+    BLOCK.broadcast.load(Ordering::Relaxed) != 0
 }
 
 /// Whether an instance was sent by this copy of the crate, by `send`.
@@ -66,18 +80,17 @@ unsafe extern "C" fn allthreads_on_signal(
     // An instance of `kill`, sent when the queue was full, cannot carry the code. Ours do not go to
     // a child, which may have been copied while they were under way.
     let ours = is_ours(info)
-        || (info.si_code == libc::SI_USER
-            && BLOCK.broadcast.load(Ordering::Relaxed) != 0
-            && BLOCK.process.is(sys::getpid()));
+        || (info.si_code == libc::SI_USER && is_broadcasting() && BLOCK.process.is(sys::getpid()));
     if ours {
-        hold();
+        hold(signal, info.si_code == libc::SI_USER);
     } else {
         BLOCK.previous.hand_on(cookie(), signal, info, context);
     }
 }
 
+/// Holds the calling thread, if it is to take part. `of_kill`: the instance is one to the whole process.
 #[inline(always)]
-fn hold() {
+fn hold(signal: c_int, of_kill: bool) {
     // A child of vfork runs in its parent's memory, and a forked child in a copy of it: neither
     // is one of the threads that the block counts.
     let pid = sys::getpid();
@@ -88,7 +101,12 @@ fn hold() {
     if BLOCK.calls.run_own(tid) {
         return;
     }
-    let Some(number) = BLOCK.hold.join(|| BLOCK.excluded.contains(tid)) else { return };
+    let Some(number) = BLOCK.hold.join(|| BLOCK.excluded.contains(tid)) else {
+        if of_kill && BLOCK.excluded.contains(tid) {
+            pass_on(pid, signal);
+        }
+        return;
+    };
     // Before the next system call, at which a filter may end this thread.
     let line = BLOCK.roll.enter(number, tid);
     let entry = BLOCK.table.entry(tid);
@@ -109,6 +127,44 @@ fn hold() {
     };
     let alone = |has_run| take_over_from_the_dead(pid, tid, has_run);
     BLOCK.hold.stay(&Kernel, number, run, || line.left(), alone);
+}
+
+/// Passes an instance to the whole process on, from a thread that is left out to one that is not. The kernel
+/// offers such an instance to the main thread before all others, and would do so each time.
+///
+/// The calling thread has the signal blocked here, so that another one gets it. It sleeps a little, because
+/// it would take the instance again if it returned before that one has had a processor. When it is delayed
+/// until the operation is over, the handler that was there before may get an instance without a sender.
+#[inline(always)]
+fn pass_on(pid: i32, signal: c_int) {
+    let mut left = BLOCK.broadcast.load(Ordering::Relaxed);
+    // The last one stands for those that are under way.
+    while left > 1 {
+        let swap = BLOCK.broadcast.compare_exchange_weak(
+            left,
+            left - 1,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        match swap {
+            Ok(_) => {
+                let args = [pid as usize, signal as usize, 0, 0, 0, 0];
+                // If a filter refuses it, the instance is lost, and the requester sends another.
+                // SAFETY: no pointers.
+                let _ = unsafe { syscall_raw(libc::SYS_kill, args) };
+                Kernel.wait_for(&AtomicU32::new(0), 0, PAUSE);
+                return;
+            }
+            Err(now) => left = now,
+        }
+    }
+}
+
+/// Sends one of our instances to the process as a whole: to a thread that does not have the signal blocked. A
+/// full queue never refuses it.
+pub(crate) fn send_to_any(pid: i32, signal: i32) -> Result<(), Errno> {
+    BLOCK.broadcast.store(1 + PASSES, Ordering::Relaxed);
+    sys::kill(pid, signal)
 }
 
 /// Ends the operation of a requester that a filter of its own has killed, if that is what keeps this
@@ -249,12 +305,17 @@ pub(crate) fn run_own(call: usize, (pid, me, signal): (i32, Tid, i32)) -> isize 
     BLOCK.calls.ask_own(me, call);
     let mut sent = send(pid, me, signal);
     if sent == Err(Errno::EAGAIN) {
-        // The queue is full. This signal is never refused, and all others have it blocked.
-        BLOCK.broadcast.store(1, Ordering::Relaxed);
-        sent = sys::kill(pid, signal);
+        // The queue is full. Threads that are held have this one blocked.
+        sent = send_to_any(pid, signal);
     }
-    // Delivered before the call returns.
+    // Delivered before the call returns, unless a thread that is left out has got it and passes it on.
     sys::sigprocmask(MaskHow::Set, &SigSet::deferrable().without(signal));
+    for _ in 0..LOOKS_FOR_OWN {
+        if sent.is_err() || !BLOCK.calls.is_own_asked() || !is_broadcasting() {
+            break;
+        }
+        let _ = futex_wait(&AtomicU32::new(0), 0, Some(PAUSE));
+    }
     sys::sigprocmask(MaskHow::Set, &SigSet::deferrable());
     drop(stack);
     if BLOCK.calls.was_own_run() {

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -175,6 +176,37 @@ fn a_queue_without_room_is_got_round() {
     in_child("a_queue_without_room_is_got_round", LIMIT, || {
         full_queue(0, 5, Signal::Libc33);
         full_queue(0, 35, Signal::Number(libc::SIGRTMIN() + 5));
+    });
+}
+
+/// The kernel offers a signal to the whole process to the main thread first, which takes no part here and
+/// passes it on.
+#[test]
+fn a_queue_without_room_is_got_round_beside_an_excluded_main_thread() {
+    in_child("a_queue_without_room_is_got_round_beside_an_excluded_main_thread", LIMIT, || {
+        static RUNS: AtomicUsize = AtomicUsize::new(0);
+        unsafe extern "C" fn count(_: *mut c_void) {
+            RUNS.fetch_add(1, Ordering::Relaxed);
+        }
+        park(5);
+        limit_queue(0);
+        // The test may run on the main thread.
+        let requester = thread::spawn(|| {
+            let main = [sys::getpid()];
+            let all = AllThreads::new().exclude(&main);
+            for to in [c"passed", c"passed on"] {
+                let report = all.batch(&name(to)).unwrap();
+                println!("{report:?}");
+                assert_eq!(report.threads, tids().len() - 1);
+                for tid in tids().into_iter().filter(|tid| !main.contains(tid)) {
+                    assert_eq!(status(tid, "Name").as_deref(), to.to_str().ok());
+                }
+            }
+            // SAFETY: an atomic.
+            let report = unsafe { all.call(count, std::ptr::null_mut()) }.unwrap();
+            assert_eq!(report.threads, RUNS.load(Ordering::Relaxed));
+        });
+        requester.join().unwrap();
     });
 }
 
