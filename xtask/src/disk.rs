@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rustix::fs::statvfs;
 
-/// What the builds of all tests take, beginning with an empty directory: measured with `du`, rounded up.
+/// What the builds of all tests take, beginning with an empty directory: an estimate from `du` of one
+/// crate's (150 MB, as much again for incremental builds) and of a lane of mutants, rounded up.
 const WHOLE_RUN: u64 = 8 << 30;
 
 /// Whether a program has said that the disk is full since it was last asked.
@@ -22,7 +23,10 @@ pub(crate) fn notice(line: &str) {
 /// What to say before the tests when there may not be room for their builds in `target`.
 pub(crate) fn before(target: &Path) -> Option<String> {
     let missing = WHOLE_RUN.saturating_sub(size(target));
-    let free = free(target)?;
+    note(free(target)?, missing, target)
+}
+
+fn note(free: u64, missing: u64, target: &Path) -> Option<String> {
     (free < missing).then(|| {
         let (free, missing) = (gib(free), gib(missing));
         format!("note: {free} free at {}; all tests take {missing} more", target.display())
@@ -73,6 +77,14 @@ mod tests {
         let told = after_failure(&here).unwrap();
         assert!(told.contains("the disk was full") && told.contains("all tests take 8.0 GiB"));
         assert_eq!(after_failure(&here), None);
+    }
+
+    #[test]
+    fn small_disk_is_noted_with_what_is_missing() {
+        let target = Path::new("/t");
+        assert_eq!(note(3 << 30, 3 << 30, target), None);
+        let expected = "note: 3.0 GiB free at /t; all tests take 3.5 GiB more";
+        assert_eq!(note(3 << 30, 7 << 29, target).unwrap(), expected);
     }
 
     #[test]
