@@ -4,8 +4,8 @@
 //!
 //! `docs/ARCHITECTURE.md` in the repository traces an operation through these files, and has the words of all crates.
 //!
-//! An operation goes through eight files, in this order. A module names only those further down, in this
-//! table or the next.
+//! An operation goes through the eight files of the first table. What they share is in the second. The modules
+//! form layers: of two, one may name the other, and never both, neither directly nor through others.
 //!
 //! | module | what is there | runs on |
 //! |---|---|---|
