@@ -1,6 +1,7 @@
 //! What all architectures share that is no part of the kernel's interface.
 
-use core::ffi::c_int;
+use core::ffi::{c_int, c_void};
+use core::ops::Range;
 use core::sync::atomic::AtomicU32;
 
 use super::{Reg, SigInfoHead, SignalStack, Ucontext};
@@ -51,8 +52,51 @@ impl Ucontext {
 
 // In the architecture's assembly.
 unsafe extern "C" {
+    #[link_name = symbol!("entry")]
+    fn entry_code(signal: c_int, info: *mut c_void, uc: *mut c_void);
+    #[cfg(target_arch = "powerpc64")]
+    #[link_name = symbol!("begin")]
+    static BEGIN: u8;
+    #[link_name = symbol!("end")]
+    static END: u8;
+    #[cfg(any(
+        target_arch = "x86_64",
+        target_arch = "x86",
+        target_arch = "arm",
+        target_arch = "s390x"
+    ))]
+    #[link_name = symbol!("restorer")]
+    fn restorer_code();
     #[link_name = symbol!("resume")]
     fn resume_code(frame: usize, back: usize, active: *const AtomicU32) -> !;
+}
+
+/// The address of the handler that the kernel is given; in ELF V1 of powerpc64 that of its descriptor.
+#[inline(always)]
+pub(crate) fn entry() -> usize {
+    entry_code as *const () as usize
+}
+
+/// The code between a frame and the code that it belongs to.
+#[inline(always)]
+pub(crate) fn trampoline() -> Range<usize> {
+    let start = cfg_select! {
+        target_arch = "powerpc64" => { &raw const BEGIN as usize }
+        _ => { entry() }
+    };
+    start..&raw const END as usize
+}
+
+/// The address that the kernel is given for a handler to return to.
+#[cfg(any(
+    target_arch = "x86_64",
+    target_arch = "x86",
+    target_arch = "arm",
+    target_arch = "s390x"
+))]
+#[inline(always)]
+pub(crate) fn restorer() -> usize {
+    restorer_code as *const () as usize
 }
 
 /// Resumes what a copied frame interrupted, on the calling thread.
@@ -76,3 +120,37 @@ pub(crate) unsafe fn resume(frame: usize, back: usize, active: *const AtomicU32)
 pub(crate) fn resume_address() -> usize {
     resume_code as *const () as usize
 }
+
+/// Declares the frame record of architectures where it is the frame pointer and the return address, in
+/// this order.
+#[cfg(not(any(
+    target_arch = "powerpc64",
+    target_arch = "s390x",
+    target_arch = "mips",
+    target_arch = "mips64"
+)))]
+macro_rules! frame_record {
+    ($(#[$meta:meta])* pub(crate) struct $name:ident) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug)]
+        #[repr(C)]
+        pub(crate) struct $name {
+            fp: usize,
+            pc: usize,
+        }
+
+        impl $name {
+            #[inline(always)]
+            pub(crate) fn of(uc: &Ucontext) -> Self {
+                Self { fp: uc.fp(), pc: uc.pc() }
+            }
+        }
+    };
+}
+#[cfg(not(any(
+    target_arch = "powerpc64",
+    target_arch = "s390x",
+    target_arch = "mips",
+    target_arch = "mips64"
+)))]
+pub(super) use frame_record;

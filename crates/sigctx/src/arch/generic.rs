@@ -7,6 +7,10 @@
 use core::ffi::{c_int, c_long};
 
 use super::layout::layout;
+use crate::sys::{KernelAction, SaFlags, SigSet};
+
+/// Number of signals (`_NSIG`).
+pub(crate) const NSIG: usize = if MIPS { 128 } else { 64 };
 
 #[cfg(not(any(target_arch = "mips", target_arch = "mips64")))]
 layout! {
@@ -49,6 +53,91 @@ layout! {
         pub(crate) sp: usize = "ss_sp",
         pub(crate) size: usize = "ss_size",
         pub(crate) flags: c_int = "ss_flags",
+    }
+}
+
+cfg_select! {
+    any(target_arch = "mips", target_arch = "mips64") => {
+        layout! {
+            /// `struct sigaction`.
+            pub(crate) struct RawAction = "struct sigaction" {
+                flags: u32 = "sa_flags",
+                handler: usize = "sa_handler",
+                mask: SigSet = "sa_mask",
+                /// The kernel's ends before it; emulators write a restorer here, as kernels once did.
+                unused: usize = "",
+            }
+        }
+    }
+    any(target_arch = "riscv64", target_arch = "loongarch64") => {
+        layout! {
+            /// `struct sigaction`, which has no restorer here.
+            pub(crate) struct RawAction = "struct sigaction" {
+                handler: usize = "sa_handler",
+                flags: usize = "sa_flags",
+                mask: SigSet = "sa_mask",
+            }
+        }
+    }
+    any(target_arch = "x86", target_arch = "arm") => {
+        layout! {
+            /// `struct sigaction` of the kernel's own headers. The one that it gives to C programs is that
+            /// of the older system call, so nothing here can be compared with it.
+            pub(crate) struct RawAction = "struct sigaction" {
+                handler: usize = "",
+                flags: usize = "",
+                restorer: usize = "",
+                mask: SigSet = "",
+            }
+        }
+    }
+    _ => {
+        layout! {
+            /// `struct sigaction`.
+            pub(crate) struct RawAction = "struct sigaction" {
+                handler: usize = "sa_handler",
+                flags: usize = "sa_flags",
+                restorer: usize = "sa_restorer",
+                mask: SigSet = "sa_mask",
+            }
+        }
+    }
+}
+
+/// `SA_RESTORER`: the action says where its handler returns to.
+const RESTORER: u32 = 0x0400_0000;
+
+impl RawAction {
+    #[inline(always)]
+    pub(crate) fn new(action: &KernelAction) -> Self {
+        let KernelAction { handler, flags, mask } = *action;
+        let restorer: Option<usize> = cfg_select! {
+            any(target_arch = "mips", target_arch = "mips64") => { None }
+            any(target_arch = "riscv64", target_arch = "loongarch64") => { None }
+            _ => { super::restorer_of(flags) }
+        };
+        let flags = flags.bits() | if restorer.is_some() { RESTORER } else { 0 };
+        Self {
+            handler,
+            flags: flags as _,
+            mask,
+            #[cfg(not(any(
+                target_arch = "mips",
+                target_arch = "mips64",
+                target_arch = "riscv64",
+                target_arch = "loongarch64"
+            )))]
+            restorer: restorer.unwrap_or(0),
+            #[cfg(any(target_arch = "mips", target_arch = "mips64"))]
+            unused: 0,
+        }
+    }
+
+    /// The restorer is no part of it: `new` chooses it again.
+    #[inline(always)]
+    pub(crate) fn action(&self) -> KernelAction {
+        let flags = SaFlags::from_bits_retain(self.flags as u32 & !RESTORER);
+        KernelAction { handler: self.handler, flags, mask: self.mask }
     }
 }
 

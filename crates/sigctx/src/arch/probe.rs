@@ -2,10 +2,67 @@
 
 use core::ffi::{c_int, c_void};
 
+use super::Table;
+
 // In the architecture's assembly.
 unsafe extern "C" {
+    #[link_name = symbol!("probe_spin")]
+    fn spin_code(table: *mut Table);
+    #[cfg(not(target_arch = "s390x"))]
+    #[link_name = symbol!("probe_loop")]
+    static LOOP: u8;
+    #[cfg(not(target_arch = "s390x"))]
+    #[link_name = symbol!("probe_exit")]
+    static EXIT: u8;
+    #[cfg(not(target_arch = "aarch64"))]
+    #[link_name = symbol!("probe_known")]
+    fn known_code();
     #[link_name = symbol!("probe_known_pc")]
     static KNOWN_PC: u8;
+}
+
+/// Runs the loop.
+///
+/// # Safety
+///
+/// The table is filled, below it there is room for a red zone and for signal frames, and its
+/// `next` leads to `exit` in the end.
+pub(crate) unsafe fn spin(table: *mut Table) {
+    // SAFETY: the caller's obligations; all callee-saved state is kept.
+    unsafe { spin_code(table) }
+}
+
+/// The addresses at which every register holds its pattern.
+// s390x has two loops.
+#[cfg(not(target_arch = "s390x"))]
+pub(crate) fn window() -> core::ops::Range<usize> {
+    &raw const LOOP as usize..&raw const EXIT as usize
+}
+
+/// Loads every register with a value that names it and runs into an undefined instruction.
+///
+/// # Safety
+///
+/// A handler for `SIGILL` on an alternate stack adds [`KNOWN_STEP`](super::KNOWN_STEP) to the program
+/// counter; one thread at a time.
+// aarch64's must be told of a feature.
+#[cfg(not(target_arch = "aarch64"))]
+pub(crate) unsafe fn known() {
+    // SAFETY: the caller's obligation; all callee-saved state is kept.
+    unsafe { known_code() }
+}
+
+/// What `CLONE_SETTLS` takes for a thread without thread-local storage.
+// x86's wants a descriptor.
+#[cfg(not(target_arch = "x86"))]
+pub(crate) fn no_storage() -> *mut c_void {
+    core::ptr::null_mut()
+}
+
+/// Not on these architectures: only another process can step through a program.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "x86")))]
+pub(crate) fn single_step(_ctx: &mut super::SigCtx<'_>) -> bool {
+    false
 }
 
 /// Where the probes' undefined instruction is.

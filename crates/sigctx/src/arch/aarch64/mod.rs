@@ -26,10 +26,11 @@ use core::mem::{offset_of, size_of};
 
 use bitflags::bitflags;
 
+use super::common::frame_record;
 use super::layout::layout;
 use super::registers::registers;
 use crate::inject::{BadFrame, MoveError};
-use crate::sys::{self, KernelAction, SaFlags, SigSet};
+use crate::sys::{self, SaFlags, SigSet};
 
 mod entry;
 #[cfg(feature = "probe")]
@@ -44,8 +45,6 @@ pub(crate) use probe::*;
 
 // ---- constants ---------------------------------------------------------------------------------
 
-/// Number of signals.
-pub(crate) const NSIG: usize = 64;
 /// None: the ABI lets no function keep data below the stack pointer.
 pub(crate) const RED_ZONE: usize = 0;
 /// From the stack pointer at the handler's entry to the `ucontext`: the siginfo.
@@ -119,36 +118,11 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
 
 // ---- kernel layouts ----------------------------------------------------------------------------
 
-layout! {
-    /// `struct sigaction` of the kernel.
-    pub(crate) struct RawAction = "struct sigaction" {
-        handler: usize = "sa_handler",
-        flags: usize = "sa_flags",
-        restorer: usize = "sa_restorer",
-        mask: SigSet = "sa_mask",
-    }
-}
-
-/// `SA_RESTORER`: `restorer` is valid. Without it handlers return to the vDSO's sigreturn code,
-/// which debuggers and unwinders know; so an action that had one of its own needs it no more.
-const RESTORER: u32 = 0x0400_0000;
-
-impl RawAction {
-    #[inline(always)]
-    pub(crate) fn new(action: &KernelAction) -> Self {
-        Self {
-            handler: action.handler,
-            flags: action.flags.bits() as usize,
-            restorer: 0,
-            mask: action.mask,
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn action(&self) -> KernelAction {
-        let flags = SaFlags::from_bits_retain(self.flags as u32 & !RESTORER);
-        KernelAction { handler: self.handler, flags, mask: self.mask }
-    }
+/// No restorer: without one handlers return to the vDSO's sigreturn code, which debuggers and unwinders
+/// know. An action that had one of its own does not need it any more.
+#[inline(always)]
+pub(crate) fn restorer_of(_flags: SaFlags) -> Option<usize> {
+    None
 }
 
 layout! {
@@ -604,20 +578,10 @@ impl crate::SigCtx<'_> {
 
 // ---- what the copy of a frame needs ------------------------------------------------------------
 
-/// What a function that keeps frame pointers leaves below its caller's frame: here on behalf of
-/// the interrupted function, which made no call.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(crate) struct FrameRecord {
-    fp: usize,
-    pc: usize,
-}
-
-impl FrameRecord {
-    #[inline(always)]
-    pub(crate) fn of(uc: &Ucontext) -> Self {
-        Self { fp: uc.fp(), pc: uc.pc() }
-    }
+frame_record! {
+    /// What a function that keeps frame pointers leaves below its caller's frame: here on behalf of
+    /// the interrupted function, which made no call.
+    pub(crate) struct FrameRecord
 }
 
 /// Looks whether the frame in `[lo, hi)` is one that can be copied: two proper lists of records,

@@ -577,34 +577,12 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    #[link_name = symbol!("probe_spin")]
-    fn spin_code(table: *mut Table);
-    #[link_name = symbol!("probe_loop")]
-    static LOOP: u8;
-    #[link_name = symbol!("probe_exit")]
-    static EXIT: u8;
     #[link_name = symbol!("probe_clobber")]
     fn clobber_code(level: u32) -> c_int;
     #[link_name = symbol!("probe_known")]
     fn known_code(ssbs: u32);
     #[link_name = symbol!("probe_trampoline")]
     fn trampoline_code();
-}
-
-/// Runs the loop.
-///
-/// # Safety
-///
-/// The table is filled, below it there is room for signal frames, and its `next` leads to
-/// `exit` in the end.
-pub(crate) unsafe fn spin(table: *mut Table) {
-    // SAFETY: the caller's obligations; all callee-saved state is kept.
-    unsafe { spin_code(table) }
-}
-
-/// The addresses at which every register holds its pattern.
-pub(crate) fn window() -> core::ops::Range<usize> {
-    &raw const LOOP as usize..&raw const EXIT as usize
 }
 
 /// Writes something else into every register, vector, predicate, flag and control word.
@@ -705,11 +683,6 @@ pub(crate) const FRAME_POINTER_TO: Option<[isize; 2]> = Some([0, 8]);
 /// Addresses of faults are multiples of this.
 pub(crate) const FAULT_GRANULE: usize = 1;
 
-/// What `CLONE_SETTLS` takes for a thread without thread-local storage.
-pub(crate) fn no_storage() -> *mut core::ffi::c_void {
-    core::ptr::null_mut()
-}
-
 /// The trampoline for `push_call`.
 pub(crate) fn pushed_trampoline() -> usize {
     // It looks at what this finds out.
@@ -724,12 +697,6 @@ pub(crate) fn frame_pointer() -> usize {
     // SAFETY: reads a register.
     unsafe { core::arch::asm!("mov {}, x29", out(reg) fp, options(nomem, nostack)) };
     fp
-}
-
-/// Says whether a program can make itself raise `SIGTRAP` after every instruction: not here,
-/// the kernel clears `pstate`'s bit for it.
-pub(crate) fn single_step(_ctx: &mut crate::SigCtx<'_>) -> bool {
-    false
 }
 
 #[cfg(test)]

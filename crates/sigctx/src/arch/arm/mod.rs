@@ -25,10 +25,12 @@ use core::mem::size_of;
 
 use bitflags::bitflags;
 
+use super::common::frame_record;
 use super::layout::layout;
 use super::registers::registers;
+use super::restorer;
 use crate::inject::{BadFrame, MoveError};
-use crate::sys::{KernelAction, SaFlags, SigSet};
+use crate::sys::{SaFlags, SigSet};
 
 mod entry;
 #[cfg(feature = "probe")]
@@ -43,7 +45,6 @@ pub(crate) use probe::*;
 
 // ---- constants ---------------------------------------------------------------------------------
 
-pub(crate) const NSIG: usize = 64;
 /// None: the ABI lets no function keep data below the stack pointer.
 pub(crate) const RED_ZONE: usize = 0;
 /// The siginfo.
@@ -85,36 +86,13 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
 
 // ---- kernel layouts ----------------------------------------------------------------------------
 
-layout! {
-    /// `struct sigaction` of the kernel's own headers. The one that it gives to C programs is that
-    /// of the older system call, so nothing here can be compared with it.
-    pub(crate) struct RawAction = "struct sigaction" {
-        handler: usize = "",
-        flags: usize = "",
-        restorer: usize = "",
-        mask: SigSet = "",
-    }
-}
-
-/// `SA_RESTORER`. The kernel has return code of its own, but no unwind tables for it.
-const RESTORER: u32 = 0x0400_0000;
-
-impl RawAction {
-    #[inline(always)]
-    pub(crate) fn new(action: &KernelAction) -> Self {
-        // Without SA_SIGINFO there is another frame, which another system call returns from: the
-        // kernel has the code for that.
-        let (flag, restorer) =
-            if action.flags.contains(SaFlags::SIGINFO) { (RESTORER, restorer()) } else { (0, 0) };
-        let flags = (action.flags.bits() | flag) as usize;
-        Self { handler: action.handler, flags, restorer, mask: action.mask }
-    }
-
-    #[inline(always)]
-    pub(crate) fn action(&self) -> KernelAction {
-        let flags = SaFlags::from_bits_retain(self.flags as u32 & !RESTORER);
-        KernelAction { handler: self.handler, flags, mask: self.mask }
-    }
+/// Where a handler returns to. The kernel has return code of its own, but no unwind tables for it.
+///
+/// Without `SA_SIGINFO` there is another frame, which another system call returns from: the kernel has the
+/// code for that.
+#[inline(always)]
+pub(crate) fn restorer_of(flags: SaFlags) -> Option<usize> {
+    flags.contains(SaFlags::SIGINFO).then(restorer)
 }
 
 layout! {
@@ -352,19 +330,9 @@ impl crate::SigCtx<'_> {
 
 // ---- what the copy of a frame needs ------------------------------------------------------------
 
-/// What the frame pointer points at: in ARM code r11, in Thumb code r7.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(crate) struct FrameRecord {
-    fp: usize,
-    pc: usize,
-}
-
-impl FrameRecord {
-    #[inline(always)]
-    pub(crate) fn of(uc: &Ucontext) -> Self {
-        Self { fp: uc.fp(), pc: uc.pc() }
-    }
+frame_record! {
+    /// What the frame pointer points at: in ARM code r11, in Thumb code r7.
+    pub(crate) struct FrameRecord
 }
 
 /// All records have their places within the context. They are not looked at: kernels leave a gap

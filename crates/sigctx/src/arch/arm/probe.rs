@@ -463,38 +463,14 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    #[link_name = symbol!("probe_spin")]
-    fn spin_code(table: *mut Table);
-    #[link_name = symbol!("probe_loop")]
-    static LOOP: u8;
     #[link_name = symbol!("probe_thumb")]
     static THUMB: u8;
-    #[link_name = symbol!("probe_exit")]
-    static EXIT: u8;
     #[link_name = symbol!("probe_clobber")]
     fn clobber_code(level: u32) -> c_int;
-    #[link_name = symbol!("probe_known")]
-    fn known_code();
     #[link_name = symbol!("probe_undefined")]
     fn undefined_code();
     #[link_name = symbol!("probe_trampoline")]
     fn trampoline_code();
-}
-
-/// Runs the loop.
-///
-/// # Safety
-///
-/// The table is filled, below it there is room for signal frames, and its `next` leads to
-/// `exit` in the end.
-pub(crate) unsafe fn spin(table: *mut Table) {
-    // SAFETY: the caller's obligations; all callee-saved state is kept.
-    unsafe { spin_code(table) }
-}
-
-/// The addresses at which every register holds its pattern.
-pub(crate) fn window() -> core::ops::Range<usize> {
-    &raw const LOOP as usize..&raw const EXIT as usize
 }
 
 /// Writes something else into every register, vector, flag and control word.
@@ -502,17 +478,6 @@ pub(crate) fn window() -> core::ops::Range<usize> {
 pub(crate) fn clobber() {
     // SAFETY: keeps what the ABI says a function keeps.
     unsafe { clobber_code(level() as u32) };
-}
-
-/// Loads every register with a value that names it and runs into an undefined instruction.
-///
-/// # Safety
-///
-/// A handler for `SIGILL` on an alternate stack adds [`KNOWN_STEP`] to the program counter; one
-/// thread at a time.
-pub(crate) unsafe fn known() {
-    // SAFETY: the caller's obligation; all callee-saved state is kept.
-    unsafe { known_code() }
 }
 
 /// Runs into an undefined instruction, with nothing special in any register.
@@ -566,11 +531,6 @@ pub(crate) const FRAME_POINTER_TO: Option<[isize; 2]> = Some([0, 4]);
 /// Addresses of faults are multiples of this.
 pub(crate) const FAULT_GRANULE: usize = 1;
 
-/// What `CLONE_SETTLS` takes for a thread without thread-local storage.
-pub(crate) fn no_storage() -> *mut core::ffi::c_void {
-    core::ptr::null_mut()
-}
-
 /// The trampoline for `push_call`, which reads the level.
 pub(crate) fn pushed_trampoline() -> usize {
     level();
@@ -591,9 +551,4 @@ pub(crate) fn frame_pointer() -> usize {
         unsafe { asm!("mov {}, r11", out(reg) fp, options(nomem, nostack, preserves_flags)) };
     }
     fp
-}
-
-/// No program can do that to itself: there is no such flag.
-pub(crate) fn single_step(_ctx: &mut crate::SigCtx<'_>) -> bool {
-    false
 }

@@ -1,6 +1,7 @@
 //! What holds on this architecture alone.
 
 use super::*;
+use crate::arch::trampoline;
 use crate::altstack::AltStack;
 use crate::handler::{self, Delivery, Flow, Options};
 use crate::inject::{CallStack, Frame};

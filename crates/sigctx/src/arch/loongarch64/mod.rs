@@ -32,10 +32,11 @@ use core::mem::size_of;
 
 use bitflags::bitflags;
 
+use super::common::frame_record;
 use super::layout::layout;
 use super::registers::registers;
 use crate::inject::{BadFrame, MoveError};
-use crate::sys::{KernelAction, SaFlags, SigSet};
+use crate::sys::SigSet;
 
 mod entry;
 #[cfg(feature = "probe")]
@@ -50,8 +51,6 @@ pub(crate) use probe::*;
 
 // ---- constants ---------------------------------------------------------------------------------
 
-/// Number of signals.
-pub(crate) const NSIG: usize = 64;
 /// Bytes below the stack pointer that belong to the interrupted function: the ABI gives none.
 pub(crate) const RED_ZONE: usize = 0;
 /// From the stack pointer at the handler's entry to the `ucontext`: the siginfo.
@@ -96,28 +95,6 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
 }
 
 // ---- kernel layouts ----------------------------------------------------------------------------
-
-layout! {
-    /// `struct sigaction` of the kernel, which knows no restorer here.
-    pub(crate) struct RawAction = "struct sigaction" {
-        handler: usize = "sa_handler",
-        flags: usize = "sa_flags",
-        mask: SigSet = "sa_mask",
-    }
-}
-
-impl RawAction {
-    #[inline(always)]
-    pub(crate) fn new(action: &KernelAction) -> Self {
-        Self { handler: action.handler, flags: action.flags.bits() as usize, mask: action.mask }
-    }
-
-    #[inline(always)]
-    pub(crate) fn action(&self) -> KernelAction {
-        let flags = SaFlags::from_bits_retain(self.flags as u32);
-        KernelAction { handler: self.handler, flags, mask: self.mask }
-    }
-}
 
 layout! {
     /// `struct sigcontext`, which ends where the records begin.
@@ -382,20 +359,10 @@ impl Ucontext {
 
 // ---- what the copy of a frame needs ------------------------------------------------------------
 
-/// What a function that keeps frame pointers leaves just *below* the address in its frame pointer:
-/// here on behalf of the interrupted function, which made no call.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(crate) struct FrameRecord {
-    fp: usize,
-    pc: usize,
-}
-
-impl FrameRecord {
-    #[inline(always)]
-    pub(crate) fn of(uc: &Ucontext) -> Self {
-        Self { fp: uc.fp(), pc: uc.pc() }
-    }
+frame_record! {
+    /// What a function that keeps frame pointers leaves just *below* the address in its frame pointer:
+    /// here on behalf of the interrupted function, which made no call.
+    pub(crate) struct FrameRecord
 }
 
 /// `FPU_CTX_MAGIC`.

@@ -6,6 +6,7 @@ use std::boxed::Box;
 
 use super::super::resume_address;
 use super::*;
+use crate::arch::entry;
 
 /// A stack with a frame at its top that has no record.
 #[repr(C, align(16))]

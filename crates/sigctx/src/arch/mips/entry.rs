@@ -1,7 +1,6 @@
 //! What the kernel enters, and the ways back out of a frame: entry, pivot, resume or restorer.
 
 use core::arch::global_asm;
-use core::ffi::{c_int, c_void};
 use core::mem::{offset_of, size_of};
 
 use super::abi::{
@@ -107,20 +106,6 @@ global_asm!(
     pc = const in_frame(offset_of!(Ucontext, mcontext.pc)),
 );
 
-// Names carry the version, so that two versions of this crate can be linked together.
-unsafe extern "C" {
-    #[link_name = symbol!("entry")]
-    fn entry_code(sig: c_int, info: *mut c_void, uc: *mut c_void);
-    #[link_name = symbol!("end")]
-    static END: u8;
-}
-
-/// The address of the handler that the kernel is given.
-#[inline(always)]
-pub(crate) fn entry() -> usize {
-    entry_code as *const () as usize
-}
-
 /// Where the handler returns to, by the stack pointer with which it was entered.
 ///
 /// # Safety
@@ -135,9 +120,3 @@ pub(crate) unsafe fn return_address(entry_sp: usize) -> usize {
 
 /// `li $2, number; syscall`.
 pub(crate) const SIGRETURN_LEN: usize = 8;
-
-/// The code between a frame and the code that it belongs to.
-#[inline(always)]
-pub(crate) fn trampoline() -> core::ops::Range<usize> {
-    entry()..&raw const END as usize
-}

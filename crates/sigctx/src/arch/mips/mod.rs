@@ -17,7 +17,6 @@ use bitflags::bitflags;
 
 use super::layout::layout;
 use crate::inject::{BadFrame, MoveError};
-use crate::sys::{KernelAction, SaFlags, SigSet};
 
 /// Lines of assembly as one string.
 macro_rules! lines {
@@ -151,14 +150,15 @@ use abi::{arguments_off_the_stack, arguments_to_the_stack};
 
 pub(crate) use super::generic::*;
 pub use abi::Reg;
-pub(crate) use abi::{SigContext, Ucontext};
+#[cfg(feature = "probe")]
+pub(crate) use abi::SigContext;
+pub(crate) use abi::Ucontext;
 pub(crate) use entry::*;
 #[cfg(feature = "probe")]
 pub(crate) use probe::*;
 
 // ---- constants ---------------------------------------------------------------------------------
 
-pub(crate) const NSIG: usize = 128;
 /// The ABI has none. But kernels before 4.8 have their FPU emulator put an instruction there, and
 /// leave out these bytes themselves when they push a frame.
 pub(crate) const RED_ZONE: usize = 32;
@@ -220,30 +220,6 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
 }
 
 // ---- kernel layouts ----------------------------------------------------------------------------
-
-layout! {
-    /// `struct sigaction`.
-    pub(crate) struct RawAction = "struct sigaction" {
-        flags: u32 = "sa_flags",
-        handler: usize = "sa_handler",
-        mask: SigSet = "sa_mask",
-        /// The kernel's ends before it; emulators write a restorer here, as kernels once did.
-        unused: usize = "",
-    }
-}
-
-impl RawAction {
-    #[inline(always)]
-    pub(crate) fn new(action: &KernelAction) -> Self {
-        Self { flags: action.flags.bits(), handler: action.handler, mask: action.mask, unused: 0 }
-    }
-
-    #[inline(always)]
-    pub(crate) fn action(&self) -> KernelAction {
-        let flags = SaFlags::from_bits_retain(self.flags);
-        KernelAction { handler: self.handler, flags, mask: self.mask }
-    }
-}
 
 layout! {
     /// `struct extcontext`: the head of a record.

@@ -32,6 +32,7 @@ macro_rules! load {
     ($($operands:expr),+) => { concat!("ld ", $($operands),+) };
 }
 
+#[cfg(feature = "probe")]
 macro_rules! store {
     ($($operands:expr),+) => { concat!("sd ", $($operands),+) };
 }
@@ -46,6 +47,7 @@ macro_rules! address {
     };
 }
 
+#[cfg(feature = "probe")]
 macro_rules! align_down {
     ($register:literal) => {
         concat!("dins ", $register, ", $0, 0, 4")
@@ -150,11 +152,11 @@ macro_rules! kept_doubles {
 }
 
 pub(super) use {
-    add_const, address, align_down, arguments_off_the_stack, arguments_to_the_stack, enter,
-    global_pointer, set_isa, load, load_page, low_part, store,
+    add_const, address, arguments_off_the_stack, arguments_to_the_stack, enter, global_pointer, load,
+    load_page, low_part, set_isa,
 };
 #[cfg(feature = "probe")]
-pub(super) use {double, kept_doubles, load_address};
+pub(super) use {align_down, double, kept_doubles, load_address, store};
 
 pub(super) const HOME: usize = 0;
 

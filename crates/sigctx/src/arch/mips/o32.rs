@@ -39,6 +39,7 @@ macro_rules! load {
 }
 
 /// Stores a word.
+#[cfg(feature = "probe")]
 macro_rules! store {
     ($($operands:expr),+) => { concat!("sw ", $($operands),+) };
 }
@@ -56,6 +57,7 @@ macro_rules! address {
 }
 
 /// Makes the address in `$register` a multiple of 16.
+#[cfg(feature = "probe")]
 macro_rules! align_down {
     ($register:literal) => {
         concat!("ins ", $register, ", $0, 0, 4")
@@ -63,6 +65,7 @@ macro_rules! align_down {
 }
 
 /// Has the lower 32 bits in the upper half, too: there is none.
+#[cfg(feature = "probe")]
 macro_rules! double {
     ($register:literal) => {
         ""
@@ -95,6 +98,7 @@ macro_rules! low_part {
 }
 
 /// The address of `$symbol`, which other files see, to `$into`, by the global pointer.
+#[cfg(feature = "probe")]
 macro_rules! load_address {
     ($into:literal, $symbol:literal, $global_pointer:literal) => {
         concat!("lw ", $into, ", %got(", symbol!($symbol), ")(", $global_pointer, ")")
@@ -161,11 +165,11 @@ macro_rules! kept_doubles {
 }
 
 pub(super) use {
-    add_const, address, align_down, arguments_off_the_stack, arguments_to_the_stack, enter,
-    global_pointer, set_isa, load, load_page, low_part, store,
+    add_const, address, arguments_off_the_stack, arguments_to_the_stack, enter, global_pointer, load,
+    load_page, low_part, set_isa,
 };
 #[cfg(feature = "probe")]
-pub(super) use {double, kept_doubles, load_address};
+pub(super) use {align_down, double, kept_doubles, load_address, store};
 
 /// Bytes at its stack pointer that a caller leaves for the first four arguments.
 pub(super) const HOME: usize = 16;

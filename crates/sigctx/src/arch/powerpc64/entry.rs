@@ -1,7 +1,6 @@
 //! What the kernel enters, and the ways back out of a frame: entry, pivot, resume or restorer.
 
 use core::arch::global_asm;
-use core::ffi::{c_int, c_void};
 use core::mem::offset_of;
 
 use super::{FrameRecord, Ucontext};
@@ -195,22 +194,6 @@ global_asm!(
     record = const offset_of!(Call, record),
 );
 
-// Names carry the version, so that two versions of this crate can be linked together.
-unsafe extern "C" {
-    #[link_name = symbol!("entry")]
-    fn entry_code(sig: c_int, info: *mut c_void, uc: *mut c_void);
-    #[link_name = symbol!("begin")]
-    static BEGIN: u8;
-    #[link_name = symbol!("end")]
-    static END: u8;
-}
-
-/// The address of the handler that the kernel is given: in ELF V1 of its descriptor.
-#[inline(always)]
-pub(crate) fn entry() -> usize {
-    entry_code as *const () as usize
-}
-
 /// Where the handler returns to, by the stack pointer with which it was entered.
 ///
 /// # Safety
@@ -225,9 +208,3 @@ pub(crate) unsafe fn return_address(entry_sp: usize) -> usize {
 /// Bytes of the code at [`return_address`] that lie between a frame and what it belongs to: an
 /// addition to r1, a number for r0, `sc`. An emulator's has no addition.
 pub(crate) const SIGRETURN_LEN: usize = 12;
-
-/// The code between a frame and the code that it belongs to.
-#[inline(always)]
-pub(crate) fn trampoline() -> core::ops::Range<usize> {
-    &raw const BEGIN as usize..&raw const END as usize
-}

@@ -41,7 +41,7 @@ use bitflags::bitflags;
 use super::layout::layout;
 use super::registers::registers;
 use crate::inject::{BadFrame, MoveError};
-use crate::sys::{KernelAction, SaFlags, SigSet};
+use crate::sys::{SaFlags, SigSet};
 
 #[macro_use]
 mod elf;
@@ -60,8 +60,6 @@ pub(crate) use probe::*;
 
 // ---- constants ---------------------------------------------------------------------------------
 
-/// Number of signals.
-pub(crate) const NSIG: usize = 64;
 /// Bytes below the stack pointer that belong to the interrupted function: what the kernel leaves
 /// alone. The ABIs say 288.
 pub(crate) const RED_ZONE: usize = 512;
@@ -126,28 +124,10 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
 
 // ---- kernel layouts ----------------------------------------------------------------------------
 
-layout! {
-    /// `struct sigaction`. The kernel does not look at `restorer`.
-    pub(crate) struct RawAction = "struct sigaction" {
-        handler: usize = "sa_handler",
-        flags: usize = "sa_flags",
-        restorer: usize = "sa_restorer",
-        mask: SigSet = "sa_mask",
-    }
-}
-
-impl RawAction {
-    #[inline(always)]
-    pub(crate) fn new(action: &KernelAction) -> Self {
-        let flags = action.flags.bits() as usize;
-        Self { handler: action.handler, flags, restorer: 0, mask: action.mask }
-    }
-
-    #[inline(always)]
-    pub(crate) fn action(&self) -> KernelAction {
-        let flags = SaFlags::from_bits_retain(self.flags as u32);
-        KernelAction { handler: self.handler, flags, mask: self.mask }
-    }
+/// No restorer: the kernel does not look at it.
+#[inline(always)]
+pub(crate) fn restorer_of(_flags: SaFlags) -> Option<usize> {
+    None
 }
 
 layout! {

@@ -149,7 +149,7 @@ impl Table {
         given.vrsave = next() & 0xffff_ffff;
         given.vscr = [0; 4];
         given.vscr[LAST] = next() as u32 & VSCR;
-        self.first = super::probe::window().start;
+        self.first = crate::arch::window().start;
         self.level = level() as u32;
     }
 
@@ -611,34 +611,10 @@ const _: () = {
 };
 
 unsafe extern "C" {
-    #[link_name = symbol!("probe_spin")]
-    fn spin_code(table: *mut Table);
-    #[link_name = symbol!("probe_loop")]
-    static LOOP: u8;
-    #[link_name = symbol!("probe_exit")]
-    static EXIT: u8;
     #[link_name = symbol!("probe_clobber")]
     fn clobber_code(level: u32);
-    #[link_name = symbol!("probe_known")]
-    fn known_code();
     #[link_name = symbol!("probe_trampoline")]
     fn trampoline_code();
-}
-
-/// Runs the loop.
-///
-/// # Safety
-///
-/// The table is filled, below it there is room for a red zone and for signal frames, and its
-/// `next` leads to `exit` in the end.
-pub(crate) unsafe fn spin(table: *mut Table) {
-    // SAFETY: the caller's obligations; all callee-saved state is kept.
-    unsafe { spin_code(table) }
-}
-
-/// The addresses at which every register holds its pattern.
-pub(crate) fn window() -> core::ops::Range<usize> {
-    &raw const LOOP as usize..&raw const EXIT as usize
 }
 
 /// Writes something else into every register, vector, flag and control word.
@@ -646,17 +622,6 @@ pub(crate) fn window() -> core::ops::Range<usize> {
 pub(crate) fn clobber() {
     // SAFETY: keeps what the ABI says a function keeps.
     unsafe { clobber_code(level() as u32) };
-}
-
-/// Loads every register with a value that names it and runs into an undefined instruction.
-///
-/// # Safety
-///
-/// A handler for `SIGILL` on an alternate stack adds [`KNOWN_STEP`] to the program counter; one
-/// thread at a time.
-pub(crate) unsafe fn known() {
-    // SAFETY: the caller's obligation; all callee-saved state is kept.
-    unsafe { known_code() }
 }
 
 /// Runs into an undefined instruction, with nothing special in any register.
@@ -732,11 +697,6 @@ pub(crate) const FRAME_POINTER_TO: Option<[isize; 2]> = Some([0, 16]);
 /// Addresses of faults are multiples of this.
 pub(crate) const FAULT_GRANULE: usize = 1;
 
-/// What `CLONE_SETTLS` takes for a thread without thread-local storage.
-pub(crate) fn no_storage() -> *mut core::ffi::c_void {
-    core::ptr::null_mut()
-}
-
 /// The trampoline for `push_call`.
 ///
 /// # Panics
@@ -757,10 +717,4 @@ pub(crate) fn frame_pointer() -> usize {
     // SAFETY: reads a register.
     unsafe { core::arch::asm!("mr {}, %r1", out(reg) sp, options(nomem, nostack)) };
     sp
-}
-
-/// Makes the interrupted code raise `SIGTRAP` after every instruction. Says whether it can: not
-/// here, the bits for it are the kernel's.
-pub(crate) fn single_step(_ctx: &mut crate::SigCtx<'_>) -> bool {
-    false
 }

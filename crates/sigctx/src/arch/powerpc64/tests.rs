@@ -1,6 +1,7 @@
 //! What holds on this architecture alone.
 
 use super::*;
+use crate::arch::{entry, trampoline};
 
 /// What a comparison of 1 with 2, of 2 with 1, and an equal one leave.
 #[test]

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::super::resume_address;
 use super::*;
+use crate::arch::entry;
 
 /// As the kernel writes it for a thread with live vectors of 128 bits.
 #[repr(C)]

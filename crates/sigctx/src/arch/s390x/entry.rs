@@ -1,7 +1,6 @@
 //! What the kernel enters, and the ways back out of a frame: entry, pivot, resume or restorer.
 
 use core::arch::global_asm;
-use core::ffi::{c_int, c_void};
 use core::mem::offset_of;
 
 use super::{UCONTEXT_OFFSET, Ucontext};
@@ -176,28 +175,6 @@ global_asm!(
     access = const UCONTEXT_OFFSET + offset_of!(Ucontext, mcontext.a0),
 );
 
-// Names carry the version, so that two versions of this crate can be linked together.
-unsafe extern "C" {
-    #[link_name = symbol!("entry")]
-    fn entry_code(sig: c_int, info: *mut c_void, uc: *mut c_void);
-    #[link_name = symbol!("restorer")]
-    fn restorer_code();
-    #[link_name = symbol!("end")]
-    static END: u8;
-}
-
-/// The address of the handler that the kernel is given.
-#[inline(always)]
-pub(crate) fn entry() -> usize {
-    entry_code as *const () as usize
-}
-
-/// The address that the kernel is given for a handler to return to.
-#[inline(always)]
-pub(crate) fn restorer() -> usize {
-    restorer_code as *const () as usize
-}
-
 /// Where the handler returns to, by the stack pointer with which it was entered.
 ///
 /// # Safety
@@ -211,9 +188,3 @@ pub(crate) unsafe fn return_address(entry_sp: usize) -> usize {
 
 /// Bytes of the code at [`return_address`] that lie between a frame and what it belongs to.
 pub(crate) const SIGRETURN_LEN: usize = 2;
-
-/// The code between a frame and the code that it belongs to.
-#[inline(always)]
-pub(crate) fn trampoline() -> core::ops::Range<usize> {
-    entry()..&raw const END as usize
-}

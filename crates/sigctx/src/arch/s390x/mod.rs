@@ -35,8 +35,9 @@ use bitflags::bitflags;
 
 use super::layout::layout;
 use super::registers::registers;
+use super::restorer;
 use crate::inject::{BadFrame, MoveError};
-use crate::sys::{KernelAction, SaFlags, SigSet};
+use crate::sys::{SaFlags, SigSet};
 
 mod entry;
 #[cfg(feature = "probe")]
@@ -51,8 +52,6 @@ pub(crate) use probe::*;
 
 // ---- constants ---------------------------------------------------------------------------------
 
-/// Number of signals.
-pub(crate) const NSIG: usize = 64;
 /// Bytes below the stack pointer that belong to the interrupted function.
 pub(crate) const RED_ZONE: usize = 0;
 /// From the stack pointer at the handler's entry to the `ucontext`: the register save area, a
@@ -91,37 +90,15 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
 
 // ---- kernel layouts ----------------------------------------------------------------------------
 
-layout! {
-    /// `struct kernel_sigaction`.
-    pub(crate) struct RawAction = "struct sigaction" {
-        handler: usize = "sa_handler",
-        flags: usize = "sa_flags",
-        restorer: usize = "sa_restorer",
-        mask: SigSet = "sa_mask",
-    }
-}
-
-/// `SA_RESTORER`: `restorer` is valid. Without it, kernels before 5.14 put the sigreturn's
-/// instruction into the frame on the alternate stack, which an injected call leaves to the next
-/// signal, and another thread may not have.
-const RESTORER: u32 = 0x0400_0000;
-
-impl RawAction {
-    #[inline(always)]
-    pub(crate) fn new(action: &KernelAction) -> Self {
-        // Without SA_SIGINFO there is another frame, which another system call returns from: the
-        // kernel has the code for that.
-        let (flag, restorer) =
-            if action.flags.contains(SaFlags::SIGINFO) { (RESTORER, restorer()) } else { (0, 0) };
-        let flags = (action.flags.bits() | flag) as usize;
-        Self { handler: action.handler, flags, restorer, mask: action.mask }
-    }
-
-    #[inline(always)]
-    pub(crate) fn action(&self) -> KernelAction {
-        let flags = SaFlags::from_bits_retain(self.flags as u32 & !RESTORER);
-        KernelAction { handler: self.handler, flags, mask: self.mask }
-    }
+/// Where a handler returns to. Without a restorer, kernels before 5.14 put the sigreturn's instruction
+/// into the frame on the alternate stack, which an injected call leaves to the next signal, and another
+/// thread may not have.
+///
+/// Without `SA_SIGINFO` there is another frame, which another system call returns from: the kernel has the
+/// code for that.
+#[inline(always)]
+pub(crate) fn restorer_of(flags: SaFlags) -> Option<usize> {
+    flags.contains(SaFlags::SIGINFO).then(restorer)
 }
 
 layout! {

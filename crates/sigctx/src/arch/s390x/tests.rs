@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::super::resume_address;
 use super::*;
+use crate::arch::{entry, known, trampoline};
 
 /// gdb: `s390_sigtramp_frame_sniffer`; libgcc: `s390_fallback_frame_state`.
 #[test]

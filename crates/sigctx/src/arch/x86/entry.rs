@@ -1,7 +1,6 @@
 //! What the kernel enters, and the ways back out of a frame: entry, pivot, resume or restorer.
 
 use core::arch::global_asm;
-use core::ffi::{c_int, c_void};
 use core::mem::offset_of;
 
 use super::{UCONTEXT_OFFSET, Ucontext};
@@ -141,25 +140,6 @@ global_asm!(
     record = const offset_of!(Call, record),
 );
 
-unsafe extern "C" {
-    #[link_name = symbol!("entry")]
-    fn entry_code(sig: c_int, info: *mut c_void, uc: *mut c_void);
-    #[link_name = symbol!("restorer")]
-    fn restorer_code();
-    #[link_name = symbol!("end")]
-    static END: u8;
-}
-
-#[inline(always)]
-pub(crate) fn entry() -> usize {
-    entry_code as *const () as usize
-}
-
-#[inline(always)]
-pub(crate) fn restorer() -> usize {
-    restorer_code as *const () as usize
-}
-
 /// Where the handler returns to, by the stack pointer with which it was entered.
 ///
 /// # Safety
@@ -172,8 +152,3 @@ pub(crate) unsafe fn return_address(entry_sp: usize) -> usize {
 }
 
 pub(crate) const SIGRETURN_LEN: usize = 7;
-
-#[inline(always)]
-pub(crate) fn trampoline() -> core::ops::Range<usize> {
-    entry()..&raw const END as usize
-}

@@ -27,10 +27,12 @@ use core::mem::size_of;
 
 use bitflags::bitflags;
 
+use super::common::frame_record;
 use super::layout::layout;
 use super::registers::registers;
+use super::restorer;
 use crate::inject::{BadFrame, MoveError};
-use crate::sys::{KernelAction, SaFlags, SigSet};
+use crate::sys::{SaFlags, SigSet};
 use crate::vdso;
 
 mod entry;
@@ -46,7 +48,6 @@ pub(crate) use probe::*;
 
 // ---- constants ---------------------------------------------------------------------------------
 
-pub(crate) const NSIG: usize = 64;
 /// None: the ABI lets no function keep data below the stack pointer.
 pub(crate) const RED_ZONE: usize = 0;
 /// The return address, the three arguments, and the siginfo.
@@ -116,43 +117,20 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
 
 // ---- kernel layouts ----------------------------------------------------------------------------
 
-layout! {
-    /// `struct sigaction` of the kernel's own headers. The one that it gives to C programs is that
-    /// of the older system call, so nothing here can be compared with it.
-    pub(crate) struct RawAction = "struct sigaction" {
-        handler: usize = "",
-        flags: usize = "",
-        restorer: usize = "",
-        mask: SigSet = "",
-    }
-}
-
-/// `SA_RESTORER`. The kernel has return code of its own, in a vDSO that may be switched off.
+/// Where a handler returns to. The kernel has return code of its own, in a vDSO that may be switched off.
 ///
-/// Where there is a vDSO no action says it, as none of glibc's does: a program that reads an action with
-/// glibc's `sigaction` and sets it again keeps the flag and loses the address, so that the handler would
-/// return to address 0 (glibc 2.41, `sysdeps/unix/sysv/linux/i386/libc_sigaction.c`).
-const RESTORER: u32 = 0x0400_0000;
-
-impl RawAction {
-    #[inline(always)]
-    pub(crate) fn new(action: &KernelAction) -> Self {
-        if vdso::range().is_empty() {
-            vdso::find();
-        }
-        // Without SA_SIGINFO there is another frame, which another system call returns from: the
-        // kernel has the code for that.
-        let needed = action.flags.contains(SaFlags::SIGINFO) && vdso::range().is_empty();
-        let (flag, restorer) = if needed { (RESTORER, restorer()) } else { (0, 0) };
-        let flags = (action.flags.bits() | flag) as usize;
-        Self { handler: action.handler, flags, restorer, mask: action.mask }
+/// Where there is a vDSO no action has a restorer, as none of glibc's has: a program that reads an action
+/// with glibc's `sigaction` and sets it again keeps the flag and loses the address, so that the handler
+/// would return to address 0 (glibc 2.41, `sysdeps/unix/sysv/linux/i386/libc_sigaction.c`).
+///
+/// Without `SA_SIGINFO` there is another frame, which another system call returns from: the kernel has the
+/// code for that.
+#[inline(always)]
+pub(crate) fn restorer_of(flags: SaFlags) -> Option<usize> {
+    if vdso::range().is_empty() {
+        vdso::find();
     }
-
-    #[inline(always)]
-    pub(crate) fn action(&self) -> KernelAction {
-        let flags = SaFlags::from_bits_retain(self.flags as u32 & !RESTORER);
-        KernelAction { handler: self.handler, flags, mask: self.mask }
-    }
+    (flags.contains(SaFlags::SIGINFO) && vdso::range().is_empty()).then(restorer)
 }
 
 layout! {
@@ -374,19 +352,9 @@ impl crate::SigCtx<'_> {
 
 // ---- what the copy of a frame needs ------------------------------------------------------------
 
-/// What the frame pointer points at.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(crate) struct FrameRecord {
-    fp: usize,
-    pc: usize,
-}
-
-impl FrameRecord {
-    #[inline(always)]
-    pub(crate) fn of(uc: &Ucontext) -> Self {
-        Self { fp: uc.fp(), pc: uc.pc() }
-    }
+frame_record! {
+    /// What the frame pointer points at.
+    pub(crate) struct FrameRecord
 }
 
 /// Looks whether the frame in `[lo, hi)` is one that can be copied.

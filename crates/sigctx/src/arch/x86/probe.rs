@@ -466,34 +466,10 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    #[link_name = symbol!("probe_spin")]
-    fn spin_code(table: *mut Table);
-    #[link_name = symbol!("probe_loop")]
-    static LOOP: u8;
-    #[link_name = symbol!("probe_exit")]
-    static EXIT: u8;
     #[link_name = symbol!("probe_clobber")]
     fn clobber_code(level: u32) -> c_int;
-    #[link_name = symbol!("probe_known")]
-    fn known_code();
     #[link_name = symbol!("probe_trampoline")]
     fn trampoline_code();
-}
-
-/// Runs the loop.
-///
-/// # Safety
-///
-/// The table is filled, below it there is room for signal frames, and its `next` leads to
-/// `exit` in the end.
-pub(crate) unsafe fn spin(table: *mut Table) {
-    // SAFETY: the caller's obligations; all callee-saved state is kept.
-    unsafe { spin_code(table) }
-}
-
-/// The addresses at which every register holds its pattern.
-pub(crate) fn window() -> core::ops::Range<usize> {
-    &raw const LOOP as usize..&raw const EXIT as usize
 }
 
 /// Writes something else into every register, vector, mask, flag and control word.
@@ -501,17 +477,6 @@ pub(crate) fn window() -> core::ops::Range<usize> {
 pub(crate) fn clobber() {
     // SAFETY: keeps what the ABI says a function keeps.
     unsafe { clobber_code(level() as u32) };
-}
-
-/// Loads every register with a value that names it and runs into an undefined instruction.
-///
-/// # Safety
-///
-/// A handler for `SIGILL` on an alternate stack adds [`KNOWN_STEP`] to the program counter; one
-/// thread at a time.
-pub(crate) unsafe fn known() {
-    // SAFETY: the caller's obligation; all callee-saved state is kept.
-    unsafe { known_code() }
 }
 
 /// Runs into an undefined instruction, with nothing special in any register.

@@ -1,6 +1,7 @@
 //! What holds on this architecture alone.
 
 use super::*;
+use crate::arch::trampoline;
 use crate::sys;
 
 /// gdb: `i386_linux_rt_sigtramp_start`; libgcc: `x86_fallback_frame_state`.

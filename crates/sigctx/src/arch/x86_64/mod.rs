@@ -21,10 +21,12 @@ use core::mem::size_of;
 
 use bitflags::bitflags;
 
+use super::common::frame_record;
 use super::layout::layout;
 use super::registers::registers;
+use super::restorer;
 use crate::inject::{BadFrame, MoveError};
-use crate::sys::{self, KernelAction, SaFlags, SigSet};
+use crate::sys::{self, SaFlags, SigSet};
 
 mod entry;
 #[cfg(feature = "probe")]
@@ -39,8 +41,6 @@ pub(crate) use probe::*;
 
 // ---- constants ---------------------------------------------------------------------------------
 
-/// Number of signals.
-pub(crate) const NSIG: usize = 64;
 /// Bytes below the stack pointer that belong to the interrupted function.
 pub(crate) const RED_ZONE: usize = 128;
 /// From the stack pointer at the handler's entry to the `ucontext`: the return address.
@@ -80,35 +80,11 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 6]) -> isize {
 
 // ---- kernel layouts ----------------------------------------------------------------------------
 
-layout! {
-    /// `struct kernel_sigaction`.
-    pub(crate) struct RawAction = "struct sigaction" {
-        handler: usize = "sa_handler",
-        flags: usize = "sa_flags",
-        restorer: usize = "sa_restorer",
-        mask: SigSet = "sa_mask",
-    }
-}
-
-/// `SA_RESTORER`: `restorer` is valid. The kernel demands it here.
-const RESTORER: u32 = 0x0400_0000;
-
-impl RawAction {
-    #[inline(always)]
-    pub(crate) fn new(action: &KernelAction) -> Self {
-        Self {
-            handler: action.handler,
-            flags: (action.flags.bits() | RESTORER) as usize,
-            restorer: restorer(),
-            mask: action.mask,
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn action(&self) -> KernelAction {
-        let flags = SaFlags::from_bits_retain(self.flags as u32 & !RESTORER);
-        KernelAction { handler: self.handler, flags, mask: self.mask }
-    }
+/// Where a handler returns to: the kernel demands a restorer here.
+#[inline(always)]
+#[expect(clippy::unnecessary_wraps, reason = "other architectures have none")]
+pub(crate) fn restorer_of(_flags: SaFlags) -> Option<usize> {
+    Some(restorer())
 }
 
 layout! {
@@ -319,20 +295,10 @@ impl Ucontext {
 
 // ---- what the copy of a frame needs ------------------------------------------------------------
 
-/// What a function that keeps frame pointers leaves below its caller's frame: here on behalf of
-/// the interrupted function, which made no call.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(crate) struct FrameRecord {
-    fp: usize,
-    pc: usize,
-}
-
-impl FrameRecord {
-    #[inline(always)]
-    pub(crate) fn of(uc: &Ucontext) -> Self {
-        Self { fp: uc.fp(), pc: uc.pc() }
-    }
+frame_record! {
+    /// What a function that keeps frame pointers leaves below its caller's frame: here on behalf of
+    /// the interrupted function, which made no call.
+    pub(crate) struct FrameRecord
 }
 
 /// Looks whether the frame in `[lo, hi)` is one that can be copied.

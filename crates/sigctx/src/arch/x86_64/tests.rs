@@ -1,6 +1,7 @@
 //! What holds on this architecture alone.
 
 use super::*;
+use crate::arch::trampoline;
 
 /// gdb: `amd64_linux_sigtramp_start`; libgcc: `x86_64_fallback_frame_state`.
 #[test]
