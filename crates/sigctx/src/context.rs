@@ -184,6 +184,7 @@ impl SigCtx<'_> {
     /// # References
     ///
     /// Go: `runtime/signal_amd64.go`, `sigctxt.pushCall`
+    #[doc(alias = "pushCall")]
     pub unsafe fn push_call(&mut self, target: usize, resume: usize) {
         // SAFETY: the caller's obligations.
         unsafe { self.ucontext_mut().push_call(target, resume) }

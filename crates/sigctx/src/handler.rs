@@ -356,6 +356,7 @@ fn covers(handler: usize) -> bool {
 /// # References
 ///
 /// `sigaction(2)`, `signal-safety(7)`
+#[doc(alias = "sigaction")]
 pub unsafe fn install(
     signal: i32,
     handler: Handler,

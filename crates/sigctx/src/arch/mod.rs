@@ -90,6 +90,8 @@ cfg_select! {
 /// # Signal safety
 ///
 /// All methods are async-signal-safe (AS-Safe); [`from_raw`](Self::from_raw) is for handlers alone.
+#[doc(alias = "sigctxt")]
+#[doc(alias = "ucontext_t")]
 pub struct SigCtx<'h> {
     info: *mut c_void,
     uc: *mut Ucontext,

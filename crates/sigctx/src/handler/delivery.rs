@@ -67,6 +67,7 @@ impl Delivery<'_> {
     /// injected call. In two cases that is impossible, and it runs here: the interrupted stack has no
     /// room for the frame (a stack overflow: the kernel would end the process), or ours runs under a
     /// handler that covers it and is of no copy of this crate.
+    #[doc(alias = "sigfwdgo")]
     pub fn chain(&mut self) {
         while !self.offered {
             // SAFETY: null, or a registration that is never freed (I1).
