@@ -62,3 +62,37 @@ macro_rules! registers {
     };
 }
 pub(super) use registers;
+
+/// Declares the frame record of architectures where it is the frame pointer and the return address, in
+/// this order.
+#[cfg(not(any(
+    target_arch = "powerpc64",
+    target_arch = "s390x",
+    target_arch = "mips",
+    target_arch = "mips64"
+)))]
+macro_rules! frame_record {
+    ($(#[$meta:meta])* pub(crate) struct $name:ident) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug)]
+        #[repr(C)]
+        pub(crate) struct $name {
+            fp: usize,
+            pc: usize,
+        }
+
+        impl $name {
+            #[inline(always)]
+            pub(crate) fn of(uc: &Ucontext) -> Self {
+                Self { fp: uc.fp(), pc: uc.pc() }
+            }
+        }
+    };
+}
+#[cfg(not(any(
+    target_arch = "powerpc64",
+    target_arch = "s390x",
+    target_arch = "mips",
+    target_arch = "mips64"
+)))]
+pub(super) use frame_record;

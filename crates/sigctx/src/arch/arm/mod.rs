@@ -25,9 +25,8 @@ use core::mem::size_of;
 
 use bitflags::bitflags;
 
-use super::common::frame_record;
 use super::layout::layout;
-use super::registers::registers;
+use super::registers::{frame_record, registers};
 use super::restorer;
 use crate::inject::{BadFrame, MoveError};
 use crate::sys::{SaFlags, SigSet};

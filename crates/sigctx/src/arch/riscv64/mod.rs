@@ -37,9 +37,8 @@ use core::mem::{offset_of, size_of};
 
 use bitflags::bitflags;
 
-use super::common::frame_record;
 use super::layout::layout;
-use super::registers::registers;
+use super::registers::{frame_record, registers};
 use crate::inject::{BadFrame, MoveError};
 use crate::sys::{self, SigSet};
 
