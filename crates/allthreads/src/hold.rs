@@ -4,11 +4,11 @@
 //! checker runs this very code. `census` finds and signals threads.
 //!
 //! ```text
-//!                  requester: begin            requester: close             requester: finish
-//!   gate    IDLE ---------------> GATHER ----------------> EXEC ------------------> IDLE
-//!                                   |  ^                                              ^
-//!                  handler: join +1 |__|                     requester: roll_back         |
-//!                                   |_________________________________________________|
+//!                requester: begin           requester: close             requester: finish
+//!   gate   IDLE ----------------> GATHER ----------------> EXEC ----------------> IDLE
+//!                                  |  ^                                            ^
+//!                handler: join +1  |__|          requester: roll_back              |
+//!                                   |______________________________________________|
 //!
 //!   command WAIT ---------------------------------- RUN (or RUN_AND_LEAVE) ---> LEAVE
 //!             \________________ roll_back, or refused by the kernel ____________/
