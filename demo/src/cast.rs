@@ -1,5 +1,5 @@
 //! The threads of the demo: those that cooperate, those that never poll, those that block, and
-//! those that nobody registered.
+//! those that are not registered.
 
 use std::error::Error;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -298,7 +298,7 @@ impl Cast {
     }
 }
 
-/// A thread as a C library makes them: nobody tells the registry.
+/// A thread as a C library makes them: the registry is not told.
 fn foreign_thread(shared: &Arc<Shared>) -> std::io::Result<libc::pthread_t> {
     extern "C" fn sleep_on(shared: *mut libc::c_void) -> *mut libc::c_void {
         // SAFETY: a NUL-terminated name, for the calling thread.

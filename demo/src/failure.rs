@@ -40,7 +40,7 @@ enum Cause {
     Memory,
     /// The machine is too busy, or threads are held by a debugger.
     Busy,
-    /// Nobody reads the output any more.
+    /// No program reads the output any more.
     OutputClosed,
     /// Something else: the error says it.
     Other,
@@ -52,7 +52,7 @@ impl Failure {
         move |error| Self { step, cause: Cause::of(&*error), error }
     }
 
-    /// 3; where nobody reads on, what the shell shows of a program that ended by SIGPIPE.
+    /// 3; where no program reads on, what the shell shows of a program that ended by SIGPIPE.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self.cause {
             Cause::OutputClosed => ExitCode::from(128 + libc::SIGPIPE as u8),
@@ -60,7 +60,7 @@ impl Failure {
         }
     }
 
-    /// Whether somebody is still there to read about it.
+    /// Whether a program is still there that reads about it.
     pub(crate) fn is_to_be_told(&self) -> bool {
         self.cause != Cause::OutputClosed
     }
@@ -143,7 +143,7 @@ impl Cause {
     }
 }
 
-/// Errors that say that somebody did not come in time.
+/// Errors that say that a thread did not come in time.
 fn is_of_a_busy_machine(error: &(dyn Error + 'static)) -> bool {
     matches!(
         error.downcast_ref(),

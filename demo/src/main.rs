@@ -1,5 +1,5 @@
 //! The whole chain in one process: threads that poll, threads that never do, threads that block,
-//! and threads that nobody registered; stopped, counted, interrupted, looked at, and changed.
+//! and threads that are not registered; stopped, counted, interrupted, looked at, and changed.
 //!
 //! `cargo xtask demo`, or `cargo run --release -p demo -- --help`
 

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::cast::{Cast, PATIENCE};
 use crate::report::{Section, human, progress};
 
-/// Who is there.
+/// Which threads there are.
 pub(crate) fn introduce(cast: &Cast) -> Result<Section, Box<dyn Error>> {
     let mut section = Section::new("The threads");
     let threads = threadreg::os_threads()?;

@@ -476,7 +476,7 @@ fn a_child_of_a_fork_waits_for_no_thread() {
     });
 }
 
-/// F2. Nobody installs the handler here: a blocked task is held without it.
+/// F2. No handler is installed here: a blocked task is held without it.
 #[test]
 fn a_task_that_forks_while_it_is_held_goes_on_in_the_child() {
     let name = "a_task_that_forks_while_it_is_held_goes_on_in_the_child";
