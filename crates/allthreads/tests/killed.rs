@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use allthreads::sigctx::sys::{self, Tid, gettid};
+use allthreads::threadreg::life::has_ended;
 use allthreads::{AllThreads, Batch, Report};
 use common::*;
 use testkit::{forked, in_child};
@@ -153,7 +154,8 @@ fn a_requester_that_a_filter_kills_leaves_no_thread_behind() {
                 std::process::abort();
             });
             let tid = told.recv().unwrap();
-            testkit::until("the requester is dead", || status(tid, "Name").is_none());
+            // Without libc's locks, on which a wake that ends the requester leaves others asleep.
+            testkit::until("the requester is dead", || has_ended(sys::getpid(), tid));
             // Without another operation.
             until_it_beats();
             assert_eq!(operation().threads, tids().len());
@@ -193,15 +195,20 @@ fn a_main_thread_that_a_filter_kills_leaves_no_thread_behind() {
         for call in [libc::SYS_getpgid, libc::SYS_futex] {
             let status = forked(|| {
                 let pid = sys::getpid();
+                static LOOKS: AtomicBool = AtomicBool::new(false);
                 beat();
                 thread::spawn(move || {
-                    testkit::until("the main thread is dead", || status(pid, "Name").is_none());
+                    LOOKS.store(true, Ordering::SeqCst);
+                    testkit::until("the main thread is dead", || has_ended(pid, pid));
                     until_it_beats();
                     let report = operation();
                     let good = report.threads == tids().len() - 1;
                     // SAFETY: ends the process.
                     unsafe { libc::_exit(if good { 42 } else { 1 }) };
                 });
+                // It allocates nothing from here on: it could wait for libc's lock, which this thread, ended
+                // by the wake, would leave it to wait for.
+                testkit::until("the other looks", || LOOKS.load(Ordering::SeqCst));
                 if forbid(call, KILL_THREAD) {
                     operation();
                 }
