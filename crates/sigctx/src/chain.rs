@@ -18,9 +18,10 @@
 //!
 //! Each copy knows which actions it has found in force and replaced (its *finds*), and when. The signal
 //! goes to the latest find of all copies that have been reached, then to the next, until one is the end
-//! of the chain: the order in which the handlers were installed, last one first. The first copy directs this: it calls another copy once, which offers
-//! the signal to its own handlers and says how late its latest find is; and once more for each find
-//! that is to be handed on to. So the stack has two copies at most, however many there are.
+//! of the chain. That is the order in which the handlers were installed, last one first. The first copy
+//! directs this. It calls another copy once, which offers the signal to its own handlers and says how
+//! late its latest find is; and once more for each find that is to be handed on to. So the stack has two
+//! copies at most, however many there are.
 //!
 //! - **I1** A handler's address is in the passage before the handler is called, and stays there: no
 //!   handler has the signal twice.
@@ -157,7 +158,7 @@ pub(crate) trait Finds {
     /// Hands the signal to one of these.
     fn call(&mut self, find: Self::Find);
 
-    /// Hands the signal to another copy, which has had it, again.
+    /// Hands the signal once more to another copy, which has had it.
     fn call_again(&mut self, copy: usize);
 }
 
@@ -223,7 +224,7 @@ pub(crate) unsafe fn hand_on<F: Finds>(
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Deferred {
-    /// Carries it out, in the copy that deferred it; without one there is none.
+    /// Carries it out, in the copy that deferred it; `None`: nothing is deferred.
     pub(crate) function: Option<CarryOut>,
     /// For `function`.
     pub(crate) previous: *const c_void,
@@ -313,7 +314,7 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    /// When, and what.
+    /// When a find was made, and which handler it is.
     type Made = (u64, usize);
 
     /// One copy's finds, while it has the signal.

@@ -186,7 +186,7 @@ pub enum InstallError {
     NotKept {
         /// The signal.
         signal: i32,
-        /// Which code is in that library.
+        /// The error, which names the code in that library.
         why: module::KeepError,
     },
 }
@@ -279,8 +279,8 @@ impl fmt::Display for Standing {
 /// Held while actions change.
 struct Installing;
 
-/// A copy of a fork that another thread held is free: each store under it leaves the lists whole, and
-/// what was half done is one handler more than the kernel knows of.
+/// In the child of a fork it is free, also if another thread held it at the fork: each store under it
+/// leaves the lists whole, and what was half done is one handler more than the kernel knows of.
 static LOCK: Mutex = Mutex::new();
 
 impl Installing {
@@ -329,7 +329,7 @@ fn covers(handler: usize) -> bool {
 /// and it gets the signal next. When it chains to ours, ours has had the signal already and hands it
 /// further back.
 ///
-/// Each call keeps a few words for good, also after the uninstall: a handler on another thread may
+/// Each call keeps a few words forever, also after the uninstall: a handler on another thread may
 /// still look at them. Install once, not in a loop. The library that has the handler, and the one that
 /// has this crate, stay loaded until the process ends, whatever `dlclose` is told.
 ///

@@ -42,8 +42,6 @@
 //! ([`AltStack`](altstack::AltStack)) is written into the copy first. **Nesting**: refused as
 //! [`InjectError::Nested`]. **Unwinding**: a panic that would leave the callback aborts.
 //!
-//! This file is long because the copy and its refusals are one protocol.
-//!
 //! References: the kernel's `arch/*/kernel/signal*.c`; Go `runtime/preempt.go`, which returns from
 //! the handler into a trampoline that has to save all registers itself.
 

@@ -8,13 +8,18 @@
 //! |---|---|
 //! | [`sys`] | raw system calls, signal sets, kernel actions, futexes: no errno, no TLS |
 //! | [`handler`] | install a handler, what it gets, how it chains to the previous action |
-//! | [`SigCtx`], [`Reg`], [`Registers`], [`Status`] | the interrupted context, by name |
+//! | `context`, `registers` | [`SigCtx`], [`Reg`], [`Registers`], [`Status`]: the interrupted context, by name |
 //! | [`inject`] | run a call in the interrupted code and resume exactly |
 //! | [`module`] | keep the library with a handler loaded; name the code at an address |
 //! | [`altstack`] | a large alternate signal stack with a guard page |
 //! | [`snapshot`] | contexts printed the same way in every run, for snapshot tests |
 //! | [`sync`] | words and sleeping on them, as loom can check them; a mutex that a fork does not leave locked |
 //! | [`fork`] | what a library does in the child of a fork |
+//! | `arch` | everything that depends on the architecture, one folder for each |
+//! | `chain` | one signal's way through several handlers, so that it never goes round in a circle |
+//! | `vdso` | where the vDSO is: no call is injected there |
+//! | `support` | [`supported`] and [`Unsupported`] |
+//! | `probe` | loops that show whether an interruption lost anything: for tests alone, behind a feature |
 //!
 //! Systems other than Linux have [`supported`] and [`Unsupported`] alone.
 #![no_std]

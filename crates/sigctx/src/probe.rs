@@ -173,7 +173,8 @@ impl Patterned {
         // SAFETY: as above.
         unsafe { table.as_ref() }.next().store(next, Ordering::Relaxed);
         ready();
-        // SAFETY: filled; the stack below is this value's own; another thread, a handler or a call stops it if asked to.
+        // SAFETY: filled; the stack below is this value's own; another thread, a handler or a call stops
+        // it if asked to.
         unsafe { arch::spin(table.as_ptr()) };
         let mut differences = Vec::new();
         // SAFETY: as above.

@@ -319,7 +319,7 @@ mod models {
         found
     }
 
-    /// M1 and M2: each of three threads gets the mutex, one at a time, and none sleeps on.
+    /// M1 and M2: each of three threads gets the mutex, one at a time, and none is left asleep.
     #[test]
     fn each_thread_that_waits_gets_the_mutex() {
         let mut explorer = loom::model::Builder::new();

@@ -173,7 +173,7 @@ fn stress_a_parked_frame_resumes_on_other_threads() {
                 HOPS.fetch_add(1, SeqCst);
                 TID.store(sys::gettid(), SeqCst);
                 // SAFETY: the loop uses nothing of its thread's; this stack is needed no more
-                // (the alternate stack stays mapped: its owner is not dropped).
+                // (the alternate stack stays mapped: its `AltStack` is not dropped).
                 let Err((_, error)) = unsafe { parked.resume() };
                 panic!("{error}");
             });

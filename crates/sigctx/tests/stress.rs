@@ -250,8 +250,8 @@ fn stress_plain_handler_changes_nothing() {
 }
 
 /// The other control: a handler that this crate has no part in. Says what it loses, which is nothing
-/// but for a kernel's own race: see `arch/riscv64/mod.rs` and `arch/s390x/mod.rs`. Run by hand on a kernel that
-/// is to be judged.
+/// but for a kernel's own race: see `arch/riscv64/mod.rs` and `arch/s390x/mod.rs`. Run by hand on a
+/// kernel that is to be judged.
 #[test]
 #[ignore = "a control, not a test"]
 fn stress_ordinary_handler_says_what_it_loses() {

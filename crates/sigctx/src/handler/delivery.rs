@@ -52,8 +52,8 @@ pub struct Delivery<'h> {
 impl Delivery<'_> {
     /// Offers the signal to the next handlers and the previous actions, now.
     ///
-    /// A handler that took the signal for its own calls this when the signal may stand for another one,
-    /// too: the kernel keeps one pending instance of a standard signal, and merges a second one, of
+    /// A handler that has taken the signal as its own calls this when the signal may stand for another
+    /// one, too: the kernel keeps one pending instance of a standard signal, and merges a second one, of
     /// whichever sender, into it. The second call does nothing.
     ///
     /// A previous handler gets what the kernel would give it: the information, the context, its own

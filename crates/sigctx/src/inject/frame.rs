@@ -91,7 +91,7 @@ pub struct Parked {
 unsafe impl Send for Parked {}
 
 impl Parked {
-    /// Resumes the interrupted code on the calling thread, whose present stack is left for good.
+    /// Resumes the interrupted code on the calling thread, which leaves its present stack.
     ///
     /// # Signal safety
     ///

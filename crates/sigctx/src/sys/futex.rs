@@ -61,7 +61,7 @@ pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) ->
 #[inline]
 pub fn futex_wake(word: &AtomicU32, count: u32) -> usize {
     let op = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
-    // The kernel takes an `int`: more than that many waiters there are none.
+    // The kernel takes an `int`, and there are never more waiters than that.
     let count = count.min(c_int::MAX as u32) as usize;
     let args = [word.as_ptr() as usize, op as usize, count, 0, 0, 0];
     // SAFETY: a private wake uses the address as a key and touches no memory.
