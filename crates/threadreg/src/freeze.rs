@@ -109,7 +109,7 @@ pub fn freeze_creation_within(timeout: Duration) -> Result<CreationFrozen, Freez
     }
 }
 
-/// Like [`freeze_creation`], but returns `None` when a thread is being made or another holds the guard.
+/// Like [`freeze_creation`], but returns `None` when a thread is being made or the guard is held.
 ///
 /// # Signal safety
 ///

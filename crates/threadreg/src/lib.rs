@@ -20,7 +20,7 @@
 //! | `freeze`, `exec`, `events` | the guard that stops creation; `exec` under it; events of threads |
 //! | `membership`, `attach`, `spawn`, `template` | the begin and the end of a thread's registration; the thread that makes clean threads |
 
-// Under loom only the protocol cores are built: the rest makes system calls and real threads.
+// Under loom only the protocols are built: the rest makes system calls and real threads.
 #![cfg_attr(
     all(loom, not(test)),
     expect(dead_code, reason = "without the rest and without the models nothing uses the cores")

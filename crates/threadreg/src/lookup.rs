@@ -78,7 +78,7 @@ pub(crate) fn init() {
 
 fn new_key() -> u32 {
     let mut key = 0;
-    // SAFETY: writes one key. No destructor: the membership of a thread ends otherwise.
+    // SAFETY: writes one key. No destructor: the module that began a membership ends it.
     let failed = unsafe { libc::pthread_key_create(&raw mut key, None) };
     assert_eq!(failed, 0, "no thread-specific key is left (PTHREAD_KEYS_MAX)");
     key

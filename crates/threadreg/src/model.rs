@@ -1,4 +1,4 @@
-//! The protocol cores under loom: every interleaving within the bound on preemptions.
+//! The protocols under loom: every interleaving within the bound on preemptions.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};

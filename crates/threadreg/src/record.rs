@@ -119,7 +119,7 @@ pub(crate) struct Record {
     tid: AtomicU32,
     index: u32,
     name: [AtomicU32; WORDS],
-    /// The id of the thread that has this thread's task suspended; 0: none. For diagnosis.
+    /// The id of the requester that has this thread's task suspended; 0: none. For diagnosis.
     pub(crate) suspended_by: AtomicU32,
     #[cfg(not(loom))]
     pub(crate) stack: CallStack,
@@ -369,7 +369,7 @@ impl Record {
     #[cfg(not(loom))]
     pub(crate) fn survive(&self, tid: Tid) {
         self.tid.store(tid.cast_unsigned(), Ordering::Release);
-        // The thread that had its task suspended was not copied. Its places are still its own.
+        // The requester that had its task suspended was not copied. Its places are still its own.
         self.suspended_by.store(0, Ordering::Relaxed);
         // A fork in the middle of a thread's exit is unsupported: the gate of such a thread stays
         // closed.

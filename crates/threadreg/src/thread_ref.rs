@@ -174,8 +174,8 @@ impl ThreadRef {
         self.record.index()
     }
 
-    /// The thread that has this thread's task suspended, as the requester of the suspension noted it.
-    /// For errors that name the thread in the way: the answer may be out of date at once.
+    /// The requester that has this thread's task suspended, as it has noted itself. For errors that name
+    /// the thread in the way: the answer may be out of date at once.
     #[must_use]
     pub fn suspended_by(&self) -> Option<Tid> {
         let by = self.record.suspended_by.load(Ordering::Relaxed).cast_signed();

@@ -174,7 +174,7 @@ fn unregistered_threads_are_found() {
     });
 }
 
-/// T9. The kernel keeps it as a zombie.
+/// T9. The kernel keeps a main thread that has exited as a zombie.
 #[test]
 fn a_main_thread_that_exited_is_seen_as_exiting() {
     static MAIN: AtomicUsize = AtomicUsize::new(0);

@@ -22,7 +22,7 @@ const ALIVE: usize = 4;
 static RIGHT: AtomicUsize = AtomicUsize::new(0);
 static WRONG: AtomicUsize = AtomicUsize::new(0);
 static STOP: AtomicBool = AtomicBool::new(false);
-/// The highest place of a record.
+/// The highest index of a record.
 static HIGHEST: AtomicUsize = AtomicUsize::new(0);
 
 /// Tells one thread from another, also from an earlier thread of the same record.
