@@ -39,8 +39,8 @@ pub(crate) struct Block {
     pub(crate) excluded: Excluded,
     pub(crate) previous: Previous,
     pub(crate) signals: Signals,
-    /// Not 0 while instances of `kill` are ours; less 1, how often such a one may still be passed on. Relaxed:
-    /// set before the system call that sends.
+    /// 0 when instances that `kill` sent are foreign. Else they are ours, and this is one more than how often
+    /// they may still be passed on. Relaxed: set before the system call that sends.
     pub(crate) broadcast: AtomicU32,
     notes: UnsafeCell<Notes>,
 }
@@ -90,7 +90,8 @@ impl Block {
                 self.hold.reset();
                 self.roll.reset();
                 self.broadcast.store(0, Ordering::Relaxed);
-                // SAFETY: no other thread uses the block until `process` has the own id; none has the lock.
+                // SAFETY: no other thread uses the block until `process` has this process's id; none has
+                // the lock.
                 unsafe { &mut *self.notes.get() }.reset();
                 process.store(own, Ordering::Release);
                 futex_wake(process, u32::MAX);

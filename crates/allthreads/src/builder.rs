@@ -83,7 +83,7 @@ impl<'a> AllThreads<'a> {
 
     /// Sets how long to wait for a [`world`](Self::world) to stop, for the turn among other
     /// operations, and for all threads to be held; all of it together. The calls themselves are not
-    /// bounded. A timeout that ends after the clock does is none.
+    /// bounded. A timeout that reaches beyond the clock's end is none.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

@@ -86,7 +86,7 @@ const PRIVILEGED: [c_long; 13] = [
     libc::SYS_capset,
 ];
 
-/// Options of `prctl` that do.
+/// Options of `prctl` that do the same.
 const PRIVILEGED_OPTIONS: [c_int; 4] =
     [libc::PR_CAPBSET_DROP, libc::PR_SET_SECUREBITS, libc::PR_CAP_AMBIENT, libc::PR_SET_KEEPCAPS];
 
@@ -209,7 +209,8 @@ pub(crate) struct Calls {
     count: AtomicUsize,
     /// Not 0: any result that is no error is equal.
     success: AtomicU32,
-    /// The requester, while it is to run one of the functions in its handler; else 0. And which function.
+    /// The requester, while it is to run one of the functions in its handler; else 0. Which one is in
+    /// `own_call`.
     own: AtomicU32,
     own_call: AtomicUsize,
     different: AtomicUsize,

@@ -127,7 +127,7 @@ impl<'a> Census<'a> {
         })
     }
 
-    /// How long to wait before it begins.
+    /// The patience of the whole operation: the wait before the gathering begins uses it, too.
     pub(crate) fn patience(&mut self) -> &mut Patience {
         self.patience
     }
@@ -157,7 +157,7 @@ impl<'a> Census<'a> {
         self.notes.forget_missing();
         let Notes { buffer, bystanders, missing, missing_count } = &mut *self.notes;
         let mut failed = None;
-        // None may be missing, and the count still differ: threads come and go.
+        // It may be that none is missing and the count differs: threads come and go.
         let mut bearable = None;
         let (dir, signal) = (self.dir, self.signal);
         dir.for_each_tid(buffer, |tid| {

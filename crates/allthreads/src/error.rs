@@ -31,7 +31,7 @@ pub enum Error {
         /// What the kernel said.
         errno: Errno,
     },
-    /// Some threads could not be held within the deadline. Nothing is applied anywhere.
+    /// Some threads could not be held by the deadline. Nothing is applied anywhere.
     TimedOut(TimedOut),
     /// A call had another result on some threads than on the requester. Those threads made no further
     /// call; all others made all of them.

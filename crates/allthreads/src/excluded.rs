@@ -23,8 +23,8 @@ static ALWAYS: [Always; MAX_EXCLUDED] =
     [const { Always { tid: AtomicI32::new(0), start_time: AtomicU32::new(0) } }; MAX_EXCLUDED];
 
 impl Always {
-    /// The program orders calls among each other and with operations. If it does not, a thread may not be
-    /// left out: no thread has the id of one and the start time of another.
+    /// The program orders its calls of `exclude_always` among each other and with operations. If it does not,
+    /// a thread may fail to be left out: no thread has the id of one and the start time of another.
     fn set(&self, thread: Option<(Tid, u32)>) {
         let (tid, start_time) = thread.unwrap_or((0, 0));
         self.start_time.store(start_time, Ordering::Relaxed);
@@ -44,7 +44,7 @@ pub(crate) fn always() -> impl Iterator<Item = (Tid, u32)> {
     ALWAYS.iter().filter_map(Always::get)
 }
 
-/// As if the first of them had ended and another thread had its id.
+/// Makes it look as if the first of them had ended and another thread had its id.
 #[cfg(test)]
 pub(crate) fn pretend_it_began_earlier() {
     ALWAYS[0].start_time.fetch_sub(1, Ordering::Relaxed);

@@ -399,7 +399,7 @@ impl Hold {
     }
 }
 
-/// The thread group as the loop sees it.
+/// The thread group as `gather` sees it.
 pub(crate) trait ThreadGroup {
     /// Why there is no answer.
     type Error;

@@ -2,10 +2,12 @@
 //!
 //! # Map of the modules
 //!
-//! `docs/ARCHITECTURE.md` in the repository traces an operation through these files, and has the words of all crates.
+//! `docs/ARCHITECTURE.md` in the repository traces an operation through these files, and has the words of all
+//! crates.
 //!
-//! An operation goes through the eight files of the first table. What they share is in the second. The modules
-//! form layers: of two, one may name the other, and never both, neither directly nor through others.
+//! An operation goes through the eight files of the first table. The second has what they share, and what
+//! stands beside them. The modules form layers: of two, one may name the other, and never both, neither
+//! directly nor through others.
 //!
 //! | module | what is there | runs on |
 //! |---|---|---|

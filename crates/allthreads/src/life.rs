@@ -1,6 +1,6 @@
 //! Whether a thread of the process has ended, and whether there are others.
 //!
-//! Every signal but one is blocked in a thread that takes part, so it can end in one way only: a seccomp
+//! A thread that takes part blocks all signals that can be deferred, so it can end in one way only: a seccomp
 //! filter of its own answers a system call with the end of the thread (`SECCOMP_RET_KILL_THREAD`). Whether it
 //! has ended is asked without `/proc`, which a filter may forbid and for which the handler has no room.
 

@@ -65,8 +65,8 @@ pub enum Results {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnMixed {
-    /// Return [`Error::Mixed`](crate::Error::Mixed), with nothing applied, if they still differ after some 30 ms: a broadcast
-    /// of libc's may be under way.
+    /// Return [`Error::Mixed`](crate::Error::Mixed), with nothing applied, if they still differ after some
+    /// 30 ms: a broadcast of libc's may be under way.
     #[default]
     Refuse,
     /// Make the calls. A thread that is refused one is a divergence, see [`OnDivergence`].
@@ -81,10 +81,10 @@ pub enum KernelWorkers {
     /// Leave them; [`Report::kernel_workers`](crate::Report::kernel_workers) counts them.
     #[default]
     Leave,
-    /// Return [`Error::KernelWorkers`](crate::Error::KernelWorkers), with nothing applied, if one polls an `io_uring`
-    /// (`IORING_SETUP_SQPOLL`; the threads named `iou-sqp-`). Such a thread does what is put in the ring
-    /// with the credentials that it was made with, long after a drop. Other workers of `io_uring` have
-    /// those of the thread that submits.
+    /// Return [`Error::KernelWorkers`](crate::Error::KernelWorkers), with nothing applied, if one polls an
+    /// `io_uring` (`IORING_SETUP_SQPOLL`; the threads named `iou-sqp-`). Such a thread does what is put in
+    /// the ring with the credentials that it was made with, long after a drop. Other workers of `io_uring`
+    /// have those of the thread that submits.
     RefusePolling,
     /// Return [`Error::KernelWorkers`](crate::Error::KernelWorkers) if there is any.
     Refuse,

@@ -233,7 +233,7 @@ impl Attempt<'_> {
         }
         // This only spares rounds against a thread that makes others. Not a second time: the thread that
         // does not come may wait for the freeze. Nor in a program that makes no threads by that crate: a
-        // held thread's fork would copy the lock for good.
+        // thread that forks would copy the lock, and in the child no handler would free it.
         let freeze = retries == 0 && threadreg::is_in_use();
         let mut frozen = if freeze { threadreg::try_freeze_creation() } else { None };
         let thaw = || drop(frozen.take());

@@ -91,7 +91,7 @@ unsafe extern "C" fn allthreads_on_signal(
 /// Holds the calling thread, if it is to take part. `of_kill`: the instance is one to the whole process.
 #[inline(always)]
 fn hold(signal: c_int, of_kill: bool) {
-    // A child of vfork runs in its parent's memory, and a forked child in a copy of it: neither
+    // A child of `vfork` runs in its parent's memory, and a forked child in a copy of it: neither
     // is one of the threads that the block counts.
     let pid = sys::getpid();
     if !BLOCK.process.is(pid) {

@@ -90,7 +90,7 @@ mod kernel {
     }
 
     /// How long a held thread sleeps without a look, as the kernel takes it. The later it joined the longer:
-    /// did all look equally often, thousands of them would leave no processor to those that they wait for.
+    /// if all looked equally often, thousands of them would leave no processor to those that they wait for.
     #[inline(always)]
     fn nap(number: u32) -> [c_long; 2] {
         let milliseconds = (LOOK_AT_REQUESTER + LOOK_LATER * number).cast_signed();

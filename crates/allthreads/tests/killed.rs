@@ -163,12 +163,12 @@ fn a_requester_that_a_filter_kills_leaves_no_thread_behind() {
     });
 }
 
-/// It has `threadreg` make none while it gathers.
+/// A requester has `threadreg` make no thread while it gathers.
 #[test]
 fn threads_are_made_when_a_filter_has_killed_a_requester() {
     in_child("threads_are_made_when_a_filter_has_killed_a_requester", LIMIT, || {
         park(2);
-        // From here on operations freeze that.
+        // From here on operations freeze the creation of threads.
         threadreg::spawn(|| ()).join().unwrap();
         let (tell, told) = mpsc::channel();
         thread::spawn(move || {
@@ -225,7 +225,7 @@ fn a_main_thread_that_a_filter_kills_leaves_no_thread_behind() {
     });
 }
 
-/// It cannot wake others, and so they look again.
+/// The filter keeps the requester from waking others, and so they look again.
 #[test]
 fn a_requester_that_cannot_wake_others_does_not_keep_them() {
     static DONE: AtomicBool = AtomicBool::new(false);
