@@ -333,7 +333,7 @@ impl Hold {
     }
 
     /// Counts a held thread that has ended in `left`, and in `done` if it had not done that itself. Only
-    /// the requester calls this.
+    /// the thread that has the lock calls this.
     #[inline(always)]
     pub(crate) fn bury(&self, was_not_done: bool) {
         if was_not_done {

@@ -386,8 +386,8 @@ pub unsafe fn install(
 }
 
 impl SignalEntry {
-    /// Makes the entry the kernel's action, in the place of `before`, which is in the list. Called
-    /// under the lock.
+    /// Makes this crate's entry the kernel's action, in the place of `before`, which is in the list.
+    /// Called under the lock.
     fn put_on_top(&self, signal: i32, mut before: KernelAction) -> Result<(), Errno> {
         while before.handler != arch::entry() {
             // SAFETY: the entry handles every signal; `install`'s callers answer for the handlers that it
