@@ -15,6 +15,7 @@
 //! | `SignalEntry::head`, `Registration::next` | `install`, `uninstall`, under the lock | `dispatch` | release / acquire | I1, I2 |
 //! | `SignalEntry::newest`, `SignalEntry::latest` | `install`, `restore`, under the lock | `dispatch` | release / acquire | I1, I3 |
 //! | `Previous::action` | handlers: `SA_RESETHAND`, an action that resets itself | `dispatch` | release / acquire | I4 |
+//! | `Previous::time` | `install`, `restore`, under the lock | `dispatch` | relaxed | two words: an order that is wrong once does no harm |
 //!
 //! - **I1** A registration and a `Previous` are never freed or changed but for the words in the table:
 //!   a handler may hold one for as long as the process lives.

@@ -24,12 +24,14 @@
 //!
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
-//! | `active` | `prepare` sets, assembly clears | `prepare` | relaxed: both on the thread that runs on this stack; a stack moves between threads only through a scheduler that orders them | I1 |
+//! | `active` | `prepare` sets; the assembly clears, and a call that is called off; `Call::previous` clears it for a while | `prepare` | relaxed: both on the thread that runs on this stack; a stack moves between threads only through a scheduler that orders them | I1 |
 //! | `Call`, copy | `prepare` | `run`, assembly | program order, same thread | I2 |
 //!
-//! - **I1** While `active` is set, a copy of a frame lies on the stack and belongs to one call.
-//!   It is cleared only by code in `arch::trampoline`, where `prepare` refuses: so no second
-//!   injection can come between the clearing and the sigreturn, and copies cannot pile up.
+//! - **I1** While `active` is set, a copy of a frame lies on the stack and belongs to one call. After
+//!   the call it is cleared only by code in `arch::trampoline`, where `prepare` refuses: so no second
+//!   injection can come between the clearing and the sigreturn, and copies cannot pile up. While a
+//!   previous action runs ahead of the call it is clear, since that action may jump out; a call that is
+//!   injected then has its copy below the action's frames.
 //! - **I2** Nothing is written above the copy, nor in the red zone.
 //! - **I3** No value with a destructor is live when the entry leaves the alternate stack: the Rust
 //!   part has returned to the assembly before.

@@ -95,9 +95,9 @@ pub fn wake_one(word: &AtomicU32) {
 ///             unlock: LOCKED ──▶ FREE;  AWAITED ──▶ FREE, wakes one
 /// ```
 ///
-/// | word | writers | ordering | invariant |
-/// |---|---|---|---|
-/// | `word` | the thread that locks it, those that wait, the thread that unlocks it | locked acquire, unlocked release | M1, M2 |
+/// | word | writers | readers | ordering | invariant |
+/// |---|---|---|---|---|
+/// | `word` | the thread that locks it, those that wait, the thread that unlocks it | the same | locked acquire, unlocked release | M1, M2 |
 ///
 /// - **M1** One thread of a process has the mutex: FREE, or the word of another process, is exchanged
 ///   for one's own in one step.
