@@ -55,7 +55,7 @@
 //! can create a member, so no other thread can appear. A held thread leaves the group in one way only:
 //! a seccomp filter of its own kills it. Threads killed in this way are counted after the size is read, so
 //! that none that was gone by then is taken for a member. A listing only tells which threads to signal: a
-//! thread that it misses costs another round and is not lost.
+//! thread that it misses costs another listing and is not lost.
 //!
 //! Members that cannot take part (a dead leader, kernel workers, threads that the program vouches for)
 //! are *bystanders*. They are looked at before and after the size is read. If the same ones were there
@@ -393,7 +393,7 @@ impl Hold {
         self.arrivals().max(self.leavers.load(Ordering::Relaxed))
     }
 
-    /// True between `close` and `finish`.
+    /// True from `close` to `finish` or a roll-back.
     pub(crate) fn is_executing(&self) -> bool {
         self.gate.load(Ordering::Relaxed) & PHASE == EXEC
     }

@@ -231,7 +231,7 @@ impl Attempt<'_> {
         if BLOCK.signals.add(signal) {
             BLOCK.lock.announce();
         }
-        // This only spares rounds against a thread that makes others. Not a second time: the thread that
+        // This only spares listings against a thread that makes others. Not a second time: the thread that
         // does not come may wait for the freeze. Nor in a program that makes no threads by that crate: a
         // thread that forks would copy the lock, and in the child no handler would free it.
         let freeze = retries == 0 && threadreg::is_in_use();

@@ -91,7 +91,7 @@ impl AltStack {
     ///
     /// # Signal safety
     ///
-    /// AS-Safe.
+    /// Async-signal-safe (AS-Safe).
     #[must_use]
     pub fn bounds(&self) -> (usize, usize) {
         (self.stack.sp, self.stack.sp + self.stack.size)

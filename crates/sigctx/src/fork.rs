@@ -28,7 +28,7 @@ extern "C" fn count() {
 ///
 /// # Signal safety
 ///
-/// AS-Safe.
+/// Async-signal-safe (AS-Safe).
 #[must_use]
 pub fn process() -> u32 {
     // Relaxed: changed only where no other thread is.
@@ -56,7 +56,7 @@ pub fn watch() -> Result<(), Errno> {
 ///
 /// # Signal safety
 ///
-/// AS-Safe but for [`register`](Self::register).
+/// All methods are async-signal-safe (AS-Safe) except [`register`](Self::register).
 #[derive(Debug)]
 pub struct Hooks {
     before: Option<extern "C" fn()>,
@@ -76,8 +76,8 @@ impl Hooks {
     ///
     /// # Signal safety
     ///
-    /// AS-Unsafe lock heap; not in the child of a fork of a process with several threads, if it was not
-    /// done before.
+    /// Not async-signal-safe (AS-Unsafe lock heap). Nor may it be called in the child of a fork of a process
+    /// with several threads, if it was not done before.
     ///
     /// # Errors
     ///
@@ -95,10 +95,6 @@ impl Hooks {
     }
 
     /// Tells whether the hooks are registered in this process, or in an ancestor that it was forked from.
-    ///
-    /// # Signal safety
-    ///
-    /// AS-Safe.
     #[must_use]
     pub fn is_registered(&self) -> bool {
         // Acquire: pairs with the store below; the hooks were registered before.

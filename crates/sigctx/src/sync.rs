@@ -37,7 +37,7 @@ macro_rules! const_unless_loom {
 ///
 /// # Signal safety
 ///
-/// AS-Safe, but in a handler it waits.
+/// Async-signal-safe (AS-Safe), but in a handler it waits.
 ///
 /// # References
 ///
@@ -60,7 +60,7 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
 ///
 /// # Signal safety
 ///
-/// AS-Safe.
+/// Async-signal-safe (AS-Safe).
 #[inline]
 pub fn wake_all(word: &AtomicU32) {
     #[cfg(not(loom))]
@@ -73,7 +73,7 @@ pub fn wake_all(word: &AtomicU32) {
 ///
 /// # Signal safety
 ///
-/// AS-Safe.
+/// Async-signal-safe (AS-Safe).
 #[inline]
 pub fn wake_one(word: &AtomicU32) {
     #[cfg(not(loom))]
@@ -107,8 +107,8 @@ pub fn wake_one(word: &AtomicU32) {
 ///
 /// # Signal safety
 ///
-/// [`try_lock`](Self::try_lock) and [`unlock`](Self::unlock) are AS-Safe. A handler must not wait in
-/// [`lock`](Self::lock): it may have interrupted the holder.
+/// All methods are async-signal-safe (AS-Safe) except [`lock`](Self::lock): a handler must not wait in it,
+/// since it may have interrupted the holder.
 ///
 /// # References
 ///
@@ -141,7 +141,7 @@ impl Mutex {
         ///
         /// # Signal safety
         ///
-        /// AS-Safe.
+        /// Async-signal-safe (AS-Safe).
         #[must_use]
         pub fn new() -> Self {
             Self { word: AtomicU32::new(FREE) }
