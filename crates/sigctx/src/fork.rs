@@ -65,8 +65,9 @@ pub struct Hooks {
 }
 
 impl Hooks {
-    /// Takes what runs on the thread that forks, before it does, and what runs on the one thread of
-    /// the child. The functions stay loaded: libc drops the hooks of a library that is unloaded.
+    /// Takes what runs on the thread that forks, before it does (hooks registered last come first), and
+    /// what runs on the one thread of the child. The functions stay loaded: libc drops the hooks of a
+    /// library that is unloaded.
     #[must_use]
     pub const fn new(before: Option<extern "C" fn()>, in_child: extern "C" fn()) -> Self {
         Self { before, in_child, registered: AtomicBool::new(false) }
