@@ -290,7 +290,7 @@ fn a_failed_clone_is_unlisted() {
     });
 }
 
-/// A thread that has pinned another may wait for the lock: a creator waits for pins without it.
+/// T3. A thread that has pinned another may wait for the lock: a creator waits for pins without it.
 #[test]
 fn a_failed_clone_holds_no_thread_up() {
     loom::model(|| {

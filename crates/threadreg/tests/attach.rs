@@ -137,7 +137,7 @@ extern "C" fn foreign(word: *mut c_void) -> *mut c_void {
     ptr::null_mut()
 }
 
-/// S14. Unregistered threads are in the kernel's list, and not in ours.
+/// S14, T16. Unregistered threads are in the kernel's list, and not in ours.
 #[test]
 fn unregistered_threads_are_found() {
     static WORD: AtomicUsize = AtomicUsize::new(0);
@@ -237,6 +237,7 @@ unsafe fn raw_exit() -> ! {
     unsafe { libc::pthread_exit(ptr::null_mut()) }
 }
 
+/// T7. The thread is unlisted before it waits.
 #[test]
 fn a_detach_waits_for_the_pin_and_restores_the_mask() {
     in_child("a_detach_waits_for_the_pin_and_restores_the_mask", MINUTE, || {

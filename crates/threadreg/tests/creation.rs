@@ -29,7 +29,7 @@ fn named(prefix: &str) -> BTreeSet<i32> {
         .collect()
 }
 
-/// T1. Under a freeze the listed threads are exactly those that the kernel has.
+/// T1, T6. Under a freeze the listed threads are exactly those that the kernel has.
 #[test]
 fn stress_frozen_list_is_the_kernels_list() {
     in_child("stress_frozen_list_is_the_kernels_list", 3 * MINUTE, || {

@@ -22,6 +22,7 @@ fn mask() -> SigSet {
     sys::sigprocmask(MaskHow::Block, &SigSet::empty())
 }
 
+/// T13. After a failure everything goes on as before.
 #[test]
 fn a_failed_exec_releases_the_senders_that_it_held_and_no_other() {
     static HELD: AtomicI32 = AtomicI32::new(0);
@@ -72,7 +73,7 @@ fn a_failed_exec_releases_the_senders_that_it_held_and_no_other() {
     });
 }
 
-/// A frozen creation is in the way too.
+/// T13. A frozen creation is in the way too.
 #[test]
 fn an_exec_gives_up_under_a_freeze_of_another_thread() {
     in_child("an_exec_gives_up_under_a_freeze_of_another_thread", MINUTE, || {
@@ -86,7 +87,7 @@ fn an_exec_gives_up_under_a_freeze_of_another_thread() {
     });
 }
 
-/// What is pending would be the new program's, which has no handler for it.
+/// T13. What is pending would be the new program's, which has no handler for it.
 #[test]
 fn what_is_pending_is_handled_before_exec_and_not_inherited() {
     static HANDLED: AtomicUsize = AtomicUsize::new(0);
@@ -126,7 +127,7 @@ fn what_is_pending_is_handled_before_exec_and_not_inherited() {
     });
 }
 
-/// A sender that comes when another thread is in `exec` already, which does not know of it.
+/// T13. A sender comes when another thread is in `exec` already, which does not know of it.
 #[test]
 fn a_sender_that_comes_during_an_exec_waits_for_its_end() {
     static STAGE: AtomicI32 = AtomicI32::new(0);

@@ -97,7 +97,7 @@ fn stress_no_signal_goes_astray() {
     });
 }
 
-/// T8. A pin keeps the thread's id from being given away.
+/// T7, T8. A pin keeps the thread's id from being given away.
 #[test]
 fn an_exit_waits_for_the_pin() {
     in_child("an_exit_waits_for_the_pin", MINUTE, || {
@@ -128,6 +128,7 @@ fn an_exit_waits_for_the_pin() {
     });
 }
 
+/// T8. An id that is not there is an error, and never another thread's.
 #[test]
 fn errors_of_signal_say_what_happened() {
     in_child("errors_of_signal_say_what_happened", MINUTE, || {
