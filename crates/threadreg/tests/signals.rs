@@ -128,7 +128,7 @@ fn an_exit_waits_for_the_pin() {
     });
 }
 
-/// T8. An id that is not there is an error, and never another thread's.
+/// T8. Each cause has an error of its own, and a reference to a thread that is gone sends nothing.
 #[test]
 fn errors_of_signal_say_what_happened() {
     in_child("errors_of_signal_say_what_happened", MINUTE, || {
