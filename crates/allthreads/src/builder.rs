@@ -30,8 +30,10 @@ const REASON: Reason = Reason::new("all threads");
 /// # Signal safety
 ///
 /// All methods are async-signal-safe (AS-Safe), but for an operation with a [`world`](Self::world), which
-/// is not (AS-Unsafe lock). An operation allocates nothing and takes no lock but the crate's own, and no
-/// handler can run on a thread that has that one. It wants about 16 KiB of stack, which is more than the
+/// is not (AS-Unsafe lock), and for the first operation of a process, which asks the dynamic linker to keep
+/// the library with the handler loaded (AS-Unsafe lock): make one, of no calls, before a handler may. An
+/// operation allocates nothing and takes no other lock but the crate's own, and no handler can run on a
+/// thread that has that one. It wants about 16 KiB of stack, which is more than the
 /// alternate stack that std gives a thread.
 ///
 /// # Examples

@@ -11,7 +11,7 @@ use threadreg::Name;
 use threadreg::procfs::ProcError;
 
 use crate::calls::{Call, CallName, MAX_CALLS, NAMED, Rehearsal};
-use crate::threads::SLOTS;
+use crate::threads::{MAX_EXCLUDED, SLOTS};
 
 /// Why an operation failed. [`Error::applied`] says what is in effect nevertheless.
 ///
@@ -97,6 +97,11 @@ pub enum Error {
     },
     /// The process has more threads, or more threads that cannot take part, than the tables hold.
     TooManyThreads,
+    /// More threads are to be left out than can be.
+    TooManyExcluded {
+        /// How many.
+        tids: usize,
+    },
     /// The requester is inside another operation: in a function that `call` runs.
     Nested,
     /// The world that was to be stopped first could not be.
@@ -172,6 +177,10 @@ impl Error {
                 f,
                 "{threads} threads, {tid} among them, have other ids or capabilities than the requester"
             ),
+            Self::KernelWorkers { tid, workers: 1 } => write!(
+                f,
+                "the kernel has a thread of its own in the process, {tid}, which would keep what it has"
+            ),
             Self::KernelWorkers { tid, workers } => write!(
                 f,
                 "the kernel has {workers} threads of its own in the process, {tid} among them, which \
@@ -191,8 +200,12 @@ impl Error {
             }
             Self::TooManyThreads => write!(
                 f,
-                "the process has more threads than the about {SLOTS} that an operation can hold"
+                "the process has more threads than the about {SLOTS} that an operation can hold, or too \
+                 many that take no part"
             ),
+            Self::TooManyExcluded { tids } => {
+                write!(f, "{tids} threads are to be left out, but only {MAX_EXCLUDED} can be")
+            }
             Self::Nested => f.write_str("the requester is inside another operation"),
             Self::WorldNotStopped(_) => f.write_str("the world was not stopped"),
         }
@@ -214,15 +227,18 @@ impl fmt::Display for Error {
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
-            Error::TimedOut(_) | Error::Busy { .. } | Error::WorldNotStopped(_) => {
+            Error::TimedOut(_)
+            | Error::Busy { .. }
+            | Error::WorldNotStopped(StopError::TimedOut { .. } | StopError::Busy { .. }) => {
                 io::ErrorKind::TimedOut
             }
             Error::BadSignal { .. }
             | Error::BadThread { .. }
             | Error::BadId { .. }
-            | Error::TooManyCalls { .. } => io::ErrorKind::InvalidInput,
+            | Error::TooManyCalls { .. }
+            | Error::TooManyExcluded { .. } => io::ErrorKind::InvalidInput,
             Error::TooManyThreads => io::ErrorKind::QuotaExceeded,
-            Error::Nested => io::ErrorKind::Deadlock,
+            Error::Nested | Error::WorldNotStopped(_) => io::ErrorKind::Deadlock,
             other => match other.errno() {
                 Some(errno) => Self::from_raw_os_error(errno.raw()).kind(),
                 None => io::ErrorKind::Other,
@@ -326,7 +342,11 @@ impl fmt::Debug for Straggler {
 
 impl fmt::Display for Straggler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} \"{}\" {}", self.tid, self.name(), self.cause)
+        write!(f, "{}", self.tid)?;
+        if !self.name().as_str().is_empty() {
+            write!(f, " \"{}\"", self.name())?;
+        }
+        write!(f, " {}", self.cause)
     }
 }
 
@@ -483,7 +503,8 @@ impl Diverged {
 
 impl fmt::Display for Diverged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} threads had another result than the requester", self.count)?;
+        let threads = if self.count == 1 { "thread" } else { "threads" };
+        write!(f, "{} {threads} had another result than the requester", self.count)?;
         for (index, Different { tid, call, value }) in self.threads().enumerate() {
             let lead = if index == 0 { ":" } else { "," };
             write!(f, "{lead} {tid} got {value} from call {call}")?;

@@ -67,7 +67,7 @@ pub(crate) fn pretend_it_began_earlier() {
 ///
 /// # Errors
 ///
-/// [`Error::TooManyThreads`] for more than [`MAX_EXCLUDED`], [`Error::BadThread`] for an id that is
+/// [`Error::TooManyExcluded`] for more than [`MAX_EXCLUDED`], [`Error::BadThread`] for an id that is
 /// not positive, [`Error::NoProc`] when `/proc` does not tell which threads have the ids. Nothing is changed
 /// then.
 pub fn exclude_always(tids: &[Tid]) -> Result<(), Error> {
@@ -91,7 +91,7 @@ pub fn exclude_always(tids: &[Tid]) -> Result<(), Error> {
 /// Refuses a list of excluded threads that is too long or has an impossible id.
 pub(crate) fn check_excluded(tids: &[Tid]) -> Result<(), Error> {
     if tids.len() > MAX_EXCLUDED {
-        return Err(Error::TooManyThreads);
+        return Err(Error::TooManyExcluded { tids: tids.len() });
     }
     match tids.iter().find(|&&tid| tid <= 0) {
         Some(&tid) => Err(Error::BadThread { tid }),

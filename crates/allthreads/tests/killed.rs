@@ -194,8 +194,8 @@ fn a_main_thread_that_a_filter_kills_leaves_no_thread_behind() {
         }
         for call in [libc::SYS_getpgid, libc::SYS_futex] {
             let status = forked(|| {
-                let pid = sys::getpid();
                 static LOOKS: AtomicBool = AtomicBool::new(false);
+                let pid = sys::getpid();
                 beat();
                 thread::spawn(move || {
                     LOOKS.store(true, Ordering::SeqCst);

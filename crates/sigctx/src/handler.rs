@@ -231,7 +231,7 @@ impl UninstallError {
 impl fmt::Display for UninstallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (signal, by) = (self.installed.signal, CodeAddress::new(self.by));
-        write!(f, "handler {by} was put over ours of signal {signal}")
+        write!(f, "handler {by} covers this crate's handler of signal {signal}")
     }
 }
 

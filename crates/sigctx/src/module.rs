@@ -47,7 +47,10 @@ pub struct KeepError {
 impl fmt::Display for KeepError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let code = CodeAddress::new(self.code);
-        write!(f, "cannot keep the library of {code} loaded: is its file still there?")
+        write!(
+            f,
+            "cannot keep the library of {code} loaded: the dynamic linker does not find it again"
+        )
     }
 }
 

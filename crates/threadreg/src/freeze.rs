@@ -257,7 +257,10 @@ impl fmt::Display for FreezeTimedOut {
         if let Some((tid, name)) = self.holder {
             return write!(f, "thread {} holds it frozen", Label { tid: Some(tid), name });
         }
-        write!(f, "{} being made", self.creators)?;
+        match self.creators {
+            1 => f.write_str("a thread is being made")?,
+            creators => write!(f, "{creators} threads are being made")?,
+        }
         match self.being_made {
             Some(thread) => write!(f, ", among them thread {thread}"),
             None => Ok(()),
@@ -278,7 +281,7 @@ pub struct StartTimedOut {
 
 impl fmt::Display for StartTimedOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "thread {} was made but has not run for {:?}", self.thread, self.timeout)
+        write!(f, "thread {} was made, but did not start within {:?}", self.thread, self.timeout)
     }
 }
 

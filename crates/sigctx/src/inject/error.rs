@@ -149,7 +149,9 @@ pub enum MoveError {
 impl fmt::Display for MoveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ShadowStack => f.write_str("a frame cannot change threads with shadow stacks"),
+            Self::ShadowStack => {
+                f.write_str("a frame of a thread with a shadow stack cannot change threads")
+            }
             Self::VectorLength { frame, thread } => {
                 write!(f, "the frame has vectors of {frame} bytes, this thread of {thread}")
             }
