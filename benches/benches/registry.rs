@@ -104,7 +104,7 @@ fn compare() {
         let count = threads.len() as u32;
         let list: Vec<_> = threads.iter().map(JoinHandle::thread).collect();
         let batch = 100_000 / count.max(1);
-        // The least that one could do: a list that no thread changes.
+        // The least that would do: a list that does not change.
         let mut plain = || {
             black_box(list.iter().filter(|thread| thread.is_alive()).count());
         };

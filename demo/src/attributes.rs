@@ -122,7 +122,7 @@ fn refuse(root: bool) -> Result<Section, Box<dyn std::error::Error>> {
 
 /// Runs an operation, again as long as it is not its turn: on a busy machine threads that the one
 /// before has let go may not have been scheduled since, and they must leave it first. Returns also
-/// how long the last one took, without the time in which the caller was to run and had no processor.
+/// how long the last one took, without the time in which this thread was to run and had no processor.
 fn in_turn(operation: impl Fn() -> Result<Report, Error>) -> (Result<Report, Error>, Duration) {
     let first = Instant::now();
     loop {

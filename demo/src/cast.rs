@@ -92,7 +92,7 @@ fn spin_without_polls(shared: &Shared, work: &AtomicUsize) {
 }
 
 impl Cast {
-    /// Starts everybody, and returns when all are at work.
+    /// Starts all threads, and returns when all are at work.
     pub(crate) fn start() -> Result<Self, Box<dyn Error>> {
         preempt::install()?;
         // SAFETY: the section holds `spin_without_polls` alone, which only counts.
@@ -275,7 +275,7 @@ impl Cast {
         self.members.iter().map(|member| member.work.load(SeqCst)).collect()
     }
 
-    /// Ends everybody.
+    /// Ends all threads.
     pub(crate) fn end(mut self) -> Result<(), Box<dyn Error>> {
         self.shared.over.store(true, SeqCst);
         self.rest(false);
@@ -298,7 +298,7 @@ impl Cast {
     }
 }
 
-/// A thread as a C library makes them: the registry is not told.
+/// A thread as a C library makes them: not registered.
 fn foreign_thread(shared: &Arc<Shared>) -> std::io::Result<libc::pthread_t> {
     extern "C" fn sleep_on(shared: *mut libc::c_void) -> *mut libc::c_void {
         // SAFETY: a NUL-terminated name, for the calling thread.

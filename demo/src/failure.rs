@@ -1,5 +1,5 @@
-//! Why the demo did not come to its end, for whoever started it: what was to be done, what was in
-//! the way, and what helps.
+//! Why the demo did not come to its end, for the user: what was to be done, what was in the way, and
+//! what helps.
 
 use std::error::Error;
 use std::fmt;
@@ -40,7 +40,7 @@ enum Cause {
     Memory,
     /// The machine is too busy, or threads are held by a debugger.
     Busy,
-    /// No program reads the output any more.
+    /// The output is not read any more.
     OutputClosed,
     /// Something else: the error says it.
     Other,
@@ -52,7 +52,7 @@ impl Failure {
         move |error| Self { step, cause: Cause::of(&*error), error }
     }
 
-    /// 3; where no program reads on, what the shell shows of a program that ended by SIGPIPE.
+    /// 3; where the output is not read on, what the shell shows of a program that ended by SIGPIPE.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self.cause {
             Cause::OutputClosed => ExitCode::from(128 + libc::SIGPIPE as u8),
@@ -60,7 +60,7 @@ impl Failure {
         }
     }
 
-    /// Whether a program is still there that reads about it.
+    /// Whether the output is still read.
     pub(crate) fn is_to_be_told(&self) -> bool {
         self.cause != Cause::OutputClosed
     }

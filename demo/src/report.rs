@@ -85,14 +85,14 @@ impl Section {
     }
 }
 
-/// Writes to standard output. `println!` would panic where no program reads it.
+/// Writes to standard output. `println!` would panic where it is not read.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
 }
 
-/// Writes a line to standard error, if a program reads it.
+/// Writes a line to standard error, if it is read.
 pub(crate) fn say(line: &str) {
     _ = writeln!(io::stderr(), "{line}");
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::cast::{Cast, PATIENCE};
 use crate::report::{Section, human, progress};
 
-/// Which threads there are.
+/// Before the steps: lists the threads.
 pub(crate) fn introduce(cast: &Cast) -> Result<Section, Box<dyn Error>> {
     let mut section = Section::new("The threads");
     let threads = threadreg::os_threads()?;
@@ -44,7 +44,7 @@ pub(crate) fn stop_the_world(cast: &Cast, stops: u64) -> Result<Section, Box<dyn
     let (mut moved, mut counted) = (0, true);
     let bar = progress("stopping the world", stops);
     for i in 0..stops as usize {
-        // A stop right after a stop would find everybody where the last one left them.
+        // A stop right after a stop would find all threads where the last one left them.
         cast.wait_until_works(&cast.members[i % cast.members.len()])?;
         let options = StopOptions::new("demo").timeout(PATIENCE);
         let stopped = cast.world.stop_from_outside_with(options)?;

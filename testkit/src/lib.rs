@@ -1,7 +1,7 @@
 //! What the workspace's tests share: a child process with a watchdog that tells what every thread
 //! was doing when time ran out, and random numbers that a failure can be repeated with.
 //!
-//! A test that may hang, die of a signal or change the process for good (credentials, limits)
+//! A test that may hang, die of a signal or change the process irrevocably (credentials, limits)
 //! runs as a child: the test binary starts itself again with only that test selected.
 //!
 //! # Environment
@@ -204,7 +204,8 @@ pub fn lonely_user() -> u32 {
 
 /// Says that the test cannot run here, and why; the test returns after it.
 ///
-/// The line is read by `cargo xtask`, which counts the test as skipped and lists the reason. Keep the reason free of what changes from run to run: equal ones are grouped.
+/// The line is read by `cargo xtask`, which counts the test as skipped and lists the reason. Keep the
+/// reason free of what changes from run to run: equal ones are grouped.
 ///
 /// ```
 /// fn has_a_debugger() {
@@ -247,7 +248,7 @@ fn wait(child: &mut Child, timeout: Duration) -> Result<ExitStatus, String> {
     }
 }
 
-/// Kills a process that the caller started, and all its descendants. Returns the tables of what
+/// Kills a process that this one started, and all its descendants. Returns the tables of what
 /// their threads were doing.
 #[must_use]
 pub fn stop_tree(pid: u32) -> String {

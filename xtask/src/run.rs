@@ -33,7 +33,7 @@ impl Ended {
 }
 
 /// Runs `command`; past `limit`, records what its threads were doing and kills it with all its
-/// descendants. They stay in the caller's process group, so that an interrupt from the terminal
+/// descendants. They stay in this process's group, so that an interrupt from the terminal
 /// ends them too.
 pub(crate) fn run(
     mut command: Command,

@@ -55,7 +55,7 @@ impl Workspace {
     }
 
     /// Deletes a directory of builds that no later step takes anything from, where the environment's `CI`
-    /// is set: the machine's disk is small there, and no one builds again.
+    /// is set: the machine's disk is small there, and nothing is built again.
     pub(crate) fn build_is_over(&self, dir: impl AsRef<Path>) {
         if env::var_os("CI").is_some() {
             // What is left takes space, and is of no other harm.

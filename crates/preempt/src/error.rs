@@ -1,4 +1,4 @@
-//! Errors, one type an operation, and the reasons that they give.
+//! Errors, one type an operation, and the causes that they give.
 
 use core::fmt;
 use core::time::Duration;

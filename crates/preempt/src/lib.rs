@@ -2,13 +2,14 @@
 //!
 //! # Map of the modules
 //!
-//! `docs/ARCHITECTURE.md` in the repository traces a suspension through these files, and has the words of all crates.
+//! `docs/ARCHITECTURE.md` in the repository traces a suspension through these files, and has the words of all
+//! crates.
 //!
 //! Each module uses only those below it.
 //!
 //! | file | what |
 //! |---|---|
-//! | `install`, `nudge` | which signal is installed; the door for `safepoint` |
+//! | `install`, `nudge` | which signal is installed; what `safepoint` calls for late mutators |
 //! | `handler` | the handler, and the injected call |
 //! | `suspend` | the requester's side: suspend, look, resume; requests |
 //! | `task` | tasks, and how a thread enters one and blocks in it |
@@ -20,8 +21,8 @@
 //! | `error`, `symbol` | errors, and names for addresses in them |
 //! | `signal` | which signal, and whether our handler still gets it |
 //! | `place`, `lock` | where a task runs; locks that a fork does not leave locked |
-//! | `word` | protocol: whether a task runs, is wanted, is held; pure, under loom |
-//! | `pending` | protocol: the signal on its way, acknowledged first; pure, under loom |
+//! | `word` | protocol: whether a task runs, is wanted, is held; checked by loom |
+//! | `pending` | protocol: the signal on its way, acknowledged first; checked by loom |
 //! | `clock` | how old a mark is, and how long a task ran |
 //!
 //! A suspension passes through `suspend`, `word`, `thread`, `signal`, `pending`, the kernel, `handler`,

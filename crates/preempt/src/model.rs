@@ -1,4 +1,4 @@
-//! The two protocol cores under loom.
+//! Models of the two protocols, `pending` and `word`: the real code, run by loom.
 
 use core::time::Duration;
 
@@ -484,7 +484,7 @@ fn a_task_that_waits_runs_between_two_holds() {
     });
 }
 
-/// P4a. A closure for a parked task runs exactly once, on the target, before the task goes on.
+/// P4a. An errand for a parked task runs exactly once, on the target, before the task goes on.
 #[test]
 fn a_call_is_served_by_the_parked_target() {
     loom::model(|| {
@@ -499,7 +499,7 @@ fn a_call_is_served_by_the_parked_target() {
     });
 }
 
-/// P5a. A holder that gives up its closure knows that it does not run, now or later.
+/// P5a. A holder that gives up its errand knows that it does not run, now or later.
 #[test]
 fn a_call_that_is_given_up_is_not_served() {
     loom::model(|| {

@@ -16,7 +16,8 @@ use crate::thread::{add_disabled, is_disabled};
 ///
 /// # Blocking
 ///
-/// While the thread's task is suspended.
+/// While the thread's task is suspended; and as long as its hook, and the calls that it is
+/// [nudged](crate::Nudger) for, take.
 ///
 /// # Examples
 ///
@@ -39,7 +40,7 @@ pub fn poll() {
 ///
 /// # Signal safety
 ///
-/// Not async-signal-safe (AS-Unsafe lock) is the drop of a thread's last guard, which serves requests.
+/// The drop of a thread's last guard is not async-signal-safe (AS-Unsafe lock): it serves requests.
 #[derive(Debug)]
 #[must_use = "the thread can be interrupted again as soon as this is dropped"]
 pub struct Disabled {

@@ -19,7 +19,7 @@ use crate::task::Task;
 use crate::thread::{ThreadState, WaitsOn, is_called, make_calls};
 use crate::word::{GoOn, Mode, Seen};
 
-/// The first wait for an answer; doubled with each signal. A signal reaches a running thread in about
+/// The first wait for a task to stop; doubled with each signal. A signal reaches a running thread in about
 /// 15 µs, so an earlier look would only find the same.
 const FIRST_WAIT: Duration = Duration::from_micros(50);
 const LONGEST_WAIT: Duration = Duration::from_millis(10);
@@ -39,9 +39,10 @@ impl Task {
     /// Several requesters that suspend one task take turns, and the task has its turn between two of
     /// them: once it is let go its thread has 50 µs of processor time before it is stopped again.
     ///
-    /// A mutator of a stop-the-world calls this, and [`Suspended::run`], in a safe region, unless it is
-    /// stopped by nudges ([`Nudger`](crate::Nudger)): while it waits, it makes the calls that it is nudged
-    /// for.
+    /// A mutator of a stop-the-world calls this in a safe region, unless it is stopped by nudges
+    /// ([`Nudger`](crate::Nudger)): while it waits, it makes the calls that it is nudged for. While
+    /// [`Suspended::run`] waits, it makes none; where the closure takes long, a mutator calls that in a safe
+    /// region, too.
     ///
     /// A task that calls this counts as blocked while it waits, so two tasks may suspend each other:
     /// one gives way, is suspended, and goes on when it is resumed.
@@ -364,7 +365,7 @@ pub struct Suspended {
     at: StoppedAt,
     interrupted: Option<Registers>,
     thread: Option<ThreadRef>,
-    /// Not Sync: the task's mailbox has room for one errand.
+    /// Not Sync: a task has room for one errand.
     not_sync: PhantomData<Cell<()>>,
 }
 

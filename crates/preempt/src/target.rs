@@ -61,7 +61,7 @@ pub(crate) struct TaskCore {
     in_hook: AtomicU32,
     /// Written by the target before it parks, read by the holder of the parked task.
     interrupted: UnsafeCell<Option<Registers>>,
-    /// Written by the holder before CALL, read by the target while CALL is set.
+    /// Written by the holder before CALL, taken by the target after it, while SERVING is set.
     errand: UnsafeCell<Option<*mut Errand<'static>>>,
     /// The frame that `interrupted` was read from, while that call lasts. The target's.
     frame: Cell<Option<NonNull<Frame<'static>>>>,

@@ -209,8 +209,8 @@ impl Task {
         Ok(body())
     }
 
-    /// Runs `body`, which may block, while the task counts as stopped: a requester does not wait
-    /// for it, and no signal interrupts it. Returns when no requester has the task suspended.
+    /// Runs `body`, which may block, while the task counts as stopped: a requester does not wait for it
+    /// nor signals it. Returns when no requester has the task suspended.
     ///
     /// To be called inside [`Task::enter`] of this task. `body` goes on while the task is suspended,
     /// so it must not touch what a requester looks at.

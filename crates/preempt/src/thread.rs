@@ -41,7 +41,7 @@ extern "C" fn after_fork() {
     }
 }
 
-/// One a thread record; made once, used again by the next threads that get the record.
+/// One for each thread record; made once, used again by the next threads that get the record.
 #[derive(Debug)]
 pub(crate) struct ThreadState {
     pub(crate) pending: Pending,

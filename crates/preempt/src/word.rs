@@ -1,7 +1,7 @@
 //! The word of a task: whether it runs, how many requesters want it stopped, whether one holds it.
 //!
-//! This is the protocol of suspend and resume without its system calls; `target` and `suspend` are the
-//! edges. The *target* is the thread that runs the task, or is about to; the *holder* is the requester
+//! This is the protocol of suspend and resume, without the signals; `target` and `suspend` are its two
+//! sides. The *target* is the thread that runs the task, or is about to; the *holder* is the requester
 //! that has it stopped. One 32-bit word holds everything, so that no wake-up can fall between two of its
 //! parts:
 //!
@@ -20,10 +20,10 @@
 //! | bits | what | set by | cleared by |
 //! |---|---|---|---|
 //! | 0–1 | mode | target, or its handler | target |
-//! | 2 | HELD: one requester has it | requester, then the holder | the holder |
+//! | 2 | HELD: one requester has it | that requester, the holder from then on | the holder |
 //! | 3 | YIELD: run the task's hook | any requester | target, before the hook |
-//! | 4 | CALL: run the closure in the mailbox | the holder | target, before the closure; the holder, which gives up |
-//! | 5 | SERVING: the closure runs | target, with CALL's end | target, after the closure |
+//! | 4 | CALL: run the errand | the holder | target, before the errand; a holder that gives up |
+//! | 5 | SERVING: the errand runs | target, with CALL's end | target, after the errand |
 //! | 6 | WAITS: the target waits to run | target | target |
 //! | 7 | TURN: the target runs before the task is held again | the holder, as it lets go | target |
 //! | 8–12 | a count of the handlers that stirred a waiter | handlers | — |
@@ -109,7 +109,7 @@ impl Seen {
         self.has(TURN)
     }
 
-    /// Whether the holder waits for the target to begin with its closure.
+    /// Whether the holder waits for the target to begin with its errand.
     pub(crate) fn is_call(self) -> bool {
         self.has(CALL)
     }
@@ -130,7 +130,7 @@ impl Seen {
 
 /// What a target does while it waits to run.
 pub(crate) trait Waiter {
-    /// Runs what the holder has put into the mailbox.
+    /// Runs the holder's errand.
     fn errand(&mut self);
 
     /// Whether there is anything for [`Waiter::look`].
@@ -267,7 +267,7 @@ impl TaskWord {
         self.go_on(Mode::Parked, waiter);
     }
 
-    /// Runs the closure in the mailbox, if the holder waits for it to begin.
+    /// Runs the errand, if the holder waits for it to begin.
     pub(crate) fn serve(&self, errand: impl FnOnce()) -> bool {
         loop {
             let seen = self.seen();
@@ -348,7 +348,7 @@ impl TaskWord {
         wake_all(&self.0);
     }
 
-    /// Has the target of a held, Parked task run what lies in the mailbox, and waits for it. False if it
+    /// Has the target of a held, Parked task run the holder's errand, and waits for it. False if it
     /// has not begun when `patience`, which says how long the next wait for that may be, says none.
     pub(crate) fn call(&self, mut patience: impl FnMut() -> Duration) -> bool {
         self.0.fetch_or(CALL, SeqCst);

@@ -97,7 +97,7 @@ fn a_blocked_task_is_held_without_a_signal() {
             task.enter(|| {
                 task.blocking(|| {
                     let mut byte = [0_u8];
-                    // A system call that a signal interrupts for good: not one that is restarted.
+                    // A system call that a signal ends: not one that is restarted.
                     let mut fd = libc::pollfd {
                         fd: std::os::fd::AsRawFd::as_raw_fd(&reader),
                         events: libc::POLLIN,
@@ -415,8 +415,8 @@ fn a_parked_or_blocked_task_can_suspend_another() {
     spinner.end();
 }
 
-/// X4. A stop of the world can have the answer of a task that a requester holds: that may be stopped
-/// already.
+/// X4. A stop of the world needs a parked task to make its calls: the requester that holds the task may be
+/// stopped already.
 #[test]
 fn a_parked_task_makes_the_calls_that_its_thread_is_asked_to_make() {
     static CALLED_ON: AtomicU32 = AtomicU32::new(0);
@@ -476,7 +476,7 @@ fn a_child_of_a_fork_waits_for_no_thread() {
     });
 }
 
-/// F2. No handler is installed here: a blocked task is held without it.
+/// F2. The handler is not installed here: a blocked task is held without it.
 #[test]
 fn a_task_that_forks_while_it_is_held_goes_on_in_the_child() {
     let name = "a_task_that_forks_while_it_is_held_goes_on_in_the_child";

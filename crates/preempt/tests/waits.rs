@@ -189,7 +189,7 @@ fn stress_a_task_runs_between_two_holds() {
                         }
                         holds.0 = count;
                         drop(holds);
-                        // Everybody else wants it by now.
+                        // All other requesters want it by now.
                         thread::sleep(Duration::from_micros(100));
                         drop(stopped);
                     }

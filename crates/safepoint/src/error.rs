@@ -86,7 +86,7 @@ impl Error for AttachError {
     }
 }
 
-/// Why the world was not stopped. It runs.
+/// Why a request did not stop the world. It runs, unless this or another thread has it stopped.
 #[non_exhaustive]
 #[derive(Debug)]
 pub enum StopError {

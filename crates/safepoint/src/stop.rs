@@ -31,7 +31,7 @@ impl Mutator {
     /// [`StopError::Nested`] if the thread has this world stopped already, by a [`Stopped`] that was leaked.
     /// [`StopError::HoldsFreeze`] if the thread holds `threadreg::freeze_creation`'s guard.
     /// [`StopError::HoldsMutators`] if it holds the task of a mutator that cannot be nudged. After an error
-    /// the world runs.
+    /// the world runs, unless this or another thread has it stopped.
     ///
     /// # Examples
     ///

@@ -114,8 +114,7 @@ impl World {
     ///
     /// - at each instruction that the nudge may interrupt: for `preempt::Nudger`, those of registered code;
     /// - in each call into the nudge's crate that polls or waits: for `preempt`, `poll`, the drop of
-    ///   the last `Disabled`, `Task::enter`, `Task::blocking`, `suspend`, and what is done with a
-    ///   `Suspended`.
+    ///   the last `Disabled`, the methods of `Task` and of `Suspended`.
     ///
     /// A borrow of the mutator does not prevent this. The caller promises that at none of these points code
     /// on a mutator's thread keeps a reference to what a stop, or a for-each closure, may move or change,

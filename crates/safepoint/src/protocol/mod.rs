@@ -11,9 +11,11 @@
 //!  target: nothing pending               target: leave, poll word is 0       Safe
 //!            |                      +-----------------------------------------/^
 //!            |                      v         target: enter, or a poll that    |
-//!        Detaching <----------- Running ------ finds STOP or a claimed EACH ---+
+//!        Detaching <----------- Running ---- finds STOP, REST, claimed EACH ---+
 //!              target: detach       ^
 //!                 \________________/  target: a closure is still pending
+//!
+//!  From Safe to Detaching goes a target that is dropped in its region, or whose attach times out.
 //!
 //!  one stop   requester: stop_word odd, arm every live slot, heavy fence, acknowledge for the safe ones
 //!             target:    state Safe, *then* look at the poll word, acknowledge, wait while odd
@@ -24,9 +26,9 @@
 //! |---|---|---|---|---|
 //! | `poll` | requesters and target set bits, target clears | target | set: release; clear: acq-rel, then the sources are looked at again | a bit may be set in vain, never missing |
 //! | `state` | target | requesters | release / acquire, and a fence before the target's next look at `poll` | I2 |
-//! | `stop_pending`, `each_pending` | requester 0→n; target or requester n→0 by exchange; requester n→claimed→0 | both | acq-rel | I3, I4 |
+//! | `stop_pending`, `each_pending` | requester 0→n; target or requester n→0 by exchange; requester n→claimed→0, target claimed→awaited | both | acq-rel | I3, I4 |
 //! | `pending` (one a round) | requester, threads that acknowledge | requester | acq-rel | I5 |
-//! | `stop_word` | holder of the stop turn | targets | release / acquire, fence after it is made odd | odd: a stop is wanted or on |
+//! | `stop_word` | holder of the stop turn +1; a handler that recalls +2 | targets | release / acquire, fence after it is made odd | odd: a stop is wanted or on |
 //! | turns | requesters; a handler adds to the upper bits | requesters | acquire / release | one thread has a turn |
 //! | `each_call` | holder of the for-each turn | the thread that took `each_pending` | release / acquire | I6 |
 //!
@@ -46,8 +48,8 @@
 //!   the heavy fence only. So the slot's bit is set. Before the target clears the bit, or goes on into a
 //!   safe region with it, it waits for the nudges on their way. None interrupts the region.
 //! - **I8** A recall comes from a handler on the target's thread, while the slot stands still. It sets
-//!   REST, which the target looks at after each store of `Running`, and it changes the word that the
-//!   target waits on.
+//!   REST, which the target looks at after each store of `Running`. It changes the stop word and the
+//!   turns, on which the target may wait; in other waits the target looks for a recall every 10 ms.
 //!
 //! *Exit*: detach acknowledges what is pending; for a slot found dead the requester acknowledges. *Fork*:
 //! the child puts each world in order, see [`Protocol::after_fork`]. *Signals*: a handler calls `recall`

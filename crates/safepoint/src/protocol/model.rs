@@ -126,7 +126,7 @@ impl Pace<Model> for Impatient {
 /// that nothing orders fail the model.
 pub(super) struct World {
     pub(super) protocol: Protocol<Model>,
-    /// Touched by mutators only when they run, and changed by stoppers only when no mutator runs.
+    /// Touched by mutators only when they run, and changed by requesters only when no mutator runs.
     heap: UnsafeCell<u32>,
     /// A mutator's own, by slot: touched by the mutator when it runs, and by the closure for it.
     own: [UnsafeCell<u32>; slot::CHUNK],
@@ -170,7 +170,7 @@ impl World {
         }
     }
 
-    /// The stopper's work, with all memory to itself.
+    /// The requester's work, with all memory to itself.
     pub(super) fn in_stop(&self) {
         // SAFETY: checked by loom.
         self.heap.with_mut(|heap| unsafe { *heap += 1 });
@@ -200,7 +200,7 @@ impl World {
         self.protocol.leave(own);
     }
 
-    /// Counts the visit in the mutator's own memory. Reads the heap, which no stopper may touch then.
+    /// Counts the visit in the mutator's own memory. Reads the heap, which no requester may touch then.
     pub(super) fn for_each(&self, own: Mutator) {
         self.for_each_with(own, || ());
     }
@@ -244,7 +244,7 @@ fn stop_against_a_safe_region() {
         world.protocol.leave(slot);
         world.work(slot);
         world.protocol.enter(slot, Stance::Away);
-        // In the region for good, as in a read that never returns.
+        // In the region forever, as in a read that never returns.
         assert_eq!(stopper.join().unwrap(), 1, "counted once");
     });
 }

@@ -149,7 +149,7 @@ fn a_recall_in_a_stop_is_served() {
         let stopper = spawn(&world, |world| {
             assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient), "no deadline");
             world.protocol.stop(None, &mut Patient).expect("no deadline");
-            // The stopper holds the task, too.
+            // The requester holds the task, too.
             let only = world.protocol.live().next().expect("the mutator");
             world.protocol.recall(only);
             sigctx::sync::interrupt();

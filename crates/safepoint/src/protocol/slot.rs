@@ -18,8 +18,8 @@ use sigctx::sync::{AtomicPtr, AtomicU32, Mutex, Ordering};
 pub(crate) const STOP: u32 = 1 << 0;
 /// Bit of the poll word: a for-each's closure is pending, or was.
 pub(crate) const EACH: u32 = 1 << 1;
-/// Bit of the poll word: the thread's task was held while the slot stood still. Set by a handler on the
-/// target's thread, so never in the middle of what is one step of the target to the compiler.
+/// Bit of the poll word: the thread's task was held while the slot stood still. A handler on the target's
+/// thread sets it, between two instructions.
 pub(crate) const REST: u32 = 1 << 2;
 /// Bit of `each_pending`: the requester has claimed the closure, and may be running it.
 pub(crate) const CLAIMED: u32 = 1 << 31;

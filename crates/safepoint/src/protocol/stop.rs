@@ -32,7 +32,7 @@ impl<S: System> Protocol<S> {
         pace: &mut P,
     ) -> Result<Counted, TimedOut<P::Seen>> {
         let round = self.stop.begin();
-        // Release: a target that finds its bit finds the odd word. The turn makes this the only writer.
+        // Release: a target that finds its bit finds the odd word. A recall adds 2, not 1.
         self.stop_word.fetch_add(1, Ordering::Release);
         // Pairs with `attach`'s fence.
         fence(Ordering::SeqCst);

@@ -1,4 +1,5 @@
-//! The target's side: what a mutator does with its own slot. Only the slot's thread calls this.
+//! The target's side: what a mutator does with its own slot. Only the slot's thread calls this, but for the
+//! two functions that take a pending number, by which requesters compete with it.
 
 use core::time::Duration;
 

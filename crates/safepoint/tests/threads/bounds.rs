@@ -196,7 +196,7 @@ fn a_safe_mutator_is_not_late() {
     });
 }
 
-/// T5 of threadreg.
+/// W7, and T5 of threadreg.
 #[test]
 fn no_for_each_and_no_poll_under_a_freeze() {
     in_child("bounds::no_for_each_and_no_poll_under_a_freeze", SOON, || {
@@ -229,7 +229,7 @@ fn no_for_each_and_no_poll_under_a_freeze() {
     });
 }
 
-/// T5 of threadreg.
+/// W7, and T5 of threadreg.
 #[test]
 fn an_attach_under_a_freeze_does_not_wait() {
     in_child("bounds::an_attach_under_a_freeze_does_not_wait", SOON, || {
@@ -256,7 +256,7 @@ fn an_attach_under_a_freeze_does_not_wait() {
     });
 }
 
-/// T5 of threadreg.
+/// W7, and T5 of threadreg.
 #[test]
 #[cfg(debug_assertions)]
 fn a_region_that_ends_in_a_stop_under_a_freeze_aborts() {

@@ -131,8 +131,7 @@ fn a_panic_in_any_closure_reaches_the_requester_after_all_have_run() {
 #[test]
 fn a_requester_that_waits_is_stopped_by_another() {
     in_child("for_each::a_requester_that_waits_is_stopped_by_another", SOON, || {
-        // Until the stop was still waiting when `late` polled: when that is, is the scheduler's
-        // business.
+        // Tried again until the stop was still waiting when `late` polled, which is up to the scheduler.
         eventually(|| stop_during_for_each().as_deref() == Some("late"));
     });
 }

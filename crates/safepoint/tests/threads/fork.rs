@@ -86,7 +86,7 @@ fn a_child_forked_with_a_stop_asked_for_polls_and_goes_on() {
                 world.stop_from_outside("parent's").unwrap().resume();
             });
             asking.wait();
-            // Until the stop waits for this thread is the scheduler's business.
+            // How soon the stop waits for this thread is up to the scheduler.
             thread::sleep(Duration::from_millis(20));
             let status = forked(|| {
                 own.poll();

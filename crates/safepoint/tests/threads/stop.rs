@@ -54,7 +54,7 @@ fn no_mutator_runs_in_a_stop_and_all_run_after_it() {
     });
 }
 
-/// T5 of threadreg. Stop first, freeze second: a creator that waits for the guard may be a mutator.
+/// W7, and T5 of threadreg. Stop first, freeze second: a creator that waits for the guard may be a mutator.
 #[test]
 fn no_stop_begins_under_a_freeze() {
     in_child("stop::no_stop_begins_under_a_freeze", SOON, || {

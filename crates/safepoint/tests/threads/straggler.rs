@@ -1,4 +1,4 @@
-//! Who is late is named, and so is what kept it.
+//! A mutator that is late is named, and so is what kept it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -23,8 +23,8 @@ struct Heap {
     moved: AtomicU32,
 }
 
-// SAFETY: the counter is touched by its mutator while that runs and by stoppers while it does not:
-// what this file tests.
+// SAFETY: the counter is touched by its mutator while that runs and by requesters of stops while it does
+// not: what this file tests.
 unsafe impl Sync for Heap {}
 
 impl Heap {
@@ -113,7 +113,7 @@ fn stops(world: &World, count: u64, seed: &mut Rng) {
             })
             .collect();
         let mut round = 0;
-        // Until some stop found a mutator running, too: on how many processors is not ours to say.
+        // Goes on until a stop has found a mutator running, which on one processor may take more rounds.
         while round < count || ran == 0 {
             let stopped = world.stop_from_outside("stress").expect("not nested");
             let before: [u64; MUTATORS] = core::array::from_fn(|i| heaps[i].read());
