@@ -88,8 +88,8 @@ fn refuse(root: bool) -> Result<Section, Box<dyn std::error::Error>> {
         match refused {
             Ok(_) => break (String::new(), took),
             // A machine so busy that others had no processor for that long: they need more time.
-            Err(Error::TimedOut(who))
-                if who.threads().all(|thread| thread.cause() == StragglerCause::Starved)
+            Err(Error::TimedOut(late))
+                if late.threads().all(|thread| thread.cause() == StragglerCause::Starved)
                     && start.elapsed() < PATIENCE =>
             {
                 timeout *= 2;
@@ -104,7 +104,7 @@ fn refuse(root: bool) -> Result<Section, Box<dyn std::error::Error>> {
     section.check("refused", !error.is_empty());
     section.check("in time", took < 2 * timeout);
     section.check("the error names the thread", error.contains(&deaf.tid.to_string()));
-    section.check("the error names the reason", error.contains("block"));
+    section.check("the error names the cause", error.contains("block"));
     section.check("nothing was applied on any thread", same_threads(&before, &after));
 
     deaf.end();

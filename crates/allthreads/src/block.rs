@@ -107,7 +107,7 @@ impl Block {
     }
 
     /// The requester's working memory.
-    pub(crate) fn notes<'a>(&'a self, _owner: &'a mut Locked<'_>) -> &'a mut Notes {
+    pub(crate) fn notes<'a>(&'a self, _locked: &'a mut Locked<'_>) -> &'a mut Notes {
         // SAFETY: one thread has the lock, and the borrow of its guard ends before another.
         unsafe { &mut *self.notes.get() }
     }

@@ -12,7 +12,7 @@
 //! |---|---|---|---|---|
 //! | `table` | writer | handlers | store / load, `SeqCst` | points to a live snapshot |
 //! | `readers[i]` | handlers ±1 | writer | `SeqCst` | counts the handlers that may hold a snapshot |
-//! | `turn` | writer | handlers | `SeqCst` | which counter a new handler uses |
+//! | `side` | writer | handlers | `SeqCst` | which counter a new handler uses |
 //! | `Code::stopped` | handlers +1, injected calls −1 | `retire` | `SeqCst` / release, acquire | counts the interruptions that have not ended in the range |
 //!
 //! The writer stores `table`, then loads the counters; a handler increments a counter, then loads
@@ -41,7 +41,7 @@ type Snapshot = Table<Code>;
 
 static TABLE: AtomicPtr<Snapshot> = AtomicPtr::new(ptr::null_mut());
 static READERS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
-static TURN: AtomicUsize = AtomicUsize::new(0);
+static SIDE: AtomicUsize = AtomicUsize::new(0);
 /// What it protects is whole at every moment: a snapshot is put in the place of another at once.
 static WRITER: Mutex = Mutex::new();
 
@@ -440,9 +440,9 @@ fn edit<E>(change: impl FnOnce(&mut Snapshot) -> Result<(), E>) -> Result<(), E>
 
 fn wait_for_readers() {
     for _ in 0..2 {
-        let turn = TURN.load(SeqCst);
-        TURN.store(turn ^ 1, SeqCst);
-        while READERS[turn].load(SeqCst) != 0 {
+        let side = SIDE.load(SeqCst);
+        SIDE.store(side ^ 1, SeqCst);
+        while READERS[side].load(SeqCst) != 0 {
             thread::yield_now();
         }
     }
@@ -458,7 +458,7 @@ extern "C" fn after_fork() {
 /// Looks `pc` up and calls `then` with the registered code that it is in. Async-signal-safe if `then`
 /// is: what it gets is not freed meanwhile.
 fn look<R>(pc: usize, then: impl FnOnce(Option<&Arc<Code>>) -> R) -> R {
-    let readers = if TURN.load(SeqCst) == 0 { &READERS[0] } else { &READERS[1] };
+    let readers = if SIDE.load(SeqCst) == 0 { &READERS[0] } else { &READERS[1] };
     readers.fetch_add(1, SeqCst);
     // SAFETY: null, or a snapshot that is not freed while a counter is raised.
     let table = unsafe { TABLE.load(SeqCst).as_ref() };

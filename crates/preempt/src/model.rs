@@ -486,12 +486,12 @@ fn a_task_that_waits_runs_between_two_holds() {
 
 /// P4a. An errand for a parked task runs exactly once, on the target, before the task goes on.
 #[test]
-fn a_call_is_served_by_the_parked_target() {
+fn an_errand_is_served_by_the_parked_target() {
     loom::model(|| {
         let task = Asked::new();
         let target = parks_once(&task);
         if task.hold() == Mode::Parked {
-            assert!(task.word.call(|| Duration::MAX));
+            assert!(task.word.run_errand(|| Duration::MAX));
             assert_eq!(task.errands.load(SeqCst), 1);
         }
         task.word.release();
@@ -501,12 +501,12 @@ fn a_call_is_served_by_the_parked_target() {
 
 /// P5a. A holder that gives up its errand knows that it does not run, now or later.
 #[test]
-fn a_call_that_is_given_up_is_not_served() {
+fn an_errand_that_is_given_up_is_not_served() {
     loom::model(|| {
         let task = Asked::new();
         let target = parks_once(&task);
         if task.hold() == Mode::Parked {
-            let served = task.word.call(|| Duration::ZERO);
+            let served = task.word.run_errand(|| Duration::ZERO);
             assert_eq!(task.errands.load(SeqCst), u32::from(served));
             task.word.release();
             target.join().unwrap();

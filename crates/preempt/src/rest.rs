@@ -23,7 +23,7 @@ pub(crate) fn settle_in() {
 pub(crate) fn rest_in_place(task: &TaskCore) -> bool {
     let seen = task.word.seen();
     let to_be_held = seen.mode() == Mode::Running && seen.is_wanted();
-    if !to_be_held && !seen.is_call() {
+    if !to_be_held && !seen.has_errand() {
         return false;
     }
     let mode = match rest::resting() {

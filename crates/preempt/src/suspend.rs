@@ -465,7 +465,7 @@ impl Suspended {
         let patience = || {
             if !round.is_zero() {
                 // A thread that does not wait in our code, but is stopped with its world, is told.
-                let is_asked = || self.task.word.seen().is_call();
+                let is_asked = || self.task.word.seen().has_errand();
                 // If it cannot be signalled, it waits in our code or is gone: the timeout says so.
                 let _ = self.thread.map(|thread| ThreadState::signal(thread, is_asked));
             }

@@ -61,7 +61,7 @@ pub(crate) struct TaskCore {
     in_hook: AtomicU32,
     /// Written by the target before it parks, read by the holder of the parked task.
     interrupted: UnsafeCell<Option<Registers>>,
-    /// Written by the holder before CALL, taken by the target after it, while SERVING is set.
+    /// Written by the holder before ERRAND, taken by the target after it, while SERVING is set.
     errand: UnsafeCell<Option<*mut Errand<'static>>>,
     /// The frame that `interrupted` was read from, while that call lasts. The target's.
     frame: Cell<Option<NonNull<Frame<'static>>>>,
@@ -279,9 +279,9 @@ impl TaskCore {
         unsafe { *self.interrupted.get() }
     }
 
-    /// Target, in the place of a CALL: runs the errand that the holder has posted.
+    /// Target, in the place of an ERRAND: runs the errand that the holder has posted.
     fn run_posted(&self) {
-        // SAFETY: the holder has written it before CALL, and waits for the end of SERVING.
+        // SAFETY: the holder has written it before ERRAND, and waits for the end of SERVING.
         let errand = unsafe { (*self.errand.get()).take() };
         let Some(errand) = errand else { return };
         // SAFETY: the frame is that of the injected call in which the target waits, below this one, and
@@ -316,10 +316,10 @@ impl TaskCore {
         // SAFETY: only the lifetime changes; the pointer is taken out before `call` returns, or never.
         let guarded =
             unsafe { core::mem::transmute::<&mut Errand<'_>, &mut Errand<'static>>(guarded) };
-        // SAFETY: the target reads it only after CALL, which the next line sets.
+        // SAFETY: the target reads it only after ERRAND, which the next line sets.
         unsafe { *self.errand.get() = Some(&raw mut *guarded) };
-        let served = self.word.call(patience);
-        // SAFETY: CALL and SERVING are over, so the target does not look.
+        let served = self.word.run_errand(patience);
+        // SAFETY: ERRAND and SERVING are over, so the target does not look.
         unsafe { *self.errand.get() = None };
         served.then_some(ended)
     }

@@ -22,8 +22,8 @@
 //! | 0–1 | mode | target, or its handler | target |
 //! | 2 | HELD: one requester has it | that requester, the holder from then on | the holder |
 //! | 3 | YIELD: run the task's hook | any requester | target, before the hook |
-//! | 4 | CALL: run the errand | the holder | target, before the errand; a holder that gives up |
-//! | 5 | SERVING: the errand runs | target, with CALL's end | target, after the errand |
+//! | 4 | ERRAND: run the errand | the holder | target, before the errand; a holder that gives up |
+//! | 5 | SERVING: the errand runs | target, with ERRAND's end | target, after the errand |
 //! | 6 | WAITS: the target waits to run | target | target |
 //! | 7 | TURN: the target runs before the task is held again | the holder, as it lets go | target |
 //! | 8–12 | a count of the handlers that stirred a waiter | handlers | — |
@@ -60,7 +60,7 @@ use sigctx::sync::{AtomicU32, Ordering::SeqCst, wait, wake_all};
 const MODE: u32 = 0b11;
 const HELD: u32 = 1 << 2;
 const YIELD: u32 = 1 << 3;
-const CALL: u32 = 1 << 4;
+const ERRAND: u32 = 1 << 4;
 const SERVING: u32 = 1 << 5;
 const WAITS: u32 = 1 << 6;
 const TURN: u32 = 1 << 7;
@@ -110,8 +110,8 @@ impl Seen {
     }
 
     /// Whether the holder waits for the target to begin with its errand.
-    pub(crate) fn is_call(self) -> bool {
-        self.has(CALL)
+    pub(crate) fn has_errand(self) -> bool {
+        self.has(ERRAND)
     }
 
     fn has(self, bit: u32) -> bool {
@@ -188,7 +188,7 @@ impl TaskWord {
             if seen.mode() != mode {
                 return GoOn::Taken;
             }
-            if seen.is_call() {
+            if seen.has_errand() {
                 self.serve(|| waiter.errand());
             } else if seen.may_run() {
                 let runs = seen.with_mode(Mode::Running) & !(WAITS | TURN);
@@ -271,10 +271,10 @@ impl TaskWord {
     pub(crate) fn serve(&self, errand: impl FnOnce()) -> bool {
         loop {
             let seen = self.seen();
-            if !seen.is_call() {
+            if !seen.has_errand() {
                 return false;
             }
-            if self.change(seen, seen.0 & !CALL | SERVING) {
+            if self.change(seen, seen.0 & !ERRAND | SERVING) {
                 break;
             }
         }
@@ -350,16 +350,16 @@ impl TaskWord {
 
     /// Has the target of a held, Parked task run the holder's errand, and waits for it. False if it
     /// has not begun when `patience`, which says how long the next wait for that may be, says none.
-    pub(crate) fn call(&self, mut patience: impl FnMut() -> Duration) -> bool {
-        self.0.fetch_or(CALL, SeqCst);
+    pub(crate) fn run_errand(&self, mut patience: impl FnMut() -> Duration) -> bool {
+        self.0.fetch_or(ERRAND, SeqCst);
         wake_all(&self.0);
         loop {
             let seen = self.seen();
-            if seen.is_call() {
+            if seen.has_errand() {
                 let next = patience();
                 if !next.is_zero() {
                     wait(&self.0, seen.0, Some(next));
-                } else if self.change(seen, seen.0 & !CALL) {
+                } else if self.change(seen, seen.0 & !ERRAND) {
                     return false;
                 }
             } else if seen.has(SERVING) {

@@ -210,7 +210,7 @@ fn stress_a_task_runs_between_two_holds() {
 
 /// P5a.
 #[test]
-fn a_thread_that_waits_to_enter_is_told_who_has_the_task() {
+fn a_thread_that_waits_to_enter_is_told_which_thread_has_the_task() {
     let _me = threadreg::attach().expect("attach");
     let task = Task::new();
     let held = task.suspend(SOON).expect("idle");
@@ -225,9 +225,9 @@ fn a_thread_that_waits_to_enter_is_told_who_has_the_task() {
 
 /// P5a.
 #[test]
-fn a_task_that_comes_back_from_blocking_is_told_who_has_it() {
+fn a_task_that_comes_back_from_blocking_is_told_which_thread_has_it() {
     testkit::in_child(
-        "a_task_that_comes_back_from_blocking_is_told_who_has_it",
+        "a_task_that_comes_back_from_blocking_is_told_which_thread_has_it",
         Duration::from_secs(30),
         || {
             let _me = threadreg::attach().expect("attach");

@@ -23,7 +23,10 @@
 // Under loom only the protocols are built: the rest makes system calls and real threads.
 #![cfg_attr(
     all(loom, not(test)),
-    expect(dead_code, reason = "without the rest and without the models nothing uses the cores")
+    expect(
+        dead_code,
+        reason = "without the rest and without the models nothing uses the protocols"
+    )
 )]
 #![cfg_attr(
     loom,

@@ -156,9 +156,9 @@ fn errors_of_signal_say_what_happened() {
 /// T8. Ids come back soon in a namespace of few ids. A reference to the first thread with an id must
 /// not reach the second.
 #[test]
-fn a_stale_reference_does_not_reach_the_next_owner_of_the_id() {
+fn a_stale_reference_does_not_reach_the_next_thread_with_the_id() {
     const INNER: &str = "THREADREG_TEST_INNER";
-    const NAME: &str = "a_stale_reference_does_not_reach_the_next_owner_of_the_id";
+    const NAME: &str = "a_stale_reference_does_not_reach_the_next_thread_with_the_id";
     in_child(NAME, 2 * MINUTE, || {
         if env::var(INNER).is_err() {
             // SAFETY: touches no memory; only children made from now on are concerned.

@@ -238,14 +238,14 @@ fn stop_against_a_safe_region() {
     loom::model(|| {
         let world = World::new();
         let slot = world.attach();
-        let stopper = spawn(&world, World::stop_outside);
+        let requester = spawn(&world, World::stop_outside);
         world.work(slot);
         world.protocol.enter(slot, Stance::Away);
         world.protocol.leave(slot);
         world.work(slot);
         world.protocol.enter(slot, Stance::Away);
         // In the region forever, as in a read that never returns.
-        assert_eq!(stopper.join().unwrap(), 1, "counted once");
+        assert_eq!(requester.join().unwrap(), 1, "counted once");
     });
 }
 
@@ -254,12 +254,12 @@ fn stop_against_a_poll() {
     loom::model(|| {
         let world = World::new();
         let slot = world.attach();
-        let stopper = spawn(&world, World::stop_outside);
+        let requester = spawn(&world, World::stop_outside);
         world.work(slot);
         world.poll(slot);
         world.work(slot);
         world.detach(slot);
-        stopper.join().unwrap();
+        requester.join().unwrap();
     });
 }
 
@@ -291,7 +291,7 @@ fn second_stop_against_a_mutator_that_leaves_the_first() {
         let world = World::new();
         let slot = world.attach();
         let done = Arc::new(AtomicU32::new(0));
-        let stopper = spawn(&world, {
+        let requester = spawn(&world, {
             let done = done.clone();
             move |world| {
                 world.stop_outside();
@@ -305,7 +305,7 @@ fn second_stop_against_a_mutator_that_leaves_the_first() {
             thread::yield_now();
         }
         world.detach(slot);
-        stopper.join().unwrap();
+        requester.join().unwrap();
     });
 }
 
@@ -314,19 +314,19 @@ fn attach_and_detach_during_a_stop() {
     loom::model(|| {
         let world = World::new();
         let slot = world.attach();
-        let stopper = spawn(&world, World::stop_outside);
+        let requester = spawn(&world, World::stop_outside);
         world.detach(slot);
         // The same slot, perhaps with a request still pending.
         let slot = world.attach();
         world.work(slot);
         world.protocol.enter(slot, Stance::Away);
-        stopper.join().unwrap();
+        requester.join().unwrap();
     });
 }
 
 /// W5. Two mutators want to stop each other. One waits for its turn and is stopped.
 #[test]
-fn two_stoppers() {
+fn two_requesters_of_stops() {
     loom::model(|| {
         let world = World::new();
         let (slot, theirs) = (world.attach(), world.attach());
@@ -348,7 +348,7 @@ fn stop_past_its_deadline() {
     loom::model(|| {
         let world = World::new();
         let slot = world.attach();
-        let stopper = spawn(&world, |world| {
+        let requester = spawn(&world, |world| {
             assert!(
                 world.protocol.stop_turn.acquire(&Model, None, 1, &mut Impatient),
                 "no other thread has it"
@@ -365,7 +365,7 @@ fn stop_past_its_deadline() {
         world.poll(slot);
         world.work(slot);
         world.protocol.enter(slot, Stance::Away);
-        assert_eq!(stopper.join().unwrap(), 1, "counted once");
+        assert_eq!(requester.join().unwrap(), 1, "counted once");
     });
 }
 
@@ -429,11 +429,11 @@ fn for_each_beside_a_stop() {
         let world = World::new();
         let (slot, own) = (world.attach(), world.attach());
         world.protocol.enter(slot, Stance::Away);
-        let stopper = spawn(&world, World::stop_outside);
+        let requester = spawn(&world, World::stop_outside);
         world.for_each(own);
         assert_eq!(world.visits(own), 1, "the requester's own closure ran once");
         world.protocol.enter(own, Stance::Away);
-        assert_eq!(stopper.join().unwrap(), 2, "each counted once");
+        assert_eq!(requester.join().unwrap(), 2, "each counted once");
         world.protocol.leave(slot);
         assert_eq!(world.visits(slot), 1, "ran once for the target");
     });
@@ -447,14 +447,14 @@ fn for_each_beside_a_stop_against_a_runner() {
     model.check(|| {
         let world = World::new();
         let (slot, own) = (world.attach(), world.attach());
-        let stopper = spawn(&world, World::stop_outside);
+        let requester = spawn(&world, World::stop_outside);
         let requester = spawn(&world, move |world| {
             world.for_each(own);
             world.protocol.enter(own, Stance::Away);
         });
         world.poll(slot);
         world.protocol.enter(slot, Stance::Away);
-        stopper.join().unwrap();
+        requester.join().unwrap();
         requester.join().unwrap();
         world.protocol.leave(slot);
         assert_eq!(world.visits(slot), 1, "ran once for the target");
@@ -472,7 +472,7 @@ fn stop_against_a_mutator_that_leaves_under_a_claim() {
         let world = World::new();
         let (slot, own) = (world.attach(), world.attach());
         world.protocol.enter(slot, Stance::Away);
-        let stopper = spawn(&world, World::stop_outside);
+        let requester = spawn(&world, World::stop_outside);
         let leaver = spawn(&world, move |world| {
             world.protocol.leave(slot);
             world.work(slot);
@@ -481,7 +481,7 @@ fn stop_against_a_mutator_that_leaves_under_a_claim() {
         });
         world.for_each_with(own, thread::yield_now);
         world.protocol.enter(own, Stance::Away);
-        assert_eq!(stopper.join().unwrap(), 2, "each counted once");
+        assert_eq!(requester.join().unwrap(), 2, "each counted once");
         leaver.join().unwrap();
     });
 }
@@ -494,11 +494,11 @@ fn stop_against_a_mutator_that_detaches_with_a_closure_pending() {
     model.check(|| {
         let world = World::new();
         let (slot, own) = (world.attach(), world.attach());
-        let stopper = spawn(&world, World::stop_outside);
+        let requester = spawn(&world, World::stop_outside);
         let leaver = spawn(&world, move |world| world.detach(slot));
         world.for_each_with(own, thread::yield_now);
         world.protocol.enter(own, Stance::Away);
-        stopper.join().unwrap();
+        requester.join().unwrap();
         leaver.join().unwrap();
     });
 }
@@ -558,7 +558,7 @@ fn a_spare_chunk_is_taken_once() {
 ///
 /// M1 acknowledges the stop. Counted for the for-each, that would end it too early.
 #[test]
-fn late_answer_to_a_stop_is_no_answer_to_a_for_each() {
+fn late_acknowledgement_of_a_stop_is_none_of_a_for_each() {
     loom::model(|| {
         let world = World::new();
         let (m1, m2, collector) = (world.attach(), world.attach(), world.attach());

@@ -103,7 +103,7 @@ fn no_nudge_for_a_stop_comes_to_a_region() {
     loom::model(|| {
         let world = World::new();
         let slot = world.attach();
-        let stopper = spawn(&world, |world| {
+        let requester = spawn(&world, |world| {
             assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient), "no deadline");
             world.protocol.stop(None, &mut Nudges(true)).expect("no deadline");
             world.in_stop();
@@ -113,7 +113,7 @@ fn no_nudge_for_a_stop_comes_to_a_region() {
         thread::yield_now();
         blocks(&world, slot);
         world.protocol.enter(slot, Stance::Away);
-        stopper.join().unwrap();
+        requester.join().unwrap();
     });
 }
 
@@ -146,7 +146,7 @@ fn a_recall_in_a_stop_is_served() {
     loom::model(|| {
         let world = World::new();
         let slot = world.attach();
-        let stopper = spawn(&world, |world| {
+        let requester = spawn(&world, |world| {
             assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient), "no deadline");
             world.protocol.stop(None, &mut Patient).expect("no deadline");
             // The requester holds the task, too.
@@ -166,7 +166,7 @@ fn a_recall_in_a_stop_is_served() {
         assert_eq!(STAYED.load(Ordering::Acquire), 1, "stays while its task is held");
         assert!(!slot.is_armed(), "nothing is left");
         world.protocol.enter(slot, Stance::Away);
-        stopper.join().unwrap();
+        requester.join().unwrap();
     });
 }
 
@@ -235,12 +235,12 @@ fn a_recalled_requester_does_not_go_to_work() {
 fn attach_that_gives_up_against_a_stop() {
     loom::model(|| {
         let world = World::new();
-        let stopper = spawn(&world, World::stop_outside);
+        let requester = spawn(&world, World::stop_outside);
         if let Ok(slot) = world.protocol.attach(|_| (), |_| (), &Impatient) {
             world.work(slot);
             world.detach(slot);
         }
-        stopper.join().unwrap();
+        requester.join().unwrap();
         let slot = world.attach();
         assert!(!slot.is_armed() || slot.requests.stop_pending.load(Ordering::Relaxed) == 0);
         world.work(slot);
@@ -257,7 +257,7 @@ fn attach_that_gives_up_beside_a_for_each() {
     model.check(|| {
         let world = World::new();
         let own = world.attach();
-        let stopper = spawn(&world, World::stop_outside);
+        let requester = spawn(&world, World::stop_outside);
         let requester = spawn(&world, move |world| {
             world.for_each(own);
             world.protocol.enter(own, Stance::Away);
@@ -265,7 +265,7 @@ fn attach_that_gives_up_beside_a_for_each() {
         if let Ok(slot) = world.protocol.attach(|_| (), |_| (), &Impatient) {
             world.protocol.enter(slot, Stance::Away);
         }
-        stopper.join().unwrap();
+        requester.join().unwrap();
         requester.join().unwrap();
     });
 }

@@ -207,7 +207,7 @@ fn no_for_each_and_no_poll_under_a_freeze() {
         assert!(matches!(refused, Err(EachError::HoldsFreeze { .. })), "{refused:?}");
         let asking = Flag::default();
         thread::scope(|scope| {
-            let stopper = scope.spawn(|| {
+            let requester = scope.spawn(|| {
                 asking.wait();
                 world.stop_from_outside("test").unwrap().stats().mutators
             });
@@ -223,7 +223,7 @@ fn no_for_each_and_no_poll_under_a_freeze() {
             asserted.expect_err("polled under the guard");
             drop(frozen);
             // The stop, if it has come, is served now.
-            own.blocking(|| assert_eq!(stopper.join().unwrap(), 1));
+            own.blocking(|| assert_eq!(requester.join().unwrap(), 1));
             own.poll();
         });
     });

@@ -315,7 +315,7 @@ fn mutators_that_stop_each_other_all_get_their_turn() {
         let (inside, start) = (AtomicU32::new(0), Barrier::new(4));
         thread::scope(|scope| {
             for _ in 0..4 {
-                mutator(scope, &world, "stopper", |m| {
+                mutator(scope, &world, "requester", |m| {
                     m.blocking(|| start.wait());
                     for _ in 0..200 {
                         let stopped = m.stop_the_world("mine").unwrap();
