@@ -7,8 +7,8 @@ use std::io;
 use safepoint::StopError;
 use sigctx::module::KeepError;
 use sigctx::sys::{Errno, Tid};
-use threadreg::Name;
 use threadreg::procfs::ProcError;
+use threadreg::{Label, Name};
 
 use crate::calls::{Call, CallName, MAX_CALLS, NAMED, Rehearsal};
 use crate::threads::{MAX_EXCLUDED, SLOTS};
@@ -342,11 +342,8 @@ impl fmt::Debug for Straggler {
 
 impl fmt::Display for Straggler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.tid)?;
-        if !self.name().as_str().is_empty() {
-            write!(f, " \"{}\"", self.name())?;
-        }
-        write!(f, " {}", self.cause)
+        let thread = Label { tid: Some(self.tid), name: self.name() };
+        write!(f, "{thread} {}", self.cause)
     }
 }
 

@@ -411,8 +411,9 @@ impl fmt::Display for RetireError {
         let (Range { start, end }, stopped) = (&self.range, self.stopped);
         write!(f, "code {start:#x}..{end:#x} has {stopped} interruptions that have not ended in ")?;
         write!(f, "{:.0?}; interrupted there:", self.waited)?;
-        for (i, (tid, name)) in self.threads.iter().enumerate() {
-            write!(f, "{} thread {tid} {name:?}", if i == 0 { "" } else { "," })?;
+        for (i, &(tid, name)) in self.threads.iter().enumerate() {
+            let thread = threadreg::Label { tid: Some(tid), name };
+            write!(f, "{} thread {thread}", if i == 0 { "" } else { "," })?;
         }
         Ok(())
     }

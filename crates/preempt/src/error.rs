@@ -226,8 +226,8 @@ struct OnThread<'a>(Option<Tid>, &'a threadreg::Name);
 impl fmt::Display for OnThread<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self(Some(tid), name) => write!(f, "the task on thread {tid} {name:?}"),
             Self(None, _) => f.write_str("the task"),
+            Self(tid, &name) => write!(f, "the task on thread {}", threadreg::Label { tid, name }),
         }
     }
 }

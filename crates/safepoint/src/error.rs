@@ -5,7 +5,7 @@ use core::fmt;
 use core::time::Duration;
 
 use sigctx::sys::Tid;
-use threadreg::{Name, NudgeError};
+use threadreg::{Label, Name, NudgeError};
 
 use crate::options::Reason;
 use crate::protocol::MutatorState;
@@ -328,6 +328,7 @@ impl fmt::Display for StragglerCause {
 impl fmt::Display for Straggler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tid, name, state, waited, cause } = self;
-        write!(f, "thread {tid} \"{name}\", {state}, waited for {waited:?}: {cause}")
+        let thread = Label { tid: Some(*tid), name: *name };
+        write!(f, "thread {thread}, {state}, waited for {waited:?}: {cause}")
     }
 }

@@ -83,6 +83,7 @@ cfg_if::cfg_if! {
             holds_freeze, try_freeze_creation,
         };
         pub use mask::never_block;
+        pub use name::Label;
         pub use nudge::{Nudge, NudgeCall, NudgeError};
         pub use procfs::{OsThread, OsThreads, dump, os_threads};
         pub use registry::is_in_use;

@@ -95,11 +95,26 @@ impl fmt::Debug for Name {
 }
 
 /// A thread as errors name it: `123 "worker"`, without what is not known.
+///
+/// # Signal safety
+///
+/// Async-signal-safe (AS-Safe); so is the formatting, into a writer that is.
+///
+/// # Examples
+///
+/// ```
+/// use threadreg::{Label, Name};
+///
+/// let label = Label { tid: Some(123), name: Name::new("worker") };
+/// assert_eq!(format!("thread {label}"), "thread 123 \"worker\"");
+/// ```
 #[cfg(not(loom))]
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Label {
-    pub(crate) tid: Option<Tid>,
-    pub(crate) name: Name,
+pub struct Label {
+    /// The kernel's id, if the thread has one.
+    pub tid: Option<Tid>,
+    /// The name; empty if it has none.
+    pub name: Name,
 }
 
 #[cfg(not(loom))]
