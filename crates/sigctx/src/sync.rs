@@ -185,6 +185,7 @@ impl Mutex {
     }
 
     /// Locks the mutex if no thread of `process` has it.
+    #[must_use]
     pub fn try_lock(&self, process: u32) -> Option<Found> {
         let locked = process << 2 | LOCKED;
         // Relaxed: a hint; the exchange decides.
@@ -226,7 +227,6 @@ impl Mutex {
     }
 }
 
-#[cfg(not(loom))]
 impl Default for Mutex {
     fn default() -> Self {
         Self::new()

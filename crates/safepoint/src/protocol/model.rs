@@ -447,15 +447,15 @@ fn for_each_beside_a_stop_against_a_runner() {
     model.check(|| {
         let world = World::new();
         let (slot, own) = (world.attach(), world.attach());
-        let requester = spawn(&world, World::stop_outside);
-        let requester = spawn(&world, move |world| {
+        let of_stop = spawn(&world, World::stop_outside);
+        let of_each = spawn(&world, move |world| {
             world.for_each(own);
             world.protocol.enter(own, Stance::Away);
         });
         world.poll(slot);
         world.protocol.enter(slot, Stance::Away);
-        requester.join().unwrap();
-        requester.join().unwrap();
+        of_stop.join().unwrap();
+        of_each.join().unwrap();
         world.protocol.leave(slot);
         assert_eq!(world.visits(slot), 1, "ran once for the target");
     });

@@ -257,16 +257,16 @@ fn attach_that_gives_up_beside_a_for_each() {
     model.check(|| {
         let world = World::new();
         let own = world.attach();
-        let requester = spawn(&world, World::stop_outside);
-        let requester = spawn(&world, move |world| {
+        let of_stop = spawn(&world, World::stop_outside);
+        let of_each = spawn(&world, move |world| {
             world.for_each(own);
             world.protocol.enter(own, Stance::Away);
         });
         if let Ok(slot) = world.protocol.attach(|_| (), |_| (), &Impatient) {
             world.protocol.enter(slot, Stance::Away);
         }
-        requester.join().unwrap();
-        requester.join().unwrap();
+        of_stop.join().unwrap();
+        of_each.join().unwrap();
     });
 }
 
