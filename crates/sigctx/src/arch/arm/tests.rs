@@ -1,8 +1,8 @@
 //! What holds on this architecture alone.
 
 use super::*;
-use crate::arch::trampoline;
 use crate::altstack::AltStack;
+use crate::arch::trampoline;
 use crate::handler::{self, Delivery, Flow, Options};
 use crate::inject::{CallStack, Frame};
 use crate::probe::{Patterned, Spin, with_blank_context};

@@ -4,8 +4,7 @@ use core::arch::global_asm;
 use core::mem::{offset_of, size_of};
 
 use super::abi::{
-    HOME, IN_SLOT, add_const, address, enter, global_pointer, set_isa, load, load_page,
-    low_part,
+    HOME, IN_SLOT, add_const, address, enter, global_pointer, load, load_page, low_part, set_isa,
 };
 use super::{FrameRecord, UCONTEXT_OFFSET, Ucontext};
 use crate::inject::Call;

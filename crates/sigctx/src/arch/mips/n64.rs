@@ -114,7 +114,7 @@ macro_rules! enter {
             ".cfi_def_cfa_offset 48",
             "sd $31, 40($29)",
             ".cfi_offset 31, -8",
-            "sd $28, 32($29)",      // callee-saved in this ABI
+            "sd $28, 32($29)", // callee-saved in this ABI
             ".cfi_offset 28, -16",
             "sd $16, 24($29)",
             ".cfi_offset 16, -24",
@@ -123,21 +123,21 @@ macro_rules! enter {
             global_pointer!("$28", "entry", "$25"),
             load_page!("$25", "calls", "$28"),
             load!("$25, ", low_part!("calls"), "($25)"),
-            "jalr $25",             // dispatch
-            "dins $29, $0, 0, 4",   // a multiple of 16
+            "jalr $25",           // dispatch
+            "dins $29, $0, 0, 4", // a multiple of 16
             "bnez $2, 2f",
             "move $29, $16",
             ".cfi_def_cfa_register 29",
             "ld $31, 40($29)",
             "ld $28, 32($29)",
             "ld $16, 24($29)",
-            "jr $31",               // a plain return from the handler
+            "jr $31", // a plain return from the handler
             "daddiu $29, $29, 48",
             "2:",
             concat!("ld $25, %got_page(", symbol!("calls"), " + 8)($28)"),
             concat!("ld $25, %got_ofst(", symbol!("calls"), " + 8)($25)"), // run
-            "ld $17, {back}($2)",   // callee-saved, as $16: they outlive the call
-            "ld $16, 0($2)",        // the copied frame
+            "ld $17, {back}($2)", // callee-saved, as $16: they outlive the call
+            "ld $16, 0($2)",      // the copied frame
             ".cfi_endproc",
             end!("entry"),
         )
@@ -152,8 +152,8 @@ macro_rules! kept_doubles {
 }
 
 pub(super) use {
-    add_const, address, arguments_off_the_stack, arguments_to_the_stack, enter, global_pointer, load,
-    load_page, low_part, set_isa,
+    add_const, address, arguments_off_the_stack, arguments_to_the_stack, enter, global_pointer,
+    load, load_page, low_part, set_isa,
 };
 #[cfg(feature = "probe")]
 pub(super) use {align_down, double, kept_doubles, load_address, store};

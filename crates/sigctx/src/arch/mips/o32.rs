@@ -130,26 +130,26 @@ macro_rules! enter {
             function!("entry"),
             ".cfi_startproc",
             global_pointer!("$28", "entry", "$25"), // by which the table is found
-            "move $7, $29",         // fourth argument: where the frame begins
-            "addiu $29, $29, -32",  // 0: home of four arguments, 16: $28, 28: $31
+            "move $7, $29",                         // fourth argument: where the frame begins
+            "addiu $29, $29, -32",                  // 0: home of four arguments, 16: $28, 28: $31
             ".cfi_def_cfa_offset 32",
             "sw $31, 28($29)",
             ".cfi_offset 31, -4",
             "sw $28, 16($29)",
             load_page!("$8", "calls", "$28"),
             load!("$25, ", low_part!("calls"), "($8)"),
-            "jalr $25",             // dispatch
+            "jalr $25", // dispatch
             "nop",
             "bnez $2, 2f",
-            "lw $28, 16($29)",      // a call destroys it
+            "lw $28, 16($29)", // a call destroys it
             "lw $31, 28($29)",
-            "jr $31",               // a plain return from the handler
+            "jr $31", // a plain return from the handler
             "addiu $29, $29, 32",
             "2:",
             load_page!("$8", "calls", "$28"),
             concat!("lw $25, %lo(", symbol!("calls"), " + 4)($8)"), // run
-            "lw $17, {back}($2)",   // callee-saved, as $16: they outlive the call
-            "lw $16, 0($2)",        // the copied frame
+            "lw $17, {back}($2)", // callee-saved, as $16: they outlive the call
+            "lw $16, 0($2)",      // the copied frame
             ".cfi_endproc",
             end!("entry"),
         )
@@ -165,8 +165,8 @@ macro_rules! kept_doubles {
 }
 
 pub(super) use {
-    add_const, address, arguments_off_the_stack, arguments_to_the_stack, enter, global_pointer, load,
-    load_page, low_part, set_isa,
+    add_const, address, arguments_off_the_stack, arguments_to_the_stack, enter, global_pointer,
+    load, load_page, low_part, set_isa,
 };
 #[cfg(feature = "probe")]
 pub(super) use {align_down, double, kept_doubles, load_address, store};

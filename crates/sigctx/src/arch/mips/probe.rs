@@ -17,8 +17,8 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::abi::{
-    HOME, REGS_8_TO_15, add_const, address, align_down, double, global_pointer, set_isa,
-    kept_doubles, load, load_address, load_page, low_part, store,
+    HOME, REGS_8_TO_15, add_const, address, align_down, double, global_pointer, kept_doubles, load,
+    load_address, load_page, low_part, set_isa, store,
 };
 use super::{ExtContext, RawAction, Reg, SigContext, SigInfoHead, SignalStack, Status, Ucontext};
 use crate::arch::layout::Structure;
