@@ -38,6 +38,21 @@ pub use support::{Unsupported, supported};
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         pub mod sync;
+
+        /// A model is one process.
+        #[cfg(loom)]
+        #[doc(hidden)]
+        pub mod fork {
+            /// The one process.
+            ///
+            /// # Signal safety
+            ///
+            /// AS-Safe: a constant.
+            #[must_use]
+            pub const fn process() -> u32 {
+                0
+            }
+        }
     }
 }
 

@@ -41,7 +41,6 @@
 
 use core::time::Duration;
 
-#[cfg(not(loom))]
 use sigctx::fork::process;
 use sigctx::sync::{AtomicU32, Mutex, Ordering, wait, wake_all};
 #[cfg(not(loom))]
@@ -50,12 +49,6 @@ use sigctx::sys::Tid;
 use crate::arena::Arena;
 use crate::name::Name;
 use crate::record::Record;
-
-// A model is one process.
-#[cfg(loom)]
-const fn process() -> u32 {
-    0
-}
 
 const WRITER: u32 = 1 << 31;
 

@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU32 as PlainU32, Ordering as Plain};
 use crossbeam_utils::CachePadded;
 
 use super::System;
+use sigctx::fork::process;
 use sigctx::sync::{AtomicPtr, AtomicU32, Mutex, Ordering};
 
 /// Bit of the poll word: a stop is pending, or was.
@@ -275,15 +276,6 @@ impl<I> Spare<I> {
         self.lock.unlock();
         result
     }
-}
-
-/// The process, as locks tell it from its ancestors.
-fn process() -> u32 {
-    #[cfg(not(loom))]
-    let process = sigctx::fork::process();
-    #[cfg(loom)]
-    let process = 1;
-    process
 }
 
 /// All slots of a world.
