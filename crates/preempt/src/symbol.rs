@@ -39,6 +39,12 @@ impl fmt::Display for Address {
 /// that the dynamic linker has.
 #[cfg(feature = "symbols")]
 fn function(address: usize) -> Option<String> {
+    // In a static program with a fixed address, functions that the linker dropped are at 0 by their
+    // debugging information. The kernel maps nothing there (`vm.mmap_min_addr`).
+    const LOWEST: usize = 0x1_0000;
+    if address < LOWEST {
+        return None;
+    }
     let (mut innermost, mut outermost) = (None, None);
     // One more: it takes the address for that after a call. What was inlined comes first.
     backtrace::resolve(address.wrapping_add(1) as *mut _, |symbol| {
