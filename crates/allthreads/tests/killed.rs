@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -46,7 +46,7 @@ fn forbid(call: libc::c_long, answer: u32) -> bool {
 }
 
 /// Counts as long as it runs.
-static BEATS: AtomicU64 = AtomicU64::new(0);
+static BEATS: AtomicU32 = AtomicU32::new(0);
 
 fn beat() {
     thread::spawn(|| {
@@ -82,13 +82,13 @@ fn spinner(call: libc::c_long) -> Option<Tid> {
 
 /// Has a thread forbid itself a call, in a signal handler.
 fn forbid_on(tid: Tid, call: libc::c_long) -> bool {
-    static CALL: AtomicU64 = AtomicU64::new(0);
-    static DONE: AtomicU64 = AtomicU64::new(0);
+    static CALL: AtomicIsize = AtomicIsize::new(0);
+    static DONE: AtomicU32 = AtomicU32::new(0);
     extern "C" fn handler(_: i32) {
         let done = forbid(CALL.load(Ordering::SeqCst) as libc::c_long, KILL_THREAD);
         DONE.store(if done { 1 } else { 2 }, Ordering::SeqCst);
     }
-    CALL.store(call as u64, Ordering::SeqCst);
+    CALL.store(call as isize, Ordering::SeqCst);
     DONE.store(0, Ordering::SeqCst);
     let action = sys::KernelAction {
         handler: handler as *const () as usize,
