@@ -80,6 +80,7 @@ fn a_child_forked_with_a_stop_asked_for_polls_and_goes_on() {
         let world = World::new();
         let mut own = world.attach().unwrap();
         let asking = Flag::default();
+        let before = threads();
         thread::scope(|scope| {
             scope.spawn(|| {
                 asking.raise();
@@ -95,6 +96,8 @@ fn a_child_forked_with_a_stop_asked_for_polls_and_goes_on() {
             assert_eq!(status, 0, "in the child of fork");
             own.poll();
         });
+        // A thread that ends has a lock of std's, which the child would find taken as it starts a thread.
+        eventually(|| threads() == before);
         let child = fork();
         end_of(child, || use_world(&mut own));
     });
@@ -255,6 +258,11 @@ fn stress_children_forked_beside_stops_go_on() {
             done.raise();
         });
     });
+}
+
+/// How many threads the process has for the kernel, those among them that are about to end.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
 }
 
 fn fork() -> i32 {
