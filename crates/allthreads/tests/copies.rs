@@ -4,6 +4,7 @@ mod common;
 
 use std::ffi::CString;
 use std::mem;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -13,10 +14,21 @@ use testkit::in_child;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-type Operate = extern "C" fn(i32) -> usize;
+/// A copy of the crate, in a library that is never closed. Its file stays as long as this: musl looks at it
+/// again when the library is kept loaded.
+struct Copy {
+    operate: extern "C" fn(i32) -> usize,
+    file: PathBuf,
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.file).expect("a file of this test's");
+    }
+}
 
 /// Opens a copy of its own; `None` where nothing can be opened.
-fn open(number: usize) -> Option<Operate> {
+fn open(number: usize) -> Option<Copy> {
     let test = std::env::current_exe().expect("its own path");
     let dir = test.parent().and_then(|deps| deps.parent()).expect("built by cargo");
     let built = dir.join("examples").join("liballthreads_copy.so");
@@ -28,8 +40,8 @@ fn open(number: usize) -> Option<Operate> {
     let name = CString::new(place.to_str().unwrap()).unwrap();
     // SAFETY: the library's initialisers do nothing.
     let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-    std::fs::remove_file(&place).unwrap();
     if library.is_null() {
+        std::fs::remove_file(&place).unwrap();
         testkit::skip("this program cannot open libraries");
         return None;
     }
@@ -37,7 +49,9 @@ fn open(number: usize) -> Option<Operate> {
     let found = unsafe { libc::dlsym(library, c"copy_operate".as_ptr()) };
     assert!(!found.is_null());
     // SAFETY: of this type in the library, which is never closed.
-    Some(unsafe { mem::transmute::<*mut std::ffi::c_void, Operate>(found) })
+    let operate =
+        unsafe { mem::transmute::<*mut std::ffi::c_void, extern "C" fn(i32) -> usize>(found) };
+    Some(Copy { operate, file: place })
 }
 
 /// The handler that was there first gets its signal once, in whatever order the copies found each other.
@@ -53,8 +67,8 @@ fn the_first_handler_is_reached_once_through_any_number_of_copies() {
         }
         let mut copies = Vec::new();
         for number in 0..3 {
-            let Some(operate) = open(number) else { return };
-            copies.push(operate);
+            let Some(copy) = open(number) else { return };
+            copies.push(copy);
         }
         park(3);
         let orders: [&[usize]; 7] = [
@@ -75,7 +89,7 @@ fn the_first_handler_is_reached_once_through_any_number_of_copies() {
             // SAFETY: the handler is async-signal-safe.
             unsafe { sys::rt_sigaction(signal, Some(&action)) }.unwrap();
             for &copy in order {
-                assert_eq!(copies[copy](signal), tids().len(), "{order:?}");
+                assert_eq!((copies[copy].operate)(signal), tids().len(), "{order:?}");
             }
             for round in 1..=3 {
                 sys::tgkill(sys::getpid(), gettid(), signal).unwrap();
@@ -85,7 +99,7 @@ fn the_first_handler_is_reached_once_through_any_number_of_copies() {
         }
         // libc's own broadcast waits for its handler on every thread.
         for &copy in &[0, 1, 2, 1, 0] {
-            assert_eq!(copies[copy](SIGNAL), tids().len());
+            assert_eq!((copies[copy].operate)(SIGNAL), tids().len());
             // SAFETY: takes nothing.
             let gid = unsafe { libc::getegid() };
             // SAFETY: no pointers; the ids stay what they are.
