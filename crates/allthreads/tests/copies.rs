@@ -14,10 +14,12 @@ use testkit::in_child;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
+type Operate = extern "C" fn(i32) -> usize;
+
 /// A copy of the crate, in a library that is never closed. Its file stays as long as this: musl looks at it
 /// again when the library is kept loaded.
 struct Copy {
-    operate: extern "C" fn(i32) -> usize,
+    operate: Operate,
     file: PathBuf,
 }
 
@@ -49,8 +51,7 @@ fn open(number: usize) -> Option<Copy> {
     let found = unsafe { libc::dlsym(library, c"copy_operate".as_ptr()) };
     assert!(!found.is_null());
     // SAFETY: of this type in the library, which is never closed.
-    let operate =
-        unsafe { mem::transmute::<*mut std::ffi::c_void, extern "C" fn(i32) -> usize>(found) };
+    let operate = unsafe { mem::transmute::<*mut std::ffi::c_void, Operate>(found) };
     Some(Copy { operate, file: place })
 }
 

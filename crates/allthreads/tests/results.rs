@@ -224,14 +224,14 @@ fn results_that_differ_and_are_no_errors_will_do_when_asked_for() {
     });
 }
 
-/// Has a handler of the kernel's own run on the calling thread.
+/// Has a handler run on the calling thread without this crate: the kernel calls it, and ends it.
 fn raise_with(handler: extern "C" fn(i32)) {
     let action = KernelAction {
         handler: handler as *const () as usize,
         flags: SaFlags::empty(),
         mask: SigSet::empty(),
     };
-    // SAFETY: the handler touches registers.
+    // SAFETY: the callers' handlers touch registers of the thread, and nothing else.
     unsafe { rt_sigaction(libc::SIGUSR1, Some(&action)) }.unwrap();
     tgkill(getpid(), gettid(), libc::SIGUSR1).unwrap();
 }

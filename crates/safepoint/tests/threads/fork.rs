@@ -262,7 +262,7 @@ fn stress_children_forked_beside_stops_go_on() {
 
 /// How many threads the process has for the kernel, those among them that are about to end.
 fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").unwrap().count()
+    threadreg::procfs::TaskDir::open().expect("/proc").count().expect("/proc")
 }
 
 fn fork() -> i32 {
