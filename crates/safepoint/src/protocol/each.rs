@@ -10,9 +10,10 @@
 //!                                       +--target wants to leave: |AWAITED, sleeps until 0
 //! ```
 //!
-//! One look at the state is enough. It comes after the heavy fence, so a target that is seen `Safe` finds
-//! its poll bit before it runs user code again. It then takes its pending request or finds it claimed: the
-//! exchange on `each_pending` decides.
+//! A look at the state that finds `Safe` counts only after the heavy fence: then the target finds its poll bit
+//! before it runs user code again. It takes its pending request or finds it claimed: the exchange on
+//! `each_pending` decides. The fence is made if a target seems safe when it is asked, or before the requester
+//! sleeps. Where all run, and come to their polls while the requester spins, there is none.
 
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -59,6 +60,14 @@ impl Drop for MustNotUnwind {
     }
 }
 
+/// What a requester knows when it begins to wait.
+struct Wait {
+    /// It has made the heavy fence since it asked.
+    fenced: bool,
+    /// How many targets ran when they were asked.
+    running: u32,
+}
+
 impl<S: System> Protocol<S> {
     /// Runs `visit` once for `own` and once for every other slot that is live when it is asked. A target
     /// that detaches meanwhile is visited or not. `visit` must not unwind.
@@ -85,16 +94,18 @@ impl<S: System> Protocol<S> {
         let round = self.each.begin();
         // Release, with `visit`'s acquire. I6: removed when nothing is outstanding.
         self.each_call.store(ptr::from_ref(&call).cast_mut().cast(), Ordering::Release);
-        let asked = self.arm_each(own, round);
+        let (asked, safe) = self.arm_each(own, round);
         (call.visit)(own);
-        if asked != 0 {
-            // I2, once: a target that is seen running after this sees the bit before it changes state.
+        // I2: a target that is seen running after the fence sees the bit before it changes state.
+        let fenced = safe != 0;
+        if fenced {
             self.system.heavy();
             self.visit_the_safe(own, round, &call, |_, _| ());
         }
         let mut unvisited = Vec::new();
         if !self.each.acknowledge(round, None) {
-            self.await_each(own, round, &call, pace, &mut unvisited);
+            let wait = Wait { fenced, running: asked - safe };
+            self.await_each(own, round, &call, wait, pace, &mut unvisited);
         }
         self.each_call.store(ptr::null_mut(), Ordering::Relaxed);
         let _over = ManuallyDrop::new(outstanding);
@@ -102,16 +113,17 @@ impl<S: System> Protocol<S> {
         if unvisited.is_empty() { Ok(()) } else { Err(NotVisited::TimedOut(unvisited)) }
     }
 
-    /// Asks every live slot but `own`. Returns how many.
-    fn arm_each(&self, own: &'static MutatorSlot<S::Identity>, round: RoundNumber) -> u32 {
-        let mut asked = 0;
+    /// Asks every live slot but `own`. Returns how many, and how many of them seemed safe.
+    fn arm_each(&self, own: &'static MutatorSlot<S::Identity>, round: RoundNumber) -> (u32, u32) {
+        let (mut asked, mut safe) = (0, 0);
         for slot in self.live().filter(|slot| !ptr::eq(own, *slot)) {
             self.each.expect();
             slot.requests.each_pending.store(round.0, Ordering::Release);
             slot.requests.poll.fetch_or(EACH, Ordering::AcqRel);
             asked += 1;
+            safe += u32::from(slot.state() != MutatorState::Running);
         }
-        asked
+        (asked, safe)
     }
 
     /// Waits for all acknowledgements, in a safe region: a requester that waits can be stopped. Past the
@@ -121,15 +133,17 @@ impl<S: System> Protocol<S> {
         own: &'static MutatorSlot<S::Identity>,
         round: RoundNumber,
         call: &Call<'_, S>,
+        mut wait: Wait,
         pace: &mut P,
         unvisited: &mut Unvisited<P::Seen>,
     ) {
         let mut withdrawn = false;
         while self.each.pending().is_some() {
             self.enter(own, Stance::Waits);
-            let done = self.system.spin(1, || self.each.pending().is_none());
+            let done = self.system.spin(wait.running, || self.each.pending().is_none());
+            let fence_first = !done && !wait.fenced;
             let (mut late, mut expired) = (false, false);
-            while !(done || late || expired)
+            while !(done || fence_first || late || expired)
                 && let Some(seen) = self.each.pending()
             {
                 if own.is_recalled(&self.system) {
@@ -142,7 +156,12 @@ impl<S: System> Protocol<S> {
                 }
             }
             self.leave(own);
-            if expired {
+            if fence_first {
+                // I2: a target that was seen running may have entered a region and not found its bit.
+                self.system.heavy();
+                wait.fenced = true;
+                self.visit_the_safe(own, round, call, |_, _| ());
+            } else if expired {
                 self.withdraw_each(own, round, call, pace, unvisited);
                 withdrawn = true;
             } else if late && !withdrawn {
