@@ -17,14 +17,14 @@
 //!
 //!  From Safe to Detaching goes a target that is dropped in its region, or whose attach times out.
 //!
-//!  one stop   requester: stop_word odd, arm every live slot, heavy fence, acknowledge for the safe ones
+//!  one stop   requester: stop_word odd, arm every live slot, heavy fence, look at the safe ones again
 //!             target:    state Safe, *then* look at the poll word, acknowledge, wait while odd
 //!             last acknowledgement wakes the requester; requester: stop_word even, wake all
 //! ```
 //!
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
-//! | `poll` | requesters and target set bits, target clears | target | set: release; clear: acq-rel, then the sources are looked at again | a bit may be set in vain, never missing |
+//! | `poll` | requesters and target set bits, target clears | target; requesters, before they set one | set: release; clear: acq-rel, then a fence, then the sources are looked at again | a bit may be set in vain, never missing; I9 |
 //! | `state` | target | requesters | release / acquire, and a fence before the target's next look at `poll` | I2 |
 //! | `stop_pending`, `each_pending` | requester 0→n; target or requester n→0 by exchange; requester n→claimed→0, target claimed→awaited | both | acq-rel | I3, I4 |
 //! | `pending` (one a round) | requester, threads that acknowledge | requester | acq-rel | I5 |
@@ -38,7 +38,8 @@
 //!   light fence on the target's side the requester's is the heavy one; slow paths fence in full.
 //! - **I3** The thread that takes a round's number out of a slot's pending word acknowledges the request,
 //!   once, and no other thread does. A target that takes one before the requester has set the bit sets
-//!   the bit as well, and so does not run past what it has acknowledged.
+//!   the bit as well, and so does not run past what it has acknowledged. A slot gets the number of a stop
+//!   only if it was seen running: one that is safe, with its bit set, is stopped without (I2).
 //! - **I4** While `each_pending` is claimed the target cannot leave its safe region; only a slot that
 //!   was seen `Safe` after the heavy fence is claimed.
 //! - **I5** The stop and the for-each have a [`Round`] each. A finished round has nothing outstanding.
@@ -50,6 +51,10 @@
 //! - **I8** A recall comes from a handler on the target's thread, while the slot stands still. It sets
 //!   REST, which the target looks at after each store of `Running`. It changes the stop word and the
 //!   turns, on which the target may wait; in other waits the target looks for a recall every 10 ms.
+//! - **I9** A bit is cleared by its target alone, which then fences, looks at what the bit stands for, and sets
+//!   it again if need be. So a requester that has written that, and fenced, may leave a bit that it finds. A
+//!   bit that stays from a request before, on a target that has not left its region since, costs no
+//!   read-modify-write.
 //!
 //! *Exit*: detach acknowledges what is pending; for a slot found dead the requester acknowledges. *Fork*:
 //! the child puts each world in order, see [`Protocol::after_fork`]. *Signals*: a handler calls `recall`

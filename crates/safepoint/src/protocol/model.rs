@@ -318,6 +318,23 @@ fn second_stop_against_a_mutator_that_leaves_the_first() {
     });
 }
 
+/// I9. The bit of the stop before is there, and the second stop leaves it as it is. The target, which leaves its
+/// region, may be about to clear it.
+#[test]
+fn stop_against_a_bit_of_the_stop_before() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        world.protocol.enter(slot, Stance::Away);
+        world.stop_outside();
+        let requester = spawn(&world, World::stop_outside);
+        world.protocol.leave(slot);
+        world.work(slot);
+        world.protocol.enter(slot, Stance::Away);
+        assert_eq!(requester.join().unwrap(), 1, "counted once");
+    });
+}
+
 #[test]
 fn attach_and_detach_during_a_stop() {
     loom::model(|| {

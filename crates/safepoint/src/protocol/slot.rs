@@ -1,6 +1,7 @@
 //! A mutator's slot, and the arena of a world's slots.
 //!
-//! A slot has two cache lines: what requesters write, and what the target writes.
+//! What requesters write and what they look at is at the start of a slot, in one cache line: a stop of many
+//! targets takes as long as it takes to get at their lines. Two slots share none.
 //!
 //! The arena is a list of chunks that only grows. So a walk needs no lock, and an address that was a slot
 //! once stays one.
@@ -102,38 +103,39 @@ pub(crate) struct Requests {
 
 /// What the target writes.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Status<I> {
     state: AtomicU32,
-    /// Which thread has the slot. The system's: the protocol does not look at it.
-    pub(crate) identity: I,
     /// How many threads have had the slot. Not part of the protocol, so not modelled.
     pub(crate) generation: PlainU32,
     /// Place in the world's arena. Written before the slot is published there.
     pub(crate) index: PlainU32,
+    /// Which thread has the slot. The system's: the protocol does not look at it.
+    pub(crate) identity: I,
 }
 
 /// One mutator's place in the world.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct MutatorSlot<I> {
-    pub(crate) requests: CachePadded<Requests>,
-    pub(crate) status: CachePadded<Status<I>>,
+    pub(crate) requests: Requests,
+    pub(crate) status: Status<I>,
 }
 
 impl<I: Default> MutatorSlot<I> {
     pub(crate) fn new() -> Self {
         Self {
-            requests: CachePadded::new(Requests {
+            requests: Requests {
                 poll: AtomicU32::new(0),
                 stop_pending: AtomicU32::new(0),
                 each_pending: AtomicU32::new(0),
-            }),
-            status: CachePadded::new(Status {
+            },
+            status: Status {
                 state: AtomicU32::new(MutatorState::Dead as u32),
-                identity: I::default(),
                 generation: PlainU32::new(0),
                 index: PlainU32::new(0),
-            }),
+                identity: I::default(),
+            },
         }
     }
 }
@@ -146,6 +148,15 @@ impl<I> MutatorSlot<I> {
     #[inline(always)]
     pub(crate) fn is_armed(&self) -> bool {
         self.requests.poll.load(Ordering::Relaxed) != 0
+    }
+
+    /// Requester only: sets a bit of the poll word. A bit that an earlier request has left there is left as
+    /// it is: its target clears it, fences, looks at its source, and sets it again if need be (I9). The caller
+    /// has fenced since it wrote the source.
+    pub(crate) fn arm(&self, bit: u32) {
+        if self.requests.poll.load(Ordering::Relaxed) & bit == 0 {
+            self.requests.poll.fetch_or(bit, Ordering::AcqRel);
+        }
     }
 
     /// Acquire, with `set_state`'s release: a requester that sees `Safe` sees all that the target did before.
@@ -220,7 +231,7 @@ pub(crate) struct Chunk<I> {
     /// How many slots from the start were ever taken: a walk goes no further.
     used: AtomicU32,
     next: AtomicPtr<Chunk<I>>,
-    slots: [MutatorSlot<I>; CHUNK],
+    slots: [CachePadded<MutatorSlot<I>>; CHUNK],
 }
 
 impl<I: Default> Chunk<I> {
@@ -228,8 +239,17 @@ impl<I: Default> Chunk<I> {
         Self {
             used: AtomicU32::new(0),
             next: AtomicPtr::new(ptr::null_mut()),
-            slots: core::array::from_fn(|_| MutatorSlot::new()),
+            slots: core::array::from_fn(|_| CachePadded::new(MutatorSlot::new())),
         }
+    }
+}
+
+impl<I> Chunk<I> {
+    /// The slots that were ever taken.
+    fn used(&self) -> &[CachePadded<MutatorSlot<I>>] {
+        // Slots are taken first to last.
+        let used = self.used.load(Ordering::Relaxed) as usize;
+        self.slots.get(..used).unwrap_or(&self.slots)
     }
 }
 
@@ -316,7 +336,7 @@ impl<S: System> Arena<S> {
     pub(crate) fn each_slot(&self, visit: impl Fn(&'static MutatorSlot<S::Identity>)) {
         let mut next = chunk_at(&self.first);
         while let Some(chunk) = next {
-            chunk.slots.iter().for_each(&visit);
+            chunk.slots.iter().for_each(|slot| visit(slot));
             next = chunk_at(&chunk.next);
         }
     }
@@ -326,20 +346,14 @@ impl<S: System> Arena<S> {
     /// A slot whose target fenced after taking it is met by a walk that starts after the requester's fence,
     /// unless the target saw the request.
     pub(crate) fn slots(&self) -> impl Iterator<Item = &'static MutatorSlot<S::Identity>> + use<S> {
-        let mut chunk = chunk_at(&self.first);
-        let mut at = 0;
-        core::iter::from_fn(move || {
-            loop {
-                let current = chunk?;
-                // Slots are taken first to last, so only a full chunk has a next one.
-                if at < current.used.load(Ordering::Relaxed) as usize {
-                    at += 1;
-                    return current.slots.get(at - 1);
-                }
-                chunk = chunk_at(&current.next);
-                at = 0;
-            }
-        })
+        let mut next = chunk_at(&self.first);
+        let chunks = core::iter::from_fn(move || {
+            let chunk = next?;
+            // Only a full chunk has a next one.
+            next = chunk_at(&chunk.next);
+            Some(chunk)
+        });
+        chunks.flat_map(|chunk| chunk.used().iter().map(|slot| &**slot))
     }
 }
 

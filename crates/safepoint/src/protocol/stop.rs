@@ -1,5 +1,11 @@
 //! The requester's side of stop-the-world. The caller has the stop turn. If it is a mutator it is in a safe
 //! region, so that for-eaches can visit it while it waits.
+//!
+//! A target that seems safe when it is asked gets the bit alone: no number, and no share of the round's count.
+//! If it still does after the heavy fence it is stopped, since it finds the bit before it runs user code (I2),
+//! and stays so while the stop word is odd. Threads that block are most of a large world, and each costs two
+//! looks at its line. A target that is seen running after the fence has left its region meanwhile, or is on its
+//! way to find the bit. It is asked as one that ran from the start: it gets a number, and has to acknowledge.
 
 use core::ptr;
 
@@ -19,9 +25,20 @@ pub(crate) struct Counted {
     pub(crate) last: Option<SlotUse>,
 }
 
+/// How many slots were asked, by what they seemed to do.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    running: u32,
+    safe: u32,
+}
+
 /// A stop that was withdrawn, with what was kept of the targets that had not acknowledged.
 #[derive(Debug)]
 pub(crate) struct TimedOut<T>(pub(crate) Vec<T>);
+
+fn is_own<I>(own: Option<&'static MutatorSlot<I>>, slot: &'static MutatorSlot<I>) -> bool {
+    own.is_some_and(|own| ptr::eq(own, slot))
+}
 
 impl<S: System> Protocol<S> {
     /// Stops every mutator but `own`. After `Ok` no slot is `Running` until [`Protocol::resume`]; after
@@ -34,19 +51,20 @@ impl<S: System> Protocol<S> {
         let round = self.stop.begin();
         // Release: a target that finds its bit finds the odd word. A recall adds 2, not 1.
         self.stop_word.fetch_add(1, Ordering::Release);
-        // Pairs with `attach`'s fence.
+        // Pairs with `attach`'s fence, and with that of a target that has cleared its bit (I9).
         fence(Ordering::SeqCst);
-        let (mutators, safe) = self.arm_stop(own, round);
+        let Asked { running, safe } = self.arm_stop(own, round);
         // I2: needed before relying on a slot that was seen safe, and before sleeping. When all targets
         // run and acknowledge in time, neither happens and the fence is saved.
-        let mut fenced = safe != 0;
-        if fenced {
+        let (mut fenced, mut left) = (false, 0);
+        if safe != 0 {
             self.system.heavy();
-            self.acknowledge_for_the_safe(round, |_, _| ());
+            left = self.look_again(own, round);
+            fenced = left == 0;
         }
         if !self.stop.acknowledge(round, None) {
             let done = || self.stop.pending().is_none();
-            if !self.system.spin(mutators - safe, done) {
+            if !self.system.spin(running + left, done) {
                 while let Some(seen) = self.stop.pending() {
                     if pace.expired() {
                         self.withdraw(round, pace)?;
@@ -68,28 +86,56 @@ impl<S: System> Protocol<S> {
                 }
             }
         }
-        Ok(Counted { mutators, running: mutators - safe, last: self.stop.last() })
+        Ok(Counted { mutators: running + safe, running, last: self.stop.last() })
     }
 
-    /// Asks every live slot. Returns how many, and how many of them seemed safe.
+    /// Asks every live slot but `own`.
     fn arm_stop(
         &self,
         own: Option<&'static MutatorSlot<S::Identity>>,
         round: RoundNumber,
-    ) -> (u32, u32) {
-        let (mut asked, mut safe) = (0, 0);
-        for slot in self.live() {
-            if own.is_some_and(|own| ptr::eq(own, slot)) {
-                continue;
+    ) -> Asked {
+        let mut asked = Asked { running: 0, safe: 0 };
+        self.live().filter(|slot| !is_own(own, slot)).for_each(|slot| {
+            if slot.state() == MutatorState::Running {
+                self.ask_to_stop(slot, round);
+                asked.running += 1;
+            } else {
+                slot.arm(STOP);
+                asked.safe += 1;
             }
-            self.stop.expect();
-            // The number, then the bit: a target that finds the bit finds the number.
-            slot.requests.stop_pending.store(round.0, Ordering::Release);
-            slot.requests.poll.fetch_or(STOP, Ordering::AcqRel);
-            asked += 1;
-            safe += u32::from(slot.state() != MutatorState::Running);
-        }
-        (asked, safe)
+        });
+        asked
+    }
+
+    /// Asks a slot that runs. Its target, or this thread in its place, has to acknowledge.
+    fn ask_to_stop(&self, slot: &'static MutatorSlot<S::Identity>, round: RoundNumber) {
+        self.stop.expect();
+        // The number, then the bit: a target that finds the bit finds the number.
+        slot.requests.stop_pending.store(round.0, Ordering::Release);
+        slot.requests.poll.fetch_or(STOP, Ordering::AcqRel);
+    }
+
+    /// Behind the heavy fence: acknowledges for asked slots that are safe, and asks those that run and are not
+    /// asked. Returns how many these were. One that has acknowledged may be among them, on its way from one wait
+    /// to the next: it acknowledges again.
+    fn look_again(
+        &self,
+        own: Option<&'static MutatorSlot<S::Identity>>,
+        round: RoundNumber,
+    ) -> u32 {
+        let mut left = 0;
+        self.arena.slots().for_each(|slot| {
+            let pending = slot.requests.stop_pending.load(Ordering::Relaxed) == round.0;
+            let runs = slot.state() == MutatorState::Running;
+            if runs && !pending && !is_own(own, slot) {
+                self.ask_to_stop(slot, round);
+                left += 1;
+            } else if pending && !runs && Self::take_stop(slot, round.0) {
+                self.stop.acknowledge(round, None);
+            }
+        });
+        left
     }
 
     /// Acknowledges for all slots that are not running: they look at the poll word before they run. The

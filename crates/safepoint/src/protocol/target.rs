@@ -203,8 +203,9 @@ impl<S: System> Protocol<S> {
             self.system.settle_nudges();
             self.stay_while_held(slot);
             // Only the target clears the bit, and then looks at its source again: the next stop may
-            // have set it before it was cleared. Acquire: the requester made the word odd before that.
+            // have set it before it was cleared, or have found it and left it there (I9).
             slot.requests.poll.fetch_and(!STOP, Ordering::AcqRel);
+            fence(Ordering::SeqCst);
             if !self.is_stopping() {
                 break;
             }
