@@ -21,7 +21,9 @@ impl Mutator {
     /// same time. Returns how many were visited.
     ///
     /// - A mutator that runs is visited on its own thread, at its poll.
-    /// - One in a safe region is visited on this thread, and does not leave the region meanwhile.
+    /// - One in a safe region is visited on this thread, and does not leave the region meanwhile. If it wants to
+    ///   before its visit has begun, it waits for the closure that this thread is in, whosever that is, and is
+    ///   then visited on its own thread.
     /// - One that is nudged is visited between two instructions of its code. The closure has the stack of an
     ///   injected call ([`CALLBACK_ROOM`](sigctx::inject::CALLBACK_ROOM)), and what is left beyond.
     /// - One that attaches during the call is visited or not. One that detaches is visited before that, or
@@ -104,14 +106,11 @@ impl Mutator {
         if threadreg::holds_freeze() {
             return Err(EachError::HoldsFreeze { tid });
         }
-        let visited = core::sync::atomic::AtomicUsize::new(0);
         let panics: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
         let visit = |slot: &'static MutatorSlot<Identity>| {
             let inside = system::Visit::new(&slot.status.identity);
             let result = panic::catch_unwind(AssertUnwindSafe(|| visit(&Processor::new(slot))));
             drop(inside);
-            // Relaxed: the round's count orders it before the requester's look.
-            visited.fetch_add(1, Ordering::Relaxed);
             if let Err(payload) = result {
                 panics.lock().unwrap_or_else(PoisonError::into_inner).push(payload);
             }
@@ -124,18 +123,19 @@ impl Mutator {
         if let Some(first) = panics.into_iter().next() {
             panic::resume_unwind(first);
         }
-        let visited = visited.into_inner();
         match result {
-            Ok(()) => Ok(visited),
+            Ok(visited) => Ok(visited as usize),
             Err(NotVisited::NoTurn) => {
                 let holder = protocol.each_turn.holder();
                 Err(EachError::Busy { holder, waited: clock.elapsed() })
             }
-            Err(NotVisited::TimedOut(stragglers)) if clock.is_own_fault() => {
-                Err(EachError::HoldsMutators { visited, stragglers })
-            }
-            Err(NotVisited::TimedOut(stragglers)) => {
-                Err(EachError::TimedOut { visited, stragglers })
+            Err(NotVisited::TimedOut(visited, stragglers)) => {
+                let visited = visited as usize;
+                Err(if clock.is_own_fault() {
+                    EachError::HoldsMutators { visited, stragglers }
+                } else {
+                    EachError::TimedOut { visited, stragglers }
+                })
             }
         }
     }

@@ -2,27 +2,39 @@
 //! thread if that runs, and on the requester's if the mutator is in a safe region.
 //!
 //! ```text
-//!  each_pending: 0 --requester: asks--> n --target, at its poll: runs the closure---------> 0
-//!                                       |  \--requester: slot is gone, nothing to run-----> 0
-//!                 requester: slot Safe  v
-//!                                   n|CLAIMED --requester has run the closure-------------> 0
-//!                                       |
-//!                                       +--target wants to leave: |AWAITED, sleeps until 0
+//!  each_pending, of a slot that runs when it is asked:
+//!    0 --requester: asks--> n --target, at its poll: runs the closure---------> 0
+//!                           |  \--requester: slot is gone, nothing to run-----> 0
+//!     requester: slot Safe  v
+//!                       n|CLAIMED --requester has run the closure-------------> 0
+//!
+//!  of a slot that seems safe:
+//!    0 --requester--> n|CLAIMED --fence, slot Safe: requester runs the closure-> 0
+//!                           |  \--fence, slot is gone, nothing to run---------> 0
+//!                           v fence, slot runs; or its target waits
+//!                           n, as above
 //! ```
 //!
 //! A look at the state that finds `Safe` counts only after the heavy fence: then the target finds its poll bit
-//! before it runs user code again. It takes its pending request or finds it claimed: the exchange on
-//! `each_pending` decides. The fence is made if a target seems safe when it is asked, or before the requester
-//! sleeps. Where all run, and come to their polls while the requester spins, there is none.
+//! before it runs user code again. It takes its pending request or finds it claimed. The fence is made if a
+//! target seems safe when it is asked, or before the requester sleeps. Where all run, and come to their polls
+//! while the requester spins, there is none.
+//!
+//! A slot that seems safe is claimed when it is asked, by a store, and has no share of the round's count. If it
+//! is safe behind the fence its target has to wait for the claim, so the requester alone decides, and a store
+//! releases it. No step of this is a read-modify-write. Before each closure the requester looks whether a target
+//! has come to wait, and hands back what that waits for: no target waits for the closures of many others.
+//! A store may miss a target that is just about to wait. That is woken at the next of these looks, the last of
+//! which comes behind a fence.
 
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ptr;
 
 use super::request::RoundNumber;
-use super::slot::{AWAITED, CLAIMED, EACH, MutatorSlot, MutatorState, Stance};
+use super::slot::{CLAIMED, EACH, MutatorSlot, MutatorState, Stance};
 use super::{Pace, Protocol, System};
-use sigctx::sync::Ordering;
+use sigctx::sync::{AtomicU32, Ordering, fence};
 
 /// What was kept of the targets for which no closure ran.
 pub(crate) type Unvisited<T> = Vec<T>;
@@ -32,13 +44,15 @@ pub(crate) type Unvisited<T> = Vec<T>;
 pub(crate) enum NotVisited<T> {
     /// It did not get the turn. No closure ran.
     NoTurn,
-    /// Closures ran for all but these.
-    TimedOut(Unvisited<T>),
+    /// Closures ran for so many, and for all but these.
+    TimedOut(u32, Unvisited<T>),
 }
 
 /// The closure of a round. It must not unwind.
 pub(crate) struct Call<'a, S: System> {
-    pub(crate) visit: &'a (dyn Fn(&'static MutatorSlot<S::Identity>) + Sync),
+    visit: &'a (dyn Fn(&'static MutatorSlot<S::Identity>) + Sync),
+    /// How often targets ran it. Relaxed: the round's count orders it before the requester's look.
+    by_targets: AtomicU32,
 }
 
 impl<S: System> fmt::Debug for Call<'_, S> {
@@ -64,13 +78,22 @@ impl Drop for MustNotUnwind {
 struct Wait {
     /// It has made the heavy fence since it asked.
     fenced: bool,
-    /// How many targets ran when they were asked.
+    /// How many targets were running when they were asked.
     running: u32,
+}
+
+/// What the requester has done in one pass over the slots.
+#[derive(Debug, Default, Clone, Copy)]
+struct Pass {
+    /// How often it ran the closure.
+    visited: u32,
+    /// How many claims it handed back, since their targets were not safe, or waited.
+    left: u32,
 }
 
 impl<S: System> Protocol<S> {
     /// Runs `visit` once for `own` and once for every other slot that is live when it is asked. A target
-    /// that detaches meanwhile is visited or not. `visit` must not unwind.
+    /// that detaches meanwhile is visited or not. `visit` must not unwind. Returns how often it ran.
     ///
     /// `own` is the slot of the calling thread, `me`. It is running before and after, and in a safe region
     /// while the thread waits.
@@ -80,7 +103,7 @@ impl<S: System> Protocol<S> {
         me: i32,
         visit: &(dyn Fn(&'static MutatorSlot<S::Identity>) + Sync),
         pace: &mut P,
-    ) -> Result<(), NotVisited<P::Seen>> {
+    ) -> Result<u32, NotVisited<P::Seen>> {
         self.enter(own, Stance::Waits);
         let took = self.each_turn.acquire(&self.system, Some(own), me, pace);
         // I6: blocks while the world is stopped.
@@ -89,45 +112,67 @@ impl<S: System> Protocol<S> {
             return Err(NotVisited::NoTurn);
         }
 
-        let call: Call<'_, S> = Call { visit };
+        let call: Call<'_, S> = Call { visit, by_targets: AtomicU32::new(0) };
         let outstanding = MustNotUnwind;
         let round = self.each.begin();
         // Release, with `visit`'s acquire. I6: removed when nothing is outstanding.
         self.each_call.store(ptr::from_ref(&call).cast_mut().cast(), Ordering::Release);
-        let (asked, safe) = self.arm_each(own, round);
+        let (mut wait, safe) = self.arm_each(own, round);
         (call.visit)(own);
-        // I2: a target that is seen running after the fence sees the bit before it changes state.
-        let fenced = safe != 0;
-        if fenced {
+        let mut visited = 1;
+        if safe != 0 {
+            // I2: a target that is seen running after the fence sees the bit before it changes state.
             self.system.heavy();
-            self.visit_the_safe(own, round, &call, |_, _| ());
+            let pass = self.visit_the_safe(own, round, &call, |_, _| ());
+            visited += pass.visited;
+            wait.running += pass.left;
+            // What was handed back was asked after the fence.
+            wait.fenced = pass.left == 0;
         }
         let mut unvisited = Vec::new();
         if !self.each.acknowledge(round, None) {
-            let wait = Wait { fenced, running: asked - safe };
-            self.await_each(own, round, &call, wait, pace, &mut unvisited);
+            visited += self.await_each(own, round, &call, wait, pace, &mut unvisited);
         }
         self.each_call.store(ptr::null_mut(), Ordering::Relaxed);
         let _over = ManuallyDrop::new(outstanding);
         self.each_turn.release(&self.system);
-        if unvisited.is_empty() { Ok(()) } else { Err(NotVisited::TimedOut(unvisited)) }
+        visited += call.by_targets.load(Ordering::Relaxed);
+        if unvisited.is_empty() {
+            Ok(visited)
+        } else {
+            Err(NotVisited::TimedOut(visited, unvisited))
+        }
     }
 
-    /// Asks every live slot but `own`. Returns how many, and how many of them seemed safe.
-    fn arm_each(&self, own: &'static MutatorSlot<S::Identity>, round: RoundNumber) -> (u32, u32) {
-        let (mut asked, mut safe) = (0, 0);
-        for slot in self.live().filter(|slot| !ptr::eq(own, *slot)) {
-            self.each.expect();
-            slot.requests.each_pending.store(round.0, Ordering::Release);
-            slot.requests.poll.fetch_or(EACH, Ordering::AcqRel);
-            asked += 1;
-            safe += u32::from(slot.state() != MutatorState::Running);
-        }
-        (asked, safe)
+    /// Asks every live slot but `own`, and claims those that seem safe. Returns how many these were.
+    fn arm_each(&self, own: &'static MutatorSlot<S::Identity>, round: RoundNumber) -> (Wait, u32) {
+        let (mut running, mut safe) = (0, 0);
+        self.live().filter(|slot| !ptr::eq(own, *slot)).for_each(|slot| {
+            if slot.state() == MutatorState::Running {
+                self.ask_for_visit(slot, round);
+                running += 1;
+            } else {
+                // Release: a target that finds the claim finds what came before.
+                slot.requests.each_pending.store(round.0 | CLAIMED, Ordering::Release);
+                // The fence that I9 wants comes later. If the target clears the bit until then, that is seen.
+                slot.arm(EACH);
+                safe += 1;
+            }
+        });
+        (Wait { fenced: false, running }, safe)
+    }
+
+    /// Asks a slot for which nothing is pending, or whose claim is handed back. Its target, or this thread in
+    /// its place, has to acknowledge.
+    fn ask_for_visit(&self, slot: &'static MutatorSlot<S::Identity>, round: RoundNumber) {
+        self.each.expect();
+        // The number, then the bit: a target that finds the bit finds the number.
+        slot.requests.each_pending.store(round.0, Ordering::Release);
+        slot.requests.poll.fetch_or(EACH, Ordering::AcqRel);
     }
 
     /// Waits for all acknowledgements, in a safe region: a requester that waits can be stopped. Past the
-    /// deadline it waits only for closures that have begun.
+    /// deadline it waits only for closures that have begun. Returns how often it ran the closure.
     fn await_each<P: Pace<S>>(
         &self,
         own: &'static MutatorSlot<S::Identity>,
@@ -136,7 +181,8 @@ impl<S: System> Protocol<S> {
         mut wait: Wait,
         pace: &mut P,
         unvisited: &mut Unvisited<P::Seen>,
-    ) {
+    ) -> u32 {
+        let mut visited = 0;
         let mut withdrawn = false;
         while self.each.pending().is_some() {
             self.enter(own, Stance::Waits);
@@ -160,17 +206,18 @@ impl<S: System> Protocol<S> {
                 // I2: a target that was seen running may have entered a region and not found its bit.
                 self.system.heavy();
                 wait.fenced = true;
-                self.visit_the_safe(own, round, call, |_, _| ());
+                visited += self.visit_the_safe(own, round, call, |_, _| ()).visited;
             } else if expired {
-                self.withdraw_each(own, round, call, pace, unvisited);
+                visited += self.withdraw_each(own, round, call, pace, unvisited);
                 withdrawn = true;
             } else if late && !withdrawn {
                 let late = |slot: &'static MutatorSlot<S::Identity>, wanted: &dyn Fn() -> bool| {
                     pace.late(slot, wanted);
                 };
-                self.visit_the_safe(own, round, call, late);
+                visited += self.visit_the_safe(own, round, call, late).visited;
             }
         }
+        visited
     }
 
     /// Past the deadline: visits the slots that are safe, and withdraws what is still pending.
@@ -181,8 +228,8 @@ impl<S: System> Protocol<S> {
         call: &Call<'_, S>,
         pace: &P,
         unvisited: &mut Unvisited<P::Seen>,
-    ) {
-        self.visit_the_safe(own, round, call, |slot, _| {
+    ) -> u32 {
+        let pass = self.visit_the_safe(own, round, call, |slot, _| {
             // Looked at while the request is pending: the slot is still that of the target that was asked.
             let seen = pace.look(slot);
             if Self::take_each(slot, round.0) {
@@ -190,32 +237,44 @@ impl<S: System> Protocol<S> {
                 unvisited.push(seen);
             }
         });
+        pass.visited
     }
 
     /// Runs the closure for every slot that is safe and for which it is pending. Slots that run are passed
-    /// to `late`.
+    /// to `late`. Leaves no claim.
     fn visit_the_safe(
         &self,
         own: &'static MutatorSlot<S::Identity>,
         round: RoundNumber,
         call: &Call<'_, S>,
         mut late: impl FnMut(&'static MutatorSlot<S::Identity>, &dyn Fn() -> bool),
-    ) {
+    ) -> Pass {
+        let mut pass = Pass::default();
         for slot in self.arena.slots() {
-            let is_pending = || slot.requests.each_pending.load(Ordering::Relaxed) == round.0;
-            if !is_pending() {
+            let pending = || slot.requests.each_pending.load(Ordering::Relaxed);
+            let is_pending = || pending() == round.0;
+            let claimed = round.0 | CLAIMED;
+            if pending() & !CLAIMED != round.0 {
                 continue;
             }
             // A stop waits for one closure at most, and no closure runs in it (I6).
             if own.is_armed() {
                 self.process(own);
             }
+            // I4: a target waits for one closure at most, too.
+            if self.each_awaited.load(Ordering::Relaxed) != 0 {
+                pass.left += self.hand_back(round);
+            }
+            if pending() == claimed {
+                self.settle_claim(slot, round, call, &mut pass);
+                continue;
+            }
             match slot.state() {
                 // I7.
                 MutatorState::Running => {
                     late(slot, &|| slot.state() == MutatorState::Running && is_pending());
                 }
-                MutatorState::Safe => self.visit_for(slot, round, call),
+                MutatorState::Safe => pass.visited += u32::from(self.visit_for(slot, round, call)),
                 // Gone, or going: it looks at what is pending before it runs user code again.
                 _ => {
                     if Self::take_each(slot, round.0) {
@@ -224,26 +283,92 @@ impl<S: System> Protocol<S> {
                 }
             }
         }
+        // I4: with the fence of a target that is about to wait.
+        fence(Ordering::SeqCst);
+        pass.left += self.hand_back(round);
+        pass
     }
 
-    /// Claims what is pending for a safe slot, and runs the closure on this thread.
+    /// Behind the heavy fence: runs the closure that was claimed when the slot was asked, or gives up the claim.
+    fn settle_claim(
+        &self,
+        slot: &'static MutatorSlot<S::Identity>,
+        round: RoundNumber,
+        call: &Call<'_, S>,
+        pass: &mut Pass,
+    ) {
+        // I9. A bit that is seen here was not cleared by a target that had not seen the claim.
+        let is_armed = slot.requests.poll.load(Ordering::Relaxed) & EACH != 0;
+        match slot.state() {
+            MutatorState::Safe if is_armed => {
+                (call.visit)(slot);
+                pass.visited += 1;
+                self.release_claim(slot);
+            }
+            MutatorState::Safe | MutatorState::Running => {
+                self.ask_for_visit(slot, round);
+                self.wake_waiting(slot);
+                pass.left += 1;
+            }
+            // Gone, or going, or another target that has just come: as in `visit_the_safe`.
+            _ => self.release_claim(slot),
+        }
+    }
+
+    /// A claim ends, with nothing pending.
+    fn release_claim(&self, slot: &'static MutatorSlot<S::Identity>) {
+        // Release: the target sees what the closure did.
+        slot.requests.each_pending.store(0, Ordering::Release);
+        self.wake_waiting(slot);
+    }
+
+    /// Wakes a target that waits for a claim, after that has been settled. One that is about to wait may be
+    /// missed: see `hand_back`.
+    fn wake_waiting(&self, slot: &'static MutatorSlot<S::Identity>) {
+        if slot.status.awaits.load(Ordering::Relaxed) != 0 {
+            self.system.wake_all(&slot.requests.each_pending);
+        }
+    }
+
+    /// For each target that waits for a claim: hands back one that is not settled, and wakes the target.
+    /// Returns how many it handed back.
+    fn hand_back(&self, round: RoundNumber) -> u32 {
+        let mut left = 0;
+        // Acquire: it sees the marks of all slots whose targets have written this before.
+        if self.each_awaited.load(Ordering::Relaxed) != 0
+            && self.each_awaited.swap(0, Ordering::Acquire) != 0
+        {
+            for slot in self.arena.slots() {
+                if slot.status.awaits.load(Ordering::Relaxed) != 0 {
+                    let pending = slot.requests.each_pending.load(Ordering::Relaxed);
+                    if pending == round.0 | CLAIMED {
+                        self.ask_for_visit(slot, round);
+                        left += 1;
+                    }
+                    self.system.wake_all(&slot.requests.each_pending);
+                }
+            }
+        }
+        left
+    }
+
+    /// Claims what is pending for a safe slot, and runs the closure on this thread. False if the target was
+    /// first.
     fn visit_for(
         &self,
         slot: &'static MutatorSlot<S::Identity>,
         round: RoundNumber,
         call: &Call<'_, S>,
-    ) {
+    ) -> bool {
         let (pending, claim) = (&slot.requests.each_pending, round.0 | CLAIMED);
         // Acquire: the look at the state came before, and the closure must come after.
         if pending.compare_exchange(round.0, claim, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            return;
+            return false;
         }
         (call.visit)(slot);
-        // Release: the target sees what the closure did.
-        if pending.swap(0, Ordering::Release) & AWAITED != 0 {
-            self.system.wake_all(pending);
-        }
+        self.release_claim(slot);
         self.each.acknowledge(round, None);
+        true
     }
 
     /// Runs the round's closure for the calling thread's slot. The caller has taken the slot's pending
@@ -254,18 +379,87 @@ impl<S: System> Protocol<S> {
         // outstanding, and the caller acknowledges after this.
         let call = unsafe { &*call };
         (call.visit)(slot);
+        call.by_targets.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use core::time::Duration;
+    use std::sync::{Barrier, Mutex};
+    use std::thread;
 
-    use testkit::child;
+    use testkit::{child, in_child};
 
-    use super::{MutatorSlot, Pace, Protocol};
+    use super::{MutatorSlot, Ordering, Pace, Protocol, Stance};
     use crate::protocol::Limit;
     use crate::system::{Fences, Identity, Linux};
+
+    /// Waits, and does nothing about late targets.
+    struct Patient;
+
+    impl Limit for Patient {
+        fn left(&self) -> Option<Duration> {
+            None
+        }
+    }
+
+    impl Pace<Linux> for Patient {
+        type Seen = ();
+
+        fn expired(&self) -> bool {
+            false
+        }
+        fn nap(&self) -> Option<Duration> {
+            Some(Duration::from_millis(1))
+        }
+        fn due(&mut self) -> bool {
+            true
+        }
+        fn late(&mut self, _slot: &'static MutatorSlot<Identity>, _wanted: &dyn Fn() -> bool) {}
+        fn look(&self, _slot: &'static MutatorSlot<Identity>) {}
+    }
+
+    /// A mutator that comes back from its region does not wait for the closures of all that come before it.
+    #[test]
+    fn a_target_that_waits_gets_its_closure_back() {
+        let name = "protocol::each::tests::a_target_that_waits_gets_its_closure_back";
+        in_child(name, Duration::from_secs(20), || {
+            let protocol = &Protocol::new(Linux::new(Fences::Full));
+            let attach = || protocol.attach(|_| (), |_| (), &Patient).expect("room");
+            // Visited in this order, but for the requester's own slot.
+            let (own, first) = (attach(), attach());
+            protocol.enter(first, Stance::Away);
+            let (inside, leave) = (Barrier::new(2), Barrier::new(2));
+            let visits = Mutex::new(Vec::new());
+            thread::scope(|scope| {
+                let second = scope.spawn(|| {
+                    let second = attach();
+                    protocol.enter(second, Stance::Away);
+                    inside.wait();
+                    leave.wait();
+                    protocol.leave(second);
+                    protocol.enter(second, Stance::Away);
+                });
+                inside.wait();
+                let visit = |slot: &'static MutatorSlot<Identity>| {
+                    visits.lock().unwrap().push((slot.index(), thread::current().id()));
+                    if core::ptr::eq(slot, first) {
+                        leave.wait();
+                        let waits = |slot: &MutatorSlot<Identity>| {
+                            slot.status.awaits.load(Ordering::Relaxed) == 1
+                        };
+                        while !protocol.live().any(waits) {
+                            thread::yield_now();
+                        }
+                    }
+                };
+                assert_eq!(protocol.for_each(own, 1, &visit, &mut Patient).expect("no limit"), 3);
+                let (me, other) = (thread::current().id(), second.thread().id());
+                assert_eq!(visits.into_inner().unwrap(), [(0, me), (1, me), (2, other)]);
+            });
+        });
+    }
 
     /// Breaks the rule that `late` does not unwind.
     struct Panics;

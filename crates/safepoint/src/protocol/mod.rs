@@ -26,7 +26,9 @@
 //! |---|---|---|---|---|
 //! | `poll` | requesters and target set bits, target clears | target; requesters, before they set one | set: release; clear: acq-rel, then a fence, then the sources are looked at again | a bit may be set in vain, never missing; I9 |
 //! | `state` | target | requesters | release / acquire, and a fence before the target's next look at `poll` | I2 |
-//! | `stop_pending`, `each_pending` | requester 0→n; target or requester n→0 by exchange; requester n→claimed→0, target claimed→awaited | both | acq-rel | I3, I4 |
+//! | `stop_pending`, `each_pending` | requester 0→n; target or requester n→0 by exchange | both | acq-rel | I3 |
+//! | `each_pending`, claimed | requester 0→claimed by a store, n→claimed by exchange, claimed→0 or n by a store | both | release / acquire | I4 |
+//! | `awaits`, `each_awaited` | target 0→1, before it sleeps on a claim; `awaits` target 1→0, `each_awaited` requester 1→0 | requester | release / acq-rel; fences before the sleep, and after a pass over the claims | I4 |
 //! | `pending` (one a round) | requester, threads that acknowledge | requester | acq-rel | I5 |
 //! | `stop_word` | holder of the stop turn +1; a handler that recalls +2 | targets | release / acquire, fence after it is made odd | odd: a stop is wanted or on |
 //! | turns | requesters; a handler adds to the upper bits | requesters | acquire / release | one thread has a turn |
@@ -40,8 +42,9 @@
 //!   once, and no other thread does. A target that takes one before the requester has set the bit sets
 //!   the bit as well, and so does not run past what it has acknowledged. A slot gets the number of a stop
 //!   only if it was seen running: one that is safe, with its bit set, is stopped without (I2).
-//! - **I4** While `each_pending` is claimed the target cannot leave its safe region; only a slot that
-//!   was seen `Safe` after the heavy fence is claimed.
+//! - **I4** A target that finds `each_pending` claimed waits, safe. The requester runs the closure of a claim for
+//!   a slot that it sees `Safe`, with its bit set, after the heavy fence. Any other claim it takes back, or hands
+//!   back to the target as a number.
 //! - **I5** The stop and the for-each have a [`Round`] each. A finished round has nothing outstanding.
 //! - **I6** Closures run on threads whose own state is `Running`: never in a stopped world. The
 //!   call is alive while an acknowledgement of its round is outstanding.
@@ -171,6 +174,8 @@ pub(crate) struct Protocol<S: System> {
     stop: Round,
     each: Round,
     each_call: AtomicPtr<Call<'static, S>>,
+    /// 1 if a target has come to wait for a claim since the requester looked last.
+    each_awaited: AtomicU32,
     pub(crate) stop_turn: Turn,
     pub(crate) each_turn: Turn,
 }
@@ -184,6 +189,7 @@ impl<S: System> Protocol<S> {
             stop: Round::new(),
             each: Round::new(),
             each_call: AtomicPtr::new(core::ptr::null_mut()),
+            each_awaited: AtomicU32::new(0),
             stop_turn: Turn::new(),
             each_turn: Turn::new(),
         }
@@ -227,6 +233,7 @@ impl<S: System> Protocol<S> {
             slot.requests.poll.fetch_and(kept, Ordering::Relaxed);
             slot.requests.stop_pending.store(0, Ordering::Relaxed);
             slot.requests.each_pending.store(0, Ordering::Relaxed);
+            slot.status.awaits.store(0, Ordering::Relaxed);
             if slot.state() != MutatorState::Dead && !survives(slot) {
                 reclaim(slot);
                 slot.set_state(MutatorState::Dead);

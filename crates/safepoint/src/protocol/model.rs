@@ -434,6 +434,27 @@ fn for_each_against_a_mutator_that_leaves_a_safe_region() {
     });
 }
 
+/// I9. The bit of the for-each before is there, and the second leaves it as it is. The target may be about to
+/// clear it, and then does not find it when it leaves its next region.
+#[test]
+fn for_each_against_a_bit_of_the_for_each_before() {
+    loom::model(|| {
+        let world = World::new();
+        let (slot, own) = (world.attach(), world.attach());
+        world.protocol.enter(slot, Stance::Away);
+        world.for_each(own);
+        let requester = spawn(&world, move |world| world.for_each(own));
+        for _ in 0..2 {
+            world.protocol.leave(slot);
+            world.work(slot);
+            world.protocol.enter(slot, Stance::Away);
+        }
+        requester.join().unwrap();
+        world.protocol.leave(slot);
+        assert_eq!(world.visits(slot), 2, "ran once for each");
+    });
+}
+
 /// W4. A target that detaches is visited or gone, and the requester is woken either way.
 #[test]
 fn for_each_against_detach_and_attach() {

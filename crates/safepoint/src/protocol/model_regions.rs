@@ -283,8 +283,11 @@ fn for_each_past_its_deadline() {
                 visits.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
             };
             let visited = match world.protocol.for_each(own, 1, &visit, &mut Impatient) {
-                Ok(()) => 2,
-                Err(each::NotVisited::TimedOut(late)) => 2 - late.len() as u32,
+                Ok(says) => says,
+                Err(each::NotVisited::TimedOut(says, late)) => {
+                    assert_eq!(says, 2 - late.len() as u32, "each target is visited or late");
+                    says
+                }
                 Err(each::NotVisited::NoTurn) => panic!("no other thread has it"),
             };
             assert_eq!(visits.into_inner(), visited, "as many as it says");

@@ -135,7 +135,7 @@ pub(crate) struct Round {
     last_generation: PlainU32,
 }
 
-/// The number of one request. Never 0, and the top two bits are free for `CLAIMED` and `AWAITED`.
+/// The number of one request. Never 0, and the top bit is free for `CLAIMED`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RoundNumber(pub(crate) u32);
 
@@ -157,7 +157,7 @@ impl Round {
 
     /// Begins the next request, with the requester's own acknowledgement outstanding. Turn holder only.
     pub(crate) fn begin(&self) -> RoundNumber {
-        let next = (self.number.load(Plain::Relaxed) + 1) & (u32::MAX >> 2);
+        let next = (self.number.load(Plain::Relaxed) + 1) & (u32::MAX >> 1);
         let round = RoundNumber(next.max(1));
         self.number.store(round.0, Plain::Relaxed);
         self.last.store(0, Plain::Relaxed);

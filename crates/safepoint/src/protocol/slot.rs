@@ -23,10 +23,8 @@ pub(crate) const EACH: u32 = 1 << 1;
 /// Bit of the poll word: the thread's task was held while the slot stood still. A handler on the target's
 /// thread sets it, between two instructions.
 pub(crate) const REST: u32 = 1 << 2;
-/// Bit of `each_pending`: the requester has claimed the closure, and may be running it.
+/// Bit of `each_pending`: the requester has claimed the closure, and runs it or hands it back.
 pub(crate) const CLAIMED: u32 = 1 << 31;
-/// Bit of a claimed `each_pending`: the target sleeps until the requester has run the closure.
-pub(crate) const AWAITED: u32 = 1 << 30;
 
 /// What a mutator does, as requesters see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +104,8 @@ pub(crate) struct Requests {
 #[repr(C)]
 pub(crate) struct Status<I> {
     state: AtomicU32,
+    /// 1 while the target sleeps, or is about to, because the requester has claimed its closure.
+    pub(crate) awaits: AtomicU32,
     /// How many threads have had the slot. Not part of the protocol, so not modelled.
     pub(crate) generation: PlainU32,
     /// Place in the world's arena. Written before the slot is published there.
@@ -132,6 +132,7 @@ impl<I: Default> MutatorSlot<I> {
             },
             status: Status {
                 state: AtomicU32::new(MutatorState::Dead as u32),
+                awaits: AtomicU32::new(0),
                 generation: PlainU32::new(0),
                 index: PlainU32::new(0),
                 identity: I::default(),

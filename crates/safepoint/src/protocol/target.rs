@@ -4,7 +4,7 @@
 use core::time::Duration;
 
 use super::request::{MOST, RoundNumber};
-use super::slot::{AWAITED, CLAIMED, EACH, MutatorSlot, MutatorState, REST, STOP, Stance};
+use super::slot::{CLAIMED, EACH, MutatorSlot, MutatorState, REST, STOP, Stance};
 use super::{Limit, Protocol, System};
 use sigctx::sync::{Ordering, fence};
 
@@ -318,16 +318,20 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// Sleeps until the requester has run the closure that it has claimed; may return early.
+    /// Sleeps until the requester has run the closure that it has claimed, or hands the claim back; may
+    /// return early.
     fn await_claim(&self, slot: &MutatorSlot<S::Identity>, pending: u32) {
         if slot.is_recalled(&self.system) {
             self.system.serve();
         }
-        let (word, awaited) = (&slot.requests.each_pending, pending | AWAITED);
-        let marked = word.compare_exchange(pending, awaited, Ordering::Relaxed, Ordering::Relaxed);
-        if marked.is_ok() {
-            self.system.wait(word, awaited, Some(NAP));
-        }
+        slot.status.awaits.store(1, Ordering::Relaxed);
+        // Release: a requester that finds this finds the slot's mark.
+        self.each_awaited.store(1, Ordering::Release);
+        // I4. Either the requester, which fences when it has settled some claims, finds the marks, or this
+        // thread finds its claim settled.
+        fence(Ordering::SeqCst);
+        self.system.wait(&slot.requests.each_pending, pending, Some(NAP));
+        slot.status.awaits.store(0, Ordering::Relaxed);
     }
 
     /// Runs the pending closure, or waits until the requester has.
@@ -337,7 +341,8 @@ impl<S: System> Protocol<S> {
             // I7: no nudge is wanted for a slot with nothing pending.
             self.system.settle_nudges();
             slot.requests.poll.fetch_and(!EACH, Ordering::AcqRel);
-            // As for STOP: the next request may have set the bit before it was cleared.
+            // As for STOP: the next request may have set the bit before it was cleared, or left it (I9).
+            fence(Ordering::SeqCst);
             if slot.requests.each_pending.load(Ordering::Acquire) != 0 {
                 slot.requests.poll.fetch_or(EACH, Ordering::Relaxed);
             }
