@@ -22,8 +22,8 @@ impl Mutator {
     ///
     /// - A mutator that runs is visited on its own thread, at its poll.
     /// - One in a safe region is visited on this thread, and does not leave the region meanwhile. If it wants to
-    ///   before its visit has begun, it waits for the closure that this thread is in, whosever that is, and is
-    ///   then visited on its own thread.
+    ///   before its visit has begun, it waits for the closure that this thread is in, whosever that is, and may
+    ///   then be visited on its own thread.
     /// - One that is nudged is visited between two instructions of its code. The closure has the stack of an
     ///   injected call ([`CALLBACK_ROOM`](sigctx::inject::CALLBACK_ROOM)), and what is left beyond.
     /// - One that attaches during the call is visited or not. One that detaches is visited before that, or

@@ -154,7 +154,7 @@ impl Mutator {
         // guard to make a thread.
         let frozen = threadreg::holds_freeze();
         let timeout = if frozen { Some(Duration::ZERO) } else { timeout };
-        let clock = Clock::start(&shared.protocol, tid, timeout, Duration::ZERO);
+        let clock = Clock::start(&shared.protocol, tid, timeout, None);
         let place = Cell::new(None);
         let identify = |slot: &'static MutatorSlot<Identity>| {
             let identity = &slot.status.identity;
@@ -191,8 +191,8 @@ impl Mutator {
     ///
     /// # Panics
     ///
-    /// If the thread holds `threadreg::freeze_creation`'s guard and something is pending; with debug assertions
-    /// also if nothing is. A mutator that waits for the guard to make a thread would not come to the stop.
+    /// If the thread holds `threadreg::freeze_creation`'s guard and something is pending, or a nudge has brought
+    /// it to its last safe point; with debug assertions always if it holds the guard. A mutator that waits for the guard to make a thread would not come to the stop.
     #[inline]
     #[doc(alias = "safepoint poll")]
     pub fn poll(&mut self) {

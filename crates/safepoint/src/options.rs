@@ -3,9 +3,6 @@
 use core::fmt;
 use core::time::Duration;
 
-/// Well above the time from a request to a poll's acknowledgement.
-const NUDGE_AFTER: Duration = Duration::from_micros(100);
-
 /// Why the world is stopped, for people who read statistics and errors.
 ///
 /// # Signal safety
@@ -60,16 +57,17 @@ pub struct StopOptions {
     /// The longest wait for the turn and for all mutators to stop, together. `None`: no limit. A mutator
     /// whose stop fails goes on when no other thread has the world stopped.
     pub timeout: Option<Duration>,
-    /// How long after the request mutators that still run are nudged. Without effect in a world without a
-    /// nudge.
-    pub nudge_after: Duration,
+    /// How long after the request mutators that still run are nudged. `None`: at once, if a nudge brought the
+    /// mutator to its last safe point and it has come to none by itself since; else after 100 µs. Without
+    /// effect in a world without a nudge.
+    pub nudge_after: Option<Duration>,
 }
 
 impl StopOptions {
-    /// No timeout, and a nudge after 100 µs.
+    /// No timeout, and nudges by what is known of each mutator.
     #[must_use]
     pub fn new(reason: impl Into<Reason>) -> Self {
-        Self { reason: reason.into(), timeout: None, nudge_after: NUDGE_AFTER }
+        Self { reason: reason.into(), timeout: None, nudge_after: None }
     }
 
     /// Sets the timeout. A stop that takes longer is withdrawn, and the world runs.
@@ -79,10 +77,10 @@ impl StopOptions {
         self
     }
 
-    /// Sets how long after the request late mutators are nudged.
+    /// Sets how long after the request mutators that still run are nudged, whatever is known of them.
     #[must_use]
     pub fn nudge_after(mut self, after: Duration) -> Self {
-        self.nudge_after = after;
+        self.nudge_after = Some(after);
         self
     }
 }
@@ -98,9 +96,10 @@ pub struct EachOptions {
     /// The longest wait for the turn and for every closure to begin, together. `None`: no limit. Closures
     /// that have begun are waited for beyond it, and so are stops by other threads.
     pub timeout: Option<Duration>,
-    /// How long after the request mutators that still run are nudged. Without effect in a world without a
-    /// nudge.
-    pub nudge_after: Duration,
+    /// How long after the request mutators that still run are nudged. `None`: at once, if a nudge brought the
+    /// mutator to its last safe point and it has come to none by itself since; else after 100 µs. Without
+    /// effect in a world without a nudge.
+    pub nudge_after: Option<Duration>,
 }
 
 impl Default for EachOptions {
@@ -110,10 +109,10 @@ impl Default for EachOptions {
 }
 
 impl EachOptions {
-    /// No timeout, and a nudge after 100 µs.
+    /// No timeout, and nudges by what is known of each mutator.
     #[must_use]
     pub fn new() -> Self {
-        Self { timeout: None, nudge_after: NUDGE_AFTER }
+        Self { timeout: None, nudge_after: None }
     }
 
     /// Sets the timeout. Past it, mutators that have not been visited will not be.
@@ -123,10 +122,10 @@ impl EachOptions {
         self
     }
 
-    /// Sets how long after the request late mutators are nudged.
+    /// Sets how long after the request mutators that still run are nudged, whatever is known of them.
     #[must_use]
     pub fn nudge_after(mut self, after: Duration) -> Self {
-        self.nudge_after = after;
+        self.nudge_after = Some(after);
         self
     }
 }

@@ -11,6 +11,9 @@ use crate::error::{Straggler, StragglerCause};
 use crate::protocol::{Limit, MutatorSlot, MutatorState, Pace, Protocol, SlotUse};
 use crate::system::{self, Identity, Linux, Target};
 
+/// When a target that runs is nudged of which nothing is known. Well above the time from a request to a poll's
+/// acknowledgement.
+const NUDGE_AFTER: Duration = Duration::from_micros(100);
 /// The first nap. Each is twice as long as the one before.
 const FIRST_NAP: Duration = Duration::from_micros(100);
 /// The longest nap. A lost nudge goes unnoticed for as long.
@@ -21,7 +24,8 @@ const LONGEST_NAP: Duration = Duration::from_millis(10);
 pub(crate) struct Clock<'a> {
     protocol: &'a Protocol<Linux>,
     deadline: Option<Instant>,
-    nudge_after: Duration,
+    /// `None`: at once, or after [`NUDGE_AFTER`], by what is known of the target.
+    nudge_after: Option<Duration>,
     start: Instant,
     nap: Duration,
     /// When the next look is due.
@@ -54,11 +58,12 @@ impl<'a> Clock<'a> {
         protocol: &'a Protocol<Linux>,
         me: i32,
         timeout: Option<Duration>,
-        nudge_after: Duration,
+        nudge_after: Option<Duration>,
     ) -> Self {
         let start = Instant::now();
         let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
-        let nap = FIRST_NAP.min(nudge_after.max(Duration::from_micros(10)));
+        let nap = nudge_after.unwrap_or(NUDGE_AFTER);
+        let nap = FIRST_NAP.min(nap.max(Duration::from_micros(10)));
         let next_look = start + nap;
         let (nudged, own_fault) = (Vec::new(), false);
         Self { protocol, deadline, nudge_after, start, nap, next_look, me, nudged, own_fault }
@@ -180,11 +185,20 @@ impl Pace<Linux> for Clock<'_> {
         due
     }
 
+    fn expect_late(&mut self, slot: &'static MutatorSlot<Identity>, wanted: &dyn Fn() -> bool) {
+        if self.nudge_after.is_none()
+            && let Some(thread) = slot.status.identity.thread()
+            && let Some(sent) = self.nudge(slot, thread, wanted)
+        {
+            self.note(slot.current_use(), sent);
+        }
+    }
+
     fn late(&mut self, slot: &'static MutatorSlot<Identity>, wanted: &dyn Fn() -> bool) {
         let slot_use = slot.current_use();
         let Some(thread) = slot.status.identity.thread() else { return };
         // Nudged again at each nap. A target that exits acknowledges on its way.
-        if self.elapsed() >= self.nudge_after
+        if self.elapsed() >= self.nudge_after.unwrap_or(NUDGE_AFTER)
             && let Some(sent) = self.nudge(slot, thread, wanted)
         {
             self.note(slot_use, sent);
@@ -207,7 +221,8 @@ impl Pace<Linux> for Clock<'_> {
     }
 }
 
-/// What a nudged mutator does at its asynchronous safe point: the slow path of its poll.
+/// What a nudged mutator does at its asynchronous safe point: the slow path of its poll. It notes that a nudge
+/// has brought it there.
 ///
 /// # Safety
 ///
@@ -224,10 +239,10 @@ unsafe fn nudged(data: usize) {
     // Under the guard of `freeze_creation` it would hold up mutators that wait to make a thread and have to
     // stop. It is nudged again.
     let may = !system::in_closure() && !threadreg::holds_freeze();
-    if own && may && slot.state() == MutatorState::Running && slot.is_armed() {
+    if own && may && slot.state() == MutatorState::Running && slot.is_asked() {
         let world = identity.world.load(core::sync::atomic::Ordering::Relaxed);
         // SAFETY: written by this thread at attach; alive as said above.
         let world = unsafe { &*world };
-        world.process(slot);
+        world.process_nudged(slot);
     }
 }

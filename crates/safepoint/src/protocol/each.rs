@@ -82,6 +82,15 @@ struct Wait {
     running: u32,
 }
 
+/// What a requester knows when it has asked.
+struct Asked {
+    wait: Wait,
+    /// Whether a target seemed safe.
+    safe: bool,
+    /// Whether a nudge brought one that runs to its last safe point.
+    nudged: bool,
+}
+
 /// What the requester has done in one pass over the slots.
 #[derive(Debug, Default, Clone, Copy)]
 struct Pass {
@@ -117,10 +126,13 @@ impl<S: System> Protocol<S> {
         let round = self.each.begin();
         // Release, with `visit`'s acquire. I6: removed when nothing is outstanding.
         self.each_call.store(ptr::from_ref(&call).cast_mut().cast(), Ordering::Release);
-        let (mut wait, safe) = self.arm_each(own, round);
+        let Asked { mut wait, safe, nudged } = self.arm_each(own, round);
+        if nudged {
+            self.nudge_for_visits(round, pace);
+        }
         (call.visit)(own);
         let mut visited = 1;
-        if safe != 0 {
+        if safe {
             // I2: a target that is seen running after the fence sees the bit before it changes state.
             self.system.heavy();
             let pass = self.visit_the_safe(own, round, &call, |_, _| ());
@@ -144,22 +156,35 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// Asks every live slot but `own`, and claims those that seem safe. Returns how many these were.
-    fn arm_each(&self, own: &'static MutatorSlot<S::Identity>, round: RoundNumber) -> (Wait, u32) {
-        let (mut running, mut safe) = (0, 0);
+    /// Asks every live slot but `own`, and claims those that seem safe.
+    fn arm_each(&self, own: &'static MutatorSlot<S::Identity>, round: RoundNumber) -> Asked {
+        let (mut running, mut safe, mut nudged) = (0, false, false);
         self.live().filter(|slot| !ptr::eq(own, *slot)).for_each(|slot| {
             if slot.state() == MutatorState::Running {
                 self.ask_for_visit(slot, round);
                 running += 1;
+                nudged |= slot.is_nudged();
             } else {
                 // Release: a target that finds the claim finds what came before.
                 slot.requests.each_pending.store(round.0 | CLAIMED, Ordering::Release);
                 // The fence that I9 wants comes later. If the target clears the bit until then, that is seen.
                 slot.arm(EACH);
-                safe += 1;
+                safe = true;
             }
         });
-        (Wait { fenced: false, running }, safe)
+        Asked { wait: Wait { fenced: false, running }, safe, nudged }
+    }
+
+    /// Nudges the targets that are expected to come by a nudge alone.
+    fn nudge_for_visits<P: Pace<S>>(&self, round: RoundNumber, pace: &mut P) {
+        for slot in self.arena.slots() {
+            let is_pending = || slot.requests.each_pending.load(Ordering::Relaxed) == round.0;
+            let runs = || slot.state() == MutatorState::Running;
+            // I7: the look at NUDGED comes after the request's bit was set.
+            if is_pending() && runs() && slot.is_nudged() {
+                pace.expect_late(slot, &|| runs() && is_pending());
+            }
+        }
     }
 
     /// Asks a slot for which nothing is pending, or whose claim is handed back. Its target, or this thread in
@@ -388,6 +413,7 @@ mod tests {
     use core::time::Duration;
     use std::sync::{Barrier, Mutex};
     use std::thread;
+    use std::time::Instant;
 
     use testkit::{child, in_child};
 
@@ -420,43 +446,54 @@ mod tests {
         fn look(&self, _slot: &'static MutatorSlot<Identity>) {}
     }
 
-    /// A mutator that comes back from its region does not wait for the closures of all that come before it.
+    /// A mutator that comes back from its region does not wait for the closures of all that come before it: the
+    /// last gets on while the second closure runs.
     #[test]
     fn a_target_that_waits_gets_its_closure_back() {
         let name = "protocol::each::tests::a_target_that_waits_gets_its_closure_back";
-        in_child(name, Duration::from_secs(20), || {
+        in_child(name, Duration::from_secs(30), || {
             let protocol = &Protocol::new(Linux::new(Fences::Full));
             let attach = || protocol.attach(|_| (), |_| (), &Patient).expect("room");
-            // Visited in this order, but for the requester's own slot.
-            let (own, first) = (attach(), attach());
+            let soon = |done: &dyn Fn() -> bool| {
+                let start = Instant::now();
+                while !done() && start.elapsed() < Duration::from_secs(10) {
+                    thread::yield_now();
+                }
+            };
+            // Visited in this order.
+            let (own, first, second) = (attach(), attach(), attach());
             protocol.enter(first, Stance::Away);
+            protocol.enter(second, Stance::Away);
             let (inside, leave) = (Barrier::new(2), Barrier::new(2));
             let visits = Mutex::new(Vec::new());
+            let last_is_visited = || visits.lock().unwrap().iter().any(|&(at, _)| at == 3);
             thread::scope(|scope| {
-                let second = scope.spawn(|| {
-                    let second = attach();
-                    protocol.enter(second, Stance::Away);
+                let last = scope.spawn(|| {
+                    let last = attach();
+                    protocol.enter(last, Stance::Away);
                     inside.wait();
                     leave.wait();
-                    protocol.leave(second);
-                    protocol.enter(second, Stance::Away);
+                    protocol.leave(last);
+                    protocol.enter(last, Stance::Away);
                 });
                 inside.wait();
                 let visit = |slot: &'static MutatorSlot<Identity>| {
-                    visits.lock().unwrap().push((slot.index(), thread::current().id()));
-                    if core::ptr::eq(slot, first) {
+                    let at = slot.index();
+                    visits.lock().unwrap().push((at, thread::current().id()));
+                    if at == 1 {
                         leave.wait();
                         let waits = |slot: &MutatorSlot<Identity>| {
                             slot.status.awaits.load(Ordering::Relaxed) == 1
                         };
-                        while !protocol.live().any(waits) {
-                            thread::yield_now();
-                        }
+                        soon(&|| protocol.live().any(waits));
+                    } else if at == 2 {
+                        soon(&last_is_visited);
                     }
                 };
-                assert_eq!(protocol.for_each(own, 1, &visit, &mut Patient).expect("no limit"), 3);
-                let (me, other) = (thread::current().id(), second.thread().id());
-                assert_eq!(visits.into_inner().unwrap(), [(0, me), (1, me), (2, other)]);
+                assert_eq!(protocol.for_each(own, 1, &visit, &mut Patient).expect("no limit"), 4);
+                let (me, other) = (thread::current().id(), last.thread().id());
+                let visits = visits.lock().unwrap();
+                assert_eq!(*visits, [(0, me), (1, me), (2, me), (3, other)]);
             });
         });
     }

@@ -50,7 +50,10 @@
 //!   call is alive while an acknowledgement of its round is outstanding.
 //! - **I7** A nudge is wanted while the slot is `Running` and its request is pending, and is sent after
 //!   the heavy fence only. So the slot's bit is set. Before the target clears the bit, or goes on into a
-//!   safe region with it, it waits for the nudges on their way. None interrupts the region.
+//!   safe region with it, it waits for the nudges on their way. None interrupts the region. Without the fence
+//!   a target is nudged whose poll word has NUDGED behind the request's bit. It has set that itself, so it
+//!   takes the slow path before its next region. There it clears NUDGED, by an exchange that comes after the
+//!   request's, and so it finds the request's bit.
 //! - **I8** A recall comes from a handler on the target's thread, while the slot stands still. It sets
 //!   REST, which the target looks at after each store of `Running`. It changes the stop word and the
 //!   turns, on which the target may wait; in other waits the target looks for a recall every 10 ms.
@@ -157,6 +160,14 @@ pub(crate) trait Pace<S: System>: Limit {
     /// Whether the next look is due. If so, schedules the one after: looks come by the clock, however
     /// often a sleep is cut short.
     fn due(&mut self) -> bool;
+    /// Called once, straight after the request, for a slot that runs and whose target a nudge brought to its
+    /// last safe point. A nudge is of use while `wanted`. Must not unwind.
+    fn expect_late(
+        &mut self,
+        _slot: &'static MutatorSlot<S::Identity>,
+        _wanted: &dyn Fn() -> bool,
+    ) {
+    }
     /// Called in each look for a slot that still runs. A nudge is of use while `wanted`. Must not unwind.
     fn late(&mut self, slot: &'static MutatorSlot<S::Identity>, wanted: &dyn Fn() -> bool);
     /// What is to be kept of a late target. Called while the request is pending, so that the slot is still

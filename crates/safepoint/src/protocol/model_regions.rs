@@ -1,5 +1,5 @@
-//! Models of what else concerns a safe region: nudges on their way, handlers of a crate that suspends tasks,
-//! and deadlines.
+//! Models of what else concerns a safe region: nudges on their way, bits that are left, handlers of a crate that
+//! suspends tasks, and deadlines.
 
 use std::cell::Cell;
 
@@ -19,6 +19,8 @@ loom::lazy_static! {
     static ref HELD: AtomicU32 = AtomicU32::new(1);
     /// The thread stayed, and found its task held.
     static ref STAYED: AtomicU32 = AtomicU32::new(0);
+    /// 1 while a heavy fence waits for the one target to make a full one.
+    static ref FENCE_WANTED: AtomicU32 = AtomicU32::new(0);
 }
 
 // What the model is about, so that the other models are not larger for it. Thread-locals will do: loom
@@ -26,6 +28,34 @@ loom::lazy_static! {
 thread_local! {
     static NUDGES: Cell<bool> = const { Cell::new(false) };
     static RECALLS: Cell<bool> = const { Cell::new(false) };
+    static LIGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The one target's light fence: nothing, unless the kernel makes it fence just there. Else false.
+pub(super) fn is_light() -> bool {
+    if LIGHT.get() {
+        may_fence();
+    }
+    LIGHT.get()
+}
+
+/// A point of the one target's code at which a heavy fence of another thread may make it fence.
+fn may_fence() {
+    if FENCE_WANTED.load(Ordering::Relaxed) == 1 {
+        fence(Ordering::SeqCst);
+        FENCE_WANTED.store(0, Ordering::Release);
+    }
+}
+
+/// What membarrier does: waits until the one target has made a full fence, anywhere in its code.
+pub(super) fn have_target_fence() {
+    if LIGHT.get() {
+        FENCE_WANTED.store(1, Ordering::Release);
+        while FENCE_WANTED.load(Ordering::Acquire) == 1 {
+            thread::yield_now();
+        }
+        fence(Ordering::SeqCst);
+    }
 }
 
 pub(super) fn may_recall() -> bool {
@@ -51,8 +81,22 @@ pub(super) fn stay_while_held() {
     STAYED.store(HELD.load(Ordering::Acquire), Ordering::Release);
 }
 
-/// Nudges at its first look, and then only waits.
+/// Nudges at once where that is expected to be of use, and at its first look, and then only waits.
 struct Nudges(bool);
+
+impl Nudges {
+    fn nudge(wanted: &dyn Fn() -> bool) {
+        PENDING.store(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if wanted() {
+            // The signal comes to the thread at some time from here on, and its handler acknowledges.
+            // The thread gets on without a preemption, of which a model has few.
+            thread::yield_now();
+            assert_eq!(INSIDE.load(Ordering::Relaxed), 0, "a nudge came to a thread in its region");
+        }
+        PENDING.store(0, Ordering::Release);
+    }
+}
 
 impl Limit for Nudges {
     fn left(&self) -> Option<Duration> {
@@ -72,16 +116,11 @@ impl Pace<Model> for Nudges {
     fn due(&mut self) -> bool {
         core::mem::take(&mut self.0)
     }
+    fn expect_late(&mut self, _slot: Mutator, wanted: &dyn Fn() -> bool) {
+        Self::nudge(wanted);
+    }
     fn late(&mut self, _slot: Mutator, wanted: &dyn Fn() -> bool) {
-        PENDING.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if wanted() {
-            // The signal comes to the thread at some time from here on, and its handler acknowledges.
-            // The thread gets on without a preemption, of which a model has few.
-            thread::yield_now();
-            assert_eq!(INSIDE.load(Ordering::Relaxed), 0, "a nudge came to a thread in its region");
-        }
-        PENDING.store(0, Ordering::Release);
+        Self::nudge(wanted);
     }
     fn look(&self, _slot: Mutator) {}
 }
@@ -134,6 +173,90 @@ fn no_nudge_for_a_for_each_comes_to_a_region() {
         blocks(&world, slot);
         world.protocol.enter(slot, Stance::Away);
         requester.join().unwrap();
+    });
+}
+
+/// A target enters a region, whose light fence is none, while a stop nudges. `nudged`: a nudge brought it to its
+/// last safe point.
+fn nudges_at_once_against_a_region(nudged: bool) {
+    NUDGES.set(true);
+    LIGHT.set(true);
+    loom::model(move || {
+        let world = World::new();
+        let slot = world.attach();
+        if nudged {
+            world.protocol.process_nudged(slot);
+        }
+        let over = loom::sync::Arc::new(AtomicU32::new(0));
+        let requester = spawn(&world, {
+            let over = over.clone();
+            move |world| {
+                let took = world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient);
+                assert!(took, "no deadline");
+                let counted = world.protocol.stop(None, &mut Nudges(true)).expect("no deadline");
+                assert_eq!(counted.mutators, 1, "counted once");
+                over.store(1, Ordering::Release);
+            }
+        });
+        may_fence();
+        world.protocol.enter(slot, Stance::Away);
+        INSIDE.store(1, Ordering::Relaxed);
+        // As in `Nudges::nudge`. It does not leave the region.
+        while over.load(Ordering::Acquire) == 0 {
+            may_fence();
+            thread::yield_now();
+        }
+        requester.join().unwrap();
+    });
+}
+
+/// I7. Of a target of which nothing is known the light fence tells nothing: no nudge before the heavy one.
+#[test]
+fn no_nudge_before_the_heavy_fence() {
+    nudges_at_once_against_a_region(false);
+}
+
+/// I7. A target that a nudge brought to its last safe point may be nudged without.
+#[test]
+fn no_nudge_at_once_comes_to_a_region() {
+    nudges_at_once_against_a_region(true);
+}
+
+/// I9. The bit of the stop before is there, and the second stop leaves it as it is. The target, which leaves its
+/// region, may be about to clear it.
+#[test]
+fn stop_against_a_bit_of_the_stop_before() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        world.protocol.enter(slot, Stance::Away);
+        world.stop_outside();
+        let requester = spawn(&world, World::stop_outside);
+        world.protocol.leave(slot);
+        world.work(slot);
+        world.protocol.enter(slot, Stance::Away);
+        assert_eq!(requester.join().unwrap(), 1, "counted once");
+    });
+}
+
+/// I9. The bit of the for-each before is there, and the second leaves it as it is. The target may be about to
+/// clear it, and then does not find it when it leaves its next region.
+#[test]
+fn for_each_against_a_bit_of_the_for_each_before() {
+    loom::model(|| {
+        let world = World::new();
+        let (slot, own) = (world.attach(), world.attach());
+        world.protocol.enter(slot, Stance::Away);
+        world.for_each(own);
+        let requester = spawn(&world, move |world| world.for_each(own));
+        for _ in 0..2 {
+            world.protocol.leave(slot);
+            world.work(slot);
+            world.protocol.enter(slot, Stance::Away);
+        }
+        requester.join().unwrap();
+        world.protocol.leave(slot);
+        assert_eq!(world.visits(slot), 2, "ran once for each");
     });
 }
 

@@ -23,6 +23,9 @@ pub(crate) const EACH: u32 = 1 << 1;
 /// Bit of the poll word: the thread's task was held while the slot stood still. A handler on the target's
 /// thread sets it, between two instructions.
 pub(crate) const REST: u32 = 1 << 2;
+/// Bit of the poll word: a nudge brought the target to its last safe point, and it has come to none by itself
+/// since. The target sets it, in the nudged call, and clears it at its next poll or region.
+pub(crate) const NUDGED: u32 = 1 << 3;
 /// Bit of `each_pending`: the requester has claimed the closure, and runs it or hands it back.
 pub(crate) const CLAIMED: u32 = 1 << 31;
 
@@ -149,6 +152,26 @@ impl<I> MutatorSlot<I> {
     #[inline(always)]
     pub(crate) fn is_armed(&self) -> bool {
         self.requests.poll.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether a nudged call finds something to do.
+    #[cfg(not(loom))]
+    pub(crate) fn is_asked(&self) -> bool {
+        self.requests.poll.load(Ordering::Relaxed) & !NUDGED != 0
+    }
+
+    /// Requester only, for a slot whose bit it has set: whether the target takes the slow path before its next
+    /// region, whatever fences there are (I7).
+    pub(crate) fn is_nudged(&self) -> bool {
+        self.requests.poll.load(Ordering::Relaxed) & NUDGED != 0
+    }
+
+    /// Target only, where it comes to a safe point by itself.
+    pub(crate) fn forget_nudge(&self) {
+        // Acquire: it then sees what a requester wrote that has found the bit there.
+        if self.is_nudged() {
+            self.requests.poll.fetch_and(!NUDGED, Ordering::AcqRel);
+        }
     }
 
     /// Requester only: sets a bit of the poll word. A bit that an earlier request has left there is left as

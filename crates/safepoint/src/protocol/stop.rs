@@ -30,13 +30,15 @@ pub(crate) struct Counted {
 struct Asked {
     running: u32,
     safe: u32,
+    /// Whether a nudge brought one that runs to its last safe point.
+    nudged: bool,
 }
 
 /// A stop that was withdrawn, with what was kept of the targets that had not acknowledged.
 #[derive(Debug)]
 pub(crate) struct TimedOut<T>(pub(crate) Vec<T>);
 
-fn is_own<I>(own: Option<&'static MutatorSlot<I>>, slot: &'static MutatorSlot<I>) -> bool {
+fn is_own<I>(own: Option<&'static MutatorSlot<I>>, slot: &MutatorSlot<I>) -> bool {
     own.is_some_and(|own| ptr::eq(own, slot))
 }
 
@@ -53,7 +55,10 @@ impl<S: System> Protocol<S> {
         self.stop_word.fetch_add(1, Ordering::Release);
         // Pairs with `attach`'s fence, and with that of a target that has cleared its bit (I9).
         fence(Ordering::SeqCst);
-        let Asked { running, safe } = self.arm_stop(own, round);
+        let Asked { running, safe, nudged } = self.arm_stop(own, round);
+        if nudged {
+            self.nudge_at_once(round, pace);
+        }
         // I2: needed before relying on a slot that was seen safe, and before sleeping. When all targets
         // run and acknowledge in time, neither happens and the fence is saved.
         let (mut fenced, mut left) = (false, 0);
@@ -95,17 +100,30 @@ impl<S: System> Protocol<S> {
         own: Option<&'static MutatorSlot<S::Identity>>,
         round: RoundNumber,
     ) -> Asked {
-        let mut asked = Asked { running: 0, safe: 0 };
+        let mut asked = Asked { running: 0, safe: 0, nudged: false };
         self.live().filter(|slot| !is_own(own, slot)).for_each(|slot| {
             if slot.state() == MutatorState::Running {
                 self.ask_to_stop(slot, round);
                 asked.running += 1;
+                asked.nudged |= slot.is_nudged();
             } else {
                 slot.arm(STOP);
                 asked.safe += 1;
             }
         });
         asked
+    }
+
+    /// Nudges the targets that are expected to come by a nudge alone.
+    fn nudge_at_once<P: Pace<S>>(&self, round: RoundNumber, pace: &mut P) {
+        for slot in self.arena.slots() {
+            let is_pending = || slot.requests.stop_pending.load(Ordering::Relaxed) == round.0;
+            let runs = || slot.state() == MutatorState::Running;
+            // I7: the look at NUDGED comes after the request's bit was set.
+            if is_pending() && runs() && slot.is_nudged() {
+                pace.expect_late(slot, &|| runs() && is_pending());
+            }
+        }
     }
 
     /// Asks a slot that runs. Its target, or this thread in its place, has to acknowledge.
@@ -261,6 +279,65 @@ mod tests {
         }
         fn late(&mut self, _slot: &'static MutatorSlot<Identity>, _wanted: &dyn Fn() -> bool) {}
         fn look(&self, _slot: &'static MutatorSlot<Identity>) {}
+    }
+
+    /// Has the mutator that it is to nudge at once enter its region.
+    struct NudgedAtOnce<'a>(&'a Protocol<Linux>, u32);
+
+    impl Limit for NudgedAtOnce<'_> {
+        fn left(&self) -> Option<Duration> {
+            Some(Duration::ZERO)
+        }
+    }
+
+    impl Pace<Linux> for NudgedAtOnce<'_> {
+        type Seen = ();
+
+        fn expired(&self) -> bool {
+            true
+        }
+        fn nap(&self) -> Option<Duration> {
+            Some(Duration::ZERO)
+        }
+        fn due(&mut self) -> bool {
+            true
+        }
+        fn expect_late(&mut self, slot: &'static MutatorSlot<Identity>, wanted: &dyn Fn() -> bool) {
+            assert!(wanted(), "it has not acknowledged");
+            self.0.enter(slot, super::super::Stance::Away);
+            assert!(!wanted(), "it has acknowledged");
+            self.1 += 1;
+        }
+        fn late(&mut self, _slot: &'static MutatorSlot<Identity>, _wanted: &dyn Fn() -> bool) {}
+        fn look(&self, _slot: &'static MutatorSlot<Identity>) {}
+    }
+
+    /// One that has polled, or was in a region, since then is not.
+    #[test]
+    fn a_mutator_that_came_by_a_nudge_is_nudged_at_once() {
+        let protocol = Protocol::new(Linux::new(Fences::Full));
+        let slot = protocol.attach(|_| (), |_| (), &Expired(&protocol)).expect("room");
+        let nudged_at_once = || {
+            let mut pace = NudgedAtOnce(&protocol, 0);
+            let stopped = protocol.stop(None, &mut pace);
+            if stopped.is_ok() {
+                protocol.resume();
+                protocol.leave(slot);
+            }
+            (stopped.is_ok(), pace.1)
+        };
+        assert_eq!(nudged_at_once(), (false, 0), "nothing is known of it");
+        protocol.process_nudged(slot);
+        assert_eq!(nudged_at_once(), (true, 1));
+        assert_eq!(nudged_at_once(), (false, 0), "it has entered a region by itself");
+        protocol.process_nudged(slot);
+        protocol.process(slot);
+        assert_eq!(nudged_at_once(), (false, 0), "it has polled by itself");
+        protocol.process_nudged(slot);
+        protocol.detach(slot, || ());
+        let slot = protocol.attach(|_| (), |_| (), &Expired(&protocol)).expect("room");
+        assert!(!slot.is_armed(), "of another target nothing is known");
+        protocol.detach(slot, || ());
     }
 
     /// The deadline passes before the first look.

@@ -4,7 +4,7 @@
 use core::time::Duration;
 
 use super::request::{MOST, RoundNumber};
-use super::slot::{CLAIMED, EACH, MutatorSlot, MutatorState, REST, STOP, Stance};
+use super::slot::{CLAIMED, EACH, MutatorSlot, MutatorState, NUDGED, REST, STOP, Stance};
 use super::{Limit, Protocol, System};
 use sigctx::sync::{Ordering, fence};
 
@@ -126,6 +126,7 @@ impl<S: System> Protocol<S> {
     /// requester may have seen `Running`, and gone to sleep.
     #[cold]
     fn enter_armed(&self, slot: &'static MutatorSlot<S::Identity>, stance: Stance) {
+        slot.forget_nudge();
         loop {
             fence(Ordering::SeqCst);
             // Acquire: the bit is set after the pending word.
@@ -170,12 +171,31 @@ impl<S: System> Protocol<S> {
         self.process_within(slot, &Unlimited);
     }
 
+    /// [`Protocol::process`], in a nudged call. Requesters nudge the target at once the next time, unless it
+    /// comes to a poll or a region by itself before.
+    pub(crate) fn process_nudged(&self, slot: &'static MutatorSlot<S::Identity>) {
+        // Relaxed: the target's own next look finds it.
+        slot.requests.poll.fetch_or(NUDGED, Ordering::Relaxed);
+        self.process_but(NUDGED, slot, &Unlimited);
+    }
+
     /// [`Protocol::process`], with a deadline for being stopped. Past it: false, and the state is `Safe`.
     fn process_within(&self, slot: &'static MutatorSlot<S::Identity>, limit: &impl Limit) -> bool {
+        slot.forget_nudge();
+        self.process_but(0, slot, limit)
+    }
+
+    /// [`Protocol::process_within`], with some bits left alone.
+    fn process_but(
+        &self,
+        left_alone: u32,
+        slot: &'static MutatorSlot<S::Identity>,
+        limit: &impl Limit,
+    ) -> bool {
         loop {
             // I2, in full: requesters need not have made the heavy fence yet.
             fence(Ordering::SeqCst);
-            let poll = slot.requests.poll.load(Ordering::Acquire);
+            let poll = slot.requests.poll.load(Ordering::Acquire) & !left_alone;
             if poll & STOP != 0 {
                 if !self.be_stopped(slot, limit) {
                     return false;

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{Flag, eventually, mutator};
-use safepoint::{Mutator, StopOptions, World};
+use safepoint::{Mutator, StopError, StopOptions, World};
 use sigctx::sys;
 use testkit::{child, in_child, patience};
 use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
@@ -91,6 +91,40 @@ fn a_mutator_that_never_polls_is_nudged_until_it_stops() {
             done.raise();
         });
         assert_eq!(world.stop_from_outside("after").unwrap().stats().mutators, 0);
+    });
+}
+
+/// The option has precedence over what is known of a mutator.
+#[test]
+fn no_mutator_is_nudged_before_the_time_that_is_set() {
+    let name = "nudge::no_mutator_is_nudged_before_the_time_that_is_set";
+    in_child(name, Duration::from_secs(20), || {
+        let world = World::new();
+        let mailbox = Arc::new(Mailbox::default());
+        // SAFETY: the mutator makes the calls that it hands out where it borrows nothing of the world.
+        unsafe { world.set_nudge(mailbox.clone()) };
+        let (done, steps) = (Flag::default(), AtomicU32::new(0));
+        thread::scope(|scope| {
+            mutator(scope, &world, "deaf", |_| {
+                while !done.is_up() {
+                    steps.fetch_add(1, Ordering::Relaxed);
+                    mailbox.deliver();
+                }
+            });
+            world.stop_from_outside("test").unwrap().resume();
+            let asked = mailbox.asked.load(Ordering::Relaxed);
+            assert!(asked > 0, "it does not poll");
+            // No call of that stop is to come in the next.
+            eventually(|| mailbox.calls.lock().unwrap().is_empty());
+            let before = steps.load(Ordering::Relaxed);
+            eventually(|| steps.load(Ordering::Relaxed).wrapping_sub(before) >= 2);
+            let options = StopOptions::new("test").nudge_after(Duration::from_hours(1));
+            let options = options.timeout(Duration::from_millis(50));
+            let late = world.stop_from_outside_with(options).map(drop).expect_err("not nudged");
+            assert!(matches!(late, StopError::TimedOut { .. }), "{late}");
+            assert_eq!(mailbox.asked.load(Ordering::Relaxed), asked);
+            done.raise();
+        });
     });
 }
 
