@@ -108,7 +108,7 @@ impl Mutator {
         }
         let panics: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
         let visit = |slot: &'static MutatorSlot<Identity>| {
-            let inside = system::Visit::new(&slot.status.identity);
+            let inside = system::Visit::new(slot);
             let result = panic::catch_unwind(AssertUnwindSafe(|| visit(&Processor::new(slot))));
             drop(inside);
             if let Err(payload) = result {

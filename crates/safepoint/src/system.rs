@@ -17,7 +17,7 @@ use sigctx::sys::{self, Membarrier};
 use threadreg::{Name, Nudge, ThreadRef, rest};
 
 use crate::abort::abort_with;
-use crate::protocol::{Chunk, Protocol, Spare, System};
+use crate::protocol::{Chunk, MutatorSlot, MutatorState, Protocol, Spare, System};
 
 /// A requester spins for this long before it sleeps, if there is a processor to spin on. A poll
 /// acknowledges in well under a microsecond, a sleep and a wake take tens.
@@ -96,8 +96,9 @@ pub(crate) struct Target {
 pub(crate) struct Identity {
     /// The thread's id; 0 for none.
     pub(crate) tid: AtomicI32,
-    /// Whether a for-each closure runs for the slot. Relaxed: the target looks at it while it runs. Then the
-    /// closure runs on its own thread, or ran on that of a requester whose claim the target has seen end.
+    /// Whether a for-each closure runs for the slot, on the target's own thread. Relaxed: the target looks at it
+    /// while it runs. A requester that sets it has seen a target that is about to wait for its claim, and the
+    /// target sees that claim end.
     pub(crate) visited: AtomicBool,
     /// The target holds the world for as long as `tid` is not 0.
     pub(crate) world: AtomicPtr<Protocol<Linux>>,
@@ -155,25 +156,33 @@ pub(crate) fn in_closure() -> bool {
     DEPTH.get() != 0
 }
 
-/// While it lives the thread is [`in_closure`], and the target is [`Identity::visited`].
+/// While it lives the thread is [`in_closure`]. If it is the target, that is [`Identity::visited`].
 pub(crate) struct Visit<'a> {
-    visited: &'a Identity,
+    visited: Option<&'a Identity>,
     /// The depth is this thread's.
     not_send: PhantomData<*mut ()>,
 }
 
 impl<'a> Visit<'a> {
     /// A slot has one visitor at a time: the thread that took, or claimed, its pending request.
-    pub(crate) fn new(visited: &'a Identity) -> Self {
+    pub(crate) fn new(slot: &'a MutatorSlot<Identity>) -> Self {
         DEPTH.set(DEPTH.get() + 1);
-        visited.visited.store(true, Ordering::Relaxed);
+        // A target that is visited on its own thread runs. For the others the mark is of no use, and each is in
+        // a cache line that is needed for nothing else.
+        let runs = slot.state() == MutatorState::Running;
+        let visited = runs.then_some(&slot.status.identity);
+        if let Some(identity) = visited {
+            identity.visited.store(true, Ordering::Relaxed);
+        }
         Self { visited, not_send: PhantomData }
     }
 }
 
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
-        self.visited.visited.store(false, Ordering::Relaxed);
+        if let Some(identity) = self.visited {
+            identity.visited.store(false, Ordering::Relaxed);
+        }
         DEPTH.set(DEPTH.get() - 1);
     }
 }

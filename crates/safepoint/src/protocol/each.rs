@@ -208,10 +208,12 @@ impl<S: System> Protocol<S> {
         unvisited: &mut Unvisited<P::Seen>,
     ) -> u32 {
         let mut visited = 0;
-        let mut withdrawn = false;
+        let (mut spun, mut withdrawn) = (false, false);
         while self.each.pending().is_some() {
             self.enter(own, Stance::Waits);
-            let done = self.system.spin(wait.running, || self.each.pending().is_none());
+            // Once: what has not come in that time needs the processor, or longer.
+            let done = !spun && self.system.spin(wait.running, || self.each.pending().is_none());
+            spun = true;
             let fence_first = !done && !wait.fenced;
             let (mut late, mut expired) = (false, false);
             while !(done || fence_first || late || expired)
