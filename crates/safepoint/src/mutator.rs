@@ -3,6 +3,7 @@
 use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 use core::ptr;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
@@ -15,8 +16,8 @@ use threadreg::{Attached, ThreadRef};
 use crate::abort::abort_with;
 use crate::error::AttachError;
 use crate::pace::Clock;
-use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Protocol, Stance};
-use crate::system::{Identity, Linux, Target};
+use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Stance, System as _};
+use crate::system::{Identity, Target};
 use crate::world::{Shared, World};
 
 impl World {
@@ -115,6 +116,8 @@ impl World {
 pub struct Mutator {
     pub(crate) slot: &'static MutatorSlot<Identity>,
     pub(crate) shared: Arc<Shared>,
+    /// Whether mutators of the world fence. Kept here for safe regions, which then need not look at the world.
+    fenced: bool,
     thread: ThreadRef,
     /// Tells handlers on this thread where it stands, while it has the slot.
     place: Option<Registered>,
@@ -176,7 +179,8 @@ impl Mutator {
             }
         });
         let (slot, place) = (slot?, place.take());
-        Ok(Self { slot, shared, thread, place, registration, not_send: PhantomData })
+        let fenced = shared.protocol.system.targets_fence();
+        Ok(Self { slot, shared, fenced, thread, place, registration, not_send: PhantomData })
     }
 
     /// Says that the thread is at a safe point. If a stop or a for-each is pending, does its part now.
@@ -254,11 +258,9 @@ impl Mutator {
     pub fn blocking<R>(&mut self, work: impl FnOnce() -> R) -> R {
         let region = SafeRegion::enter(self);
         let result = work();
-        // The cheap look first: a stop made from here has armed this slot, too.
-        let stops = self.slot.is_armed() && self.shared.protocol.stop_turn.is_held_by(self.tid());
-        // Unwinding drops the result, with the stop if it is in there, before it leaves the region.
-        assert!(!stops, "a safe region ended while its own thread has the world stopped");
-        drop(region);
+        // Where this panics, unwinding drops the result before the region, and with it the stop if it is in there.
+        region.leave(OwnStop::Panic);
+        let _left = ManuallyDrop::new(region);
         result
     }
 
@@ -368,42 +370,102 @@ unsafe fn recall(data: usize) {
 }
 
 /// In a safe region from `enter` to drop, unwinding or not.
+///
+/// One word that no function gets the address of, so that it stays in a register: what is moved through the
+/// stack is read back before it is written.
 struct SafeRegion<'a> {
-    slot: &'static MutatorSlot<Identity>,
-    protocol: &'a Protocol<Linux>,
+    mutator: &'a Mutator,
+}
+
+/// What becomes of a thread that leaves its safe region while it has the world stopped.
+#[derive(Clone, Copy)]
+enum OwnStop {
+    /// It panics, in the region. The stop may end in unwinding.
+    Panic,
+    /// It unwinds already, and did not end the stop.
+    Abort,
 }
 
 impl<'a> SafeRegion<'a> {
     #[inline]
     fn enter(mutator: &'a Mutator) -> Self {
-        mutator.shared.protocol.enter(mutator.slot, Stance::Away);
-        Self { slot: mutator.slot, protocol: &mutator.shared.protocol }
+        let Mutator { shared, slot, fenced, .. } = mutator;
+        shared.protocol.enter_fenced(*fenced, slot, Stance::Away);
+        Self { mutator }
     }
 
-    /// The slot is armed, and leaving may wait. If this thread has the world stopped it would wait forever;
-    /// under the guard of `freeze_creation` it might.
-    #[cold]
-    fn refuse_to_wait(&self) {
-        let tid = self.slot.status.identity.tid.load(Ordering::Relaxed);
-        if self.protocol.stop_turn.is_held_by(tid) {
-            abort_with(format_args!(
-                "thread {tid} leaves its safe region and has the world stopped"
-            ));
-        }
-        if cfg!(debug_assertions) && threadreg::holds_freeze() {
-            abort_with(format_args!(
-                "thread {tid} waits for a stop under the guard of freeze_creation"
-            ));
+    /// Leaves the region, or panics in it.
+    #[inline(always)]
+    fn leave(&self, own_stop: OwnStop) {
+        let Mutator { shared, slot, fenced, .. } = self.mutator;
+        if !shared.protocol.try_leave(*fenced, slot) {
+            leave_armed(self.mutator, own_stop);
         }
     }
 }
 
 impl Drop for SafeRegion<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        if self.slot.is_armed() {
-            self.refuse_to_wait();
+        self.leave(OwnStop::Abort);
+    }
+}
+
+/// The slot is armed, and leaving may wait. If this thread has the world stopped it would wait forever; under
+/// the guard of `freeze_creation` it might.
+#[cold]
+#[inline(never)]
+fn leave_armed(mutator: &Mutator, own_stop: OwnStop) {
+    let Mutator { shared, slot, .. } = mutator;
+    let tid = mutator.tid();
+    if shared.protocol.stop_turn.is_held_by(tid) {
+        match own_stop {
+            OwnStop::Panic => {
+                shared.protocol.stay_away(slot);
+                panic!("a safe region ended while its own thread has the world stopped");
+            }
+            OwnStop::Abort => abort_with(format_args!(
+                "thread {tid} leaves its safe region and has the world stopped"
+            )),
         }
-        self.protocol.leave(self.slot);
+    }
+    if cfg!(debug_assertions) && threadreg::holds_freeze() {
+        abort_with(format_args!(
+            "thread {tid} waits for a stop under the guard of freeze_creation"
+        ));
+    }
+    shared.protocol.process(slot);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::panic::{self, AssertUnwindSafe};
+
+    use super::*;
+
+    /// Notes the state in which it is dropped.
+    struct Looks<'a>(&'static MutatorSlot<Identity>, &'a Cell<Option<MutatorState>>);
+
+    impl Drop for Looks<'_> {
+        fn drop(&mut self) {
+            self.1.set(Some(self.0.state()));
+        }
+    }
+
+    /// What the region returns is dropped in the stopped world, and is code of the user's.
+    #[test]
+    fn a_region_that_ends_in_its_own_stop_is_safe_until_the_stop_ends() {
+        let world = World::new();
+        let mut mutator = world.attach().expect("a world of its own");
+        let (slot, seen) = (mutator.slot, Cell::new(None));
+        let unwound = panic::catch_unwind(AssertUnwindSafe(|| {
+            let region = || (Looks(slot, &seen), world.stop_from_outside("own").expect("safe"));
+            drop(mutator.blocking(region));
+        }));
+        assert!(unwound.is_err(), "it left with the world stopped");
+        assert_eq!(seen.get(), Some(MutatorState::Safe));
+        assert_eq!(slot.state(), MutatorState::Running);
+        mutator.poll();
     }
 }

@@ -235,7 +235,8 @@ unsafe fn nudged(data: usize) {
     // The slot may be another thread's by now, or none's. If it is this thread's it stays so during this
     // call, and the mutator holds the world: only closures for this slot are called from here, and a
     // mutator that is dropped in its own closure aborts.
-    let own = identity.tid.load(core::sync::atomic::Ordering::Relaxed) == sys::gettid();
+    let me = sys::gettid();
+    let own = identity.tid.load(core::sync::atomic::Ordering::Relaxed) == me;
     // Under the guard of `freeze_creation` it would hold up mutators that wait to make a thread and have to
     // stop. It is nudged again.
     let may = !system::in_closure() && !threadreg::holds_freeze();
@@ -243,6 +244,36 @@ unsafe fn nudged(data: usize) {
         let world = identity.world.load(core::sync::atomic::Ordering::Relaxed);
         // SAFETY: written by this thread at attach; alive as said above.
         let world = unsafe { &*world };
-        world.process_nudged(slot);
+        // A thread that leaves its region while it has the world stopped is running for a moment, until it
+        // has found that out. Here it would wait for itself.
+        if !world.stop_turn.is_held_by(me) {
+            world.process_nudged(slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::World;
+    use crate::protocol::Stance;
+
+    /// Such a thread is running for a moment, in which it may be nudged for a for-each.
+    #[test]
+    fn a_nudge_does_not_wait_for_a_stop_of_its_own_thread() {
+        let name = "pace::tests::a_nudge_does_not_wait_for_a_stop_of_its_own_thread";
+        testkit::in_child(name, Duration::from_secs(20), || {
+            let world = World::new();
+            let mut mutator = world.attach().expect("a world of its own");
+            let slot = mutator.slot;
+            mutator.blocking(|| {
+                let stopped = world.stop_from_outside("own").expect("safe");
+                slot.set_state(MutatorState::Running);
+                // SAFETY: the exposed address of a slot.
+                unsafe { nudged(ptr::from_ref(slot).expose_provenance()) };
+                slot.set_safe(Stance::Away);
+                stopped.resume();
+            });
+        });
     }
 }

@@ -2,6 +2,7 @@
 
 use core::cell::{Cell, UnsafeCell};
 use core::fmt;
+use core::hint::cold_path;
 use core::marker::PhantomData;
 use core::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering, compiler_fence, fence,
@@ -33,7 +34,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 pub enum Fences {
     /// Mutators order by program order alone; requesters issue `membarrier(2)` when they need it.
     Asymmetric,
-    /// Mutators fence at each end of a safe region. For where membarrier is missing or refused.
+    /// Mutators fence when they leave a safe region and, in a world with a nudge, when they enter it. For
+    /// where membarrier is missing or refused.
     Full,
 }
 
@@ -67,6 +69,9 @@ pub(crate) struct Linux {
     processors: u32,
     /// Read by requesters and by targets that may have been nudged, in ordinary code.
     pub(crate) nudge: ArcSwapOption<Arc<dyn Nudge>>,
+    /// Whether mutators fence when they enter a safe region (I2). Relaxed: a mutator that misses the nudge
+    /// that was set at the same moment may get it in that one region.
+    fenced_entry: AtomicBool,
 }
 
 impl fmt::Debug for Linux {
@@ -78,7 +83,14 @@ impl fmt::Debug for Linux {
 impl Linux {
     pub(crate) fn new(fences: Fences) -> Self {
         let processors = thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        Self { fences, processors, nudge: ArcSwapOption::empty() }
+        let (nudge, fenced_entry) = (ArcSwapOption::empty(), AtomicBool::new(false));
+        Self { fences, processors, nudge, fenced_entry }
+    }
+
+    pub(crate) fn set_nudge(&self, nudge: Arc<dyn Nudge>) {
+        // First: a region entered later is entered with a fence.
+        self.fenced_entry.store(self.fences == Fences::Full, Ordering::Relaxed);
+        self.nudge.store(Some(Arc::new(nudge)));
     }
 }
 
@@ -194,13 +206,30 @@ static SPARE: Spare<Identity> = Spare::new();
 impl System for Linux {
     type Identity = Identity;
 
+    fn targets_fence(&self) -> bool {
+        self.fences == Fences::Full
+    }
+
     #[inline]
-    fn light(&self) {
-        match self.fences {
-            // Only the compiler has to be kept from reordering: `heavy` makes the processor that runs this
-            // thread order its accesses.
-            Fences::Asymmetric => compiler_fence(Ordering::SeqCst),
-            Fences::Full => fence(Ordering::SeqCst),
+    fn light(&self, in_full: bool) {
+        // Without: only the compiler has to be kept from reordering. `heavy` makes the processor that runs this
+        // thread order its accesses.
+        compiler_fence(Ordering::SeqCst);
+        if in_full {
+            // Out of the way of the other: a jump is little beside a fence.
+            cold_path();
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    #[inline]
+    fn light_to_enter(&self, in_full: bool) {
+        compiler_fence(Ordering::SeqCst);
+        if in_full {
+            cold_path();
+            if self.fenced_entry.load(Ordering::Relaxed) {
+                fence(Ordering::SeqCst);
+            }
         }
     }
 
@@ -278,15 +307,40 @@ impl System for Linux {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::thread;
-    use std::time::Duration;
+    use threadreg::{NudgeCall, NudgeError};
 
     use testkit::{budget, forked, in_child};
 
-    use super::Linux;
+    use super::*;
     use crate::World;
-    use crate::protocol::System;
+
+    /// Reaches no thread.
+    struct Idle;
+
+    impl Nudge for Idle {
+        fn nudge(
+            &self,
+            _: ThreadRef,
+            _: NudgeCall,
+            _: &dyn Fn() -> bool,
+        ) -> Result<(), NudgeError> {
+            Ok(())
+        }
+        fn settle(&self, _: Duration) -> bool {
+            true
+        }
+    }
+
+    /// Without a fence a thread could enter its region, and not see that it is about to be nudged.
+    #[test]
+    fn a_nudge_has_regions_entered_with_a_fence_where_there_is_no_heavy_one() {
+        for (fences, fenced) in [(Fences::Full, true), (Fences::Asymmetric, false)] {
+            let system = Linux::new(fences);
+            assert!(!system.fenced_entry.load(Ordering::Relaxed), "{fences:?}");
+            system.set_nudge(Arc::new(Idle));
+            assert_eq!(system.fenced_entry.load(Ordering::Relaxed), fenced, "{fences:?}");
+        }
+    }
 
     /// The fork comes at any point of what the parent's other threads do to the spare chunks.
     #[test]

@@ -81,7 +81,7 @@ impl World {
     }
 
     /// An empty, running world that does without `membarrier(2)`, for a program that is going to forbid itself
-    /// that call. Safe regions cost a fence at each end.
+    /// that call. Leaving a safe region costs a fence and, in a world with a nudge, entering it another.
     #[must_use]
     pub fn fully_fenced() -> Self {
         Self::with(Fences::Full)
@@ -106,6 +106,9 @@ impl World {
     }
 
     /// Sets how late mutators are brought to a safe point. Replaces what was set before.
+    ///
+    /// A thread that enters a safe region at the moment of this call may be interrupted there. One that enters
+    /// it later is not.
     ///
     /// # Safety
     ///
@@ -141,6 +144,6 @@ impl World {
     /// world.set_nudge(std::sync::Arc::new(Idle));
     /// ```
     pub unsafe fn set_nudge(&self, nudge: Arc<dyn Nudge>) {
-        self.shared.protocol.system.nudge.store(Some(Arc::new(nudge)));
+        self.shared.protocol.system.set_nudge(nudge);
     }
 }

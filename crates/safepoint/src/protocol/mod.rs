@@ -38,6 +38,9 @@
 //! - **I2** *State first, then the flag.* The target publishes its state, fences, looks at `poll`;
 //!   the requester publishes `poll`, fences, looks at `state`. One of them sees the other. With the
 //!   light fence on the target's side the requester's is the heavy one; slow paths fence in full.
+//!   Leaving a region needs this: a requester relies on `Safe`. Entering one needs it only for nudges
+//!   (I7). Where there are none and the requester has no heavy fence, the target enters without a
+//!   fence. Then neither may see the other, and the requester finds `Safe` at its next look.
 //! - **I3** The thread that takes a round's number out of a slot's pending word acknowledges the request,
 //!   once, and no other thread does. A target that takes one before the requester has set the bit sets
 //!   the bit as well, and so does not run past what it has acknowledged. A slot gets the number of a stop
@@ -78,6 +81,8 @@ mod target;
 #[cfg(all(test, loom))]
 mod model;
 #[cfg(all(test, loom))]
+mod model_entry;
+#[cfg(all(test, loom))]
 mod model_regions;
 
 use core::fmt;
@@ -112,9 +117,13 @@ pub(crate) trait System: fmt::Debug + Send + Sync + Sized + 'static {
     /// Which thread a slot belongs to.
     type Identity: Default + fmt::Debug + Send + Sync + 'static;
 
+    /// Whether targets fence in full, since [`System::heavy`] is no fence of theirs. Always the same.
+    fn targets_fence(&self) -> bool;
     /// The target's side of a fence pair. The other side is [`System::heavy`], or a full fence that both
-    /// sides make.
-    fn light(&self);
+    /// sides make. `in_full` is [`System::targets_fence`], which callers may have at hand.
+    fn light(&self, in_full: bool);
+    /// [`System::light`] where a region is entered: a fence only if I2 needs one there.
+    fn light_to_enter(&self, in_full: bool);
     /// A full fence here, and for every thread that relies on [`System::light`].
     fn heavy(&self);
     /// Sleeps while the word holds `expected`; it may return earlier.

@@ -25,9 +25,19 @@ pub(super) struct Model;
 impl System for Model {
     type Identity = ();
 
-    fn light(&self) {
+    fn targets_fence(&self) -> bool {
+        true
+    }
+
+    fn light(&self, _in_full: bool) {
         if !ASKS_ONLY.with(Cell::get) && !super::model_regions::is_light() {
             fence(Ordering::SeqCst);
+        }
+    }
+
+    fn light_to_enter(&self, in_full: bool) {
+        if !super::model_entry::is_unfenced() {
+            self.light(in_full);
         }
     }
 
@@ -213,11 +223,20 @@ impl World {
 
     /// Counts the visit in the mutator's own memory. Reads the heap, which no requester may touch then.
     pub(super) fn for_each(&self, own: Mutator) {
-        self.for_each_with(own, || ());
+        self.for_each_at(own, &mut Patient);
+    }
+
+    /// As [`World::for_each`], at a pace without a deadline.
+    pub(super) fn for_each_at(&self, own: Mutator, pace: &mut impl Pace<Model>) {
+        self.for_each_inside(own, pace, || ());
     }
 
     /// As [`World::for_each`], with `inside` called in each closure.
     pub(super) fn for_each_with(&self, own: Mutator, inside: impl Fn() + Sync) {
+        self.for_each_inside(own, &mut Patient, inside);
+    }
+
+    fn for_each_inside(&self, own: Mutator, pace: &mut impl Pace<Model>, inside: impl Fn() + Sync) {
         let visit = |slot: Mutator| {
             // SAFETY: checked by loom.
             self.heap.with(|heap| unsafe { *heap });
@@ -225,7 +244,7 @@ impl World {
             // SAFETY: checked by loom.
             self.own[slot.index() as usize].with_mut(|own| unsafe { *own += 1 });
         };
-        self.protocol.for_each(own, 1, &visit, &mut Patient).expect("has no deadline");
+        assert!(self.protocol.for_each(own, 1, &visit, pace).is_ok(), "has no deadline");
     }
 
     /// How often closures ran for the mutator. The mutator asks, while it runs.

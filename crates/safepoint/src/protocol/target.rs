@@ -112,11 +112,21 @@ impl<S: System> Protocol<S> {
     }
 
     /// Enters a safe region.
-    #[inline]
     pub(crate) fn enter(&self, slot: &'static MutatorSlot<S::Identity>, stance: Stance) {
+        self.enter_fenced(self.system.targets_fence(), slot, stance);
+    }
+
+    /// [`Protocol::enter`], by a thread that knows whether [targets fence](System::targets_fence).
+    #[inline]
+    pub(crate) fn enter_fenced(
+        &self,
+        in_full: bool,
+        slot: &'static MutatorSlot<S::Identity>,
+        stance: Stance,
+    ) {
         // I2: the state, then the flag.
         slot.set_safe(stance);
-        self.system.light();
+        self.system.light_to_enter(in_full);
         if slot.is_armed() {
             self.enter_armed(slot, stance);
         }
@@ -147,20 +157,35 @@ impl<S: System> Protocol<S> {
 
     /// Leaves a safe region. Waits while the world is stopped, a requester runs a closure for this slot, or
     /// the thread's task is held.
-    #[inline]
     pub(crate) fn leave(&self, slot: &'static MutatorSlot<S::Identity>) {
-        slot.set_state(MutatorState::Running);
-        self.system.light();
-        if slot.is_armed() {
+        if !self.try_leave(self.system.targets_fence(), slot) {
             self.process(slot);
         }
     }
 
+    /// Leaves a safe region if nothing is pending. If false the state is `Running` all the same, and the
+    /// caller has to [process](Protocol::process) what is pending, or to [stay](Protocol::stay_away). `in_full`
+    /// as for [`Protocol::enter_fenced`].
+    #[inline]
+    pub(crate) fn try_leave(&self, in_full: bool, slot: &'static MutatorSlot<S::Identity>) -> bool {
+        slot.set_state(MutatorState::Running);
+        self.system.light(in_full);
+        !slot.is_armed()
+    }
+
+    /// Goes back into the safe region that it was about to leave. The caller has the world stopped, so no
+    /// stop is pending. The requester of a for-each that saw `Running` looks again after its nap.
+    #[cfg(not(loom))]
+    pub(crate) fn stay_away(&self, slot: &'static MutatorSlot<S::Identity>) {
+        slot.set_safe(Stance::Away);
+        fence(Ordering::SeqCst);
+        // I7.
+        self.system.settle_nudges();
+    }
+
     /// [`Protocol::leave`], until `limit`'s deadline. Past it: false, and the slot is still safe.
     fn leave_within(&self, slot: &'static MutatorSlot<S::Identity>, limit: &impl Limit) -> bool {
-        slot.set_state(MutatorState::Running);
-        self.system.light();
-        !slot.is_armed() || self.process_within(slot, limit)
+        self.try_leave(self.system.targets_fence(), slot) || self.process_within(slot, limit)
     }
 
     /// The slow path of a poll: does what is pending until nothing is. The state is `Running` before and
