@@ -17,7 +17,7 @@ use sigctx::fork::Hooks;
 use sigctx::sys;
 
 use crate::protocol::{MutatorState, Protocol};
-use crate::system::Linux;
+use crate::system::{self, Linux};
 
 /// A world's place in the list.
 #[derive(Debug)]
@@ -89,6 +89,7 @@ extern "C" fn before() {
 /// On the one thread of the child. A second run finds nothing left to do.
 extern "C" fn after_in_child() {
     let (parent, me) = (FORKING.get(), sys::gettid());
+    system::set_tid(me);
     for node in nodes() {
         // SAFETY: null, or a world that is whole: no thread that takes one apart was copied.
         if let Some(world) = unsafe { node.world.load(Ordering::Acquire).as_ref() } {

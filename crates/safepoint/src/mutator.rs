@@ -9,7 +9,6 @@ use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::sync::Arc;
 
-use sigctx::sys;
 use threadreg::rest::{self, Place, Registered, Rest};
 use threadreg::{Attached, ThreadRef};
 
@@ -17,7 +16,7 @@ use crate::abort::abort_with;
 use crate::error::AttachError;
 use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Stance, System as _};
-use crate::system::{Identity, Target};
+use crate::system::{self, Identity, Target};
 use crate::world::{Shared, World};
 
 impl World {
@@ -139,11 +138,11 @@ impl fmt::Debug for Mutator {
 
 impl Mutator {
     fn attach(shared: Arc<Shared>, timeout: Option<Duration>) -> Result<Self, AttachError> {
-        let tid = sys::gettid();
+        let tid = system::tid();
         if shared.protocol.stop_turn.is_held_by(tid) {
             return Err(AttachError::HoldsStop { tid });
         }
-        if shared.slot_of(tid).is_some() {
+        if system::own_slot(&shared.protocol).is_some() {
             return Err(AttachError::AlreadyAttached { tid });
         }
         let (thread, registration) = if let Some(thread) = threadreg::current() {
@@ -164,6 +163,7 @@ impl Mutator {
             identity.world.store((&raw const shared.protocol).cast_mut(), Ordering::Relaxed);
             identity.tid.store(tid, Ordering::Relaxed);
             identity.set_target(Some(Target { thread, tid, name: thread.name() }));
+            system::add_own(slot);
             place.set(rest::register(place_of(slot)));
         };
         let forget = |slot: &'static MutatorSlot<Identity>| {
@@ -329,8 +329,9 @@ impl Drop for Mutator {
     }
 }
 
-/// Clears the identity of a slot that has nothing pending.
+/// Clears the identity of the calling thread's slot, which has nothing pending.
 fn forget(slot: &'static MutatorSlot<Identity>) {
+    system::remove_own(slot);
     slot.status.identity.tid.store(0, Ordering::Relaxed);
     slot.status.identity.set_target(None);
 }

@@ -5,7 +5,6 @@ use core::marker::PhantomData;
 use core::ptr;
 use core::time::Duration;
 
-use sigctx::sys;
 use threadreg::{Name, ThreadRef};
 
 use crate::error::StopError;
@@ -119,15 +118,14 @@ impl World {
         if system::in_closure() {
             return Err(StopError::InCallback);
         }
-        let tid = sys::gettid();
-        let own = self.shared.slot_of(tid);
+        let (protocol, tid) = (&self.shared.protocol, system::tid());
         // A mutator that has the world stopped is safe, and gets the more telling `Nested`.
-        if !self.shared.protocol.stop_turn.is_held_by(tid)
-            && own.is_some_and(|slot| slot.state() != MutatorState::Safe)
+        if !protocol.stop_turn.is_held_by(tid)
+            && system::own_slot(protocol).is_some_and(|slot| slot.state() != MutatorState::Safe)
         {
             return Err(StopError::OwnMutatorRuns { tid });
         }
-        Stopped::stop(&self.shared.protocol, None, tid, options)
+        Stopped::stop(protocol, None, tid, options)
     }
 }
 
@@ -201,19 +199,28 @@ impl<'a> Stopped<'a> {
         let mut clock = Clock::start(protocol, tid, options.timeout, options.nudge_after);
         // Safe from here on: the holder of the turn may stop this thread, which waits for it.
         let safe = Requester::enter(protocol, own);
+        let turn = &protocol.stop_turn;
+        // Most find the turn free, and need not look at the clock again.
+        let mut at_once = true;
         loop {
-            if !protocol.stop_turn.acquire(&protocol.system, own, tid, &mut clock) {
-                let holder = protocol.stop_turn.holder();
-                // Waits while another thread has the world stopped.
-                drop(safe);
-                return Err(StopError::Busy { reason, holder, waited: clock.elapsed() });
+            if !turn.try_acquire(tid) {
+                at_once = false;
+                if !turn.acquire(&protocol.system, own, tid, &mut clock) {
+                    let holder = turn.holder();
+                    // Waits while another thread has the world stopped.
+                    drop(safe);
+                    return Err(StopError::Busy { reason, holder, waited: clock.elapsed() });
+                }
             }
             let Some(own) = own.filter(|own| !protocol.begin_work(own)) else { break };
             // The thread's task is held. The thread that holds it may be a mutator that has to stop.
-            protocol.stop_turn.release(&protocol.system);
+            turn.release(&protocol.system);
             protocol.stay_while_held(own);
+            at_once = false;
         }
-        clock.restart();
+        if !at_once {
+            clock.restart();
+        }
         match protocol.stop(own, &mut clock) {
             Ok(counted) => {
                 let stats = StopStats::new(protocol, counted, clock.elapsed());

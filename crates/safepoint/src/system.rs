@@ -4,6 +4,7 @@ use core::cell::{Cell, UnsafeCell};
 use core::fmt;
 use core::hint::cold_path;
 use core::marker::PhantomData;
+use core::ptr;
 use core::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering, compiler_fence, fence,
 };
@@ -114,6 +115,8 @@ pub(crate) struct Identity {
     pub(crate) visited: AtomicBool,
     /// The target holds the world for as long as `tid` is not 0.
     pub(crate) world: AtomicPtr<Protocol<Linux>>,
+    /// The next of the target's slots, see [`OWN`]. Relaxed: only the target looks.
+    next_own: AtomicPtr<MutatorSlot<Identity>>,
     /// Locked by the target when it attaches and detaches, and by requesters for a copy. No thread is
     /// stopped while it has the lock. A cell for the child of a fork, see `after_fork`.
     target: UnsafeCell<Mutex<Option<Target>>>,
@@ -161,6 +164,59 @@ thread_local! {
     /// How many closures the thread is inside of. Const and without destructor: also readable where a
     /// nudged thread was interrupted.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
+    /// The thread's slots, one a world, linked by [`Identity::next_own`].
+    static OWN: Cell<Option<&'static MutatorSlot<Identity>>> = const { Cell::new(None) };
+    /// The thread's id, so that requests need not ask the kernel. 0: not asked yet.
+    static TID: Cell<i32> = const { Cell::new(0) };
+}
+
+/// The calling thread's id. To be called when there is a world: from then on `forks` sets the id anew in the
+/// child of a fork.
+pub(crate) fn tid() -> i32 {
+    if TID.get() == 0 {
+        TID.set(sys::gettid());
+    }
+    TID.get()
+}
+
+/// In the child of a fork: its thread has another id.
+pub(crate) fn set_tid(tid: i32) {
+    TID.set(tid);
+}
+
+/// The calling thread's slots.
+fn own_slots() -> impl Iterator<Item = &'static MutatorSlot<Identity>> {
+    core::iter::successors(OWN.get(), |slot| {
+        let next = slot.status.identity.next_own.load(Ordering::Relaxed);
+        // SAFETY: null, or a slot that this thread has in a world that it holds. A slot leaves the list
+        // before the thread gives it up.
+        unsafe { next.as_ref() }
+    })
+}
+
+/// The calling thread's slot in the world, if it is a mutator of it.
+pub(crate) fn own_slot(world: &Protocol<Linux>) -> Option<&'static MutatorSlot<Identity>> {
+    own_slots().find(|slot| ptr::eq(slot.status.identity.world.load(Ordering::Relaxed), world))
+}
+
+/// The calling thread has taken the slot.
+pub(crate) fn add_own(slot: &'static MutatorSlot<Identity>) {
+    let next = OWN.replace(Some(slot)).map_or(ptr::null(), ptr::from_ref);
+    slot.status.identity.next_own.store(next.cast_mut(), Ordering::Relaxed);
+}
+
+/// The calling thread is about to give the slot up.
+pub(crate) fn remove_own(slot: &'static MutatorSlot<Identity>) {
+    let after = slot.status.identity.next_own.load(Ordering::Relaxed);
+    let is_next = |before: &&MutatorSlot<Identity>| {
+        ptr::eq(before.status.identity.next_own.load(Ordering::Relaxed), slot)
+    };
+    if let Some(before) = own_slots().find(is_next) {
+        before.status.identity.next_own.store(after, Ordering::Relaxed);
+    } else {
+        // SAFETY: as in `own_slots`.
+        OWN.set(unsafe { after.as_ref() });
+    }
 }
 
 /// Whether this thread runs a closure of [`Mutator::for_each_processor`](crate::Mutator), of any world.
@@ -339,6 +395,36 @@ mod tests {
             assert!(!system.fenced_entry.load(Ordering::Relaxed), "{fences:?}");
             system.set_nudge(Arc::new(Idle));
             assert_eq!(system.fenced_entry.load(Ordering::Relaxed), fenced, "{fences:?}");
+        }
+    }
+
+    /// Asked before the fork: what is kept of it is the parent's.
+    #[test]
+    fn a_child_of_a_fork_has_an_id_of_its_own() {
+        let _world = World::new();
+        assert_eq!(tid(), sys::gettid());
+        let status = forked(|| assert_eq!(tid(), sys::gettid()));
+        assert_eq!(status, 0, "in the child of fork");
+    }
+
+    /// A thread that is a mutator of several worlds finds its slot in each, in whatever order it detaches.
+    #[test]
+    fn a_thread_finds_its_slot_in_each_of_its_worlds() {
+        let worlds = [World::new(), World::new(), World::new()];
+        let slot_in = |world: &World| own_slot(&world.shared.protocol);
+        for first in 0..3 {
+            let mut mutators = worlds.each_ref().map(|world| Some(world.attach().expect("room")));
+            for gone in [first, (first + 1) % 3, (first + 2) % 3] {
+                for (world, mutator) in worlds.iter().zip(&mutators) {
+                    let slot = mutator.as_ref().map(|mutator| mutator.slot);
+                    assert!(match (slot_in(world), slot) {
+                        (Some(found), Some(slot)) => ptr::eq(found, slot),
+                        (found, slot) => found.is_none() && slot.is_none(),
+                    });
+                }
+                mutators[gone] = None;
+            }
+            assert!(worlds.iter().all(|world| slot_in(world).is_none()));
         }
     }
 

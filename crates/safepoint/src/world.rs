@@ -1,14 +1,13 @@
 //! A world: the mutators that are stopped together. Its requests are in `stop` and `mutator`.
 
 use core::fmt;
-use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use threadreg::Nudge;
 
 use crate::forks;
-use crate::protocol::{MutatorSlot, Protocol};
-use crate::system::{Fences, Identity, Linux};
+use crate::protocol::Protocol;
+use crate::system::{Fences, Linux};
 
 /// What the handles of a world share.
 pub(crate) struct Shared {
@@ -32,15 +31,6 @@ impl fmt::Debug for Shared {
             .field("holder", &self.protocol.stop_turn.holder())
             .field("live", &self.protocol.live().count())
             .finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    /// The calling thread's slot.
-    pub(crate) fn slot_of(&self, tid: i32) -> Option<&'static MutatorSlot<Identity>> {
-        let is_own =
-            |s: &&MutatorSlot<Identity>| s.status.identity.tid.load(Ordering::Relaxed) == tid;
-        self.protocol.live().find(is_own)
     }
 }
 

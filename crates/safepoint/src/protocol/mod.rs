@@ -223,7 +223,7 @@ impl<S: System> Protocol<S> {
     /// The slot at `index`, which was found by a walk before.
     #[cfg(not(loom))]
     pub(crate) fn slot(&self, index: u32) -> Option<&'static MutatorSlot<S::Identity>> {
-        self.arena.slots().find(|slot| slot.index() == index)
+        self.arena.at(index)
     }
 
     /// Puts the world in order in the child of a fork.

@@ -66,21 +66,30 @@ impl Turn {
         me: i32,
         pace: &mut impl Pace<S>,
     ) -> bool {
-        let taken = self.word.compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed);
-        if taken.is_err() {
-            // Taken as WANTED although perhaps no thread waits: that costs one needless wake.
-            while self.word.swap(WANTED, Ordering::Acquire) & STATE != FREE {
-                if pace.expired() {
-                    return false;
-                }
-                if own.is_some_and(|own| own.is_recalled(system)) {
-                    system.serve();
-                }
-                system.wait(&self.word, WANTED, pace.left());
+        if self.try_acquire(me) {
+            return true;
+        }
+        // Taken as WANTED although perhaps no thread waits: that costs one needless wake.
+        while self.word.swap(WANTED, Ordering::Acquire) & STATE != FREE {
+            if pace.expired() {
+                return false;
             }
+            if own.is_some_and(|own| own.is_recalled(system)) {
+                system.serve();
+            }
+            system.wait(&self.word, WANTED, pace.left());
         }
         self.holder.store(me, Plain::Relaxed);
         true
+    }
+
+    /// Acquires the turn if no thread has it. As [`Turn::acquire`].
+    pub(crate) fn try_acquire(&self, me: i32) -> bool {
+        let taken = self.word.compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed);
+        if taken.is_ok() {
+            self.holder.store(me, Plain::Relaxed);
+        }
+        taken.is_ok()
     }
 
     /// Releases the turn.

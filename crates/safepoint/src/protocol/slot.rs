@@ -365,6 +365,16 @@ impl<S: System> Arena<S> {
         }
     }
 
+    /// The slot at `index`, if there is a chunk for it.
+    #[cfg(not(loom))]
+    pub(crate) fn at(&self, index: u32) -> Option<&'static MutatorSlot<S::Identity>> {
+        let mut chunk = chunk_at(&self.first)?;
+        for _ in 0..index as usize / CHUNK {
+            chunk = chunk_at(&chunk.next)?;
+        }
+        chunk.slots.get(index as usize % CHUNK).map(|slot| &**slot)
+    }
+
     /// Every slot that was ever taken.
     ///
     /// A slot whose target fenced after taking it is met by a walk that starts after the requester's fence,
@@ -439,6 +449,7 @@ mod tests {
             for at in 0..taken {
                 let slot = arena.take(u32::MAX).expect("there is room");
                 assert_eq!(slot.status.index.load(Plain::Relaxed), at, "first to last");
+                assert!(arena.at(at).is_some_and(|found| ptr::eq(found, slot)), "found again");
                 assert_eq!(indices().last(), Some(at), "at once");
             }
             assert!(indices().eq(0..taken), "of {taken}: {:?}", indices().collect::<Vec<_>>());

@@ -41,8 +41,9 @@ impl<S: System> Protocol<S> {
     ) -> Result<&'static MutatorSlot<S::Identity>, NoSlot> {
         let slot = self.arena.take(MOST).ok_or(NoSlot::Full)?;
         self.acknowledge_unserved(slot);
-        identify(slot);
+        // First: what is found of this thread is found with this generation, not the last thread's.
         slot.status.generation.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+        identify(slot);
         slot.set_safe(Stance::Waits);
         // Pairs with the fence between a requester's odd stop word and its walk: either the walk
         // meets this slot, or this look meets the odd word.
@@ -459,6 +460,21 @@ mod tests {
         }
         fn late(&mut self, _slot: &'static MutatorSlot<Identity>, _wanted: &dyn Fn() -> bool) {}
         fn look(&self, _slot: &'static MutatorSlot<Identity>) {}
+    }
+
+    /// Else this thread could be named as the one that stopped last, which had the slot before.
+    #[test]
+    fn an_identity_comes_with_its_generation() {
+        let protocol = protocol();
+        let limit = RecalledAtLast { protocol: &protocol, slot: Cell::new(None) };
+        for _ in 0..2 {
+            let at_identify = Cell::new(None);
+            let identify =
+                |slot: &'static MutatorSlot<Identity>| at_identify.set(Some(slot.current_use()));
+            let slot = protocol.attach(identify, |_| (), &limit).expect("room");
+            assert_eq!(at_identify.get(), Some(slot.current_use()));
+            protocol.detach(slot, || ());
+        }
     }
 
     /// From the recall on, the task counts as stopped at a safe point.
