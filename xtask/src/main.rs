@@ -33,7 +33,7 @@ use crate::workspace::Workspace;
     bin_name = "cargo xtask",
     after_help = "Examples:
   cargo xtask demo                       show what the crates do, in a few seconds
-  cargo xtask test                       every test: unit, doc, loom, mutants, examples
+  cargo xtask test                       every test: unit, doc, loom, mutants, examples, paths
   cargo xtask test --fast unit           unit and integration tests, stress at a tenth
   cargo xtask test -p preempt loom       the models of one crate
   cargo xtask test-all-arches arm64      the tests of another architecture, emulated

@@ -5,6 +5,7 @@ pub(crate) mod examples;
 mod loom;
 mod mutants;
 pub(crate) mod patch;
+mod paths;
 mod unit;
 
 use std::process::ExitCode;
@@ -52,6 +53,8 @@ enum Kind {
     Mutants,
     /// Every crate's examples run to their end
     Examples,
+    /// Instructions of the fast paths, counted
+    Paths,
 }
 
 /// Which tests were asked for.
@@ -129,6 +132,7 @@ fn steps(workspace: &Workspace, selection: &Selection, kinds: &[Kind], report: &
                 report.step("mutants", |p| mutants::run(workspace, selection, killers, p));
             }
             Kind::Examples => report.step("examples", |p| examples::run(workspace, selection, p)),
+            Kind::Paths => report.step("fast paths", |p| paths::run(workspace, selection, p)),
         }
     }
 }
