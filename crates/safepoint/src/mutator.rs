@@ -196,7 +196,8 @@ impl Mutator {
     /// # Panics
     ///
     /// If the thread holds `threadreg::freeze_creation`'s guard and something is pending, or a nudge has brought
-    /// it to its last safe point; with debug assertions always if it holds the guard. A mutator that waits for the guard to make a thread would not come to the stop.
+    /// it to its last safe point; with debug assertions always if it holds the guard. A mutator that waits for the
+    /// guard to make a thread would not come to the stop.
     #[inline]
     #[doc(alias = "safepoint poll")]
     pub fn poll(&mut self) {

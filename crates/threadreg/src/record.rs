@@ -164,6 +164,7 @@ impl Record {
     }
 
     /// The present generation and phase.
+    #[inline]
     pub(crate) fn state(&self) -> (u32, Phase) {
         // Acquire: pairs with the release stores of `state`. A thread that sees a phase sees what came
         // before it.
