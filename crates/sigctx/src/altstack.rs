@@ -53,8 +53,20 @@ impl AltStack {
     ///
     /// Its size is the larger of [`MIN_SIZE`] and four of the largest frames that the CPU can need
     /// (`AT_MINSIGSTKSZ`), plus the state that the kernel leaves out of that number and that can be live
-    /// in one frame at a time: the matrix ZA of aarch64. All its pages are populated; below is a guard
-    /// page. A few dropped stacks are kept and used again, and are not cleared.
+    /// in one frame at a time: the matrix ZA of aarch64. Below is a guard page. A few dropped stacks are
+    /// kept and used again, and are not cleared.
+    ///
+    /// # Memory
+    ///
+    /// The pages of the largest frame, at the top, have memory from the start: one page of 4 KiB on most
+    /// CPUs, also with AVX-512, three with AMX, up to 19 with the matrix ZA. So the kernel needs none when a
+    /// signal arrives. It cannot wait for memory there as it does for a program: where it cannot write the
+    /// frame it ends the process with `SIGSEGV`.
+    ///
+    /// The other pages get memory when they are touched first. The handler's own code is a program's, which
+    /// the kernel lets wait. For the frame of a signal that interrupts a handler nothing is promised, as on
+    /// any other stack; nor where the system has swapped the pages out, since they are not locked, or a
+    /// process that has forked shares them with its child, until each has written to its own.
     ///
     /// # Errors
     ///
@@ -62,9 +74,9 @@ impl AltStack {
     ///
     /// # References
     ///
-    /// `sigaltstack(2)`, `getauxval(3)`
+    /// `sigaltstack(2)`, `getauxval(3)`, `madvise(2)`, `MADV_POPULATE_WRITE`
     pub fn install() -> Result<Self, AltStackError> {
-        let page = auxiliary(libc::AT_PAGESZ).max(4096);
+        let page = page_size();
         let told = auxiliary(libc::AT_MINSIGSTKSZ);
         let size = (MIN_SIZE.max(4 * told) + arch::left_out(told)).next_multiple_of(page);
         let length = size + page;
@@ -164,6 +176,7 @@ pub struct AltStackError {
 enum Step {
     Map,
     Guard,
+    Populate,
     Install,
 }
 
@@ -180,6 +193,7 @@ impl fmt::Display for AltStackError {
         let step = match self.step {
             Step::Map => "map",
             Step::Guard => "guard",
+            Step::Populate => "populate",
             Step::Install => "install",
         };
         write!(f, "cannot {step} an alternate signal stack: {}", self.errno)
@@ -191,6 +205,21 @@ impl core::error::Error for AltStackError {}
 fn auxiliary(kind: core::ffi::c_ulong) -> usize {
     // SAFETY: reads the auxiliary vector; 0 when the entry is not there.
     unsafe { libc::getauxval(kind) as usize }
+}
+
+fn page_size() -> usize {
+    auxiliary(libc::AT_PAGESZ).max(4096)
+}
+
+/// Bytes of the largest frame that the kernel writes for a thread on this machine.
+fn largest_frame() -> usize {
+    /// More than the frames of kernels that do not tell: x86 before Linux 5.14 (3.6 KiB with AVX-512),
+    /// powerpc64 before 5.18 (under 5 KiB, with a transaction), and architectures whose frames are small.
+    const UNTOLD: usize = 8 * 1024;
+
+    let told = auxiliary(libc::AT_MINSIGSTKSZ);
+    let frame = if told == 0 { UNTOLD } else { told };
+    frame + arch::left_out(told)
 }
 
 /// Mappings that no thread uses, by their address, to be used again: to map a stack and to unmap it
@@ -220,12 +249,10 @@ fn pooled() -> Option<usize> {
         .find(|&map| map != 0)
 }
 
-/// Maps a stack with a guard page below it.
+/// Maps a stack with a guard page below it, and memory for a frame at its top.
 fn new(length: usize, page: usize) -> Result<usize, AltStackError> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
-    // Populated: the kernel cannot wait for a page while it delivers a signal under memory
-    // pressure, it kills.
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_POPULATE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
     // libc's, because the system call takes its arguments in three ways: an offset in bytes, one in
     // pages, or the address of all of them.
     // SAFETY: a new mapping, wherever the kernel likes.
@@ -238,13 +265,33 @@ fn new(length: usize, page: usize) -> Result<usize, AltStackError> {
     let map = map as usize;
     let guard = [map, page, libc::PROT_NONE as usize, 0, 0, 0];
     // SAFETY: the first page of the mapping just made, which no code uses.
-    match unsafe { sys::syscall(libc::SYS_mprotect, guard) } {
-        Ok(_) => Ok(map),
-        Err(errno) => {
-            unmap(map, length);
-            Err(AltStackError { step: Step::Guard, errno })
-        }
+    let guarded = unsafe { sys::syscall(libc::SYS_mprotect, guard) };
+    let ready = match guarded {
+        Ok(_) => populate(map + length, page).map_err(|errno| (Step::Populate, errno)),
+        Err(errno) => Err((Step::Guard, errno)),
+    };
+    ready.map(|()| map).map_err(|(step, errno)| {
+        unmap(map, length);
+        AltStackError { step, errno }
+    })
+}
+
+/// Has the kernel find memory for the largest frame, below `top`, which is a new stack's end.
+fn populate(top: usize, page: usize) -> Result<(), Errno> {
+    let length = largest_frame().next_multiple_of(page);
+    let bottom = top - length;
+    let args = [bottom, length, libc::MADV_POPULATE_WRITE as usize, 0, 0, 0];
+    // SAFETY: pages of a mapping of this module's, which has room for more than one frame.
+    let populated = unsafe { sys::syscall(libc::SYS_madvise, args) };
+    if populated == Err(Errno::ENOMEM) {
+        return Err(Errno::ENOMEM);
     }
+    // Linux before 5.14 does not know the advice, and an emulator may take it and do nothing.
+    for at in (bottom..top).step_by(page) {
+        // SAFETY: as above; no code uses the stack yet.
+        unsafe { ptr::with_exposed_provenance_mut::<u8>(at).write_volatile(0) };
+    }
+    Ok(())
 }
 
 /// Takes a mapping back that is no longer used.
@@ -314,3 +361,41 @@ unsafe fn set(stack: &SignalStack) -> Result<SignalStack, Errno> {
 }
 
 const _: () = assert!(size_of::<SignalStack>() == size_of::<libc::stack_t>());
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+    use std::vec::Vec;
+
+    use super::*;
+
+    /// How much of the memory between two addresses, ends of pages, is resident, page by page.
+    fn resident(low: usize, high: usize) -> Vec<bool> {
+        let mut pages = vec![0_u8; (high - low) / page_size()];
+        let args = [low, high - low, pages.as_mut_ptr().expose_provenance(), 0, 0, 0];
+        // SAFETY: writes a byte for each page.
+        unsafe { sys::syscall(libc::SYS_mincore, args) }.expect("mapped");
+        pages.into_iter().map(|page| page & 1 != 0).collect()
+    }
+
+    #[test]
+    fn a_new_stack_has_memory_for_one_frame_and_no_more() {
+        if testkit::emulator().is_some() {
+            return testkit::skip("an emulator does not tell what its guest has in memory");
+        }
+        let name = "altstack::tests::a_new_stack_has_memory_for_one_frame_and_no_more";
+        testkit::in_child(name, std::time::Duration::from_secs(20), || {
+            let stacks: Vec<_> = (0..8).map(|_| AltStack::install().expect("installs")).collect();
+            let frame = largest_frame().div_ceil(page_size());
+            for stack in stacks.iter().rev() {
+                let (low, high) = stack.bounds();
+                let pages = resident(low, high);
+                let (rest, top) = pages.split_at(pages.len() - frame);
+                assert!(top.iter().all(|&page| page), "{top:?}");
+                assert!(!rest.contains(&true), "{} pages, {frame} for a frame", pages.len());
+            }
+            // Each puts the one before it back.
+            stacks.into_iter().rev().for_each(drop);
+        });
+    }
+}
