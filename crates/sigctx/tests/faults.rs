@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{install, raise};
 use sigctx::altstack::AltStack;
 use sigctx::handler::{Delivery, Flow, Standing};
-use sigctx::sys::{self, KernelAction, SIG_DFL, SIG_IGN, SaFlags, SigSet};
+use sigctx::sys::{self, KernelAction, MaskHow, SIG_DFL, SIG_IGN, SaFlags, SigSet};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -171,14 +171,28 @@ fn an_alternate_stack_that_ends_with_the_thread_locals_is_given_back() {
 
 #[test]
 fn another_alternate_stack_over_ours_stays() {
-    testkit::in_child("another_alternate_stack_over_ours_stays", LIMIT, || {
+    stays_over_ours("another_alternate_stack_over_ours_stays", drop);
+}
+
+#[test]
+fn another_alternate_stack_stays_when_a_thread_ends() {
+    stays_over_ours("another_alternate_stack_stays_when_a_thread_ends", |ours| {
+        let mask = sys::sigprocmask(MaskHow::Block, &SigSet::deferrable());
+        // SAFETY: all signals are blocked.
+        unsafe { ours.disable_blocked() };
+        sys::sigprocmask(MaskHow::Set, &mask);
+    });
+}
+
+fn stays_over_ours(test: &str, remove: fn(AltStack)) {
+    testkit::in_child(test, LIMIT, || {
         let ours = AltStack::install().expect("alternate stack");
         let mut memory = vec![0u8; 64 << 10];
         let other =
             libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: memory.len() };
         // SAFETY: the memory outlives its use.
         assert_eq!(unsafe { libc::sigaltstack(&raw const other, std::ptr::null_mut()) }, 0);
-        drop(ours);
+        remove(ours);
         // SAFETY: all zeroes is a valid `stack_t`.
         let mut now: libc::stack_t = unsafe { std::mem::zeroed() };
         // SAFETY: only reads.

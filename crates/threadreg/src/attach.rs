@@ -7,11 +7,11 @@ use std::cell::RefCell;
 use sigctx::altstack::{AltStack, AltStackError};
 use sigctx::sys::{self, Tid};
 
-use crate::mask;
 use crate::membership::Membership;
 use crate::name::Name;
 use crate::registry::{self, ARENA};
 use crate::thread_ref::{self, ThreadRef};
+use crate::{mask, stack};
 
 thread_local! {
     // The membership lives here and not in the guard. So a thread that ends without dropping its guard
@@ -76,7 +76,8 @@ fn join() -> Result<ThreadRef, AttachError> {
     let record = ARENA.claim().ok_or(AttachError::Full { tid })?;
     let generation = record.prepare(&kernel_name());
     record.publish();
-    let membership = Membership::begin(record, generation, Some(alternate));
+    let membership =
+        Membership::begin(record, generation, tid, stack::bounds(tid), Some(alternate));
     let thread = membership.thread();
     MEMBERSHIP.with(|held| held.borrow_mut().0 = Some(membership));
     Ok(thread)

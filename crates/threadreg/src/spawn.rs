@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use sigctx::altstack::AltStack;
 use sigctx::fork;
-use sigctx::sys::SigSet;
+use sigctx::sys::{self, SigSet};
 
 use crate::creation::{NotCreated, abandon, create};
 use crate::membership::Membership;
 use crate::name::Name;
 use crate::registry::{self, ARENA, CREATION};
 use crate::thread_ref::ThreadRef;
-use crate::{freeze, mask};
+use crate::{freeze, mask, stack};
 
 /// Spawns a registered thread, as [`std::thread::spawn`] does an unregistered one.
 ///
@@ -238,7 +238,10 @@ impl<F> Start<F> {
         // Without memory for a large alternate stack the thread keeps `std`'s small one. No calls are
         // then injected into it; `sigctx` checks that at each injection.
         let alternate = AltStack::install().ok();
-        let _leave = Leave(Some(Membership::begin(thread.record, thread.generation, alternate)));
+        let stack = stack::bounds_of_spawned();
+        let ThreadRef { record, generation } = thread;
+        let tid = sys::gettid();
+        let _leave = Leave(Some(Membership::begin(record, generation, tid, stack, alternate)));
         mask::restore(&mask);
         body.expect("only one `clone` works")()
     }
@@ -250,7 +253,9 @@ struct Leave(Option<Membership>);
 impl Drop for Leave {
     fn drop(&mut self) {
         // Signals stay blocked: the rest of the thread's life belongs to libc.
-        self.0.take().map(Membership::end);
+        if let Some(membership) = self.0.take() {
+            membership.end_with_thread();
+        }
     }
 }
 

@@ -12,7 +12,7 @@
 use core::mem::MaybeUninit;
 use core::ptr;
 
-use sigctx::sys::{self, Errno};
+use sigctx::sys::{self, Errno, Tid};
 
 use crate::procfs::maps::{self, Mapping};
 
@@ -20,13 +20,13 @@ use crate::procfs::maps::{self, Mapping};
 /// This is the default, which a parameter of the kernel can change.
 const GAP_PAGES: usize = 256;
 
-/// The calling thread's stack: the lowest address, and the one past the highest.
+/// The stack of the calling thread, which has id `tid`: the lowest address, and the one past the highest.
 ///
 /// For the main thread they include what the stack may grow to, with the limit of this moment.
-pub(crate) fn bounds() -> Result<(usize, usize), Errno> {
-    let (low, high) = libcs_answer()?;
+pub(crate) fn bounds(tid: Tid) -> Result<(usize, usize), Errno> {
+    let (low, high) = bounds_of_spawned()?;
     // The first thread of a fork's child may have a stack that libc made and knows: see `growing`.
-    let main = sys::gettid() == sys::getpid();
+    let main = tid == sys::getpid();
     // Without `/proc` the answer of libc is all that is known.
     let grown = if main { growing(high).unwrap_or(None) } else { None };
     Ok((grown.unwrap_or(low), high))
@@ -71,7 +71,8 @@ fn limit() -> Result<u64, Errno> {
     Ok(soft)
 }
 
-fn libcs_answer() -> Result<(usize, usize), Errno> {
+/// As [`bounds`], of a thread that libc made: libc's answer.
+pub(crate) fn bounds_of_spawned() -> Result<(usize, usize), Errno> {
     let mut attr = MaybeUninit::<libc::pthread_attr_t>::uninit();
     // SAFETY: names the calling thread, which exists.
     let me = unsafe { libc::pthread_self() };
