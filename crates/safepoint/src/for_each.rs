@@ -129,8 +129,9 @@ impl Mutator {
                 let holder = protocol.each_turn.holder();
                 Err(EachError::Busy { holder, waited: clock.elapsed() })
             }
-            Err(NotVisited::TimedOut(visited, stragglers)) => {
+            Err(NotVisited::TimedOut(visited, seen)) => {
                 let visited = visited as usize;
+                let stragglers = seen.into_iter().flatten().collect();
                 Err(if clock.is_own_fault() {
                     EachError::HoldsMutators { visited, stragglers }
                 } else {

@@ -5,7 +5,7 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 use sigctx::sys;
-use threadreg::{Name, NudgeCall, NudgeError, ThreadRef};
+use threadreg::{NudgeCall, NudgeError, ThreadRef};
 
 use crate::error::{Straggler, StragglerCause};
 use crate::protocol::{Limit, MutatorSlot, MutatorState, Pace, Protocol, SlotUse};
@@ -160,7 +160,8 @@ impl Limit for Clock<'_> {
 }
 
 impl Pace<Linux> for Clock<'_> {
-    type Seen = Straggler;
+    /// `None` where no thread has the slot: it has given its slot up, and so has acknowledged.
+    type Seen = Option<Straggler>;
 
     fn expired(&self) -> bool {
         self.own_fault || self.deadline.is_some_and(|at| Instant::now() >= at)
@@ -207,17 +208,16 @@ impl Pace<Linux> for Clock<'_> {
         self.own_fault |= mine && self.is_out_of_reach(slot_use);
     }
 
-    fn look(&self, slot: &'static MutatorSlot<Identity>) -> Straggler {
+    fn look(&self, slot: &'static MutatorSlot<Identity>) -> Option<Straggler> {
         let state = slot.state();
-        let target = slot.status.identity.target();
-        Straggler {
-            // Always there: a target acknowledges before it gives its slot up.
-            tid: target.map_or(0, |target| target.tid),
-            name: target.map_or(Name::default(), |target| target.name),
+        let target = slot.status.identity.target()?;
+        Some(Straggler {
+            tid: target.tid,
+            name: target.name,
             state,
             waited: self.elapsed(),
-            cause: target.map_or(StragglerCause::Ended, |target| self.cause(slot, target)),
-        }
+            cause: self.cause(slot, target),
+        })
     }
 }
 

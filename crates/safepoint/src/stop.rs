@@ -227,7 +227,8 @@ impl<'a> Stopped<'a> {
                 safe.stay();
                 Ok(Self { protocol, own, reason, stats, not_send: PhantomData })
             }
-            Err(TimedOut(stragglers)) => {
+            Err(TimedOut(seen)) => {
+                let stragglers = seen.into_iter().flatten().collect();
                 protocol.stop_turn.release(&protocol.system);
                 Err(if clock.is_own_fault() {
                     StopError::HoldsMutators { reason, stragglers }
