@@ -426,6 +426,32 @@ fn every_crate_is_complete() {
     none_of(&offenders, "a crate is not complete");
 }
 
+/// A mutant is a known bug: its crate's list of hazards has a row that names it.
+#[test]
+fn every_mutant_is_named_by_a_hazard() {
+    let root = Workspace::find().root;
+    let mut offenders = Vec::new();
+    for path in tree::files(&root, "patch").expect("the tree can be read") {
+        let (Some(mutant), Some(mutants)) = (path.file_stem(), path.parent()) else { continue };
+        let list = mutants.with_file_name("HAZARDS.md");
+        let text = fs::read_to_string(root.join(&list)).unwrap_or_default();
+        let name = format!("`{}`", mutant.display());
+        if text.lines().any(|line| line.starts_with('|') && line.contains(&name)) {
+            continue;
+        }
+        let patch = fs::read_to_string(root.join(&path)).expect("patches are UTF-8");
+        // A wrong header is another rule's.
+        if let Ok(patch::Header { breaks, killer }) = patch::header(&patch) {
+            let (list, killer) = (list.display(), killer.to_string());
+            offenders.push(format!("{list}: {name} ({breaks}), behind the test of `{killer}`"));
+        }
+    }
+    let rule = "no row of a table names these mutants. Write each name, in backquotes, into the row of \
+                the hazard that it brings back, behind the test that kills it; a hazard without a row \
+                gets one";
+    none_of(&offenders, rule);
+}
+
 /// The tests that a hazard's row names must not have been renamed away.
 #[test]
 fn every_test_that_a_hazard_names_exists() {
