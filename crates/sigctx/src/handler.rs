@@ -50,7 +50,7 @@ use crate::arch;
 use crate::fork;
 use crate::inject::Injection;
 use crate::module::{self, CodeAddress};
-use crate::sync::Mutex;
+use crate::sync::{Guard, Mutex};
 use crate::sys::{Errno, KernelAction, SIG_DFL, SIG_IGN, SaFlags, SigSet, rt_sigaction};
 use crate::vdso;
 
@@ -277,32 +277,22 @@ impl fmt::Display for Standing {
     }
 }
 
-/// Held while actions change.
-struct Installing;
-
+/// Locked while actions change, for a few system calls.
+///
 /// In the child of a fork it is free, also if another thread held it at the fork: each store under it
 /// leaves the lists whole, and what was half done is one handler more than the kernel knows of.
 static LOCK: Mutex = Mutex::new();
 
-impl Installing {
-    fn begin() -> Self {
-        // Without memory for that a child of fork may find the lock taken, as with any of libc's.
-        let _ = fork::watch();
-        // Without a deadline it cannot run out; the holder makes a few system calls.
-        let _ = LOCK.lock(fork::process(), || None);
-        Self
-    }
-
-    /// For a handler, which cannot wait: the holder may be what it interrupted.
-    fn try_begin() -> Option<Self> {
-        LOCK.try_lock(fork::process()).map(|_| Self)
-    }
+/// Locks the actions.
+fn installing() -> Guard<'static> {
+    // Without memory for that a child of fork may find the lock taken, as with any of libc's.
+    let _ = fork::watch();
+    LOCK.guard(fork::process())
 }
 
-impl Drop for Installing {
-    fn drop(&mut self) {
-        LOCK.unlock();
-    }
+/// Locks the actions for a handler, which cannot wait: the holder may be what it interrupted.
+fn try_installing() -> Option<Guard<'static>> {
+    LOCK.try_guard(fork::process())
 }
 
 fn signal_entry(signal: i32) -> Option<&'static SignalEntry> {
@@ -369,7 +359,7 @@ pub unsafe fn install(
         module::keep_loaded(code).map_err(|why| InstallError::NotKept { signal, why })?;
     }
     vdso::find();
-    let _installing = Installing::begin();
+    let _installing = installing();
     // SAFETY: only reads.
     let before = unsafe { rt_sigaction(signal, None) }.map_err(refused)?;
     let head = signal_entry.head.load(Ordering::Acquire);
@@ -447,7 +437,7 @@ impl Installed {
         let signal = self.signal;
         let refused = |errno| InstallError::Refused { signal, errno };
         let signal_entry = signal_entry(signal).ok_or(refused(Errno::EINVAL))?;
-        let _installing = Installing::begin();
+        let _installing = installing();
         // SAFETY: only reads.
         let before = unsafe { rt_sigaction(signal, None) }.map_err(refused)?;
         if before.handler != arch::entry() {
@@ -470,7 +460,7 @@ impl Installed {
     /// [`UninstallError`] when a handler covers ours, since it may chain to it. Nothing is changed. The
     /// default action or "ignore" that was set in the place of ours stays, and is no error.
     pub fn uninstall(self) -> Result<(), UninstallError> {
-        let _installing = Installing::begin();
+        let _installing = installing();
         let Some(signal_entry) = signal_entry(self.signal) else { return Ok(()) };
         // SAFETY: only reads.
         let now = unsafe { rt_sigaction(self.signal, None) }.unwrap_or(KernelAction::DEFAULT);
@@ -536,7 +526,7 @@ mod tests {
             let (tell, told) = mpsc::channel();
             let (let_go, may_go) = mpsc::channel::<()>();
             let other = thread::spawn(move || {
-                let _installing = Installing::begin();
+                let _installing = installing();
                 tell.send(()).unwrap();
                 may_go.recv().unwrap();
             });

@@ -107,8 +107,8 @@ pub fn wake_one(word: &AtomicU32) {
 ///
 /// # Signal safety
 ///
-/// All methods are async-signal-safe (AS-Safe) except [`lock`](Self::lock): a handler must not wait in it,
-/// since it may have interrupted the holder.
+/// All methods are async-signal-safe (AS-Safe) except [`lock`](Self::lock) and [`guard`](Self::guard): a
+/// handler must not wait in them, since it may have interrupted the holder.
 ///
 /// # References
 ///
@@ -193,6 +193,27 @@ impl Mutex {
         if seen | AWAITED == locked | AWAITED { None } else { self.take(seen, locked) }
     }
 
+    /// Locks the mutex as [`lock`](Self::lock) does, without a timeout, until the result is dropped.
+    ///
+    /// # Blocking
+    ///
+    /// Until the holder unlocks it. For holders that wait for nothing.
+    pub fn guard(&self, process: u32) -> Guard<'_> {
+        // Without a timeout it does not run out.
+        let found = loop {
+            if let Ok(found) = self.lock(process, || None) {
+                break found;
+            }
+        };
+        Guard { mutex: self, found }
+    }
+
+    /// Locks the mutex if no thread of `process` has it, until the result is dropped.
+    #[must_use]
+    pub fn try_guard(&self, process: u32) -> Option<Guard<'_>> {
+        Some(Guard { found: self.try_lock(process)?, mutex: self })
+    }
+
     /// Unlocks the mutex. Only for the thread that has it, or that stands in for its holder.
     pub fn unlock(&self) {
         // Release: pairs with the acquire in `take`. M2.
@@ -224,6 +245,32 @@ impl Mutex {
     fn mark_awaited(&self, seen: u32) -> bool {
         let awaited = seen | AWAITED;
         self.word.compare_exchange(seen, awaited, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// A [`Mutex`] is locked until this is dropped.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe), and so is the drop.
+#[derive(Debug)]
+#[must_use = "dropping it unlocks the mutex"]
+pub struct Guard<'a> {
+    mutex: &'a Mutex,
+    found: Found,
+}
+
+impl Guard<'_> {
+    /// What the thread found: whether what the mutex protects may be half written.
+    #[must_use]
+    pub fn found(&self) -> Found {
+        self.found
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.mutex.unlock();
     }
 }
 
@@ -388,6 +435,18 @@ mod tests {
     use std::thread;
 
     use super::*;
+
+    #[test]
+    fn a_guard_has_the_mutex_until_it_is_dropped() {
+        let mutex = Mutex::new();
+        let guard = mutex.guard(1);
+        assert_eq!(guard.found(), Found::Free);
+        assert!(mutex.try_guard(1).is_none());
+        // In the child of a fork, which has no such guard.
+        assert_eq!(mutex.try_guard(2).map(|guard| guard.found()), Some(Found::Copied));
+        drop(guard);
+        assert_eq!(mutex.try_guard(1).map(|guard| guard.found()), Some(Found::Free));
+    }
 
     #[test]
     fn a_mutex_that_is_locked_is_waited_for_until_no_time_is_left() {

@@ -315,10 +315,8 @@ impl<I> Spare<I> {
 
     fn locked<R>(&self, work: impl FnOnce() -> R) -> R {
         // The list is whole also where the lock is found copied.
-        self.lock.lock(process(), || None).expect("no deadline");
-        let result = work();
-        self.lock.unlock();
-        result
+        let _one = self.lock.guard(process());
+        work()
     }
 }
 

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use alloc::boxed::Box;
 
-use super::{ErrnoPolicy, Installing, SignalEntry, action, covers, signal_entry};
+use super::{ErrnoPolicy, SignalEntry, action, covers, signal_entry, try_installing};
 use crate::arch::{self, Ucontext};
 use crate::chain::{self, Finds, Part, Passage, Seen};
 use crate::inject;
@@ -308,7 +308,7 @@ impl Previous {
         let Some(signal_entry) = signal_entry(self.signal) else { return };
         // Our action changes under this lock alone. A thread that holds it has taken ours out, or puts it
         // on top.
-        let Some(_installing) = Installing::try_begin() else { return };
+        let Some(_installing) = try_installing() else { return };
         if signal_entry.head.load(Ordering::Acquire).is_null() {
             return;
         }
