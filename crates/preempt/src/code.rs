@@ -30,11 +30,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use sigctx::fork::Hooks;
+use sigctx::fork::{Hooks, process};
 use sigctx::sync::Mutex;
 use sigctx::sys::Tid;
 
-use crate::lock::Locked;
 use crate::ranges::{Overlap, Table};
 
 type Snapshot = Table<Code>;
@@ -424,7 +423,7 @@ impl core::error::Error for RetireError {}
 /// Replaces the snapshot by an edited copy and frees the old one when no handler can hold it.
 fn edit<E>(change: impl FnOnce(&mut Snapshot) -> Result<(), E>) -> Result<(), E> {
     let _ = HOOKS.register();
-    let _one_writer = Locked::new(&WRITER);
+    let _one_writer = WRITER.guard(process());
     let old = TABLE.load(SeqCst);
     // SAFETY: `old` is null or a snapshot that only a writer frees, and we are the only writer.
     let mut next = unsafe { old.as_ref() }.cloned().unwrap_or_default();
@@ -539,7 +538,7 @@ mod tests {
             let (locked, is_locked) = mpsc::channel();
             let (unlock, to_unlock) = mpsc::channel::<()>();
             let writer = std::thread::spawn(move || {
-                let _writer = super::Locked::new(&super::WRITER);
+                let _writer = super::WRITER.guard(super::process());
                 locked.send(()).expect("the test waits");
                 to_unlock.recv().expect("the test tells");
             });

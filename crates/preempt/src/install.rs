@@ -6,7 +6,6 @@ use sigctx::sync::Mutex;
 
 use crate::error::{InstallError, Unusable};
 use crate::handler::on_signal;
-use crate::lock::Locked;
 use crate::signal::{DEFAULT, installed, set_installed};
 
 /// One installation at a time.
@@ -98,7 +97,7 @@ pub fn install_with(options: Options) -> Result<(), InstallError> {
     let _ = fork::watch();
     // In the child of a fork beside an installation, the handler may be there already. Then it is there
     // twice: the second to run finds no more to do than a second signal would.
-    let _one = Locked::new(&INSTALLING);
+    let _one = INSTALLING.guard(fork::process());
     if let Some(installed) = installed() {
         let signal = installed.signal();
         return match options.signal {
@@ -152,7 +151,7 @@ mod tests {
     use sigctx::{fork, handler};
     use testkit::{forked, in_child};
 
-    use super::{INSTALLING, Locked, on_signal};
+    use super::{INSTALLING, on_signal};
     use crate::{Task, install, register_code};
 
     /// Every instruction is a safe point.
@@ -174,7 +173,7 @@ mod tests {
             let (let_go, may_go) = mpsc::channel::<()>();
             let installer = thread::spawn(move || {
                 fork::watch().expect("there is memory");
-                let _one = Locked::new(&INSTALLING);
+                let _one = INSTALLING.guard(fork::process());
                 let options = handler::Options::default();
                 // SAFETY: as in `install_with`.
                 let installed = unsafe { handler::install(libc::SIGURG, on_signal, options) };

@@ -50,7 +50,6 @@ cfg_if::cfg_if! {
         mod error;
         mod handler;
         mod install;
-        mod lock;
         mod nudge;
         mod place;
         mod poll;

@@ -4,10 +4,9 @@
 
 use core::cell::UnsafeCell;
 
+use sigctx::fork::process;
 use sigctx::sync::{Found, Mutex};
 use threadreg::ThreadRef;
-
-use crate::lock::Locked;
 
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -38,8 +37,8 @@ impl Place {
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Option<ThreadRef>) -> R) -> R {
-        let locked = Locked::new(&self.mutex);
-        if locked.found == Found::Copied {
+        let locked = self.mutex.guard(process());
+        if locked.found() == Found::Copied {
             // Half written, perhaps. The task that ran there does not run here: `after_fork` has reset
             // the place of the one that does.
             // SAFETY: this thread has the mutex, and the thread that had it is not in this process.
