@@ -5,10 +5,11 @@ use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc;
+use std::sync::{Barrier, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use sigctx::altstack::{self, AltStack};
 use sigctx::sys;
 use testkit::{in_child, until};
 use threadreg::{AttachError, Attached, attach, current, os_threads, threads};
@@ -67,6 +68,66 @@ fn an_attached_thread_has_a_large_alternate_stack_and_its_old_one_back_later() {
             assert!(size >= sigctx::altstack::MIN_SIZE);
         },
     );
+}
+
+/// Bytes of the process that are in memory.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup").expect("/proc");
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).expect("a line for it");
+    1024 * line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).expect("a number")
+}
+
+/// The pages of one signal frame on an alternate stack of the crate's, in bytes.
+fn frame() -> u64 {
+    // SAFETY: reads the auxiliary vector; 0 when the entry is not there.
+    let of = |entry| unsafe { libc::getauxval(entry) } as usize;
+    let (page, told) = (of(libc::AT_PAGESZ), of(libc::AT_MINSIGSTKSZ));
+    let (low, high) = AltStack::install().expect("installs").bounds();
+    // What the kernel has left out of its number; up to a page more, since the size is rounded.
+    let left_out = high - low - altstack::MIN_SIZE.max(4 * told);
+    // Where there is no number, the crate takes 8 KiB for enough.
+    let frame = if told == 0 { 8192 } else { told } + left_out;
+    frame.next_multiple_of(page) as u64
+}
+
+/// Beside `std`'s threads: the pages of one signal frame, and what the registry has of a thread.
+#[test]
+fn a_registered_thread_needs_little_memory() {
+    const THREADS: u64 = 200;
+    /// A record and its neighbours that no thread has yet, and what libc allocates for the thread.
+    const OTHER: u64 = 2048;
+
+    if testkit::emulator().is_some() {
+        return testkit::skip("an emulator does not tell what its guest has in memory");
+    }
+    in_child("a_registered_thread_needs_little_memory", MINUTE, || {
+        // Else what a thread's stack has in memory may be one huge page.
+        // SAFETY: takes no pointers.
+        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+        let barrier = &*Box::leak(Box::new(Barrier::new(THREADS as usize + 1)));
+        let park = move || {
+            barrier.wait();
+            loop {
+                thread::park();
+            }
+        };
+        let of_a_thread = |make: &dyn Fn()| {
+            let before = resident();
+            (0..THREADS).for_each(|_| make());
+            barrier.wait();
+            resident().saturating_sub(before) / THREADS
+        };
+        // What the first of a kind needs once.
+        threadreg::spawn(|| ()).join().expect("no panic");
+        let unregistered = of_a_thread(&|| drop(thread::spawn(park)));
+        let registered = of_a_thread(&|| drop(threadreg::spawn(park)));
+        let frame = frame();
+        assert!(
+            registered < unregistered + frame + OTHER,
+            "{registered} bytes, {unregistered} of std's, {frame} for a frame"
+        );
+        assert!(registered > unregistered, "{registered} bytes, {unregistered} of std's");
+    });
 }
 
 /// std has given up its own alternate stack by the time that thread-locals are destroyed.
