@@ -248,13 +248,16 @@ fn for_each_against_a_bit_of_the_for_each_before() {
         let (slot, own) = (world.attach(), world.attach());
         world.protocol.enter(slot, Stance::Away);
         world.for_each(own);
-        let requester = spawn(&world, move |world| world.for_each(own));
-        for _ in 0..2 {
-            world.protocol.leave(slot);
-            world.work(slot);
-            world.protocol.enter(slot, Stance::Away);
-        }
-        requester.join().unwrap();
+        // The requester goes first: that leaves a preemption for the last step of the other.
+        let target = spawn(&world, move |world| {
+            for _ in 0..2 {
+                world.protocol.leave(slot);
+                world.work(slot);
+                world.protocol.enter(slot, Stance::Away);
+            }
+        });
+        world.for_each(own);
+        target.join().unwrap();
         world.protocol.leave(slot);
         assert_eq!(world.visits(slot), 2, "ran once for each");
     });
