@@ -51,8 +51,8 @@ pub(super) fn run(workspace: &Workspace, selection: &Selection, progress: &Progr
 /// What the debugger prints.
 fn step_through(workspace: &Workspace, progress: &Progress) -> Result<String, String> {
     progress.doing("building the fast paths");
-    let build = workspace.cargo(&["build", "--release", "-p", "benches", "--bin", BENCH]);
-    let built = run::run(build, LIMIT, |line| progress.build_line(line))?;
+    let cargo = workspace.cargo(&["build", "--release", "-p", "benches", "--bin", BENCH]);
+    let built = run::run(cargo, LIMIT, |line| progress.build_line(line))?;
     if !built.success() {
         progress.say(&built.output);
         return Err(format!("cargo build: {}", built.how()));
