@@ -10,38 +10,38 @@ use threadreg::ThreadRef;
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-fn safepoint_poll(mutator: &mut Mutator) {
+extern "Rust" fn safepoint_poll(mutator: &mut Mutator) {
     mutator.poll();
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-fn safe_region(mutator: &mut Mutator) {
+extern "Rust" fn safe_region(mutator: &mut Mutator) {
     mutator.blocking(|| ());
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-fn current_thread() -> Option<ThreadRef> {
+extern "Rust" fn current_thread() -> Option<ThreadRef> {
     threadreg::current()
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-fn no_preempt() {
+extern "Rust" fn no_preempt() {
     drop(preempt::disable());
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-fn preempt_poll() {
+extern "Rust" fn preempt_poll() {
     preempt::poll();
 }
 
 /// Where the debugger stops first. From here on nothing is done for the first time.
 #[unsafe(no_mangle)]
 #[inline(never)]
-fn ready() {
+extern "Rust" fn ready() {
     black_box(());
 }
 
