@@ -372,33 +372,6 @@ fn two_requesters_of_stops() {
     });
 }
 
-/// A stop that times out resumes the world, and leaves nothing behind that disturbs the next one.
-#[test]
-fn stop_past_its_deadline() {
-    loom::model(|| {
-        let world = World::new();
-        let slot = world.attach();
-        let requester = spawn(&world, |world| {
-            assert!(
-                world.protocol.stop_turn.acquire(&Model, None, 1, &mut Impatient),
-                "no other thread has it"
-            );
-            let stopped = world.protocol.stop(None, &mut Impatient);
-            if stopped.is_ok() {
-                world.in_stop();
-                world.protocol.resume();
-            }
-            world.protocol.stop_turn.release(&Model);
-            world.stop_outside()
-        });
-        world.work(slot);
-        world.poll(slot);
-        world.work(slot);
-        world.protocol.enter(slot, Stance::Away);
-        assert_eq!(requester.join().unwrap(), 1, "counted once");
-    });
-}
-
 /// W2, W3. Exactly once, whatever the target does meanwhile.
 fn for_each_against(target: impl Fn(&World, Mutator) + Send + Sync + Copy + 'static) {
     loom::model(move || {

@@ -396,6 +396,33 @@ fn attach_that_gives_up_beside_a_for_each() {
     });
 }
 
+/// A stop that times out resumes the world, and leaves nothing behind that disturbs the next one.
+#[test]
+fn stop_past_its_deadline() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        let requester = spawn(&world, |world| {
+            assert!(
+                world.protocol.stop_turn.acquire(&Model, None, 1, &mut Impatient),
+                "no other thread has it"
+            );
+            let stopped = world.protocol.stop(None, &mut Impatient);
+            if stopped.is_ok() {
+                world.in_stop();
+                world.protocol.resume();
+            }
+            world.protocol.stop_turn.release(&Model);
+            world.stop_outside()
+        });
+        world.work(slot);
+        world.poll(slot);
+        world.work(slot);
+        world.protocol.enter(slot, Stance::Away);
+        assert_eq!(requester.join().unwrap(), 1, "counted once");
+    });
+}
+
 /// A for-each that times out has visited each target or reports it, and leaves nothing behind that disturbs
 /// the next one.
 #[test]
