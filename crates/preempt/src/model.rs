@@ -321,6 +321,10 @@ impl Waiter for &Asked {
     fn left(&mut self) -> Option<Duration> {
         None
     }
+
+    fn spin(&mut self, changed: impl Fn() -> bool) -> bool {
+        changed()
+    }
 }
 
 /// While a requester holds a task, the task's code does not run, whether it was found idle,
@@ -491,7 +495,7 @@ fn an_errand_is_served_by_the_parked_target() {
         let task = Asked::new();
         let target = parks_once(&task);
         if task.hold() == Mode::Parked {
-            assert!(task.word.run_errand(|| Duration::MAX));
+            assert!(task.word.run_errand(|_| (), || Duration::MAX));
             assert_eq!(task.errands.load(SeqCst), 1);
         }
         task.word.release();
@@ -506,7 +510,7 @@ fn an_errand_that_is_given_up_is_not_served() {
         let task = Asked::new();
         let target = parks_once(&task);
         if task.hold() == Mode::Parked {
-            let served = task.word.run_errand(|| Duration::ZERO);
+            let served = task.word.run_errand(|_| (), || Duration::ZERO);
             assert_eq!(task.errands.load(SeqCst), u32::from(served));
             task.word.release();
             target.join().unwrap();

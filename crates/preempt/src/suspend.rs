@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use sigctx::inject::Frame;
 use sigctx::{Reg, Registers};
-use threadreg::ThreadRef;
+use threadreg::{ThreadRef, spin};
 
 use crate::error::{RequestError, RunError, SignalOutcome, StragglerCause, SuspendError};
 use crate::poll::poll;
 use crate::signal::{self, is_installed, number};
-use crate::target::{self, TaskCore};
+use crate::target::{self, SPIN, TaskCore};
 use crate::task::Task;
 use crate::thread::{ThreadState, WaitsOn, is_called, make_calls};
 use crate::word::{GoOn, Mode, Seen};
@@ -220,7 +220,7 @@ impl<'a> Attempt<'a> {
             if seen.mode() == Mode::Running {
                 self.note_handled();
                 self.sent = Some(self.target.signal());
-                self.target.word.wait_change(seen, round.min(left));
+                self.wait_round(seen, round.min(left), || self.target.word.seen() != seen);
                 round = (round * 2).min(LONGEST_WAIT);
             } else {
                 // Another requester has it, and wakes us when it lets go; or the task is about to run, as
@@ -254,8 +254,22 @@ impl<'a> Attempt<'a> {
                 self.sent = Some(self.target.signal());
             }
             // The target wakes no thread when it takes a request: most requesters do not wait.
-            self.target.word.wait_change(seen, round.min(left));
+            self.wait_round(seen, round.min(left), || !self.target.word.seen().is_yield());
             round = (round * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    /// Waits until the word is `seen` no more, at most about `round`; and spins first until it is `done`,
+    /// where that may be sooner.
+    fn wait_round(&self, seen: Seen, round: Duration, done: impl Fn() -> bool) {
+        // In the first two rounds: the target may be in its grace when the first signal comes. What comes no
+        // sooner, or to a task that does not run, may take any time.
+        if round > 2 * FIRST_WAIT || seen.mode() != Mode::Running {
+            return self.target.word.wait_change(seen, round);
+        }
+        let start = Instant::now();
+        if !spin::for_running(1, SPIN, done) {
+            self.target.word.wait_change(seen, round.saturating_sub(start.elapsed()));
         }
     }
 

@@ -19,7 +19,7 @@ use sigctx::Registers;
 use sigctx::fork::Hooks;
 use sigctx::inject::{CallStack, Frame};
 use sigctx::sys::Tid;
-use threadreg::{SignalError, ThreadRef};
+use threadreg::{SignalError, ThreadRef, spin};
 
 use crate::clock;
 use crate::error::Held;
@@ -38,6 +38,10 @@ pub(crate) type Errand<'a> = dyn FnMut(Option<&mut Frame<'_>>) + Send + 'a;
 /// How much processor time a task's thread has, at least, before the task is stopped again, in
 /// microseconds: two to four times what a stop costs.
 const GRACE: u32 = 50;
+
+/// How long a thread spins before it sleeps, at most: about as long as a sleep and its wake take, so that
+/// spinning in vain costs no more than once what it was to save.
+pub(crate) const SPIN: Duration = Duration::from_micros(25);
 
 /// A task can be held, and its thread fork, without the handler for the signal. Without them, if there
 /// was no memory, the child waits for a holder that it does not have.
@@ -318,7 +322,10 @@ impl TaskCore {
             unsafe { core::mem::transmute::<&mut Errand<'_>, &mut Errand<'static>>(guarded) };
         // SAFETY: the target reads it only after ERRAND, which the next line sets.
         unsafe { *self.errand.get() = Some(&raw mut *guarded) };
-        let served = self.word.run_errand(patience);
+        let spin = |done: &dyn Fn() -> bool| {
+            spin::for_running(1, SPIN, done);
+        };
+        let served = self.word.run_errand(spin, patience);
         // SAFETY: ERRAND and SERVING are over, so the target does not look.
         unsafe { *self.errand.get() = None };
         served.then_some(ended)
@@ -424,6 +431,8 @@ pub(crate) struct Wait<'a> {
     me: Option<ThreadRef>,
     timeout: Option<Duration>,
     start: Option<Instant>,
+    /// It has spun since it began to wait, or since the last errand.
+    has_spun: bool,
     _on: WaitsOn,
 }
 
@@ -433,7 +442,8 @@ impl<'a> Wait<'a> {
         me: Option<ThreadRef>,
         timeout: Option<Duration>,
     ) -> Self {
-        Self { task, me, timeout, start: None, _on: WaitsOn::new(&task.word) }
+        let on = WaitsOn::new(&task.word);
+        Self { task, me, timeout, start: None, has_spun: false, _on: on }
     }
 
     /// How long it has waited by now.
@@ -452,6 +462,8 @@ impl Drop for Wait<'_> {
 
 impl Waiter for Wait<'_> {
     fn errand(&mut self) {
+        // A holder that has sent one may be about to send the next.
+        self.has_spun = false;
         if self.me.is_some() {
             self.task.run_posted();
         } else {
@@ -474,5 +486,10 @@ impl Waiter for Wait<'_> {
             me.set_suspended_by(self.task.holder());
         }
         self.timeout.map(|timeout| timeout.saturating_sub(start.elapsed()))
+    }
+
+    fn spin(&mut self, changed: impl Fn() -> bool) -> bool {
+        // Once: a holder that takes longer may take any time.
+        !mem::replace(&mut self.has_spun, true) && spin::at_rest(SPIN, changed)
     }
 }

@@ -45,6 +45,10 @@
 //! finds another value, and the thread looks for its calls. The kernel restarts a wait with the same
 //! value.
 //!
+//! A thread may spin before it sleeps ([`Waiter::spin`]): it looks at the word until that has changed, and
+//! writes nothing. A target has said that it WAITS before, so it has its TURN when it is let go, whether it
+//! spins or sleeps. A wait that was spun out is one that returned early.
+//!
 //! All operations are on the one word and sequentially consistent, for simplicity: what the target
 //! wrote before it parked is seen by the holder, and the other way round. The order of a request
 //! (`want`, `request_yield`) against the handler's acknowledgement is made by the fences in
@@ -141,6 +145,10 @@ pub(crate) trait Waiter {
 
     /// How long it goes on waiting; `None`: as long as it takes.
     fn left(&mut self) -> Option<Duration>;
+
+    /// Spins before the target sleeps, where that is known to be cheaper. Whether the word has `changed`
+    /// meanwhile.
+    fn spin(&mut self, changed: impl Fn() -> bool) -> bool;
 }
 
 /// How a target's wait to run ended.
@@ -206,10 +214,12 @@ impl TaskWord {
             } else {
                 slept = true;
                 let left = waiter.left();
-                if left != Some(Duration::ZERO) {
+                if left == Some(Duration::ZERO) {
+                    if self.change(seen, seen.0 & !WAITS) {
+                        return GoOn::TimedOut;
+                    }
+                } else if !waiter.spin(|| self.seen() != seen) {
                     wait(&self.0, seen.0, left);
-                } else if self.change(seen, seen.0 & !WAITS) {
-                    return GoOn::TimedOut;
                 }
             }
         }
@@ -348,11 +358,17 @@ impl TaskWord {
         wake_all(&self.0);
     }
 
-    /// Has the target of a held, Parked task run the holder's errand, and waits for it. False if it
-    /// has not begun when `patience`, which says how long the next wait for that may be, says none.
-    pub(crate) fn run_errand(&self, mut patience: impl FnMut() -> Duration) -> bool {
+    /// Has the target of a held, Parked task run the holder's errand, and waits for it. `spin` gets what
+    /// it may spin for, before the first sleep. False if the errand has not begun when `patience`, which
+    /// says how long the next wait for that may be, says none.
+    pub(crate) fn run_errand(
+        &self,
+        spin: impl FnOnce(&dyn Fn() -> bool),
+        mut patience: impl FnMut() -> Duration,
+    ) -> bool {
         self.0.fetch_or(ERRAND, SeqCst);
         wake_all(&self.0);
+        spin(&|| !self.seen().has(ERRAND | SERVING));
         loop {
             let seen = self.seen();
             if seen.has_errand() {

@@ -12,6 +12,19 @@ use common::{SOON, Spinner, set_up, until};
 use preempt::{SignalOutcome, StoppedAt, StragglerCause, SuspendError, Task};
 use sigctx::sys::{MaskHow, SigSet, sigprocmask};
 
+/// P23.
+#[test]
+fn a_parked_task_sleeps_while_its_holder_takes_long() {
+    let _code = set_up();
+    let spinner = Spinner::start("spinner", Task::new());
+    let stopped = spinner.task.suspend(SOON).expect("stops");
+    let tid = stopped.thread().and_then(|thread| thread.tid()).expect("it lives");
+    until("the parked task sleeps", || testkit::is_asleep(tid));
+    stopped.resume();
+    spinner.progress();
+    spinner.end();
+}
+
 /// P17.
 #[test]
 fn a_loop_without_polls_stops_and_goes_on() {

@@ -12,6 +12,7 @@
 //! | `record` | one thread's record: its phases, and the pin (protocol) |
 //! | `arena` | the records: claimed, walked, used again (protocol) |
 //! | `creation` | the creation lock, and the order of steps of a spawn (protocol) |
+//! | [`spin`] | whether a thread that waits for another spins before it sleeps |
 //! | `lookup`, `registry` | the calling thread's record; the process's arena and creation lock, and the handler of a fork |
 //! | `cookie`, `thread_ref` | references to threads, pins, signals |
 //! | [`procfs`], [`life`] | the kernel's files about threads; whether a thread has ended, without these files |
@@ -70,6 +71,7 @@ cfg_if::cfg_if! {
         pub mod rest;
         mod slot;
         mod spawn;
+        pub mod spin;
         mod stack;
         mod template;
         mod thread_ref;

@@ -10,7 +10,7 @@ use sigctx::{fork, sys};
 
 use crate::arena::Arena;
 use crate::creation::CreationLock;
-use crate::lookup;
+use crate::{lookup, spin};
 
 pub(crate) static ARENA: Arena = Arena::new();
 pub(crate) static CREATION: CreationLock = CreationLock::new();
@@ -63,6 +63,7 @@ extern "C" fn after_fork() {
             ARENA.release(record);
         }
     }
+    spin::after_fork();
 }
 
 #[cfg(test)]
