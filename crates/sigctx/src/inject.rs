@@ -38,11 +38,12 @@
 //!
 //! **Exit**: a callback that ends its thread leaves `active` set; its stack ends too. **fork** in a
 //! callback: the child has the copy and returns from it. **Masked signals**: the callback runs with
-//! the interrupted mask, set by one system call; the sigreturn puts it back, so a change made in
-//! the callback does not last (change it through [`Frame::context_mut`]). **Alternate stack**: the
-//! sigreturn installs the one that the frame recorded; one that came or went in the callback
-//! ([`AltStack`](altstack::AltStack)) is written into the copy first. **Nesting**: refused as
-//! [`InjectError::Nested`]. **Unwinding**: a panic that would leave the callback aborts.
+//! the interrupted mask, set by one system call, which is the larger part of what a call costs; or it
+//! begins with the handler's, and sets the other itself when it needs that. The sigreturn puts it back,
+//! so a change made in the callback does not last (change it through [`Frame::context_mut`]).
+//! **Alternate stack**: the sigreturn installs the one that the frame recorded; one that came or went in
+//! the callback ([`AltStack`](altstack::AltStack)) is written into the copy first. **Nesting**: refused
+//! as [`InjectError::Nested`]. **Unwinding**: a panic that would leave the callback aborts.
 //!
 //! References: the kernel's `arch/*/kernel/signal*.c`; Go `runtime/preempt.go`, which returns from
 //! the handler into a trampoline that has to save all registers itself.
@@ -54,7 +55,7 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::altstack;
 use crate::arch::{self, FrameRecord, SigCtx, Ucontext};
 use crate::chain::Passage;
-use crate::sys::{self, MaskHow, SigSet, errno, set_errno};
+use crate::sys::{self, SigSet, errno, set_errno};
 use crate::vdso;
 
 mod error;
@@ -165,6 +166,8 @@ pub(crate) struct Call {
     errno: c_int,
     /// Whether it is kept: not on a thread that may have none.
     keep_errno: bool,
+    /// Whether the callback begins with the interrupted mask.
+    opens: bool,
     /// What comes first: a previous action, and the handlers that have had the signal.
     passage: Passage,
     /// The interrupted function's, for frame-pointer walkers.
@@ -226,6 +229,7 @@ pub(crate) unsafe fn prepare(
     onto: &CallStack,
     function: InjectedFn,
     data: usize,
+    opens: bool,
 ) -> Result<Injection, InjectError> {
     let uc = ctx.ucontext();
     let (pc, sp) = (uc.pc(), uc.sp());
@@ -270,7 +274,7 @@ pub(crate) unsafe fn prepare(
     // SAFETY: written just now.
     let record = unsafe { &mut *call };
     (record.function, record.data, record.active) = (Some(function), data, active);
-    record.keep_errno = true;
+    (record.keep_errno, record.opens) = (true, opens);
     Ok(Injection { call, active })
 }
 
@@ -346,6 +350,7 @@ impl Place {
                 idle: AtomicU32::new(0),
                 errno: 0,
                 keep_errno: false,
+                opens: true,
                 passage: Passage::new(),
                 record: FrameRecord::of(ctx.ucontext()),
                 changes: altstack::changes(),
@@ -510,11 +515,15 @@ impl Call {
         altstack::rearm(call.uc().alt_stack());
         let wanted = call.previous();
         if let (Some(function), true) = (call.function, wanted) {
-            sys::sigprocmask(MaskHow::Set, &call.uc().mask());
-            let (info, uc, data) = (call.info as *mut _, call.ucontext().cast(), call.data);
+            let (opens, data) = (call.opens, call.data);
+            let (info, uc) = (call.info as *mut _, call.ucontext().cast());
             // SAFETY: `copy` has put both in these places, which no other code uses until the sigreturn.
             let ctx = unsafe { SigCtx::from_raw(info, uc) };
-            function(&mut Frame { call, ctx }, data);
+            let mut frame = Frame { call, ctx, is_open: false };
+            if opens {
+                frame.open_mask();
+            }
+            function(&mut frame, data);
         }
         if call.changes != altstack::changes() {
             // The sigreturn installs the alternate stack that the frame recorded, which may be gone.

@@ -249,6 +249,46 @@ fn an_injected_call_runs_with_the_interrupted_mask() {
     });
 }
 
+#[test]
+fn a_masked_call_has_the_handlers_mask_until_it_opens_it() {
+    static WRONG: AtomicI32 = AtomicI32::new(0);
+
+    fn call(frame: &mut Frame<'_>, data: usize) {
+        let mask = || sys::sigprocmask(MaskHow::Block, &SigSet::empty());
+        let interrupted = SigSet::of(libc::SIGHUP);
+        let began = !frame.is_mask_open() && mask() == interrupted.with(libc::SIGURG);
+        frame.open_mask();
+        let opened = frame.is_mask_open() && mask() == interrupted;
+        sys::sigprocmask(MaskHow::Block, &SigSet::of(libc::SIGUSR2));
+        frame.open_mask();
+        if !began || !opened || mask() != interrupted.with(libc::SIGUSR2) {
+            WRONG.fetch_add(1, SeqCst);
+        }
+        clobbering_call(frame, data);
+    }
+    fn handler(delivery: &mut Delivery<'_>) -> Flow {
+        // SAFETY: leaked by the victim before the first signal.
+        let stack = unsafe { &*STACK.load(SeqCst) };
+        // SAFETY: the call looks at the mask, clobbers and counts.
+        make_or_count(unsafe { delivery.inject_masked(stack, call, 0) })
+    }
+    testkit::in_child("a_masked_call_has_the_handlers_mask_until_it_opens_it", DEADLINE, || {
+        let _installed = install(libc::SIGURG, handler);
+        let victim = || {
+            register_own_stack();
+            sys::sigprocmask(MaskHow::Set, &SigSet::of(libc::SIGHUP));
+            TID.store(sys::gettid(), SeqCst);
+            while !DONE.load(SeqCst) {
+                std::hint::spin_loop();
+            }
+            let mask = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
+            assert_eq!(mask, SigSet::of(libc::SIGHUP));
+        };
+        under_signals(victim, || INJECTED.load(SeqCst) >= 100);
+        assert_eq!(WRONG.load(SeqCst), 0, "{}", counts());
+    });
+}
+
 /// Every signal that can be blocked, alone and all but it: the callback has exactly that mask, and so has
 /// the interrupted code after it.
 #[test]

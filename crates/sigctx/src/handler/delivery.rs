@@ -127,14 +127,55 @@ impl Delivery<'_> {
         call: InjectedFn,
         data: usize,
     ) -> Result<Injection, InjectError> {
+        // SAFETY: the caller's obligations.
+        unsafe { self.prepare(onto, call, data, true) }
+    }
+
+    /// As [`Delivery::inject`], for a call that begins with the handler's signal mask: the signal itself is
+    /// blocked, too.
+    ///
+    /// That spares a system call, more than half of what a call costs. A call that waits, that leaves its
+    /// stack, or that runs code which counts on the signal, puts the interrupted mask in force before
+    /// ([`Frame::open_mask`](crate::inject::Frame::open_mask)). A signal that comes meanwhile is delivered
+    /// then, or when the interrupted code goes on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Delivery::inject`].
+    ///
+    /// # Safety
+    ///
+    /// As [`Delivery::inject`].
+    pub unsafe fn inject_masked(
+        &mut self,
+        onto: &CallStack,
+        call: InjectedFn,
+        data: usize,
+    ) -> Result<Injection, InjectError> {
+        // SAFETY: the caller's obligations.
+        unsafe { self.prepare(onto, call, data, false) }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Delivery::inject`].
+    #[inline(always)]
+    unsafe fn prepare(
+        &mut self,
+        onto: &CallStack,
+        call: InjectedFn,
+        data: usize,
+        opens: bool,
+    ) -> Result<Injection, InjectError> {
         // SAFETY: null, or on the stack of the copy that called this one.
         let passage = unsafe { self.passage.as_ref() };
         if passage.or(self.left()).is_some_and(|passage| passage.call != 0) {
             // A copy of this crate has prepared a call in the same place.
             return Err(InjectError::Nested);
         }
+        let (ctx, entry_sp) = (&self.ctx, self.entry_sp);
         // SAFETY: the caller's obligations; the entry's stack pointer comes from the assembly.
-        let injection = unsafe { inject::prepare(&self.ctx, self.entry_sp, onto, call, data) }?;
+        let injection = unsafe { inject::prepare(ctx, entry_sp, onto, call, data, opens) }?;
         self.prepared = injection.active();
         Ok(injection)
     }

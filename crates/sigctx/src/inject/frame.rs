@@ -4,7 +4,7 @@ use super::{Call, MoveError};
 use crate::altstack;
 use crate::arch::{self, SigCtx, Ucontext};
 use crate::registers::Registers;
-use crate::sys::{Errno, set_errno};
+use crate::sys::{self, Errno, MaskHow, set_errno};
 
 /// The interrupted code's frame, while an injected call runs.
 ///
@@ -16,6 +16,8 @@ pub struct Frame<'f> {
     pub(super) call: &'f mut Call,
     /// Of the copy.
     pub(super) ctx: SigCtx<'f>,
+    /// The interrupted mask has been put in force.
+    pub(super) is_open: bool,
 }
 
 impl<'f> Frame<'f> {
@@ -41,6 +43,21 @@ impl<'f> Frame<'f> {
     #[must_use]
     pub unsafe fn context_mut(&mut self) -> &mut SigCtx<'f> {
         &mut self.ctx
+    }
+
+    /// Puts the interrupted code's signal mask in force, for a callback that began with the handler's
+    /// ([`Delivery::inject_masked`](crate::handler::Delivery::inject_masked)). A second call does nothing,
+    /// whatever the callback has done to its mask meanwhile.
+    pub fn open_mask(&mut self) {
+        if !core::mem::replace(&mut self.is_open, true) {
+            sys::sigprocmask(MaskHow::Set, &self.ctx.signal_mask());
+        }
+    }
+
+    /// Tells whether the interrupted code's signal mask has been put in force.
+    #[must_use]
+    pub fn is_mask_open(&self) -> bool {
+        self.is_open
     }
 
     /// A copy of the interrupted code's registers.
