@@ -108,7 +108,7 @@ fn interrupt(delivery: &mut Delivery<'_>, me: ThreadRef, state: &'static ThreadS
         let injected = code::stop_at(pc, |stop| {
             // SAFETY: the pc is in registered code, whose promise is that any call may be made there;
             // the stack is a thread's, which is never forgotten, or a task's, which outlives the code.
-            let injection = unsafe { delivery.inject(stack, interrupted, stop.as_word()) }?;
+            let injection = unsafe { delivery.inject_masked(stack, interrupted, stop.as_word()) }?;
             // The call drops it.
             let _ = ManuallyDrop::new(stop);
             Ok(injection)
@@ -126,11 +126,16 @@ fn interrupt(delivery: &mut Delivery<'_>, me: ThreadRef, state: &'static ThreadS
     Flow::Resume
 }
 
-/// The injected call, Go's `asyncPreempt`: runs on the interrupted stack, outside the handler, with all
-/// signals as they were. When it returns, the interrupted code goes on exactly where it was.
+/// The injected call, Go's `asyncPreempt`: runs on the interrupted stack, outside the handler. When it
+/// returns, the interrupted code goes on exactly where it was.
+///
+/// It begins with the signal blocked, as it was in the handler. All signals are as they were before
+/// anything but this crate's own code runs, and before the thread sleeps: a hook, an errand, a nudged call
+/// and a wait are interrupted as the code itself is. What is parked for a moment alone, and spins, spares
+/// the system calls.
 ///
 /// A signal between the last look and the return would find the thread in here, where it is not
-/// interrupted, and its request would wait for another signal. So the signal is blocked before the
+/// interrupted, and its request would wait for another signal. So the signal is blocked at the
 /// last look: it then waits until the return has put the interrupted code and its mask back.
 ///
 /// A hook may leave this stack, and come back on another thread: nothing that belongs to a thread is
@@ -142,11 +147,17 @@ fn interrupted(frame: &mut Frame<'_>, data: usize) {
     let signal = SigSet::of(number());
     loop {
         target::serve(Some(frame));
-        sys::sigprocmask(MaskHow::Block, &signal);
+        // Not opened, it is blocked since the handler.
+        let is_open = frame.is_mask_open();
+        if is_open {
+            sys::sigprocmask(MaskHow::Block, &signal);
+        }
         if !target::is_asked_here() {
             break;
         }
-        sys::sigprocmask(MaskHow::Unblock, &signal);
+        if is_open {
+            sys::sigprocmask(MaskHow::Unblock, &signal);
+        }
     }
     let _ = ManuallyDrop::new(no_way_back);
     drop(stop);

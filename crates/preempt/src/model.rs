@@ -322,8 +322,8 @@ impl Waiter for &Asked {
         None
     }
 
-    fn spin(&mut self, changed: impl Fn() -> bool) -> bool {
-        changed()
+    fn may_sleep(&mut self, changed: impl Fn() -> bool) -> bool {
+        !changed()
     }
 }
 

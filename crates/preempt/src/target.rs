@@ -242,7 +242,7 @@ impl TaskCore {
                 let how = if frame.is_some() { IN_CALL } else { AT_POLL };
                 self.in_hook.store(how, Ordering::Relaxed);
                 let _in_hook = InHook(&self.in_hook);
-                hook(frame);
+                hook(frame.map(opened));
             }
             return true;
         }
@@ -283,17 +283,28 @@ impl TaskCore {
         unsafe { *self.interrupted.get() }
     }
 
+    /// Target, in a wait: if that is in an injected call, all signals are as they were from here on.
+    fn open_mask(&self) {
+        if let Some(mut frame) = self.frame.get() {
+            // SAFETY: the frame of a call below this one. The reference to it that was handed to
+            // `with_frame` is not used meanwhile, and while an errand has one it is not in `frame`.
+            unsafe { frame.as_mut() }.open_mask();
+        }
+    }
+
     /// Target, in the place of an ERRAND: runs the errand that the holder has posted.
     fn run_posted(&self) {
         // SAFETY: the holder has written it before ERRAND, and waits for the end of SERVING.
         let errand = unsafe { (*self.errand.get()).take() };
         let Some(errand) = errand else { return };
-        // SAFETY: the frame is that of the injected call in which the target waits, below this one, and
-        // the reference to it that was handed to `with_frame` is not used meanwhile.
-        let frame = self.frame.get().map(|mut frame| unsafe { frame.as_mut() });
+        self.open_mask();
+        let frame = self.frame.take();
+        // SAFETY: as in `open_mask`.
+        let lent = frame.map(|mut frame| unsafe { frame.as_mut() });
         // SAFETY: the holder keeps the closure alive until SERVING is over, and does not touch it
         // meanwhile.
-        unsafe { (*errand)(frame) };
+        unsafe { (*errand)(lent) };
+        self.frame.set(frame);
     }
 
     /// Target, in another crate's code: as [`Self::run_posted`]. That is no safe point, so the errand
@@ -406,6 +417,18 @@ pub(crate) fn is_asked_here() -> bool {
     threadreg::current().and_then(ThreadState::get).is_some_and(is_asked)
 }
 
+/// Whether the calling thread has a call to make, whichever it is now.
+#[inline(never)] // see the documentation of `thread`
+fn is_called_here() -> bool {
+    threadreg::current().and_then(ThreadState::get).is_some_and(ThreadState::has_call)
+}
+
+/// The frame, with all signals as they were at the interruption: for what is not ours, or waits.
+fn opened<'f, 'g>(frame: &'f mut Frame<'g>) -> &'f mut Frame<'g> {
+    frame.open_mask();
+    frame
+}
+
 /// Does what is asked of the calling thread, at a safe point, until nothing is.
 pub(crate) fn serve(mut frame: Option<&mut Frame<'_>>) {
     while serve_once(frame.as_deref_mut()) {}
@@ -416,9 +439,13 @@ pub(crate) fn serve(mut frame: Option<&mut Frame<'_>>) {
 /// Not inlined: after a hook nothing here may ask for the thread.
 #[inline(never)] // see the documentation of `thread`
 fn serve_once(mut frame: Option<&mut Frame<'_>>) -> bool {
-    match current() {
-        Some(task) => task.with_frame(frame.as_deref_mut(), make_calls),
-        None => make_calls(),
+    // One that comes after the look is made at the next.
+    if is_called_here() {
+        frame = frame.map(opened);
+        match current() {
+            Some(task) => task.with_frame(frame.as_deref_mut(), make_calls),
+            None => make_calls(),
+        }
     }
     // A reference of its own: the hook may come back when the task has been left, and let go.
     current_shared().is_some_and(|task| task.serve(frame))
@@ -476,6 +503,7 @@ impl Waiter for Wait<'_> {
     }
 
     fn look(&mut self) {
+        self.task.open_mask();
         make_calls();
     }
 
@@ -488,8 +516,13 @@ impl Waiter for Wait<'_> {
         self.timeout.map(|timeout| timeout.saturating_sub(start.elapsed()))
     }
 
-    fn spin(&mut self, changed: impl Fn() -> bool) -> bool {
+    fn may_sleep(&mut self, changed: impl Fn() -> bool) -> bool {
         // Once: a holder that takes longer may take any time.
-        !mem::replace(&mut self.has_spun, true) && spin::at_rest(SPIN, changed)
+        if !mem::replace(&mut self.has_spun, true) && spin::at_rest(SPIN, changed) {
+            return false;
+        }
+        // A signal that is due comes here, and stirs the word.
+        self.task.open_mask();
+        true
     }
 }

@@ -45,9 +45,9 @@
 //! finds another value, and the thread looks for its calls. The kernel restarts a wait with the same
 //! value.
 //!
-//! A thread may spin before it sleeps ([`Waiter::spin`]): it looks at the word until that has changed, and
-//! writes nothing. A target has said that it WAITS before, so it has its TURN when it is let go, whether it
-//! spins or sleeps. A wait that was spun out is one that returned early.
+//! A thread may spin before it sleeps ([`Waiter::may_sleep`]): it looks at the word until that has
+//! changed, and writes nothing. A target has said that it WAITS before, so it has its TURN when it is let
+//! go, whether it spins or sleeps. A wait that was spun out is one that returned early.
 //!
 //! All operations are on the one word and sequentially consistent, for simplicity: what the target
 //! wrote before it parked is seen by the holder, and the other way round. The order of a request
@@ -146,9 +146,9 @@ pub(crate) trait Waiter {
     /// How long it goes on waiting; `None`: as long as it takes.
     fn left(&mut self) -> Option<Duration>;
 
-    /// Spins before the target sleeps, where that is known to be cheaper. Whether the word has `changed`
-    /// meanwhile.
-    fn spin(&mut self, changed: impl Fn() -> bool) -> bool;
+    /// Asked before the target sleeps. It may spin instead, where that is known to be cheaper: until the word
+    /// has `changed`, and then it says no.
+    fn may_sleep(&mut self, changed: impl Fn() -> bool) -> bool;
 }
 
 /// How a target's wait to run ended.
@@ -218,7 +218,7 @@ impl TaskWord {
                     if self.change(seen, seen.0 & !WAITS) {
                         return GoOn::TimedOut;
                     }
-                } else if !waiter.spin(|| self.seen() != seen) {
+                } else if waiter.may_sleep(|| self.seen() != seen) {
                     wait(&self.0, seen.0, left);
                 }
             }

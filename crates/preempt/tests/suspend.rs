@@ -441,15 +441,50 @@ fn a_parked_task_makes_the_calls_that_its_thread_is_asked_to_make() {
     let spinner = Spinner::start("spinner", Task::new());
     let stopped = spinner.task.suspend(SOON).expect("stops");
     let count = spinner.count();
+    let thread = spinner.thread.thread();
+    let tid = thread.tid().expect("runs");
+    // Else it could find the call on its way there.
+    until("the parked task sleeps", || testkit::is_asleep(tid));
     // SAFETY: the function only stores a number.
+    let call = unsafe { threadreg::NudgeCall::new(called, 0) };
+    threadreg::Nudge::nudge(&preempt::Nudger, thread, call, &|| true).expect("sent");
+    until("the call is made", || CALLED_ON.load(SeqCst) != 0);
+    assert_eq!(CALLED_ON.load(SeqCst), tid.unsigned_abs(), "on another thread");
+    assert_eq!(spinner.count(), count, "the task ran");
+    drop(stopped);
+    spinner.progress();
+    spinner.end();
+}
+
+/// P24. Else what takes long there could not be interrupted.
+#[test]
+fn hooks_errands_and_calls_run_with_the_signals_of_the_task() {
+    static OPEN_IN_HOOK: AtomicU32 = AtomicU32::new(0);
+    static OPEN_IN_CALL: AtomicU32 = AtomicU32::new(0);
+
+    fn is_open() -> bool {
+        !sigprocmask(MaskHow::Block, &SigSet::empty()).contains(libc::SIGURG)
+    }
+    fn note(open: &AtomicU32) {
+        open.store(1 + u32::from(is_open()), SeqCst);
+    }
+    unsafe fn called(_: usize) {
+        note(&OPEN_IN_CALL);
+    }
+    let _code = set_up();
+    let spinner = Spinner::start("spinner", Task::with_hook(|_| note(&OPEN_IN_HOOK)));
+    spinner.task.request_within(SOON).expect("served");
+    until("the hook has run", || OPEN_IN_HOOK.load(SeqCst) != 0);
+    assert_eq!(OPEN_IN_HOOK.load(SeqCst), 2, "in a hook the signal is blocked");
+    // SAFETY: the function only looks at its mask and stores a number.
     let call = unsafe { threadreg::NudgeCall::new(called, 0) };
     let thread = spinner.thread.thread();
     threadreg::Nudge::nudge(&preempt::Nudger, thread, call, &|| true).expect("sent");
-    until("the call is made", || CALLED_ON.load(SeqCst) != 0);
-    let tid = thread.tid().expect("runs").unsigned_abs();
-    assert_eq!(CALLED_ON.load(SeqCst), tid, "on another thread");
-    assert_eq!(spinner.count(), count, "the task ran");
-    drop(stopped);
+    until("the call is made", || OPEN_IN_CALL.load(SeqCst) != 0);
+    assert_eq!(OPEN_IN_CALL.load(SeqCst), 2, "in a call the signal is blocked");
+    let stopped = spinner.task.suspend(SOON).expect("stops");
+    assert_eq!(stopped.run(|_| is_open()), Some(true), "in an errand the signal is blocked");
+    stopped.resume();
     spinner.progress();
     spinner.end();
 }
