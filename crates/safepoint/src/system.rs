@@ -10,13 +10,12 @@ use core::sync::atomic::{
 };
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use sigctx::sync;
 use sigctx::sys::{self, Membarrier};
-use threadreg::{Name, Nudge, ThreadRef, rest};
+use threadreg::{Name, Nudge, ThreadRef, rest, spin};
 
 use crate::abort::abort_with;
 use crate::protocol::{Chunk, MutatorSlot, MutatorState, Protocol, Spare, System};
@@ -66,8 +65,6 @@ impl Fences {
 /// The system as the protocol sees it.
 pub(crate) struct Linux {
     pub(crate) fences: Fences,
-    /// Processors that the process may use at a time, by affinity and cgroup quota.
-    processors: u32,
     /// Read by requesters and by targets that may have been nudged, in ordinary code.
     pub(crate) nudge: ArcSwapOption<Arc<dyn Nudge>>,
     /// Whether mutators fence when they enter a safe region (I2). Relaxed: a mutator that misses the nudge
@@ -83,9 +80,8 @@ impl fmt::Debug for Linux {
 
 impl Linux {
     pub(crate) fn new(fences: Fences) -> Self {
-        let processors = thread::available_parallelism().map_or(1, |n| n.get() as u32);
         let (nudge, fenced_entry) = (ArcSwapOption::empty(), AtomicBool::new(false));
-        Self { fences, processors, nudge, fenced_entry }
+        Self { fences, nudge, fenced_entry }
     }
 
     pub(crate) fn set_nudge(&self, nudge: Arc<dyn Nudge>) {
@@ -333,23 +329,7 @@ impl System for Linux {
     }
 
     fn spin(&self, running: u32, done: impl Fn() -> bool) -> bool {
-        if done() {
-            return true;
-        }
-        // Without a processor to spare, spinning would take one from the targets.
-        if running >= self.processors {
-            return false;
-        }
-        let start = Instant::now();
-        while start.elapsed() < SPIN {
-            for _ in 0..32 {
-                if done() {
-                    return true;
-                }
-                core::hint::spin_loop();
-            }
-        }
-        done()
+        spin::for_running(running, SPIN, done)
     }
 
     fn fresh() -> &'static Chunk<Identity> {
@@ -363,6 +343,8 @@ impl System for Linux {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use threadreg::{NudgeCall, NudgeError};
 
     use testkit::{budget, forked, in_child};
