@@ -13,7 +13,9 @@
 //! may be the one that a thread is to be stopped on. The words are hints, all accesses relaxed: a thread that
 //! sees an old value spins, or sleeps, a moment too long.
 //!
-//! Other threads, and other processes, are not counted: the limit bounds what they lose. **Exit**: a thread
+//! Other threads, and other processes, are not counted. Where they need the processors, what is waited for does
+//! not come while a thread spins. So after a spin in vain the next ones are left out: one, three, seven, then
+//! fifteen, until one was of use again (`Luck`). **Exit**: a thread
 //! that ends in a handler while it spins is counted for good, and others sleep where they could spin.
 //! **fork**: nothing spins in the child yet.
 
@@ -28,6 +30,44 @@ const LOOKS: u32 = 32;
 struct Spinners {
     asking: AtomicU32,
     resting: AtomicU32,
+    asked: Luck,
+    rested: Luck,
+}
+
+/// Whether spinning has been of use lately. All accesses relaxed: threads that race leave out one spin more or
+/// less.
+struct Luck {
+    /// Spins in vain in a row, at most [`MOST_VAIN`].
+    vain: AtomicU32,
+    /// Spins still to be left out.
+    left_out: AtomicU32,
+}
+
+/// Bounds how many spins are left out, at 2⁴ − 1.
+const MOST_VAIN: u32 = 4;
+
+impl Luck {
+    const fn new() -> Self {
+        Self { vain: AtomicU32::new(0), left_out: AtomicU32::new(0) }
+    }
+
+    /// Calls `spin`, unless it is to be left out: then false.
+    fn try_spin(&self, spin: impl FnOnce() -> bool) -> bool {
+        let left_out = self.left_out.load(Ordering::Relaxed);
+        if left_out != 0 {
+            self.left_out.store(left_out - 1, Ordering::Relaxed);
+            return false;
+        }
+        let was_of_use = spin();
+        let before = self.vain.load(Ordering::Relaxed);
+        let vain = if was_of_use { 0 } else { MOST_VAIN.min(before + 1) };
+        // Most spins are of use, and leave the words in every processor's cache.
+        if vain != before || vain != 0 {
+            self.vain.store(vain, Ordering::Relaxed);
+            self.left_out.store((1 << vain) - 1, Ordering::Relaxed);
+        }
+        was_of_use
+    }
 }
 
 static SPINNERS: Spinners = Spinners::new();
@@ -101,7 +141,8 @@ impl Drop for Counted<'_> {
 
 impl Spinners {
     const fn new() -> Self {
-        Self { asking: AtomicU32::new(0), resting: AtomicU32::new(0) }
+        let (asked, rested) = (Luck::new(), Luck::new());
+        Self { asking: AtomicU32::new(0), resting: AtomicU32::new(0), asked, rested }
     }
 
     fn for_running(
@@ -117,16 +158,18 @@ impl Spinners {
         }
         let (_counted, before) = Counted::new(&self.asking, running + 1);
         // Asked once: who comes later does not spin, and those that spin go on.
-        before.saturating_add(running) < processors && spin(limit, done, || true)
+        before.saturating_add(running) < processors
+            && self.asked.try_spin(|| spin(limit, done, || true))
     }
 
     fn at_rest(&self, processors: u32, limit: Duration, done: impl Fn() -> bool) -> bool {
         let (_counted, _) = Counted::new(&self.resting, 1);
-        spin(limit, done, || {
+        let has_room = || {
             // The thread that is to let this one go may be one of those that ask.
             let others = self.asking.load(Ordering::Relaxed).max(1);
             self.resting.load(Ordering::Relaxed).saturating_add(others) <= processors
-        })
+        };
+        has_room() && self.rested.try_spin(|| spin(limit, done, has_room))
     }
 }
 
@@ -226,6 +269,25 @@ mod tests {
                 assert!(spinners.for_running(2, 1, LONG, || rested.load(Ordering::Relaxed)));
             });
         });
+    }
+
+    /// Where other processes need the processors, spinning would make each wait longer.
+    #[test]
+    fn after_spins_in_vain_most_are_left_out() {
+        let luck = Luck::new();
+        let mut made = Vec::new();
+        for wait in 0..60 {
+            luck.try_spin(|| {
+                made.push(wait);
+                false
+            });
+        }
+        assert_eq!(made, [0, 2, 6, 14, 30, 46], "one, three, seven, fifteen are left out");
+        for _ in 0..2 {
+            luck.try_spin(|| false);
+        }
+        assert!(luck.try_spin(|| true), "the next is due");
+        assert!(luck.try_spin(|| true), "one was of use, so none is left out");
     }
 
     #[test]
