@@ -11,6 +11,7 @@
 //! | `name` | a thread's name |
 //! | `record` | one thread's record: its phases, and the pin (protocol) |
 //! | `arena` | the records: claimed, walked, used again (protocol) |
+//! | `finding` | words that were found once, compared whole (protocol) |
 //! | `creation` | the creation lock, and the order of steps of a spawn (protocol) |
 //! | [`spin`] | whether a thread that waits for another spins before it sleeps |
 //! | `lookup`, `registry` | the calling thread's record; the process's arena and creation lock, and the handler of a fork |
@@ -44,6 +45,7 @@ cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         mod arena;
         mod creation;
+        mod finding;
         mod name;
         mod record;
 

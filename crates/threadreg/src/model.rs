@@ -6,6 +6,7 @@ use loom::thread;
 
 use crate::arena::Arena;
 use crate::creation::{CreationLock, NotCreated, abandon, create, leave};
+use crate::finding::Finding;
 use crate::name::Name;
 use crate::record::{Id, Phase, Record};
 
@@ -452,5 +453,38 @@ fn a_change_reaches_every_thread_once_through_clone() {
         assert!(creator_record.is_listed(creator_generation));
         let counts = [0, 1].map(|n: usize| changes[n].load(Ordering::SeqCst));
         assert_eq!(counts, [1, 1]);
+    });
+}
+
+/// F1. Words of two writings are never taken for those of one, and what was kept is found.
+#[test]
+fn a_finding_is_compared_whole() {
+    loom::model(|| {
+        let finding = Arc::new(Finding::<2>::new());
+        assert!(!finding.is([0, 0]), "nothing was kept");
+        finding.keep([1, 1]);
+        let writer = {
+            let finding = finding.clone();
+            thread::spawn(move || finding.keep([2, 2]))
+        };
+        assert!(!finding.is([1, 2]), "words of two writings");
+        writer.join().expect("no panic");
+        assert!(finding.is([2, 2]) && !finding.is([1, 1]));
+    });
+}
+
+/// A writer that meets another one leaves the words to it.
+#[test]
+fn a_finding_has_one_writer_at_a_time() {
+    loom::model(|| {
+        let finding = Arc::new(Finding::<2>::new());
+        let writers = [1, 2].map(|value| {
+            let finding = finding.clone();
+            thread::spawn(move || finding.keep([value; 2]))
+        });
+        for writer in writers {
+            writer.join().expect("no panic");
+        }
+        assert!(finding.is([1, 1]) != finding.is([2, 2]));
     });
 }

@@ -23,6 +23,7 @@
 //! `proc_task_getattr`, `proc_task_readdir`.
 
 pub(crate) mod maps;
+mod namespace;
 mod read;
 mod threads;
 
@@ -114,10 +115,11 @@ impl TaskDir {
     fn open_in(place: c_int, path: &CStr) -> Result<Self, ProcError> {
         let error = |errno| ProcError { what: What::TaskDir, tid: None, errno };
         let dir = Fd::open(place, path, libc::O_DIRECTORY).map_err(error)?;
-        if has_other_ids(&dir).map_err(error)? {
+        let pid = sys::getpid();
+        if namespace::has_other_ids(&dir, pid).map_err(error)? {
             return Err(ProcError { what: What::Namespace, tid: None, errno: Errno::ESRCH });
         }
-        Ok(Self { dir, pid: sys::getpid() })
+        Ok(Self { dir, pid })
     }
 
     /// The number of threads of the process, exact at some moment during the call.
@@ -291,20 +293,6 @@ impl TaskDir {
     fn check(&self) -> Result<(), Errno> {
         if self.pid == sys::getpid() { Ok(()) } else { Err(Errno::new(libc::ESTALE)) }
     }
-}
-
-/// Whether this `/proc` is that of an outer pid namespace. Then it shows several ids of the process, of
-/// which the first is the one in `/proc`'s own namespace (`fs/proc/array.c`: `task_state`).
-fn has_other_ids(task_dir: &Fd) -> Result<bool, Errno> {
-    let file = Fd::open(task_dir.raw(), c"../status", 0)?;
-    let mut lines = Lines::new(&file);
-    while let Some(line) = lines.next()? {
-        if let Some(ids) = line.strip_prefix(b"NSpid:") {
-            return Ok(Fields::new(ids).count() > 1);
-        }
-    }
-    // A kernel without namespaces.
-    Ok(false)
 }
 
 /// The threads of the process; from [`TaskDir::list`].
@@ -601,24 +589,8 @@ impl core::error::Error for ProcError {}
 
 #[cfg(test)]
 mod tests {
-    use super::{Fd, TaskStat, TaskStatus, has_other_ids};
+    use super::{TaskStat, TaskStatus};
     use sigctx::sys::SigSet;
-
-    #[test]
-    fn the_ids_of_an_outer_namespace_are_seen() {
-        let place = std::env::temp_dir().join(format!("threadreg-ids-{}", std::process::id()));
-        std::fs::create_dir_all(place.join("task")).expect("made");
-        let path = place.join("task").to_str().expect("utf-8").to_owned();
-        let path = std::ffi::CString::new(path).expect("no zero");
-        let task = Fd::open(libc::AT_FDCWD, &path, libc::O_DIRECTORY).expect("opens");
-        for (status, other) in
-            [("Tgid:\t7\nNSpid:\t7\n", false), ("Tgid:\t7\nNSpid:\t7\t1\n", true), ("", false)]
-        {
-            std::fs::write(place.join("status"), status).expect("written");
-            assert_eq!(has_other_ids(&task), Ok(other), "{status}");
-        }
-        std::fs::remove_dir_all(place).expect("removed");
-    }
 
     #[test]
     fn stat_survives_a_name_with_parentheses_and_spaces() {

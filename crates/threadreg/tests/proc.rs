@@ -161,6 +161,29 @@ fn a_proc_of_an_outer_pid_namespace_is_refused() {
     });
 }
 
+/// What was found of the first is not taken for the second, nor for the first when it is seen again.
+#[test]
+fn a_proc_that_is_mounted_over_another_is_looked_at() {
+    in_child("a_proc_that_is_mounted_over_another_is_looked_at", MINUTE, || {
+        assert!(TaskDir::open().is_ok(), "the process's own");
+        // SAFETY: for children of this process.
+        if unsafe { libc::unshare(libc::CLONE_NEWPID) } != 0 {
+            return testkit::skip("only the superuser can make a pid namespace");
+        }
+        let status = forked(|| {
+            let has_own_ids = || TaskDir::open().is_ok();
+            for _ in 0..2 {
+                assert!(!has_own_ids() && !has_own_ids(), "the outer namespace's");
+                assert!(other_proc(c"proc", c""), "mounted");
+                assert!(has_own_ids() && has_own_ids(), "the inner namespace's");
+                // SAFETY: a C string.
+                assert_eq!(unsafe { libc::umount2(c"/proc".as_ptr(), libc::MNT_DETACH) }, 0);
+            }
+        });
+        assert_eq!(status, 0, "in the namespace");
+    });
+}
+
 /// What no kernel writes, or not every one.
 #[test]
 fn an_odd_proc_is_survived() {

@@ -14,14 +14,21 @@ struct Statx {
     _block_size: u32,
     _attributes: u64,
     links: u32,
-    _rest: [u32; 59],
+    _owner_and_mode: [u32; 3],
+    inode: [u32; 2],
+    _sizes_and_times: [u32; 24],
+    device: [u32; 2],
+    _rest: [u32; 28],
 }
 
 const _: () = assert!(size_of::<Statx>() == 256, "as the kernel has it");
 const _: () = assert!(offset_of!(Statx, links) == 16, "as the kernel has it");
+const _: () = assert!(offset_of!(Statx, inode) == 32, "as the kernel has it");
+const _: () = assert!(offset_of!(Statx, device) == 136, "as the kernel has it");
 
-/// Asks for the number of links.
+/// Asks for the number of links, and for that of the inode; the device is always told.
 const STATX_NLINK: usize = 4;
+const STATX_INO: usize = 0x100;
 
 /// A file descriptor, closed when dropped.
 #[derive(Debug)]
@@ -42,15 +49,35 @@ impl Fd {
 
     /// The number of links, of a directory the number of its directories.
     pub(super) fn links(&self) -> Result<usize, Errno> {
+        Ok(self.stat(STATX_NLINK)?.links as usize)
+    }
+
+    /// Which file it is: device and inode.
+    pub(super) fn identity(&self) -> Result<[u32; 4], Errno> {
+        let Statx { device: [major, minor], inode: [first, second], .. } = self.stat(STATX_INO)?;
+        Ok([major, minor, first, second])
+    }
+
+    fn stat(&self, what: usize) -> Result<Statx, Errno> {
         // `statx`, since the layout of `struct stat` depends on the architecture and its own does
         // not.
-        let mut stat = Statx { _mask: 0, _block_size: 0, _attributes: 0, links: 0, _rest: [0; 59] };
+        let mut stat = Statx {
+            _mask: 0,
+            _block_size: 0,
+            _attributes: 0,
+            links: 0,
+            _owner_and_mode: [0; _],
+            inode: [0; _],
+            _sizes_and_times: [0; _],
+            device: [0; _],
+            _rest: [0; _],
+        };
         let place = (&raw mut stat).expose_provenance();
         let empty = c"".as_ptr().expose_provenance();
-        let args = [self.0 as usize, empty, libc::AT_EMPTY_PATH as usize, STATX_NLINK, place, 0];
+        let args = [self.0 as usize, empty, libc::AT_EMPTY_PATH as usize, what, place, 0];
         // SAFETY: the kernel writes one `struct statx` to `place`, and reads the empty path.
         unsafe { sys::syscall(libc::SYS_statx, args) }?;
-        Ok(stat.links as usize)
+        Ok(stat)
     }
 
     /// Back to the first directory entry.
