@@ -22,6 +22,7 @@ use crate::hold::Hold;
 use crate::lock::{Lock, Locked};
 use crate::notes::Notes;
 use crate::signals::Signals;
+use crate::system::Spinning;
 use crate::threads::{Entry, Excluded, Roll, Table};
 
 const TAKING: u32 = 1 << 31;
@@ -39,6 +40,8 @@ pub(crate) struct Block {
     pub(crate) excluded: Excluded,
     pub(crate) previous: Previous,
     pub(crate) signals: Signals,
+    /// How often threads look at a word before they sleep. Written before the gate opens.
+    pub(crate) looks: AtomicU32,
     /// 0 when instances that `kill` sent are foreign. Else they are ours, and this is one more than how often
     /// they may still be passed on. Relaxed: set before the system call that sends.
     pub(crate) broadcast: AtomicU32,
@@ -63,6 +66,7 @@ impl Block {
             excluded: Excluded::new(),
             previous: Previous::new(),
             signals: Signals::new(),
+            looks: AtomicU32::new(0),
             broadcast: AtomicU32::new(0),
             notes: UnsafeCell::new(Notes::new()),
         }
@@ -98,6 +102,13 @@ impl Block {
                 return;
             }
         }
+    }
+
+    /// What the protocol of this operation sleeps by.
+    #[inline(always)]
+    pub(crate) fn system(&self) -> Spinning {
+        // Relaxed: carried by the gate.
+        Spinning::new(self.looks.load(Ordering::Relaxed))
     }
 
     /// Whether thread `tid` is held or asks for the operation that is being executed: it is in a function

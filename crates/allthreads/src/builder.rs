@@ -269,6 +269,9 @@ impl<'a> AllThreads<'a> {
             release: match self.barrier {
                 Barrier::Strict => Release::Together,
                 Barrier::Early => Release::Each,
+                // With others held it is known before any call is made which workers there are.
+                Barrier::OnePhase if self.kernel_workers != KernelWorkers::Leave => Release::Each,
+                Barrier::OnePhase => Release::AtOnce,
             },
             on_divergence: self.on_divergence,
             start,

@@ -352,11 +352,6 @@ impl Calls {
         true
     }
 
-    /// Whether what `ask_own` asked for is still to be done.
-    pub(crate) fn is_own_asked(&self) -> bool {
-        self.own.load(Ordering::Relaxed) != 0
-    }
-
     /// Whether what `ask_own` asked for was done. If it was not, it will not be.
     pub(crate) fn was_own_run(&self) -> bool {
         self.own.swap(0, Ordering::Relaxed) == 0

@@ -14,13 +14,12 @@ use crate::block::BLOCK;
 use crate::credentials::Odd;
 use crate::error::{Error, Straggler, StragglerCause, TimedOut};
 use crate::excluded;
-use crate::hold::{Hold, ThreadGroup};
+use crate::hold::{Hold, Pass, Release, ThreadGroup};
 use crate::life::{self, unless_gone};
 use crate::notes::{Bystander, Kind, Notes};
 use crate::patience::Patience;
-use crate::signal;
-use crate::system::Kernel;
-use crate::threads::{EXCLUDED, has_ended_in};
+use crate::signal::{self, Instance};
+use crate::threads::{EXCLUDED, Entry, has_ended_in};
 
 /// After so long without an arrival the missing threads are looked at. All such times are the requester's
 /// own (`patience`).
@@ -33,8 +32,10 @@ const GIVE_UP: Duration = Duration::from_millis(20);
 const GIVE_UP_ON_RUNNING: Duration = Duration::from_millis(200);
 /// The wait until the next look, as a multiple of how long a look takes.
 const LOOK_SELDOM: u32 = 5;
-/// The first and the longest wait between two looks at the count.
+/// The first and the longest wait between two looks at the count, and the least for each thread that is
+/// awaited: what a signal and its handler take.
 const NAP: Duration = Duration::from_micros(100);
+const NAP_A_THREAD: Duration = Duration::from_micros(5);
 const LONGEST_NAP: Duration = Duration::from_millis(4);
 
 /// Why a gathering ended before all threads were held.
@@ -64,6 +65,7 @@ pub(crate) struct Census<'a> {
     pid: i32,
     me: Tid,
     signal: i32,
+    release: Release,
     /// The deadline has passed, and no thread was missing then: the count is taken once more.
     late: bool,
     /// No thread was missing at the last look.
@@ -113,6 +115,7 @@ impl<'a> Census<'a> {
             pid,
             me,
             signal,
+            release: Release::Together,
             late: false,
             complete: false,
             sent: 0,
@@ -133,8 +136,14 @@ impl<'a> Census<'a> {
     }
 
     /// From now on threads can arrive.
-    pub(crate) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self, release: Release) {
+        self.release = release;
         self.patience.tick(Duration::ZERO);
+    }
+
+    /// How many have arrived; in one phase, how many have run the calls.
+    fn arrivals_at(&self, hold: &Hold) -> u32 {
+        if self.release == Release::AtOnce { hold.acts() } else { hold.arrivals() }
     }
 
     /// The excluded threads that exist, each once.
@@ -148,6 +157,86 @@ impl<'a> Census<'a> {
 
     pub(crate) fn notes(&mut self) -> &mut Notes {
         self.notes
+    }
+
+    /// Sleeps for a while, at most until `target` have arrived. Whether any has.
+    fn sleep(&mut self, hold: &Hold, target: u32) -> bool {
+        // The last arrival ends the sleep. Before that it is worth an eye on those that are late, or new, when
+        // all others have had the time to come.
+        let others = NAP_A_THREAD * target.saturating_sub(self.arrivals);
+        let nap = self.nap.max(others.min(LONGEST_NAP));
+        if self.release == Release::AtOnce {
+            hold.await_acts(&BLOCK.system(), target, nap);
+        } else {
+            hold.await_arrivals(&BLOCK.system(), target, nap);
+        }
+        let own = self.patience.tick(nap);
+        let arrivals = self.arrivals_at(hold);
+        if arrivals == self.arrivals {
+            self.idle += own;
+            self.unlooked += own;
+            self.nap = (self.nap * 2).min(LONGEST_NAP);
+            return false;
+        }
+        self.arrivals = arrivals;
+        (self.idle, self.unlooked) = (Duration::ZERO, Duration::ZERO);
+        self.nap = NAP;
+        true
+    }
+
+    /// Lists all threads, and signals each that takes part and needs a signal. `entry` gets each id, and
+    /// whether the thread takes part; it gives the thread's entry, or `None` where the table is full.
+    fn list<'e>(
+        &mut self,
+        mut entry: impl FnMut(Tid, bool) -> Option<Entry<'e>>,
+    ) -> Result<(), Halt> {
+        let Notes { buffer, bystanders, missing, missing_count } = &mut *self.notes;
+        let mut failed = None;
+        // More were missing than are remembered: it may be any thread.
+        let any = *missing_count > missing.len;
+        let (dir, signal) = (self.dir, self.signal);
+        let queued = |tid| match read(dir, tid)? {
+            Seen::Thread(_, status) => Ok(status.pending.contains(signal)),
+            Seen::Gone | Seen::Hidden => Ok(false),
+        };
+        self.refused = 0;
+        let instance = Instance::new(self.pid, self.signal);
+        dir.for_each_tid(buffer, |tid| {
+            let takes_part = tid != self.me && !bystanders.iter().any(|b| b.tid == tid);
+            let Some(entry) = entry(tid, takes_part) else {
+                failed = Some(Error::TooManyThreads);
+                return;
+            };
+            if !takes_part || entry.needs_no_signal() {
+                return;
+            }
+            // A signal of an earlier attempt is as good as a new one, and a thread that has it blocked for
+            // long must not fill the queue.
+            if any || missing.iter().any(|m| m.tid() == tid) {
+                match queued(tid) {
+                    Ok(true) => {
+                        entry.set_sent();
+                        return;
+                    }
+                    Ok(false) => {}
+                    Err(error) => {
+                        failed = Some(Error::NoProc(error));
+                        return;
+                    }
+                }
+            }
+            match instance.send(tid) {
+                Ok(()) => {
+                    entry.set_sent();
+                    self.sent += 1;
+                }
+                Err(Errno::EAGAIN) => self.refused += 1,
+                // Gone meanwhile: the next count shows it.
+                Err(Errno::ESRCH) => {}
+                Err(errno) => failed = Some(Error::Forbidden { tid, errno }),
+            }
+        })?;
+        failed.map_or(Ok(()), |error| Err(Halt::Failed(error)))
     }
 
     /// Looks at every missing thread. One that cannot take part becomes a bystander; the others are noted,
@@ -166,7 +255,8 @@ impl<'a> Census<'a> {
             }
             let Some(entry) = BLOCK.table.entry(tid) else { return };
             // The main thread stays listed when it has ended.
-            if entry.has_arrived() && !(tid == self.pid && life::has_ended(tid, tid)) {
+            let has_come = entry.has_arrived() || entry.has_acted();
+            if has_come && !(tid == self.pid && life::has_ended(tid, tid)) {
                 return;
             }
             let thread = match read(dir, tid) {
@@ -306,60 +396,30 @@ impl ThreadGroup for Census<'_> {
     }
 
     fn summon(&mut self, _hold: &Hold) -> Result<(), Halt> {
-        let Notes { buffer, bystanders, missing, missing_count } = &mut *self.notes;
-        let mut failed = None;
-        // More were missing than are remembered: it may be any thread.
-        let any = *missing_count > missing.len;
-        let (dir, signal) = (self.dir, self.signal);
-        let queued = |tid| match read(dir, tid)? {
-            Seen::Thread(_, status) => Ok(status.pending.contains(signal)),
-            Seen::Gone | Seen::Hidden => Ok(false),
-        };
-        self.refused = 0;
-        dir.for_each_tid(buffer, |tid| {
-            if tid == self.me || bystanders.iter().any(|b| b.tid == tid) {
-                return;
+        self.list(|tid, _| BLOCK.table.entry(tid))
+    }
+
+    fn pass(&mut self, _hold: &Hold) -> Result<Pass, Halt> {
+        let number = BLOCK.table.begin_listing();
+        let mut pass = Pass { listed: 0, again: 0, awaited: 0, acting: 0 };
+        self.list(|tid, takes_part| {
+            let (entry, before) = BLOCK.table.list(tid, number)?;
+            pass.listed += u32::from(before != number);
+            pass.again += u32::from(before.wrapping_add(1) == number);
+            if takes_part && !entry.has_acted() {
+                let acting = entry.has_arrived();
+                pass.acting += u32::from(acting);
+                pass.awaited += u32::from(!acting);
             }
-            let Some(entry) = BLOCK.table.entry(tid) else {
-                failed = Some(Error::TooManyThreads);
-                return;
-            };
-            if entry.needs_no_signal() {
-                return;
-            }
-            // A signal of an earlier attempt is as good as a new one, and a thread that has it blocked for
-            // long must not fill the queue.
-            if any || missing.iter().any(|m| m.tid() == tid) {
-                match queued(tid) {
-                    Ok(true) => {
-                        entry.set_sent();
-                        return;
-                    }
-                    Ok(false) => {}
-                    Err(error) => {
-                        failed = Some(Error::NoProc(error));
-                        return;
-                    }
-                }
-            }
-            match signal::send(self.pid, tid, self.signal) {
-                Ok(()) => {
-                    entry.set_sent();
-                    self.sent += 1;
-                }
-                Err(Errno::EAGAIN) => self.refused += 1,
-                // Gone meanwhile: the next count shows it.
-                Err(Errno::ESRCH) => {}
-                Err(errno) => failed = Some(Error::Forbidden { tid, errno }),
-            }
+            Some(entry)
         })?;
-        failed.map_or(Ok(()), |error| Err(Halt::Failed(error)))
+        Ok(pass)
     }
 
     fn pause(&mut self, hold: &Hold, target: u32) -> Result<(), Halt> {
         let mut target = target;
         if self.refused > 0 {
-            let arrivals = hold.arrivals();
+            let arrivals = self.arrivals_at(hold);
             // The queue has room again when a handler has taken an instance out. If none of ours is in it,
             // or ours do not move, a signal to the whole process helps: it is never refused, and goes to
             // a thread that does not have it blocked, as held threads do.
@@ -370,17 +430,11 @@ impl ThreadGroup for Census<'_> {
             }
             target = arrivals + 1;
         }
-        hold.await_arrivals(&Kernel, target, self.nap);
-        let own = self.patience.tick(self.nap);
-        let arrivals = hold.arrivals();
-        if arrivals == self.arrivals {
-            self.idle += own;
-            self.unlooked += own;
-            self.nap = (self.nap * 2).min(LONGEST_NAP);
-        } else {
-            self.arrivals = arrivals;
-            (self.idle, self.unlooked) = (Duration::ZERO, Duration::ZERO);
-            self.nap = NAP;
+        // As long as threads come, a new listing would only take the processor from them.
+        while self.sleep(hold, target) {
+            if self.arrivals >= target || self.refused > 0 || self.patience.left().is_none() {
+                break;
+            }
         }
         let late = self.patience.left().is_none();
         if late || self.unlooked > self.look_every {
@@ -404,7 +458,9 @@ impl ThreadGroup for Census<'_> {
             self.late = true;
             return Ok(());
         }
-        match (self.idle > self.bearable, late) {
+        // Where none is held, no thread waits for one that is.
+        let stalled = self.idle > self.bearable && self.release != Release::AtOnce;
+        match (stalled, late) {
             (true, _) => Err(Halt::Stalled),
             (false, true) => Err(Halt::TimedOut),
             (false, false) => Ok(()),

@@ -8,8 +8,6 @@ use core::fmt::{self, Write};
 
 use sigctx::sys;
 
-use crate::error::Diverged;
-
 /// What a shell reports of a process that `SIGKILL` ended.
 const KILLED: usize = 128 + libc::SIGKILL as usize;
 
@@ -32,10 +30,10 @@ impl Write for Line {
 }
 
 /// Ends the process, with a line on standard error if that takes one at once.
-pub(crate) fn die(pid: i32, diverged: &Diverged) -> ! {
+pub(crate) fn die(pid: i32, why: &dyn fmt::Display) -> ! {
     let mut line = Line { text: [0; _], len: 0 };
     // `Line` takes everything.
-    let _ = writeln!(line, "allthreads: {diverged}");
+    let _ = writeln!(line, "allthreads: {why}");
     say(&line);
     // `exit_group` is next if it fails.
     let _ = sys::kill(pid, libc::SIGKILL);

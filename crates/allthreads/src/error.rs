@@ -33,6 +33,9 @@ pub enum Error {
     },
     /// Some threads could not be held by the deadline. Nothing is applied anywhere.
     TimedOut(TimedOut),
+    /// With [`Barrier::OnePhase`](crate::Barrier::OnePhase): some threads have made the calls, and others
+    /// have not, and will not.
+    Partial(Partial),
     /// A call had another result on some threads than on the requester. Those threads made no further
     /// call; all others made all of them.
     Diverged(Diverged),
@@ -113,7 +116,7 @@ pub enum Error {
 pub enum Applied {
     /// This many calls, from the first, on every thread; the rest on none. Nothing is `Calls(0)`.
     Calls(usize),
-    /// Not the same on every thread: some stopped at a result that was not the requester's.
+    /// Not the same on every thread: some stopped at a result that was not the requester's, or have not come.
     Unequal,
 }
 
@@ -123,7 +126,7 @@ impl Error {
     pub const fn applied(&self) -> Applied {
         match *self {
             Self::Refused { call, .. } => Applied::Calls(call),
-            Self::Diverged(_) => Applied::Unequal,
+            Self::Diverged(_) | Self::Partial(_) => Applied::Unequal,
             _ => Applied::Calls(0),
         }
     }
@@ -137,6 +140,7 @@ impl Error {
         match self {
             Self::Refused { errno, .. } | Self::Forbidden { errno, .. } => Some(*errno),
             Self::NoProc(error) => Some(error.errno()),
+            Self::Partial(partial) => partial.errno(),
             Self::Diverged(diverged) => {
                 let mut values = diverged.threads().map(|different| different.value);
                 let refused = values.find(|value| (-4095..0).contains(value));
@@ -158,6 +162,7 @@ impl Error {
                  were applied on every thread, the rest on none"
             ),
             Self::TimedOut(threads) => write!(f, "{threads}"),
+            Self::Partial(threads) => write!(f, "{threads}"),
             Self::Diverged(threads) => write!(f, "{threads}"),
             Self::NoProc(_) => f.write_str("the process's threads cannot be read from /proc"),
             Self::Forbidden { tid, errno } => {
@@ -229,6 +234,7 @@ impl From<Error> for io::Error {
         let kind = match &error {
             Error::TimedOut(_)
             | Error::Busy { .. }
+            | Error::Partial(Partial { stopped_by: None, .. })
             | Error::WorldNotStopped(StopError::TimedOut { .. } | StopError::Busy { .. }) => {
                 io::ErrorKind::TimedOut
             }
@@ -391,6 +397,13 @@ impl TimedOut {
         Duration::from_millis(self.milliseconds as u64)
     }
 
+    fn list(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, thread) in self.threads().enumerate() {
+            write!(f, "{} {thread}", if index == 0 { ":" } else { "," })?;
+        }
+        Ok(())
+    }
+
     /// The first of them, up to four: the error has a fixed size, so that a failing operation allocates
     /// nothing either.
     pub fn threads(&self) -> impl Iterator<Item = &Straggler> {
@@ -408,10 +421,63 @@ impl fmt::Display for TimedOut {
             );
         }
         write!(f, "{} of the threads could not be held in {:?}", self.count, self.elapsed())?;
-        for (index, thread) in self.threads().enumerate() {
-            write!(f, "{} {thread}", if index == 0 { ":" } else { "," })?;
+        self.list(f)
+    }
+}
+
+/// The end of a one-phase operation that not all threads have taken part in: how many have made the calls,
+/// and which have not.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partial {
+    made: u32,
+    stopped_by: Option<Errno>,
+    missing: TimedOut,
+}
+
+impl Partial {
+    pub(crate) fn new(made: u32, stopped_by: Option<Errno>, missing: TimedOut) -> Self {
+        Self { made, stopped_by, missing }
+    }
+
+    /// How many threads have made the calls, the requester included.
+    #[must_use]
+    pub const fn made(&self) -> usize {
+        self.made as usize
+    }
+
+    /// The threads that have not. Their count is 0 when no thread is known not to have come: threads were made
+    /// and ended so fast that they were never all seen to have, or the calls took longer than the time that was
+    /// given.
+    #[must_use]
+    pub const fn missing(&self) -> &TimedOut {
+        &self.missing
+    }
+
+    /// What the kernel said when it forbade to signal or to list threads, and so ended the operation before
+    /// the deadline.
+    #[must_use]
+    pub const fn errno(&self) -> Option<Errno> {
+        self.stopped_by
+    }
+}
+
+impl fmt::Display for Partial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (made, elapsed) = (self.made, self.missing.elapsed());
+        let threads = if made == 1 { "thread has" } else { "threads have" };
+        write!(f, "{made} {threads} made the calls and not all: ")?;
+        if let Some(errno) = self.stopped_by {
+            return write!(f, "after {elapsed:?} the kernel forbade to reach others: {errno}");
         }
-        Ok(())
+        if self.missing.count == 0 {
+            return write!(f, "in {elapsed:?} it was not seen that the others, or new ones, have");
+        }
+        write!(f, "{} did not come in {elapsed:?}", self.missing.count)?;
+        self.missing.list(f)
     }
 }
 

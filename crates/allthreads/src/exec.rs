@@ -39,7 +39,7 @@ fn hold(until: Option<Instant>) -> ExecHold {
     }
     BLOCK.take_over(sys::getpid());
     let me = sys::gettid();
-    // In a function that `call` runs: all have come, and no signal is sent any more.
+    // In a function that `call` runs: this thread has come, and is sent no signal any more.
     let nested = || BLOCK.is_inside(me);
     match BLOCK.lock.acquire(me, &mut Patience::new(until), nested, be_reachable) {
         Ok(locked) => {

@@ -72,7 +72,7 @@ cfg_if::cfg_if! {
 
         pub use builder::{AllThreads, Batch};
         pub use calls::{CallName, MAX_CALLS};
-        pub use error::{Applied, Different, Diverged, Error, Straggler, TimedOut, StragglerCause};
+        pub use error::{Applied, Different, Diverged, Error, Partial, Straggler, TimedOut, StragglerCause};
         pub use excluded::exclude_always;
         pub use facade::{call, syscall};
         pub use options::{Barrier, KernelWorkers, OnDivergence, OnMixed, Results, Signal};

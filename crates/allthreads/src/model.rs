@@ -6,7 +6,7 @@ use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 use sigctx::sync::{self, AtomicU32};
 
-use crate::hold::{Hold, Release, ThreadGroup, gather};
+use crate::hold::{Hold, Joined, Pass, Release, ThreadGroup, broadcast, gather};
 use crate::system::System;
 
 /// `sigctx`'s model of the kernel: a sleeper is woken only by a wake, so that a lost wake-up is a deadlock,
@@ -62,7 +62,19 @@ impl Shared {
 
     /// Begins, and waits for as long as it takes.
     fn begin(&self, prepare: impl FnOnce()) {
-        assert!(self.hold.begin(&Model, || Some(()), prepare));
+        self.begin_in(Release::Together, prepare);
+    }
+
+    fn begin_in(&self, release: Release, prepare: impl FnOnce()) {
+        assert!(self.hold.begin(&Model, release, || Some(()), prepare));
+    }
+
+    /// Ends a one-phase operation, and returns how many have joined it.
+    fn shut(&self) -> u32 {
+        let joined = self.hold.shut();
+        self.hold.await_done(&Model, || ());
+        self.hold.finish(&Model);
+        joined
     }
 
     fn set_call(&self, to: u32) {
@@ -72,14 +84,22 @@ impl Shared {
 
     /// What a handler does. Returns what it executed.
     fn deliver(&self) -> Option<u32> {
-        let number = self.hold.join(|| false)?;
-        self.hold.arrived(&Model, number);
+        let joined = self.hold.join(|| false)?;
+        self.take_part(joined, || ())
+    }
+
+    /// What a handler does on a thread that has joined. `act` is a part of the call.
+    fn take_part(&self, joined: Joined, act: impl FnOnce()) -> Option<u32> {
+        if let Joined::Held(number) = joined {
+            self.hold.arrived(&Model, number);
+        }
         let mut executed = None;
         let run = || {
             // SAFETY: loom checks that no thread writes at the same time.
             executed = Some(self.call.with(|call| unsafe { *call }));
+            act();
         };
-        self.hold.stay(&Model, number, run, || (), |_| ());
+        self.hold.stay(&Model, joined, run, || (), |_| ());
         executed
     }
 }
@@ -124,6 +144,50 @@ fn held_threads_execute_once_and_leave_each() {
     execute_once_and_leave(Release::Each);
 }
 
+/// In one phase each runs the call when it comes. The requester that waits for both is woken by the last.
+#[test]
+fn threads_of_one_phase_execute_when_they_come() {
+    explore(2, || {
+        let shared = Shared::new();
+        shared.begin_in(Release::AtOnce, || shared.set_call(7));
+        let threads = [(); 2].map(|()| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || shared.deliver())
+        });
+        while shared.hold.acts() < 2 {
+            shared.hold.await_acts(&Model, 2, ());
+        }
+        assert_eq!(shared.shut(), 2);
+        // The next operation may write only when both have left.
+        shared.begin(|| shared.set_call(8));
+        shared.hold.roll_back(&Model);
+        for thread in threads {
+            assert_eq!(thread.join().unwrap(), Some(7));
+        }
+    });
+}
+
+/// Threads come while the requester of one phase gives up: those that have joined run the call, and are
+/// waited for, and no other one does. The next operation begins when they have left.
+#[test]
+fn no_thread_executes_when_one_phase_is_over() {
+    explore(2, || {
+        let shared = Shared::new();
+        shared.begin_in(Release::AtOnce, || shared.set_call(7));
+        let threads = [(); 2].map(|()| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || shared.deliver())
+        });
+        let joined = shared.shut();
+        // Their call is over: what it points to may be gone.
+        shared.set_call(0);
+        shared.begin(|| shared.set_call(8));
+        shared.hold.roll_back(&Model);
+        let executed: Vec<_> = threads.map(|t| t.join().unwrap()).into_iter().flatten().collect();
+        assert_eq!(executed, vec![7; joined as usize]);
+    });
+}
+
 /// Threads that come while the requester gives up either joined, and are let go, or are too late; the
 /// next operation is executed by exactly those that it counts.
 #[test]
@@ -162,8 +226,8 @@ fn a_thread_that_does_not_leave_is_not_waited_for_past_the_deadline() {
         let thread = {
             let (shared, gave_up) = (Arc::clone(&shared), Arc::clone(&gave_up));
             thread::spawn(move || {
-                let number = shared.hold.join(|| false).unwrap();
-                shared.hold.arrived(&Model, number);
+                let joined = shared.hold.join(|| false).unwrap();
+                shared.hold.arrived(&Model, joined.number());
                 let mut over = gave_up.0.lock().unwrap();
                 while !*over {
                     over = gave_up.1.wait(over).unwrap();
@@ -172,14 +236,14 @@ fn a_thread_that_does_not_leave_is_not_waited_for_past_the_deadline() {
                 // An operation that gives up leaves what is in use alone.
                 // SAFETY: loom checks that no thread writes at the same time.
                 assert_eq!(shared.call.with(|call| unsafe { *call }), 1);
-                shared.hold.stay(&Model, 1, || panic!("rolled back"), || (), |_| ());
+                shared.hold.stay(&Model, joined, || panic!("rolled back"), || (), |_| ());
             })
         };
         while shared.hold.arrivals() == 0 {
             shared.hold.await_arrivals(&Model, 1, ());
         }
         shared.hold.roll_back(&Model);
-        assert!(!shared.hold.begin(&Model, || None, || shared.set_call(2)));
+        assert!(!shared.hold.begin(&Model, Release::Together, || None, || shared.set_call(2)));
         *gave_up.0.lock().unwrap() = true;
         gave_up.1.notify_all();
         shared.begin(|| shared.set_call(3));
@@ -281,7 +345,7 @@ fn a_held_thread_that_ends_is_not_waited_for() {
     explore(2, || {
         let shared = Shared::new();
         shared.begin(|| shared.set_call(7));
-        assert_eq!(shared.hold.join(|| false), Some(1));
+        assert_eq!(shared.hold.join(|| false), Some(Joined::Held(1)));
         let other = {
             let shared = Arc::clone(&shared);
             thread::spawn(move || shared.deliver())
@@ -308,6 +372,9 @@ struct Tasks {
     alive: [bool; 3],
     pending: [bool; 3],
     value: [u32; 3],
+    /// The marks of a one-phase operation.
+    joined: [bool; 3],
+    acted: [bool; 3],
     finished: bool,
 }
 
@@ -324,10 +391,18 @@ const CHILD: usize = 2;
 impl Machine {
     /// Runs the handler if a signal is pending for `me`.
     fn interrupts(&self, me: usize) {
-        let pending = std::mem::take(&mut self.tasks.lock().unwrap().pending[me]);
-        if pending && self.shared.deliver().is_some() {
-            self.tasks.lock().unwrap().value[me] += 1;
+        let mut tasks = self.tasks.lock().unwrap();
+        if !std::mem::take(&mut tasks.pending[me]) {
+            return;
         }
+        let Some(joined) = self.shared.hold.join(|| tasks.acted[me]) else { return };
+        tasks.joined[me] = true;
+        drop(tasks);
+        self.shared.take_part(joined, || {
+            let mut tasks = self.tasks.lock().unwrap();
+            tasks.value[me] += 1;
+            tasks.acted[me] |= matches!(joined, Joined::Free(_));
+        });
     }
 
     /// User code that goes on until the requester has finished, interrupted by signals.
@@ -348,6 +423,7 @@ impl Machine {
 struct Census<'a> {
     machine: &'a Machine,
     signalled: [bool; 3],
+    listed: [bool; 3],
 }
 
 impl ThreadGroup for Census<'_> {
@@ -380,16 +456,36 @@ impl ThreadGroup for Census<'_> {
     }
 
     fn pause(&mut self, hold: &Hold, target: u32) -> Result<(), ()> {
-        hold.await_arrivals(&Model, target, ());
+        if hold.is_open() {
+            // The number is a hint, which elsewhere a sleep that ends by itself makes up for.
+            hold.await_acts(&Model, target.min(hold.acts() + 1), ());
+        } else {
+            hold.await_arrivals(&Model, target, ());
+        }
         Ok(())
+    }
+
+    fn pass(&mut self, hold: &Hold) -> Result<Pass, ()> {
+        let mut pass = Pass { listed: 0, again: 0, awaited: 0, acting: 0 };
+        // Not at one moment.
+        for tid in [REQUESTER, PARENT, CHILD] {
+            let tasks = self.machine.tasks.lock().unwrap();
+            let listed = tasks.alive[tid];
+            pass.listed += u32::from(listed);
+            pass.again += u32::from(listed && self.listed[tid]);
+            let acted = tid == REQUESTER || tasks.acted[tid];
+            pass.awaited += u32::from(listed && !acted && !tasks.joined[tid]);
+            pass.acting += u32::from(listed && !acted && tasks.joined[tid]);
+            self.listed[tid] = listed;
+        }
+        self.summon(hold)?;
+        Ok(pass)
     }
 }
 
-/// A thread clones another one, which inherits the attribute, at any moment of an operation that
-/// increments it: afterwards every thread has it incremented exactly once.
-#[test]
-fn exactly_once_through_clone() {
-    explore(2, || {
+/// A thread that clones another one, which inherits the attribute, at any moment of an operation on both.
+fn clone_beside(operation: impl Fn(&Machine, &mut Census<'_>) + Send + Sync + 'static, most: u32) {
+    explore(2, move || {
         let mut tasks = Tasks::default();
         tasks.alive[REQUESTER] = true;
         tasks.alive[PARENT] = true;
@@ -415,18 +511,42 @@ fn exactly_once_through_clone() {
                 child.join().unwrap();
             })
         };
+        let mut census = Census { machine: &machine, signalled: [false; 3], listed: [false; 3] };
+        operation(&machine, &mut census);
+        machine.tasks.lock().unwrap().finished = true;
+        machine.changed.notify_all();
+        parent.join().unwrap();
+        let [requester, parent, child] = machine.tasks.lock().unwrap().value;
+        assert_eq!((requester, parent), (1, 1));
+        assert!((1..=most).contains(&child), "{child}");
+    });
+}
+
+/// Afterwards every thread has it incremented exactly once.
+#[test]
+fn exactly_once_through_clone() {
+    let operation = |machine: &Machine, census: &mut Census<'_>| {
         let shared = &machine.shared;
         shared.begin(|| shared.set_call(1));
-        let mut census = Census { machine: &machine, signalled: [false; 3] };
-        let held = gather(&shared.hold, &mut census).unwrap();
+        let held = gather(&shared.hold, census).unwrap();
         machine.tasks.lock().unwrap().value[REQUESTER] += 1;
         if held > 0 {
             shared.execute(Release::Together);
         }
         shared.hold.finish(&Model);
-        machine.tasks.lock().unwrap().finished = true;
-        machine.changed.notify_all();
-        parent.join().unwrap();
-        assert_eq!(machine.tasks.lock().unwrap().value, [1; 3]);
-    });
+    };
+    clone_beside(operation, 1);
+}
+
+/// In one phase every thread has it afterwards, and one that was made meanwhile may have it twice.
+#[test]
+fn in_one_phase_at_least_once_through_clone() {
+    let operation = |machine: &Machine, census: &mut Census<'_>| {
+        let shared = &machine.shared;
+        machine.tasks.lock().unwrap().value[REQUESTER] += 1;
+        shared.begin_in(Release::AtOnce, || shared.set_call(1));
+        broadcast(&shared.hold, census).unwrap();
+        shared.shut();
+    };
+    clone_beside(operation, 2);
 }

@@ -28,6 +28,26 @@ pub enum Barrier {
     /// begins, so that no thread runs its own code in the old state after another did in the new one. A
     /// different result is found only when some have gone on.
     Early,
+    /// None: each makes the calls when it comes, in one phase, and goes on. No thread is held, which spares
+    /// another wake-up. This is what libc's own `setuid` gives, for any call and for every thread:
+    ///
+    /// - The requester makes the calls first. What the kernel refuses it, no other thread tries. That is all
+    ///   there is of "all or nothing".
+    /// - Threads run their own code in the old state and in the new one, side by side, until the operation
+    ///   returns. Then all have made the calls.
+    /// - Nothing is undone. If a thread has not come by the deadline, the others have made the calls, and the
+    ///   error, [`Error::Partial`](crate::Error::Partial), names it. It does not make them later. The calls
+    ///   are to be made by the deadline, too; those that have begun are waited for.
+    /// - Ids and capabilities are not compared beforehand ([`OnMixed`]): a thread that the kernel refuses a
+    ///   call is a divergence.
+    /// - A thread that is made meanwhile has what its maker had, and may make the calls once more: they must
+    ///   be calls that do no harm the second time, as those that set something are.
+    /// - In a process that makes threads all the time there may be no moment at which all are seen to have
+    ///   made the calls. It is waited for until the deadline.
+    ///
+    /// [`KernelWorkers`] are refused beforehand only where all are held: if that is asked for, this is
+    /// [`Early`](Self::Early).
+    OnePhase,
 }
 
 /// What to do when a call has another result on some thread than on the requester.
@@ -42,7 +62,8 @@ pub enum OnDivergence {
     /// signal of its own can kill, ends with status 137 instead.
     ///
     /// With [`Barrier::Strict`] no thread runs its own code before the end; with
-    /// [`Barrier::Early`] those that went on do, for as long as it takes to see the difference.
+    /// [`Barrier::Early`] those that went on do, for as long as it takes to see the difference. With
+    /// [`Barrier::OnePhase`] it also ends a process in which some thread has not come by the deadline.
     Abort,
 }
 

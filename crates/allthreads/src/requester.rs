@@ -11,6 +11,10 @@
 //! other thread tries it. *A thread ends while it is held*: its part is done for it (`threads`). *The
 //! requester ends*: a thread that it holds, or the next requester, ends the operation (`lock`). *The queue
 //! of signals is full*: see `census`.
+//!
+//! **In one phase** the requester rehearses before the gate opens, and each thread runs the calls when it
+//! joins. There is nothing to take back, so there is one attempt, which lasts to the deadline. Whatever its
+//! end, the requester waits for those that have joined, and the others do not run the calls later.
 
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -25,9 +29,9 @@ use crate::calls::{Call, Rehearsal, rehearse};
 use crate::census::{self, Census, Halt};
 use crate::credentials::Odd;
 use crate::end;
-use crate::error::{Diverged, Error, TimedOut};
+use crate::error::{Diverged, Error, Partial, TimedOut};
 use crate::exec;
-use crate::hold::{Hold, Release, gather};
+use crate::hold::{Hold, Release, broadcast, gather};
 use crate::life;
 use crate::lock::{Locked, Refused};
 use crate::notes::{Kind, Notes};
@@ -35,7 +39,7 @@ use crate::options::{KernelWorkers, OnDivergence, OnMixed, Results};
 use crate::patience::Patience;
 use crate::report::Report;
 use crate::signal::{self, Mask, be_reachable};
-use crate::system::Kernel;
+use crate::system::{Kernel, Spinning, processors};
 use crate::threads::has_ended_in;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -122,7 +126,8 @@ pub(crate) fn run(request: &Request<'_>) -> Result<Report, Error> {
     let mut retries = 0;
     loop {
         let ids = (pid, me, request.signal);
-        let attempt = Attempt { request, dir, ids, patience: &mut patience, before };
+        let looks = Spinning::looks(population, processors());
+        let attempt = Attempt { request, dir, ids, looks, patience: &mut patience, before };
         match attempt.run(retries) {
             ControlFlow::Break(end) => return end,
             ControlFlow::Continue(failed) => before = Some(failed),
@@ -144,6 +149,8 @@ struct Attempt<'a> {
     request: &'a Request<'a>,
     dir: &'a TaskDir,
     ids: (i32, Tid, i32),
+    /// How often threads look at a word before they sleep.
+    looks: u32,
     patience: &'a mut Patience,
     /// What was wrong with the last attempt, if this is not the first.
     before: Option<Failed>,
@@ -178,6 +185,7 @@ impl<'a> Begun<'a> {
     /// have ended what they cannot do.
     fn new(
         hold: &'a Hold,
+        release: Release,
         patience: &mut Patience,
         mut bury: impl FnMut(),
         prepare: impl FnOnce(),
@@ -192,12 +200,15 @@ impl<'a> Begun<'a> {
             Some(patience.left()?.min(LOOK_AT_HELD))
         };
         // Not after a refusal: the end of what has not begun would be the end of the one before.
-        hold.begin(&Kernel, time_left, prepare).then(|| Self(hold))
+        hold.begin(&Kernel, release, time_left, prepare).then(|| Self(hold))
     }
 }
 
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
+        if self.0.is_open() {
+            self.0.shut();
+        }
         if self.0.is_executing() {
             self.0.finish(&Kernel);
         } else {
@@ -233,8 +244,10 @@ impl Attempt<'_> {
         }
         // This only spares listings against a thread that makes others. Not a second time: the thread that
         // does not come may wait for the freeze. Nor in a program that makes no threads by that crate: a
-        // thread that forks would copy the lock, and in the child no handler would free it.
-        let freeze = retries == 0 && threadreg::is_in_use();
+        // thread that forks would copy the lock, and in the child no handler would free it. Nor in one phase,
+        // where it would last to the end, and keep a thread away that waits for it.
+        let one_phase = self.request.release == Release::AtOnce;
+        let freeze = retries == 0 && !one_phase && threadreg::is_in_use();
         let mut frozen = if freeze { threadreg::try_freeze_creation() } else { None };
         let thaw = || drop(frozen.take());
         let end = self.gathered(&mut locked, retries, thaw);
@@ -260,8 +273,12 @@ impl Attempt<'_> {
         let compare = request.on_mixed == OnMixed::Refuse
             && request.calls.iter().any(Call::needs_credentials);
         let (left_out, joined) = (census.excluded(), BLOCK.hold.joined());
+        let one_phase = request.release == Release::AtOnce;
+        let compare = compare && !one_phase;
+        let mut rehearsal = None;
         let begun = Begun::new(
             &BLOCK.hold,
+            request.release,
             census.patience(),
             || {
                 BLOCK.roll.bury(&BLOCK.hold, joined, has_ended_in(pid));
@@ -269,9 +286,12 @@ impl Attempt<'_> {
             || {
                 BLOCK.table.clear();
                 BLOCK.roll.clear(joined);
+                BLOCK.looks.store(self.looks, Ordering::Relaxed);
                 BLOCK.excluded.set(left_out);
                 BLOCK.calls.load(request.calls, request.results);
                 BLOCK.credentials.prepare(compare);
+                // The first thread that comes makes the calls.
+                rehearsal = one_phase.then(|| rehearse_for_all(request, self.ids));
             },
         );
         let Some(begun) = begun else {
@@ -281,7 +301,16 @@ impl Attempt<'_> {
             return ControlFlow::Break(Err(error));
         };
         // The wait so far is no lack of arrivals.
-        census.begin();
+        census.begin(request.release);
+        if let Some(rehearsal) = rehearsal {
+            return ControlFlow::Break(one_phase_of(
+                request,
+                self.ids,
+                begun,
+                &mut census,
+                &rehearsal,
+            ));
+        }
         let gathered = gather(&BLOCK.hold, &mut census).and_then(|held| {
             check_credentials(held, pid, compare)?;
             check_workers(request.kernel_workers, census.notes())?;
@@ -295,13 +324,7 @@ impl Attempt<'_> {
                 // All have come. Otherwise they are kept: what is queued for them is not sent again.
                 notes.forget_missing();
                 let end = rehearsal.and_then(|(rehearsal, died)| {
-                    let mut report = Report::new(&rehearsal, request.calls, request.start)?;
-                    report.threads = (held + 1 - died) as usize;
-                    report.died = died as usize;
-                    report.retries = retries;
-                    report.kernel_workers = notes.bystanders_of(WORKERS).count();
-                    report.excluded = notes.bystanders_of(&[Kind::Excluded]).count();
-                    Ok(report)
+                    report_of(request, &rehearsal, notes, (held + 1 - died, died, retries))
                 });
                 ControlFlow::Break(end)
             }
@@ -367,6 +390,83 @@ fn what_to_name(halt: &Halt, before: Option<Failed>, now: TimedOut) -> Failed {
     }
 }
 
+/// Makes the calls on the requester, and notes for the others what they are to make and what to expect.
+fn rehearse_for_all(request: &Request<'_>, ids: (i32, Tid, i32)) -> Rehearsal {
+    let in_handler = |call, _run: &dyn Fn() -> isize| signal::run_own(call, ids);
+    let keep = |call, value| BLOCK.calls.expect(call, value);
+    let rehearsal = rehearse(request.calls, in_handler, keep);
+    BLOCK.calls.limit(rehearsal.applied);
+    rehearsal
+}
+
+/// Waits until all that have joined have run the calls, or have ended.
+fn await_done(joined: u32, pid: i32) {
+    let mut slept = false;
+    BLOCK.hold.await_done(&BLOCK.system(), || {
+        if slept {
+            BLOCK.roll.bury(&BLOCK.hold, joined, has_ended_in(pid));
+        }
+        slept = true;
+        LOOK_AT_HELD
+    });
+}
+
+/// Has the others make the calls that the requester has made, each when it comes. Whatever the end, no thread
+/// makes them later: what they point to may be gone.
+fn one_phase_of(
+    request: &Request<'_>,
+    ids: (i32, Tid, i32),
+    begun: Begun<'_>,
+    census: &mut Census<'_>,
+    rehearsal: &Rehearsal,
+) -> Result<Report, Error> {
+    let end = if rehearsal.applied > 0 { broadcast(&BLOCK.hold, census) } else { Ok(()) };
+    let joined = BLOCK.hold.shut();
+    await_done(joined, ids.0);
+    let died = BLOCK.roll.buried(joined);
+    let (count, first) = BLOCK.calls.different();
+    let diverged = (count > 0).then(|| Diverged::new(count, first, request.calls, rehearsal));
+    drop(begun);
+    let notes = census.notes();
+    let made = joined + 1 - died;
+    let failed = match (end, diverged) {
+        (Ok(()), None) => None,
+        (Ok(()), Some(diverged)) => Some(Error::Diverged(diverged)),
+        (Err(halt), _) => {
+            let stopped_by = if let Halt::Failed(error) = &halt { error.errno() } else { None };
+            let missing = notes.missing.iter().copied();
+            let waited = request.start.elapsed();
+            let missing = TimedOut::new(missing, notes.missing_count, waited);
+            Some(Error::Partial(Partial::new(made, stopped_by, missing)))
+        }
+    };
+    if let Some(error) = failed {
+        if request.on_divergence == OnDivergence::Abort {
+            end::die(ids.0, &error);
+        }
+        return Err(error);
+    }
+    // Otherwise they are kept: what is queued for them is not sent again.
+    notes.forget_missing();
+    report_of(request, rehearsal, notes, (made, died, 0))
+}
+
+/// What an operation has done: on how many threads, how many died, after how many retries.
+fn report_of(
+    request: &Request<'_>,
+    rehearsal: &Rehearsal,
+    notes: &Notes,
+    (threads, died, retries): (u32, u32, u32),
+) -> Result<Report, Error> {
+    let mut report = Report::new(rehearsal, request.calls, request.start)?;
+    report.threads = threads as usize;
+    report.died = died as usize;
+    report.retries = retries;
+    report.kernel_workers = notes.bystanders_of(WORKERS).count();
+    report.excluded = notes.bystanders_of(&[Kind::Excluded]).count();
+    Ok(report)
+}
+
 /// Runs the calls with all threads held: first on the requester, then on the others, which are then let
 /// go. Returns how many have died.
 fn execute(
@@ -375,20 +475,10 @@ fn execute(
     begun: Begun<'_>,
     held: u32,
 ) -> Result<(Rehearsal, u32), Error> {
-    let in_handler = |call, _run: &dyn Fn() -> isize| signal::run_own(call, ids);
-    let keep = |call, value| BLOCK.calls.expect(call, value);
-    let rehearsal = rehearse(request.calls, in_handler, keep);
-    BLOCK.calls.limit(rehearsal.applied);
+    let rehearsal = rehearse_for_all(request, ids);
     if rehearsal.applied > 0 && held > 0 {
         BLOCK.hold.command(&Kernel, request.release);
-        let mut slept = false;
-        BLOCK.hold.await_done(&Kernel, || {
-            if slept {
-                BLOCK.roll.bury(&BLOCK.hold, held, has_ended_in(ids.0));
-            }
-            slept = true;
-            LOOK_AT_HELD
-        });
+        await_done(held, ids.0);
     }
     let died = BLOCK.roll.buried(held);
     let (count, first) = BLOCK.calls.different();
@@ -403,6 +493,7 @@ fn execute(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hold::Joined;
 
     #[test]
     fn a_thread_that_had_no_time_to_come_is_not_named() {
@@ -432,10 +523,11 @@ mod tests {
         let hold = Hold::new();
         let patience = Duration::from_millis(30);
         let open = |until, prepare: &dyn Fn()| {
-            Begun::new(&hold, &mut Patience::new(until), || (), prepare)
+            let mut patience = Patience::new(until);
+            Begun::new(&hold, Release::Each, &mut patience, || (), prepare)
         };
         let begun = open(None, &|| ()).unwrap();
-        assert_eq!(hold.join(|| false), Some(1));
+        assert_eq!(hold.join(|| false), Some(Joined::Held(1)));
         drop(begun);
         for _ in 0..2 {
             let start = Instant::now();
@@ -443,7 +535,7 @@ mod tests {
             assert!(begun.is_none());
             assert!(start.elapsed() >= patience);
         }
-        hold.stay(&Kernel, 1, || panic!("let go"), || (), |_| ());
+        hold.stay(&Kernel, Joined::Held(1), || panic!("let go"), || (), |_| ());
         // It has left: the deadline does not matter then.
         assert!(open(Some(Instant::now()), &|| ()).is_some());
     }
@@ -451,11 +543,12 @@ mod tests {
     /// Otherwise all threads would stay in their handlers forever.
     #[test]
     fn a_panic_lets_all_threads_go() {
-        for close in [false, true] {
+        let cases = [(Release::Each, false), (Release::Each, true), (Release::AtOnce, false)];
+        for (release, close) in cases {
             let hold = Hold::new();
             let unwound = std::panic::catch_unwind(|| {
                 let mut patience = Patience::new(None);
-                let _begun = Begun::new(&hold, &mut patience, || (), || ()).unwrap();
+                let _begun = Begun::new(&hold, release, &mut patience, || (), || ()).unwrap();
                 assert!(!close || hold.close(0));
                 std::panic::resume_unwind(Box::new(()));
             });

@@ -19,11 +19,12 @@ use core::time::Duration;
 
 use sigctx::module::KeepError;
 use sigctx::sys::{
-    self, Errno, KernelAction, MaskHow, SaFlags, SigSet, Tid, futex_wait, rt_sigaction,
-    sigprocmask, syscall, syscall_raw,
+    self, Errno, KernelAction, MaskHow, SaFlags, SigSet, Tid, id_calls, rt_sigaction, sigprocmask,
+    syscall, syscall_raw,
 };
 
 use crate::block::BLOCK;
+use crate::hold::Joined;
 use crate::life;
 use crate::system::{Kernel, System};
 use crate::threads::{EXCLUDED, has_ended_in};
@@ -35,10 +36,8 @@ pub(crate) const DEFAULT: i32 = 33;
 const CODE: i32 = -60;
 /// How often one instance to the whole process is passed on: for every thread that can be left out, twice.
 const PASSES: u32 = 2 * EXCLUDED as u32;
-/// The sleep of a thread that has passed an instance on, or waits for one.
+/// The sleep of a thread that has passed an instance on.
 const PAUSE: Duration = Duration::from_micros(100);
-/// How often the requester looks for an instance that is passed on to it.
-const LOOKS_FOR_OWN: u32 = 1000;
 
 /// Tells this copy's instances from those of another copy of the crate in the process.
 #[inline(always)]
@@ -58,13 +57,16 @@ fn is_ours(info: &libc::siginfo_t) -> bool {
     info.si_code == CODE && value(info) == cookie()
 }
 
+/// Where the sender's two ids and `si_value` are: behind three words, aligned as the union of all that may
+/// follow.
+const IDS_AT: usize = 12_usize.next_multiple_of(align_of::<usize>());
+const VALUE_AT: usize = IDS_AT + 8;
+
 /// `si_value`, without a call.
 #[inline(always)]
 fn value(info: &libc::siginfo_t) -> usize {
-    // Three words; then, aligned as the union of all that may follow, the sender's two ids.
-    const AT: usize = 12_usize.next_multiple_of(align_of::<usize>()) + 8;
     // SAFETY: within the 128 bytes of the information.
-    let place = unsafe { ptr::from_ref(info).cast::<u8>().add(AT) };
+    let place = unsafe { ptr::from_ref(info).cast::<u8>().add(VALUE_AT) };
     // SAFETY: within the information; any bits are an integer.
     unsafe { place.cast::<usize>().read_unaligned() }
 }
@@ -101,36 +103,45 @@ fn hold(signal: c_int, of_kill: bool) {
     if BLOCK.calls.run_own(tid) {
         return;
     }
-    let Some(number) = BLOCK.hold.join(|| BLOCK.excluded.contains(tid)) else {
-        if of_kill && BLOCK.excluded.contains(tid) {
+    let veto = || BLOCK.excluded.contains(tid) || BLOCK.table.has_acted(tid);
+    let Some(joined) = BLOCK.hold.join(veto) else {
+        if of_kill && veto() {
             pass_on(pid, signal);
         }
         return;
     };
     // Before the next system call, at which a filter may end this thread.
-    let line = BLOCK.roll.enter(number, tid);
+    let line = BLOCK.roll.enter(joined.number(), tid);
     let entry = BLOCK.table.entry(tid);
     if let Some(entry) = entry {
         entry.set_arrived();
     }
-    BLOCK.credentials.compare(tid);
-    line.checked();
-    BLOCK.hold.arrived(&Kernel, number);
+    let system = BLOCK.system();
+    if let Joined::Held(number) = joined {
+        BLOCK.credentials.compare(tid);
+        line.checked();
+        BLOCK.hold.arrived(&system, number);
+    }
     let run = || {
         BLOCK.calls.run(tid);
         // From here on the thread is in no function that `call` runs: after an early release its own code
         // may ask for an operation while this one is still executing.
         if let Some(entry) = entry {
+            // In one phase this keeps the thread from joining again.
+            if let Joined::Free(_) = joined {
+                entry.set_acted();
+            }
             entry.clear_arrived();
         }
         line.done();
     };
     let alone = |has_run| take_over_from_the_dead(pid, tid, has_run);
-    BLOCK.hold.stay(&Kernel, number, run, || line.left(), alone);
+    BLOCK.hold.stay(&system, joined, run, || line.left(), alone);
 }
 
-/// Passes an instance to the whole process on, from a thread that is left out to one that is not. The kernel
-/// offers such an instance to the main thread before all others, and would do so each time.
+/// Passes an instance to the whole process on, from a thread that is left out, or has made the calls of a
+/// one-phase operation, to one that is not or has not. The kernel offers such an instance to the main thread
+/// before all others, and would do so each time.
 ///
 /// The calling thread has the signal blocked here, so that another one gets it. It sleeps a little, because
 /// it would take the instance again if it returned before that one has had a processor. When it is delayed
@@ -263,9 +274,48 @@ pub(crate) fn install(signal: i32) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Sends one of our instances to a thread of this process.
-pub(crate) fn send(pid: i32, tid: Tid, signal: i32) -> Result<(), Errno> {
-    sys::tgsigqueueinfo(pid, tid, signal, CODE, cookie())
+/// One of our instances, which threads of this process can be sent any number of times.
+pub(crate) struct Instance {
+    pid: i32,
+    info: libc::siginfo_t,
+}
+
+impl Instance {
+    pub(crate) fn new(pid: i32, signal: i32) -> Self {
+        // SAFETY: integers and padding, for which zero is a value.
+        let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+        (info.si_signo, info.si_code) = (signal, CODE);
+        // SAFETY: takes nothing and cannot fail.
+        let uid = unsafe { syscall_raw(id_calls::GETUID, [0; 6]) } as u32;
+        let base = (&raw mut info).cast::<u8>();
+        // SAFETY: within the 128 bytes of the information.
+        let ids = unsafe { base.add(IDS_AT) }.cast::<[[u8; 4]; 2]>();
+        // SAFETY: within the information, whose bytes may be anything.
+        unsafe { ids.write([pid.to_ne_bytes(), uid.to_ne_bytes()]) };
+        // SAFETY: within the 128 bytes of the information.
+        let value = unsafe { base.add(VALUE_AT) }.cast::<[u8; size_of::<usize>()]>();
+        // SAFETY: within the information, whose bytes may be anything.
+        unsafe { value.write(cookie().to_ne_bytes()) };
+        Self { pid, info }
+    }
+
+    /// Sends the calling thread `me` one that looks as if `kill` had sent it. A full queue never refuses it, and
+    /// the kernel refuses to send it to any other thread (`kernel/signal.c`: `__send_signal_locked`,
+    /// `do_rt_tgsigqueueinfo`).
+    fn send_own(&mut self, me: Tid) -> Result<(), Errno> {
+        // What may still be passed on may be so.
+        BLOCK.broadcast.fetch_max(1, Ordering::Relaxed);
+        self.info.si_code = libc::SI_USER;
+        self.send(me)
+    }
+
+    /// Sends it to a thread of this process.
+    pub(crate) fn send(&self, tid: Tid) -> Result<(), Errno> {
+        let (pid, info) = (self.pid as usize, &raw const self.info as usize);
+        let args = [pid, tid as usize, self.info.si_signo as usize, info, 0, 0];
+        // SAFETY: the information lives during the call and has the kernel's layout.
+        unsafe { syscall(libc::SYS_rt_tgsigqueueinfo, args) }.map(drop)
+    }
 }
 
 /// While this lives, handlers run on the thread's ordinary stack.
@@ -303,19 +353,14 @@ pub(crate) fn run_own(call: usize, (pid, me, signal): (i32, Tid, i32)) -> isize 
     // Its ordinary stack has more room than an alternate one.
     let stack = OrdinaryStack::take();
     BLOCK.calls.ask_own(me, call);
-    let mut sent = send(pid, me, signal);
+    let mut instance = Instance::new(pid, signal);
+    let mut sent = instance.send(me);
     if sent == Err(Errno::EAGAIN) {
-        // The queue is full. Threads that are held have this one blocked.
-        sent = send_to_any(pid, signal);
+        // The queue is full.
+        sent = instance.send_own(me);
     }
-    // Delivered before the call returns, unless a thread that is left out has got it and passes it on.
+    // Delivered before the call returns.
     sys::sigprocmask(MaskHow::Set, &SigSet::deferrable().without(signal));
-    for _ in 0..LOOKS_FOR_OWN {
-        if sent.is_err() || !BLOCK.calls.is_own_asked() || !is_broadcasting() {
-            break;
-        }
-        let _ = futex_wait(&AtomicU32::new(0), 0, Some(PAUSE));
-    }
     sys::sigprocmask(MaskHow::Set, &SigSet::deferrable());
     drop(stack);
     if BLOCK.calls.was_own_run() {
@@ -380,6 +425,14 @@ mod tests {
         let (pid, me) = (sys::getpid(), sys::gettid());
         // SAFETY: integers and padding, for which zero is a value.
         let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+        // As another sender would, and as this copy does.
+        Instance::new(pid, signal).send(me).unwrap();
+        assert!(take(signal, &mut info));
+        assert!(is_ours(&info));
+        // SAFETY: a signal that was sent has a sender.
+        assert_eq!((unsafe { info.si_pid() }, info.si_signo, info.si_errno), (pid, signal, 0));
+        // SAFETY: as above; takes nothing and cannot fail.
+        assert_eq!(unsafe { info.si_uid() }, unsafe { libc::getuid() });
         for (value, ours) in [(cookie(), true), (cookie() + 64, false), (0, false)] {
             sys::tgsigqueueinfo(pid, me, signal, CODE, value).unwrap();
             assert!(take(signal, &mut info));

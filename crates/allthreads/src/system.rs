@@ -1,7 +1,7 @@
 //! What the protocol needs from the kernel: sleeping and waking on a word.
 
 #[cfg(not(loom))]
-pub(crate) use kernel::Kernel;
+pub(crate) use kernel::{Kernel, Spinning, processors};
 
 use sigctx::sync::AtomicU32;
 
@@ -24,8 +24,9 @@ pub(crate) trait System {
 #[cfg(not(loom))]
 mod kernel {
     use core::ffi::{c_int, c_long};
+    use core::hint::spin_loop;
     use core::ptr;
-    use core::sync::atomic::AtomicU32;
+    use core::sync::atomic::{AtomicU32, Ordering};
     use core::time::Duration;
 
     use sigctx::sys::syscall_raw;
@@ -89,6 +90,79 @@ mod kernel {
         }
     }
 
+    /// How often a thread looks at a word before it sleeps, in an operation on few threads: up to some 20 µs,
+    /// which is what a sleep and a wake take, and as long as a signal is under way to a processor that sleeps.
+    const LOOKS: u32 = 500;
+
+    /// The kernel, but with a bounded time of looking at the word before each sleep. For an operation on no more
+    /// threads than there are processors: elsewhere a thread that looks keeps a processor from those that it
+    /// waits for.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Spinning {
+        looks: u32,
+    }
+
+    impl Spinning {
+        /// For an operation on `threads` threads, the requester included, where there are so many processors.
+        pub(crate) fn looks(threads: usize, processors: usize) -> u32 {
+            if threads <= processors { LOOKS } else { 0 }
+        }
+
+        #[inline(always)]
+        pub(crate) fn new(looks: u32) -> Self {
+            Self { looks }
+        }
+
+        /// Whether the word changes soon.
+        #[inline(always)]
+        fn changes(self, word: &AtomicU32, from: u32) -> bool {
+            for _ in 0..self.looks {
+                // Relaxed: the caller looks again.
+                if word.load(Ordering::Relaxed) != from {
+                    return true;
+                }
+                spin_loop();
+            }
+            false
+        }
+    }
+
+    impl System for Spinning {
+        type Timeout = Duration;
+
+        #[inline(always)]
+        fn wait(&self, word: &AtomicU32, expected: u32, number: u32) -> bool {
+            !self.changes(word, expected) && Kernel.wait(word, expected, number)
+        }
+
+        #[inline(always)]
+        fn wait_for(&self, word: &AtomicU32, expected: u32, timeout: Self::Timeout) {
+            if !self.changes(word, expected) {
+                Kernel.wait_for(word, expected, timeout);
+            }
+        }
+
+        #[inline(always)]
+        fn wake_one(&self, word: &AtomicU32) {
+            Kernel.wake_one(word);
+        }
+
+        #[inline(always)]
+        fn wake_all(&self, word: &AtomicU32) {
+            Kernel.wake_all(word);
+        }
+    }
+
+    /// How many processors the calling thread may run on; 1 where the kernel does not tell. `std`'s function
+    /// reads files, which an operation in a handler must not.
+    pub(crate) fn processors() -> usize {
+        let mut set = [0_u64; 16];
+        let args = [0, size_of_val(&set), (&raw mut set).expose_provenance(), 0, 0, 0];
+        // SAFETY: the kernel writes no more than the set.
+        let _ = unsafe { syscall_raw(libc::SYS_sched_getaffinity, args) };
+        set.iter().map(|word| word.count_ones() as usize).sum::<usize>().max(1)
+    }
+
     /// How long a held thread sleeps without a look, as the kernel takes it. The later it joined the longer:
     /// if all looked equally often, thousands of them would leave no processor to those that they wait for.
     #[inline(always)]
@@ -103,6 +177,19 @@ mod kernel {
     #[cfg(test)]
     mod tests {
         use super::*;
+
+        /// A thread that spins takes a processor from one that is to come, unless there is one for each.
+        #[test]
+        fn threads_spin_only_where_each_has_a_processor() {
+            assert_ne!(Spinning::looks(2, 2), 0);
+            assert_eq!((Spinning::looks(3, 2), Spinning::looks(2, 1)), (0, 0));
+            assert!(processors() >= 1);
+            let word = AtomicU32::new(0);
+            let spinning = Spinning::new(Spinning::looks(2, 2));
+            // It ends by itself, and then sleeps.
+            assert!(!spinning.changes(&word, 0) && spinning.changes(&word, 1));
+            spinning.wait_for(&word, 0, Duration::from_micros(1));
+        }
 
         /// What the held threads cost together, while the requester waits for more to come, has a bound.
         #[test]

@@ -15,16 +15,18 @@ pub(crate) const SLOTS: usize = 1 << 14;
 const TID: u32 = (1 << 22) - 1;
 const SENT: u32 = 1 << 22;
 const ARRIVED: u32 = 1 << 23;
-const EPOCH_SHIFT: u32 = 24;
-const LAST_EPOCH: u32 = 255;
+const ACTED: u32 = 1 << 24;
+const EPOCH_SHIFT: u32 = 25;
+const LAST_EPOCH: u32 = 127;
 
 /// Which thread has been signalled and which has arrived: a fixed table of thread ids.
 ///
 /// It serves to signal each thread once and to say which are missing. The count alone proves that all
-/// are held (`hold`), so a wrong entry costs time, never correctness.
+/// are held (`hold`), so a wrong entry costs time, never correctness. In a one-phase operation it says which
+/// threads have run the calls, and only the thread itself writes that.
 ///
-/// One word an entry: `epoch (8) | arrived (1) | sent (1) | tid (22)`. An entry of another epoch is
-/// free, so that counting the epoch up empties the table. The kernel's thread
+/// One word an entry: `epoch (7) | acted (1) | arrived (1) | sent (1) | tid (22)`. An entry of another epoch
+/// is free, so that counting the epoch up empties the table. The kernel's thread
 /// ids are below 2²² (`PID_MAX_LIMIT`).
 ///
 /// The requester and the handlers insert by compare-and-swap. All accesses are relaxed: an entry
@@ -32,6 +34,10 @@ const LAST_EPOCH: u32 = 255;
 pub(crate) struct Table {
     epoch: AtomicU32,
     slots: [AtomicU32; SLOTS],
+    /// The number of the last listing, which grows from one operation to the next; and for each entry the
+    /// last one that has shown the thread. Only the requester's.
+    listing: AtomicU32,
+    listed: [AtomicU32; SLOTS],
 }
 
 /// One thread's entry.
@@ -41,7 +47,12 @@ pub(crate) struct Entry<'a>(&'a AtomicU32);
 impl Table {
     #[expect(clippy::large_stack_arrays, reason = "evaluated at compile time, into a static")]
     pub(crate) const fn new() -> Self {
-        Self { epoch: AtomicU32::new(0), slots: [const { AtomicU32::new(0) }; SLOTS] }
+        Self {
+            epoch: AtomicU32::new(0),
+            slots: [const { AtomicU32::new(0) }; SLOTS],
+            listing: AtomicU32::new(0),
+            listed: [const { AtomicU32::new(0) }; SLOTS],
+        }
     }
 
     /// Empties the table. Only while no thread can have joined.
@@ -59,20 +70,61 @@ impl Table {
     /// The entry of `tid`, made if there is none; `None` when the table is full.
     #[inline(always)]
     pub(crate) fn entry(&self, tid: Tid) -> Option<Entry<'_>> {
+        self.place(tid).map(|(_, entry)| entry)
+    }
+
+    /// Begins a listing, and returns its number.
+    pub(crate) fn begin_listing(&self) -> u32 {
+        let number = self.listing.load(Ordering::Relaxed).wrapping_add(1);
+        self.listing.store(number, Ordering::Relaxed);
+        number
+    }
+
+    /// The entry of a thread that listing `number` shows, and the listing that showed it last.
+    pub(crate) fn list(&self, tid: Tid, number: u32) -> Option<(Entry<'_>, u32)> {
+        let (place, entry) = self.place(tid)?;
+        let listed = self.listed.get(place)?;
+        let before = listed.load(Ordering::Relaxed);
+        listed.store(number, Ordering::Relaxed);
+        Some((entry, before))
+    }
+
+    /// Whether the thread has run the calls of this one-phase operation. Changes nothing: asked of an
+    /// operation that is over, it says something about another one.
+    #[inline(always)]
+    pub(crate) fn has_acted(&self, tid: Tid) -> bool {
+        let tid = tid as u32 & TID;
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        for step in 0..SLOTS {
+            let slot = &self.slots[(tid as usize).wrapping_add(step) & (SLOTS - 1)];
+            let seen = slot.load(Ordering::Relaxed);
+            if seen >> EPOCH_SHIFT != epoch {
+                return false;
+            }
+            if seen & TID == tid {
+                return seen & ACTED != 0;
+            }
+        }
+        false
+    }
+
+    #[inline(always)]
+    fn place(&self, tid: Tid) -> Option<(usize, Entry<'_>)> {
         let tid = tid as u32 & TID;
         let fresh = self.epoch.load(Ordering::Relaxed) << EPOCH_SHIFT | tid;
         // Neighbouring ids, as threads of one process often have, take neighbouring entries.
         for step in 0..SLOTS {
-            let slot = &self.slots[(tid as usize).wrapping_add(step) & (SLOTS - 1)];
+            let place = (tid as usize).wrapping_add(step) & (SLOTS - 1);
+            let slot = &self.slots[place];
             let mut seen = slot.load(Ordering::Relaxed);
             if seen >> EPOCH_SHIFT != fresh >> EPOCH_SHIFT {
                 match slot.compare_exchange(seen, fresh, Ordering::Relaxed, Ordering::Relaxed) {
-                    Ok(_) => return Some(Entry(slot)),
+                    Ok(_) => return Some((place, Entry(slot))),
                     Err(now) => seen = now,
                 }
             }
             if seen & TID == tid {
-                return Some(Entry(slot));
+                return Some((place, Entry(slot)));
             }
         }
         None
@@ -91,8 +143,20 @@ impl Entry<'_> {
         self.0.fetch_and(!ARRIVED, Ordering::Relaxed);
     }
 
+    /// The thread has run the calls of a one-phase operation.
+    #[inline(always)]
+    pub(crate) fn set_acted(self) {
+        self.0.fetch_or(ACTED, Ordering::Relaxed);
+    }
+
+    /// Whether it is held, or running the calls.
     pub(crate) fn has_arrived(self) -> bool {
         self.0.load(Ordering::Relaxed) & ARRIVED != 0
+    }
+
+    /// Whether it has run the calls of this one-phase operation.
+    pub(crate) fn has_acted(self) -> bool {
+        self.0.load(Ordering::Relaxed) & ACTED != 0
     }
 
     pub(crate) fn set_sent(self) {
@@ -106,7 +170,7 @@ impl Entry<'_> {
 
     /// Whether a signal is on its way to the thread, or has done its work.
     pub(crate) fn needs_no_signal(self) -> bool {
-        self.0.load(Ordering::Relaxed) & (SENT | ARRIVED) != 0
+        self.0.load(Ordering::Relaxed) & (SENT | ARRIVED | ACTED) != 0
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use allthreads::sigctx::sys::{self, Tid, gettid};
 use allthreads::threadreg::life::has_ended;
-use allthreads::{AllThreads, Batch, Report};
+use allthreads::{AllThreads, Barrier, Batch, Report};
 use common::*;
 use testkit::{forked, in_child};
 
@@ -103,13 +103,42 @@ fn forbid_on(tid: Tid, call: libc::c_long) -> bool {
 }
 
 fn operation() -> Report {
+    operation_with(Barrier::Strict)
+}
+
+fn operation_with(barrier: Barrier) -> Report {
     // A call that nothing else here makes.
     let args = [libc::PR_SET_TIMERSLACK as usize, 1_000_000, 0, 0, 0, 0];
     // SAFETY: no pointers.
     let batch = unsafe { Batch::new().call(libc::SYS_getpgid, [0; 6]) };
     // SAFETY: no pointers.
     let batch = unsafe { batch.call(libc::SYS_prctl, args) };
-    AllThreads::new().timeout(LIMIT).batch(&batch).expect("the operation")
+    AllThreads::new().timeout(LIMIT).barrier(barrier).batch(&batch).expect("the operation")
+}
+
+#[test]
+fn a_thread_that_a_filter_kills_in_one_phase_is_not_waited_for() {
+    in_child("a_thread_that_a_filter_kills_in_one_phase_is_not_waited_for", LIMIT, || {
+        park(2);
+        beat();
+        // Before it has joined, in the middle of the calls, on its way out.
+        for (call, died) in [
+            (libc::SYS_gettid, 0),
+            (libc::SYS_getpgid, 1),
+            (libc::SYS_prctl, 1),
+            (libc::SYS_rt_sigreturn, 0),
+        ] {
+            let Some(tid) = spinner(call) else { return };
+            let report = operation_with(Barrier::OnePhase);
+            println!("system call {call}: {report:?}");
+            testkit::until("it is dead", || status(tid, "Name").is_none());
+            assert_eq!(report.died, died, "system call {call}");
+            // Nothing is left of it.
+            let next = operation_with(Barrier::OnePhase);
+            assert_eq!((next.threads, next.died), (tids().len(), 0));
+            until_it_beats();
+        }
+    });
 }
 
 #[test]
