@@ -4,6 +4,7 @@
 //! parts that commands share. A command is made of [`report::Step`]s, and `report` prints what came of
 //! them. `tidy` holds the rules of the tree that no compiler checks, as tests.
 
+mod apt;
 #[cfg(test)]
 mod cargo_runner;
 mod cmd;
@@ -24,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::cmd::{arches, ci, demo, lint, snapshots, systems, test};
+use crate::cmd::{arches, bench, ci, demo, lint, snapshots, systems, test};
 use crate::workspace::Workspace;
 
 /// Commands of the workspace.
@@ -38,6 +39,7 @@ use crate::workspace::Workspace;
   cargo xtask test -p preempt loom       the models of one crate
   cargo xtask test-all-arches arm64      the tests of another architecture, emulated
   cargo xtask snapshots                  what differs from the snapshots, anywhere
+  cargo xtask bench --peers              what everything costs, here and elsewhere
   cargo xtask check-systems              the crates build for systems other than Linux
   cargo xtask ci                         what a change must pass"
 )]
@@ -56,6 +58,9 @@ enum Task {
     TestAllArches(arches::Options),
     /// Looks for differences from the snapshots on every architecture, and settles them
     Snapshots(snapshots::Options),
+    /// Measures every cost that is promised, beside the least that could do and, with `--peers`, beside
+    /// others' implementations
+    Bench(bench::Options),
     /// Checks that the crates build for systems other than Linux
     CheckSystems(systems::Options),
     /// Checks the format, clippy, and the documentation; a warning is an error
@@ -73,6 +78,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::command(&workspace, options),
         Task::TestAllArches(options) => arches::command(&workspace, &options),
         Task::Snapshots(options) => snapshots::command(&workspace, &options),
+        Task::Bench(options) => bench::command(&workspace, &options),
         Task::CheckSystems(options) => systems::command(&workspace, &options),
         Task::Lint => lint::command(&workspace),
         Task::Ci(options) => ci::command(&workspace, &options),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{arches, demo, lint, systems, test};
+use super::{arches, bench, demo, lint, systems, test};
 use crate::report::{self, Report};
 use crate::workspace::Workspace;
 
@@ -23,6 +23,8 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> ExitCode {
     let mut report = Report::new(report::Kind::Tests, workspace);
     lint::steps(workspace, &mut report);
     test::all(workspace, options.fast.then_some(test::FAST), &mut report);
+    // Before the demonstration, which is built for release too and deletes what both have built.
+    report.step("bench", |progress| bench::check(workspace, progress));
     report.step("demo", |progress| demo::check(workspace, progress));
     let systems = systems::Options::default();
     report.step("other systems", |progress| systems::step(workspace, &systems, progress));

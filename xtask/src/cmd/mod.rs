@@ -1,6 +1,7 @@
 //! The commands, one file each. Those with several steps, or tables of their own, are folders.
 
 pub(crate) mod arches;
+pub(crate) mod bench;
 pub(crate) mod ci;
 pub(crate) mod demo;
 pub(crate) mod lint;

@@ -2,25 +2,22 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use super::machine::Missing;
 use super::table::OLDEST_QEMU;
+use crate::apt::{self, LIMIT, apt_install, call};
 use crate::report::Progress;
-use crate::run::{self, said};
+use crate::run::said;
 use crate::toolchain::DEBIAN_SOURCES;
 use crate::workspace::has;
-
-const LIMIT: Duration = Duration::from_mins(20);
 
 /// For the compiler's sources, which Debian has too.
 const RUSTUP_LIMIT: Duration = Duration::from_mins(3);
 
 /// Installs as much as it can. Fails with what it could not, and the commands for it.
 pub(crate) fn install(missing: &[Missing], progress: &Progress) -> Result<(), String> {
-    let root = said(&["id", "-u"]).is_some_and(|id| id.trim() == "0");
-    let apt = root && has("apt-get");
+    let apt = apt::is_there();
     let mut failures = Vec::new();
     let mut packages: Vec<&str> = Vec::new();
     let (mut emulators, mut zig, mut sources) = (false, false, false);
@@ -77,46 +74,6 @@ fn unpack_musl(debian: &str, into: &Path, progress: &Progress) -> Result<(), Str
     let package = packages.find(|path| path.extension().is_some_and(|e| e == "deb"));
     let package = package.ok_or_else(|| format!("{dir}: no package in there"))?;
     call(&["dpkg", "-x", &package.to_string_lossy(), &dir], LIMIT, progress).map(drop)
-}
-
-fn call(words: &[&str], limit: Duration, progress: &Progress) -> Result<String, String> {
-    let mut command = Command::new(words[0]);
-    command.args(&words[1..]).env("DEBIAN_FRONTEND", "noninteractive");
-    command.stdin(std::process::Stdio::null());
-    let name = words.join(" ");
-    progress.say(&format!("== {name}"));
-    let ended = run::run(command, limit, |_| {})?;
-    if ended.success() {
-        return Ok(ended.output);
-    }
-    Err(format!("`{name}`: {}\n{}", ended.how(), crate::harness::last_lines(&ended.output)))
-}
-
-/// Installs packages, with the lists that are there, else with new ones.
-fn apt_install(
-    apt: bool,
-    packages: &[&str],
-    suite: Option<&str>,
-    progress: &Progress,
-) -> Result<(), String> {
-    let from = suite.map_or(Vec::new(), |suite| vec!["-t", suite]);
-    let words = [&["apt-get", "install", "-y", "--no-install-recommends"][..], &from, packages];
-    let words = words.concat();
-    if !apt {
-        return Err(format!("as root: `{}`", words.join(" ")));
-    }
-    if call(&words, LIMIT, progress).is_ok() {
-        return Ok(());
-    }
-    call(&["apt-get", "update"], LIMIT, progress)?;
-    if call(&words, LIMIT, progress).is_ok() {
-        return Ok(());
-    }
-    // One that the release does not have keeps apt from all the others.
-    let (install, _) = words.split_at(words.len() - packages.len());
-    let one = |package: &&str| call(&[install, &[*package]].concat(), LIMIT, progress).err();
-    let failures: Vec<_> = packages.iter().filter_map(one).collect();
-    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }
 
 /// Installs the emulators: from the machine's release, or from its backports when they are old.
@@ -230,11 +187,5 @@ mod tests {
         let old = "# deb http://no\ndeb [arch=amd64] https://mirror/d bookworm main\n";
         assert_eq!(archive("", old).unwrap(), "https://mirror/d");
         assert_eq!(archive("", ""), None);
-    }
-
-    #[test]
-    fn without_root_the_command_is_told() {
-        let error = apt_install(false, &["a", "b"], Some("s"), &Progress::new()).unwrap_err();
-        assert_eq!(error, "as root: `apt-get install -y --no-install-recommends -t s a b`");
     }
 }

@@ -1,0 +1,65 @@
+//! A call on every thread. The threads are parked, in a system call (`read`), or spinning (`spin`).
+
+use std::io::Read as _;
+use std::time::{Duration, Instant};
+
+use allthreads::{AllThreads, Barrier, Batch};
+use benches::Series;
+
+use crate::threads::{Limits, ready, start, wait_forever, wait_until_ready};
+
+/// Far above what an operation takes.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Each barrier, with the name of its series.
+const BARRIERS: [(&str, Barrier); 2] = [("strict", Barrier::Strict), ("early", Barrier::Early)];
+
+/// What the threads do, and how many calls an operation makes: `park`, `read`, `spin`, `batch`.
+pub(crate) fn operations(limits: &Limits) -> Vec<Series> {
+    let word = limits.word.as_str();
+    let (reader, _writer) = std::io::pipe().expect("a pipe");
+    for _ in 0..limits.threads {
+        match word {
+            "spin" => start(|| {
+                ready();
+                loop {
+                    std::hint::spin_loop();
+                }
+            }),
+            "read" => {
+                let mut reader = reader.try_clone().expect("a descriptor");
+                start(move || {
+                    ready();
+                    // Nothing is written.
+                    _ = reader.read(&mut [0]);
+                });
+            }
+            _ => start(|| {
+                ready();
+                wait_forever()
+            }),
+        }
+    }
+    wait_until_ready(limits.threads);
+    // SAFETY: it has no argument.
+    let uid = unsafe { libc::getuid() } as usize;
+    let mut batch = Batch::new();
+    for _ in 0..if word == "batch" { 5 } else { 1 } {
+        // SAFETY: no pointers; each thread has this id already.
+        batch = unsafe { batch.call(libc::SYS_setresuid, [uid, uid, uid, 0, 0, 0]) };
+    }
+    let mut all: Vec<_> = BARRIERS.iter().map(|(name, _)| Series::new(name)).collect();
+    limits.repeat(2, |counts| {
+        for ((_, barrier), series) in BARRIERS.iter().zip(&mut all) {
+            let operation = AllThreads::new().barrier(*barrier).timeout(TIMEOUT);
+            let begin = Instant::now();
+            let report = operation.batch(&batch).expect("every thread comes");
+            let time = begin.elapsed();
+            assert_eq!(report.threads, limits.threads + 1);
+            if counts {
+                series.add(time);
+            }
+        }
+    });
+    all
+}
