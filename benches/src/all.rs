@@ -9,10 +9,11 @@ use benches::Series;
 use crate::threads::{Limits, ready, start, wait_forever, wait_until_ready};
 
 /// Far above what an operation takes.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Each barrier, with the name of its series.
-const BARRIERS: [(&str, Barrier); 2] = [("strict", Barrier::Strict), ("early", Barrier::Early)];
+const BARRIERS: [(&str, Barrier); 3] =
+    [("strict", Barrier::Strict), ("early", Barrier::Early), ("one-phase", Barrier::OnePhase)];
 
 /// What the threads do, and how many calls an operation makes: `park`, `read`, `spin`, `batch`.
 pub(crate) fn operations(limits: &Limits) -> Vec<Series> {

@@ -79,7 +79,9 @@ pub(crate) fn walk(limits: &Limits) -> Vec<Series> {
             ("read_dir", &mut |_| _ = black_box(read_dir())),
         ],
     );
-    sides.iter_mut().for_each(|side| side.divide(limits.count()));
+    for side in &mut sides {
+        side.divide(limits.count());
+    }
     sides
 }
 

@@ -47,7 +47,7 @@ fn safe(world: &World, count: usize) {
             me.blocking(|| {
                 ready();
                 wait_forever()
-            })
+            });
         });
     }
     wait_until_ready(count);

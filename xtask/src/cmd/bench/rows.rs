@@ -39,8 +39,11 @@ pub(super) struct Group {
 }
 
 /// How a call on every thread may end, by its side's name: with several threads, what it is to be.
-pub(super) const BARRIERS: [(&str, Limit); 2] =
-    [("strict", Limit::Times(1.5, &["glibc"])), ("early", Limit::Times(1.2, &["glibc"]))];
+pub(super) const BARRIERS: [(&str, Limit); 3] = [
+    ("strict", Limit::Times(1.5, &["glibc"])),
+    ("early", Limit::Times(1.2, &["glibc"])),
+    ("one-phase", Limit::Times(1.0, &["glibc", "musl", "libpsx", "Go"])),
+];
 
 fn row(name: &str, what: &str, limits: &[Limit]) -> Row {
     let (name, what) = (name.to_owned(), what.to_owned());
