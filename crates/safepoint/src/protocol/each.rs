@@ -412,6 +412,7 @@ impl<S: System> Protocol<S> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use core::sync::atomic::AtomicBool;
     use core::time::Duration;
     use std::sync::{Barrier, Mutex};
     use std::thread;
@@ -467,7 +468,7 @@ mod tests {
             protocol.enter(first, Stance::Away);
             protocol.enter(second, Stance::Away);
             let (inside, leave) = (Barrier::new(2), Barrier::new(2));
-            let visits = Mutex::new(Vec::new());
+            let (visits, in_time) = (Mutex::new(Vec::new()), AtomicBool::new(false));
             let last_is_visited = || visits.lock().unwrap().iter().any(|&(at, _)| at == 3);
             thread::scope(|scope| {
                 let last = scope.spawn(|| {
@@ -490,11 +491,15 @@ mod tests {
                         soon(&|| protocol.live().any(waits));
                     } else if at == 2 {
                         soon(&last_is_visited);
+                        in_time.store(last_is_visited(), Ordering::Relaxed);
                     }
                 };
                 assert_eq!(protocol.for_each(own, 1, &visit, &mut Patient).expect("no limit"), 4);
                 let (me, other) = (thread::current().id(), last.thread().id());
-                let visits = visits.lock().unwrap();
+                assert!(in_time.into_inner(), "before the second closure ends");
+                let mut visits = visits.lock().unwrap();
+                // The last may begin before the second does.
+                visits.sort_unstable_by_key(|&(at, _)| at);
                 assert_eq!(*visits, [(0, me), (1, me), (2, me), (3, other)]);
             });
         });
