@@ -17,9 +17,9 @@ use crate::workspace::{Workspace, has, how_to_get};
 const COUNTS: [(&str, usize); 5] = [
     ("safepoint_poll", 5),
     ("safe_region", 23),
-    ("current_thread", 23),
-    ("no_preempt", 77),
-    ("preempt_poll", 44),
+    ("current_thread", 15),
+    ("no_preempt", 68),
+    ("preempt_poll", 35),
 ];
 
 /// The bench that is stepped through.
