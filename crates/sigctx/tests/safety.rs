@@ -213,6 +213,19 @@ fn stress_signals_from_many_senders_do_no_harm() {
     });
 }
 
+/// A victim that is interrupted with its own mask, and has it afterwards.
+fn with_hangup_blocked() {
+    register_own_stack();
+    sys::sigprocmask(MaskHow::Set, &SigSet::of(libc::SIGHUP));
+    TID.store(sys::gettid(), SeqCst);
+    while !DONE.load(SeqCst) {
+        std::hint::spin_loop();
+    }
+    // What the callback blocked is not blocked here.
+    let mask = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
+    assert_eq!(mask, SigSet::of(libc::SIGHUP));
+}
+
 #[test]
 fn an_injected_call_runs_with_the_interrupted_mask() {
     static WRONG: AtomicI32 = AtomicI32::new(0);
@@ -233,18 +246,7 @@ fn an_injected_call_runs_with_the_interrupted_mask() {
     }
     testkit::in_child("an_injected_call_runs_with_the_interrupted_mask", DEADLINE, || {
         let _installed = install(libc::SIGURG, handler);
-        let victim = || {
-            register_own_stack();
-            sys::sigprocmask(MaskHow::Set, &SigSet::of(libc::SIGHUP));
-            TID.store(sys::gettid(), SeqCst);
-            while !DONE.load(SeqCst) {
-                std::hint::spin_loop();
-            }
-            // What the callback blocked is not blocked here.
-            let mask = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
-            assert_eq!(mask, SigSet::of(libc::SIGHUP));
-        };
-        under_signals(victim, || INJECTED.load(SeqCst) >= 100);
+        under_signals(with_hangup_blocked, || INJECTED.load(SeqCst) >= 100);
         assert_eq!(WRONG.load(SeqCst), 0, "{}", counts());
     });
 }
@@ -274,17 +276,7 @@ fn a_masked_call_has_the_handlers_mask_until_it_opens_it() {
     }
     testkit::in_child("a_masked_call_has_the_handlers_mask_until_it_opens_it", DEADLINE, || {
         let _installed = install(libc::SIGURG, handler);
-        let victim = || {
-            register_own_stack();
-            sys::sigprocmask(MaskHow::Set, &SigSet::of(libc::SIGHUP));
-            TID.store(sys::gettid(), SeqCst);
-            while !DONE.load(SeqCst) {
-                std::hint::spin_loop();
-            }
-            let mask = sys::sigprocmask(MaskHow::Block, &SigSet::empty());
-            assert_eq!(mask, SigSet::of(libc::SIGHUP));
-        };
-        under_signals(victim, || INJECTED.load(SeqCst) >= 100);
+        under_signals(with_hangup_blocked, || INJECTED.load(SeqCst) >= 100);
         assert_eq!(WRONG.load(SeqCst), 0, "{}", counts());
     });
 }

@@ -55,6 +55,14 @@ impl Mailbox {
     }
 }
 
+/// Counts its steps, makes the calls that it is handed, and never polls.
+fn never_polls(mailbox: &Mailbox, steps: &AtomicU32, done: &Flag) {
+    while !done.is_up() {
+        steps.fetch_add(1, Ordering::Relaxed);
+        mailbox.deliver();
+    }
+}
+
 #[test]
 fn a_mutator_that_never_polls_is_nudged_until_it_stops() {
     let name = "nudge::a_mutator_that_never_polls_is_nudged_until_it_stops";
@@ -65,12 +73,7 @@ fn a_mutator_that_never_polls_is_nudged_until_it_stops() {
         unsafe { world.set_nudge(mailbox.clone()) };
         let (done, steps) = (Flag::default(), AtomicU32::new(0));
         thread::scope(|scope| {
-            mutator(scope, &world, "deaf", |_| {
-                while !done.is_up() {
-                    steps.fetch_add(1, Ordering::Relaxed);
-                    mailbox.deliver();
-                }
-            });
+            mutator(scope, &world, "deaf", |_| never_polls(&mailbox, &steps, &done));
             let mut waited = 0;
             while waited < 20 {
                 // It has left the stop before.
@@ -105,12 +108,7 @@ fn no_mutator_is_nudged_before_the_time_that_is_set() {
         unsafe { world.set_nudge(mailbox.clone()) };
         let (done, steps) = (Flag::default(), AtomicU32::new(0));
         thread::scope(|scope| {
-            mutator(scope, &world, "deaf", |_| {
-                while !done.is_up() {
-                    steps.fetch_add(1, Ordering::Relaxed);
-                    mailbox.deliver();
-                }
-            });
+            mutator(scope, &world, "deaf", |_| never_polls(&mailbox, &steps, &done));
             world.stop_from_outside("test").unwrap().resume();
             let asked = mailbox.asked.load(Ordering::Relaxed);
             assert!(asked > 0, "it does not poll");
