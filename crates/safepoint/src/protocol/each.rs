@@ -128,7 +128,7 @@ impl<S: System> Protocol<S> {
         self.each_call.store(ptr::from_ref(&call).cast_mut().cast(), Ordering::Release);
         let Asked { mut wait, safe, nudged } = self.arm_each(own, round);
         if nudged {
-            self.nudge_for_visits(round, pace);
+            self.nudge_at_once(round, |requests| &requests.each_pending, pace);
         }
         (call.visit)(own);
         let mut visited = 1;
@@ -173,18 +173,6 @@ impl<S: System> Protocol<S> {
             }
         });
         Asked { wait: Wait { fenced: false, running }, safe, nudged }
-    }
-
-    /// Nudges the targets that are expected to come by a nudge alone.
-    fn nudge_for_visits<P: Pace<S>>(&self, round: RoundNumber, pace: &mut P) {
-        for slot in self.arena.slots() {
-            let is_pending = || slot.requests.each_pending.load(Ordering::Relaxed) == round.0;
-            let runs = || slot.state() == MutatorState::Running;
-            // I7: the look at NUDGED comes after the request's bit was set.
-            if is_pending() && runs() && slot.is_nudged() {
-                pace.expect_late(slot, &|| runs() && is_pending());
-            }
-        }
     }
 
     /// Asks a slot for which nothing is pending, or whose claim is handed back. Its target, or this thread in

@@ -93,12 +93,11 @@ use crossbeam_utils::CachePadded;
 use self::each::Call;
 #[cfg(not(loom))]
 pub(crate) use self::each::NotVisited;
-use self::request::{Round, Turn};
-use self::slot::Arena;
-#[cfg(not(loom))]
+use self::request::{Round, RoundNumber, Turn};
 pub use self::slot::MutatorState;
 #[cfg(any(test, not(loom)))]
 pub(crate) use self::slot::Stance;
+use self::slot::{Arena, Requests};
 pub(crate) use self::slot::{Chunk, MutatorSlot};
 #[cfg(not(loom))]
 use self::slot::{REST, STOP};
@@ -108,9 +107,7 @@ pub(crate) use self::slot::{SlotUse, Spare};
 pub(crate) use self::stop::{Counted, TimedOut};
 #[cfg(not(loom))]
 pub(crate) use self::target::NoSlot;
-#[cfg(not(loom))]
-use sigctx::sync::Ordering;
-use sigctx::sync::{AtomicPtr, AtomicU32};
+use sigctx::sync::{AtomicPtr, AtomicU32, Ordering};
 
 /// What the protocol needs of the system.
 pub(crate) trait System: fmt::Debug + Send + Sync + Sized + 'static {
@@ -224,6 +221,24 @@ impl<S: System> Protocol<S> {
     #[cfg(not(loom))]
     pub(crate) fn slot(&self, index: u32) -> Option<&'static MutatorSlot<S::Identity>> {
         self.arena.at(index)
+    }
+
+    /// Nudges the targets that are expected to come by a nudge alone. `pending` is the word of a slot that has the
+    /// round's number.
+    fn nudge_at_once<P: Pace<S>>(
+        &self,
+        round: RoundNumber,
+        pending: fn(&Requests) -> &AtomicU32,
+        pace: &mut P,
+    ) {
+        for slot in self.arena.slots() {
+            let is_pending = || pending(&slot.requests).load(Ordering::Relaxed) == round.0;
+            let runs = || slot.state() == MutatorState::Running;
+            // I7: the look at NUDGED comes after the request's bit was set.
+            if is_pending() && runs() && slot.is_nudged() {
+                pace.expect_late(slot, &|| runs() && is_pending());
+            }
+        }
     }
 
     /// Puts the world in order in the child of a fork.

@@ -57,7 +57,7 @@ impl<S: System> Protocol<S> {
         fence(Ordering::SeqCst);
         let Asked { running, safe, nudged } = self.arm_stop(own, round);
         if nudged {
-            self.nudge_at_once(round, pace);
+            self.nudge_at_once(round, |requests| &requests.stop_pending, pace);
         }
         // I2: needed before relying on a slot that was seen safe, and before sleeping. When all targets
         // run and acknowledge in time, neither happens and the fence is saved.
@@ -112,18 +112,6 @@ impl<S: System> Protocol<S> {
             }
         });
         asked
-    }
-
-    /// Nudges the targets that are expected to come by a nudge alone.
-    fn nudge_at_once<P: Pace<S>>(&self, round: RoundNumber, pace: &mut P) {
-        for slot in self.arena.slots() {
-            let is_pending = || slot.requests.stop_pending.load(Ordering::Relaxed) == round.0;
-            let runs = || slot.state() == MutatorState::Running;
-            // I7: the look at NUDGED comes after the request's bit was set.
-            if is_pending() && runs() && slot.is_nudged() {
-                pace.expect_late(slot, &|| runs() && is_pending());
-            }
-        }
     }
 
     /// Asks a slot that runs. Its target, or this thread in its place, has to acknowledge.
