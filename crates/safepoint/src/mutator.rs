@@ -15,7 +15,7 @@ use threadreg::{Attached, ThreadRef};
 use crate::abort::abort_with;
 use crate::error::AttachError;
 use crate::pace::Clock;
-use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Stance, System as _};
+use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Stance};
 use crate::system::{self, Identity, Target};
 use crate::world::{Shared, World};
 
@@ -115,8 +115,6 @@ impl World {
 pub struct Mutator {
     pub(crate) slot: &'static MutatorSlot<Identity>,
     pub(crate) shared: Arc<Shared>,
-    /// Whether mutators of the world fence. Kept here for safe regions, which then need not look at the world.
-    fenced: bool,
     thread: ThreadRef,
     /// Tells handlers on this thread where it stands, while it has the slot.
     place: Option<Registered>,
@@ -179,8 +177,7 @@ impl Mutator {
             }
         });
         let (slot, place) = (slot?, place.take());
-        let fenced = shared.protocol.system.targets_fence();
-        Ok(Self { slot, shared, fenced, thread, place, registration, not_send: PhantomData })
+        Ok(Self { slot, shared, thread, place, registration, not_send: PhantomData })
     }
 
     /// Says that the thread is at a safe point. If a stop or a for-each is pending, does its part now.
@@ -257,10 +254,15 @@ impl Mutator {
     #[doc(alias = "exitsyscall")]
     #[inline]
     pub fn blocking<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        // Read once: it stays in a register while `work` runs.
+        let slot = self.slot;
         let region = SafeRegion::enter(self);
         let result = work();
-        // Where this panics, unwinding drops the result before the region, and with it the stop if it is in there.
-        region.leave(OwnStop::Panic);
+        if !self.shared.protocol.try_leave(slot) {
+            // Where this panics, unwinding drops the result before the region, and with it the stop if it is in
+            // there.
+            leave_armed(self, OwnStop::Panic);
+        }
         let _left = ManuallyDrop::new(region);
         result
     }
@@ -371,10 +373,10 @@ unsafe fn recall(data: usize) {
     unsafe { &*world }.recall(slot);
 }
 
-/// In a safe region from `enter` to drop, unwinding or not.
+/// In a safe region until it is dropped, in unwinding, or forgotten by a thread that has left the region.
 ///
-/// One word that no function gets the address of, so that it stays in a register: what is moved through the
-/// stack is read back before it is written.
+/// One word, which is not read on the way without unwinding: what is moved through the stack is read back before
+/// it is written.
 struct SafeRegion<'a> {
     mutator: &'a Mutator,
 }
@@ -391,25 +393,18 @@ enum OwnStop {
 impl<'a> SafeRegion<'a> {
     #[inline]
     fn enter(mutator: &'a Mutator) -> Self {
-        let Mutator { shared, slot, fenced, .. } = mutator;
-        shared.protocol.enter_fenced(*fenced, slot, Stance::Away);
+        mutator.shared.protocol.enter(mutator.slot, Stance::Away);
         Self { mutator }
-    }
-
-    /// Leaves the region, or panics in it.
-    #[inline(always)]
-    fn leave(&self, own_stop: OwnStop) {
-        let Mutator { shared, slot, fenced, .. } = self.mutator;
-        if !shared.protocol.try_leave(*fenced, slot) {
-            leave_armed(self.mutator, own_stop);
-        }
     }
 }
 
 impl Drop for SafeRegion<'_> {
-    #[inline(always)]
+    /// In unwinding alone.
+    #[cold]
     fn drop(&mut self) {
-        self.leave(OwnStop::Abort);
+        if !self.mutator.shared.protocol.try_leave(self.mutator.slot) {
+            leave_armed(self.mutator, OwnStop::Abort);
+        }
     }
 }
 

@@ -2,12 +2,9 @@
 
 use core::cell::{Cell, UnsafeCell};
 use core::fmt;
-use core::hint::cold_path;
 use core::marker::PhantomData;
 use core::ptr;
-use core::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering, compiler_fence, fence,
-};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering, fence};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -263,25 +260,14 @@ impl System for Linux {
     }
 
     #[inline]
-    fn light(&self, in_full: bool) {
-        // Without: only the compiler has to be kept from reordering. `heavy` makes the processor that runs this
-        // thread order its accesses.
-        compiler_fence(Ordering::SeqCst);
-        if in_full {
-            // Out of the way of the other: a jump is little beside a fence.
-            cold_path();
-            fence(Ordering::SeqCst);
-        }
+    fn light(&self) {
+        fence(Ordering::SeqCst);
     }
 
     #[inline]
-    fn light_to_enter(&self, in_full: bool) {
-        compiler_fence(Ordering::SeqCst);
-        if in_full {
-            cold_path();
-            if self.fenced_entry.load(Ordering::Relaxed) {
-                fence(Ordering::SeqCst);
-            }
+    fn light_to_enter(&self) {
+        if self.fenced_entry.load(Ordering::Relaxed) {
+            fence(Ordering::SeqCst);
         }
     }
 

@@ -100,7 +100,7 @@ pub(crate) use self::slot::Stance;
 use self::slot::{Arena, Requests};
 pub(crate) use self::slot::{Chunk, MutatorSlot};
 #[cfg(not(loom))]
-use self::slot::{REST, STOP};
+use self::slot::{FENCED, REST, STOP};
 #[cfg(not(loom))]
 pub(crate) use self::slot::{SlotUse, Spare};
 #[cfg(not(loom))]
@@ -116,11 +116,11 @@ pub(crate) trait System: fmt::Debug + Send + Sync + Sized + 'static {
 
     /// Whether targets fence in full, since [`System::heavy`] is no fence of theirs. Always the same.
     fn targets_fence(&self) -> bool;
-    /// The target's side of a fence pair. The other side is [`System::heavy`], or a full fence that both
-    /// sides make. `in_full` is [`System::targets_fence`], which callers may have at hand.
-    fn light(&self, in_full: bool);
+    /// The target's side of a fence pair, where [targets fence](System::targets_fence). The other side is
+    /// [`System::heavy`], or a full fence that both sides make.
+    fn light(&self);
     /// [`System::light`] where a region is entered: a fence only if I2 needs one there.
-    fn light_to_enter(&self, in_full: bool);
+    fn light_to_enter(&self);
     /// A full fence here, and for every thread that relies on [`System::light`].
     fn heavy(&self);
     /// Sleeps while the word holds `expected`; it may return earlier.
@@ -262,8 +262,8 @@ impl<S: System> Protocol<S> {
         self.each_turn.after_fork(parent, me);
         // Requests of threads that are gone end. A survivor that has the world stopped from inside its safe
         // region has armed its own slot. A recall came from its own handler (I8): the task is held no more,
-        // and has to be told so when the region ends.
-        let kept = REST | if stopping { STOP } else { 0 };
+        // and has to be told so when the region ends. Whether targets fence stays as it is.
+        let kept = REST | FENCED | if stopping { STOP } else { 0 };
         self.arena.each_slot(|slot| {
             slot.requests.poll.fetch_and(kept, Ordering::Relaxed);
             slot.requests.stop_pending.store(0, Ordering::Relaxed);

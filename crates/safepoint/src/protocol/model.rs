@@ -29,15 +29,15 @@ impl System for Model {
         true
     }
 
-    fn light(&self, _in_full: bool) {
+    fn light(&self) {
         if !ASKS_ONLY.with(Cell::get) && !super::model_regions::is_light() {
             fence(Ordering::SeqCst);
         }
     }
 
-    fn light_to_enter(&self, in_full: bool) {
+    fn light_to_enter(&self) {
         if !super::model_entry::is_unfenced() {
-            self.light(in_full);
+            self.light();
         }
     }
 

@@ -7,8 +7,9 @@
 //! once stays one.
 
 use core::fmt;
+use core::hint::cold_path;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU32 as PlainU32, Ordering as Plain};
+use core::sync::atomic::{AtomicU32 as PlainU32, Ordering as Plain, compiler_fence};
 
 use crossbeam_utils::CachePadded;
 
@@ -26,6 +27,9 @@ pub(crate) const REST: u32 = 1 << 2;
 /// Bit of the poll word: a nudge brought the target to its last safe point, and it has come to none by itself
 /// since. The target sets it, in the nudged call, and clears it at its next poll or region.
 pub(crate) const NUDGED: u32 = 1 << 3;
+/// Bit of the poll word: the targets of this world fence (I2). It asks for nothing. The target sets it when it
+/// takes the slot, so that it finds this out by a look that it has to make anyway.
+pub(crate) const FENCED: u32 = 1 << 4;
 /// Bit of `each_pending`: the requester has claimed the closure, and runs it or hands it back.
 pub(crate) const CLAIMED: u32 = 1 << 31;
 
@@ -151,13 +155,39 @@ impl<I> MutatorSlot<I> {
     /// for behind a fence.
     #[inline(always)]
     pub(crate) fn is_armed(&self) -> bool {
-        self.requests.poll.load(Ordering::Relaxed) != 0
+        self.requests.poll.load(Ordering::Relaxed) & !FENCED != 0
+    }
+
+    /// Target only, after its store of a state: whether the poll word is armed. Calls `fence` before it looks, in
+    /// a world whose targets fence; elsewhere this is one load.
+    #[inline(always)]
+    pub(crate) fn is_armed_behind(&self, fence: impl FnOnce()) -> bool {
+        // I2: the store is not to be moved below the look.
+        compiler_fence(Plain::SeqCst);
+        let mut poll = self.requests.poll.load(Ordering::Relaxed);
+        if poll != 0 {
+            cold_path();
+            if poll & FENCED != 0 {
+                fence();
+                poll = self.requests.poll.load(Ordering::Relaxed) & !FENCED;
+            }
+        }
+        poll != 0
+    }
+
+    /// Target only, when it has taken the slot: whether its world's targets fence.
+    pub(crate) fn set_fenced(&self, fenced: bool) {
+        let poll = &self.requests.poll;
+        // Relaxed: for this thread's own looks.
+        if (poll.load(Ordering::Relaxed) & FENCED != 0) != fenced {
+            poll.fetch_xor(FENCED, Ordering::Relaxed);
+        }
     }
 
     /// Whether a nudged call finds something to do.
     #[cfg(not(loom))]
     pub(crate) fn is_asked(&self) -> bool {
-        self.requests.poll.load(Ordering::Relaxed) & !NUDGED != 0
+        self.requests.poll.load(Ordering::Relaxed) & !(NUDGED | FENCED) != 0
     }
 
     /// Requester only, for a slot whose bit it has set: whether the target takes the slow path before its next

@@ -41,6 +41,7 @@ impl<S: System> Protocol<S> {
     ) -> Result<&'static MutatorSlot<S::Identity>, NoSlot> {
         let slot = self.arena.take(MOST).ok_or(NoSlot::Full)?;
         self.acknowledge_unserved(slot);
+        slot.set_fenced(self.system.targets_fence());
         // First: what is found of this thread is found with this generation, not the last thread's.
         slot.status.generation.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
         identify(slot);
@@ -113,22 +114,11 @@ impl<S: System> Protocol<S> {
     }
 
     /// Enters a safe region.
-    pub(crate) fn enter(&self, slot: &'static MutatorSlot<S::Identity>, stance: Stance) {
-        self.enter_fenced(self.system.targets_fence(), slot, stance);
-    }
-
-    /// [`Protocol::enter`], by a thread that knows whether [targets fence](System::targets_fence).
     #[inline]
-    pub(crate) fn enter_fenced(
-        &self,
-        in_full: bool,
-        slot: &'static MutatorSlot<S::Identity>,
-        stance: Stance,
-    ) {
+    pub(crate) fn enter(&self, slot: &'static MutatorSlot<S::Identity>, stance: Stance) {
         // I2: the state, then the flag.
         slot.set_safe(stance);
-        self.system.light_to_enter(in_full);
-        if slot.is_armed() {
+        if slot.is_armed_behind(|| self.system.light_to_enter()) {
             self.enter_armed(slot, stance);
         }
     }
@@ -159,19 +149,17 @@ impl<S: System> Protocol<S> {
     /// Leaves a safe region. Waits while the world is stopped, a requester runs a closure for this slot, or
     /// the thread's task is held.
     pub(crate) fn leave(&self, slot: &'static MutatorSlot<S::Identity>) {
-        if !self.try_leave(self.system.targets_fence(), slot) {
+        if !self.try_leave(slot) {
             self.process(slot);
         }
     }
 
     /// Leaves a safe region if nothing is pending. If false the state is `Running` all the same, and the
-    /// caller has to [process](Protocol::process) what is pending, or to [stay](Protocol::stay_away). `in_full`
-    /// as for [`Protocol::enter_fenced`].
+    /// caller has to [process](Protocol::process) what is pending, or to [stay](Protocol::stay_away).
     #[inline]
-    pub(crate) fn try_leave(&self, in_full: bool, slot: &'static MutatorSlot<S::Identity>) -> bool {
+    pub(crate) fn try_leave(&self, slot: &'static MutatorSlot<S::Identity>) -> bool {
         slot.set_state(MutatorState::Running);
-        self.system.light(in_full);
-        !slot.is_armed()
+        !slot.is_armed_behind(|| self.system.light())
     }
 
     /// Goes back into the safe region that it was about to leave. The caller has the world stopped, so no
@@ -186,7 +174,7 @@ impl<S: System> Protocol<S> {
 
     /// [`Protocol::leave`], until `limit`'s deadline. Past it: false, and the slot is still safe.
     fn leave_within(&self, slot: &'static MutatorSlot<S::Identity>, limit: &impl Limit) -> bool {
-        self.try_leave(self.system.targets_fence(), slot) || self.process_within(slot, limit)
+        self.try_leave(slot) || self.process_within(slot, limit)
     }
 
     /// The slow path of a poll: does what is pending until nothing is. The state is `Running` before and
@@ -460,6 +448,25 @@ mod tests {
         }
         fn late(&mut self, _slot: &'static MutatorSlot<Identity>, _wanted: &dyn Fn() -> bool) {}
         fn look(&self, _slot: &'static MutatorSlot<Identity>) {}
+    }
+
+    /// A slot is used again in the next world, and stays the survivor's in the child of a fork.
+    #[test]
+    fn a_slot_says_whether_its_world_fences() {
+        for fences in [Fences::Full, Fences::Asymmetric, Fences::Full] {
+            let protocol = Protocol::new(Linux::new(fences));
+            let limit = RecalledAtLast { protocol: &protocol, slot: Cell::new(None) };
+            let slot = protocol.attach(|_| (), |_| (), &limit).expect("room");
+            let fenced = || {
+                let fenced = Cell::new(false);
+                assert!(!slot.is_armed_behind(|| fenced.set(true)) && !slot.is_armed());
+                fenced.get()
+            };
+            assert_eq!(fenced(), fences == Fences::Full, "{fences:?}");
+            protocol.after_fork(1, 1, |survivor| core::ptr::eq(survivor, slot), |_| ());
+            assert_eq!(fenced(), fences == Fences::Full, "{fences:?}, in the child of a fork");
+            protocol.detach(slot, || ());
+        }
     }
 
     /// Else this thread could be named as the one that stopped last, which had the slot before.
