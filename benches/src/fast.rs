@@ -13,10 +13,15 @@ use crate::threads::Limits;
 /// Repetitions a sample: a hundred microseconds or so.
 const BATCH: u32 = 100_000;
 
-/// The work of a loop: one store, which the compiler neither drops nor gathers.
+/// The work of a loop: one store.
 static WORK: AtomicU32 = AtomicU32::new(0);
 static FLAG: AtomicU32 = AtomicU32::new(0);
 static STATE: AtomicU32 = AtomicU32::new(0);
+
+/// Else the compiler drops the stores, since nothing reads them.
+fn have_them_read() {
+    black_box([&WORK, &STATE, &FLAG]);
+}
 
 /// # Panics
 ///
@@ -60,6 +65,7 @@ pub(crate) fn poll(limits: &Limits) -> Vec<Series> {
             WORK.store(i, Ordering::Relaxed);
         }
     }
+    have_them_read();
     let mut me = mutator(&World::new());
     limits.sides(
         BATCH,
@@ -104,6 +110,7 @@ fn one_fence(times: u32) {
 
 /// A safe region with nothing in it.
 pub(crate) fn region(limits: &Limits) -> Vec<Series> {
+    have_them_read();
     let mut me = mutator(&World::new());
     limits.sides(
         BATCH,
@@ -117,6 +124,7 @@ pub(crate) fn region(limits: &Limits) -> Vec<Series> {
 
 /// The same in a world whose threads fence for themselves.
 pub(crate) fn region_full(limits: &Limits) -> Vec<Series> {
+    have_them_read();
     let mut me = mutator(&World::fully_fenced());
     limits.sides(
         BATCH / 4,
