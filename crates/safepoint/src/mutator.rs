@@ -15,7 +15,7 @@ use threadreg::{Attached, ThreadRef};
 use crate::abort::abort_with;
 use crate::error::AttachError;
 use crate::pace::Clock;
-use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Stance};
+use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Protocol, Stance};
 use crate::system::{self, Identity, Target};
 use crate::world::{Shared, World};
 
@@ -258,7 +258,7 @@ impl Mutator {
         let slot = self.slot;
         let region = SafeRegion::enter(self);
         let result = work();
-        if !self.shared.protocol.try_leave(slot) {
+        if !Protocol::try_leave_of(|| &self.shared.protocol, slot) {
             // Where this panics, unwinding drops the result before the region, and with it the stop if it is in
             // there.
             leave_armed(self, OwnStop::Panic);
@@ -375,8 +375,8 @@ unsafe fn recall(data: usize) {
 
 /// In a safe region until it is dropped, in unwinding, or forgotten by a thread that has left the region.
 ///
-/// One word, which is not read on the way without unwinding: what is moved through the stack is read back before
-/// it is written.
+/// One word that no function gets the address of, so that it stays in a register: what is moved through the
+/// stack is read back before it is written.
 struct SafeRegion<'a> {
     mutator: &'a Mutator,
 }
@@ -393,18 +393,25 @@ enum OwnStop {
 impl<'a> SafeRegion<'a> {
     #[inline]
     fn enter(mutator: &'a Mutator) -> Self {
-        mutator.shared.protocol.enter(mutator.slot, Stance::Away);
+        Protocol::enter_of(|| &mutator.shared.protocol, mutator.slot, Stance::Away);
         Self { mutator }
     }
 }
 
 impl Drop for SafeRegion<'_> {
-    /// In unwinding alone.
-    #[cold]
+    /// In unwinding alone. In line, so that nothing has the address of the region.
+    #[inline(always)]
     fn drop(&mut self) {
-        if !self.mutator.shared.protocol.try_leave(self.mutator.slot) {
-            leave_armed(self.mutator, OwnStop::Abort);
-        }
+        unwind(self.mutator);
+    }
+}
+
+/// A panic leaves the region.
+#[cold]
+#[inline(never)]
+fn unwind(mutator: &Mutator) {
+    if !mutator.shared.protocol.try_leave(mutator.slot) {
+        leave_armed(mutator, OwnStop::Abort);
     }
 }
 

@@ -114,12 +114,21 @@ impl<S: System> Protocol<S> {
     }
 
     /// Enters a safe region.
-    #[inline]
     pub(crate) fn enter(&self, slot: &'static MutatorSlot<S::Identity>, stance: Stance) {
+        Self::enter_of(|| self, slot, stance);
+    }
+
+    /// [`Protocol::enter`], which asks for the protocol only if it needs more than the slot.
+    #[inline(always)]
+    pub(crate) fn enter_of<'a>(
+        protocol: impl Fn() -> &'a Self,
+        slot: &'static MutatorSlot<S::Identity>,
+        stance: Stance,
+    ) {
         // I2: the state, then the flag.
         slot.set_safe(stance);
-        if slot.is_armed_behind(|| self.system.light_to_enter()) {
-            self.enter_armed(slot, stance);
+        if slot.is_armed_behind(|| protocol().system.light_to_enter()) {
+            protocol().enter_armed(slot, stance);
         }
     }
 
@@ -156,10 +165,18 @@ impl<S: System> Protocol<S> {
 
     /// Leaves a safe region if nothing is pending. If false the state is `Running` all the same, and the
     /// caller has to [process](Protocol::process) what is pending, or to [stay](Protocol::stay_away).
-    #[inline]
     pub(crate) fn try_leave(&self, slot: &'static MutatorSlot<S::Identity>) -> bool {
+        Self::try_leave_of(|| self, slot)
+    }
+
+    /// [`Protocol::try_leave`], as [`Protocol::enter_of`].
+    #[inline(always)]
+    pub(crate) fn try_leave_of<'a>(
+        protocol: impl Fn() -> &'a Self,
+        slot: &'static MutatorSlot<S::Identity>,
+    ) -> bool {
         slot.set_state(MutatorState::Running);
-        !slot.is_armed_behind(|| self.system.light())
+        !slot.is_armed_behind(|| protocol().system.light())
     }
 
     /// Goes back into the safe region that it was about to leave. The caller has the world stopped, so no
