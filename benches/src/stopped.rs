@@ -1,7 +1,7 @@
 //! A stop of the world, and a for-each, with threads that poll, that are safe, or that do neither.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use benches::Series;
@@ -131,13 +131,14 @@ fn rounds(world: &World, limits: &Limits) -> Vec<Series> {
     let mut me = world.attach().expect("attaches");
     let mut ours = Series::new("ours");
     limits.repeat(WARM, |counts| {
-        let visits = AtomicUsize::new(0);
+        // Each processor's own, as a runtime has it.
+        let visits: Vec<_> = (0..=limits.threads).map(|_| AtomicBool::new(false)).collect();
+        let own = &visits[..];
         let begin = Instant::now();
-        let visited = me.for_each_processor(|_| {
-            visits.fetch_add(1, Ordering::Relaxed);
-        });
+        let visited = me.for_each_processor(move |p| own[p.index()].store(true, Ordering::Relaxed));
         let time = begin.elapsed();
         assert_eq!(visited.expect("visits"), limits.threads + 1);
+        assert!(visits.into_iter().all(AtomicBool::into_inner), "once for each");
         if counts {
             ours.add(time);
         }

@@ -13,8 +13,8 @@ use crate::error::EachError;
 use crate::mutator::Mutator;
 use crate::options::EachOptions;
 use crate::pace::Clock;
-use crate::protocol::{MutatorSlot, NotVisited};
-use crate::system::{self, Identity};
+use crate::protocol::{MutatorSlot, NotVisited, Run, Visitor};
+use crate::system::{self, Identity, Linux};
 
 impl Mutator {
     /// Runs `visit` once for every mutator of the world, this one included, without stopping them all at the
@@ -106,20 +106,12 @@ impl Mutator {
         if threadreg::holds_freeze() {
             return Err(EachError::HoldsFreeze { tid });
         }
-        let panics: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
-        let visit = |slot: &'static MutatorSlot<Identity>| {
-            let inside = system::Visit::new(slot);
-            let result = panic::catch_unwind(AssertUnwindSafe(|| visit(&Processor::new(slot))));
-            drop(inside);
-            if let Err(payload) = result {
-                panics.lock().unwrap_or_else(PoisonError::into_inner).push(payload);
-            }
-        };
+        let caught = Caught { visit, panics: Mutex::new(Vec::new()) };
         let mut clock =
             Clock::start(&self.shared.protocol, tid, options.timeout, options.nudge_after);
         let protocol = &self.shared.protocol;
-        let result = protocol.for_each(self.slot, tid, &visit, &mut clock);
-        let panics = panics.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let result = protocol.for_each(self.slot, tid, &caught, &mut clock);
+        let panics = caught.panics.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(first) = panics.into_iter().next() {
             panic::resume_unwind(first);
         }
@@ -142,6 +134,32 @@ impl Mutator {
     }
 }
 
+/// The closure, whose panics are kept until all have run.
+struct Caught<F> {
+    visit: F,
+    panics: Mutex<Vec<Box<dyn Any + Send>>>,
+}
+
+impl<F: Fn(&Processor<'_>) + Sync> Caught<F> {
+    fn run(&self, work: impl FnOnce()) {
+        if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(work)) {
+            self.panics.lock().unwrap_or_else(PoisonError::into_inner).push(payload);
+        }
+    }
+}
+
+impl<F: Fn(&Processor<'_>) + Sync> Visitor<Linux> for Caught<F> {
+    fn visit(&self, slot: &'static MutatorSlot<Identity>) {
+        let _inside = system::Visit::new(slot);
+        self.run(|| (self.visit)(&Processor::new(slot)));
+    }
+
+    fn visit_all(&self, run: &mut Run<'_, Linux>) {
+        let _inside = system::Visit::of_others();
+        self.run(|| run.visit(|slot| (self.visit)(&Processor::new(slot))));
+    }
+}
+
 /// A mutator, while the closure of [`Mutator::for_each_processor`] runs for it. It does not run user code,
 /// detach or leave its safe region meanwhile.
 ///
@@ -161,6 +179,7 @@ impl Processor<'_> {
 
     /// Its place in the world: a small number, distinct among the mutators of a moment, and used again later.
     #[must_use]
+    #[inline]
     pub fn index(&self) -> usize {
         self.slot.index() as usize
     }
@@ -168,6 +187,7 @@ impl Processor<'_> {
     /// How many mutators have had this place, this one included. No other mutator of the world has the same
     /// index and generation.
     #[must_use]
+    #[inline]
     pub fn generation(&self) -> u32 {
         self.slot.generation()
     }

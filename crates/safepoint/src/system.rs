@@ -227,15 +227,20 @@ pub(crate) struct Visit<'a> {
 impl<'a> Visit<'a> {
     /// A slot has one visitor at a time: the thread that took, or claimed, its pending request.
     pub(crate) fn new(slot: &'a MutatorSlot<Identity>) -> Self {
-        DEPTH.set(DEPTH.get() + 1);
         // A target that is visited on its own thread runs. For the others the mark is of no use, and each is in
         // a cache line that is needed for nothing else.
-        let runs = slot.state() == MutatorState::Running;
-        let visited = runs.then_some(&slot.status.identity);
-        if let Some(identity) = visited {
-            identity.visited.store(true, Ordering::Relaxed);
+        let mut inside = Self::of_others();
+        if slot.state() == MutatorState::Running {
+            slot.status.identity.visited.store(true, Ordering::Relaxed);
+            inside.visited = Some(&slot.status.identity);
         }
-        Self { visited, not_send: PhantomData }
+        inside
+    }
+
+    /// For slots of other threads.
+    pub(crate) fn of_others() -> Self {
+        DEPTH.set(DEPTH.get() + 1);
+        Self { visited: None, not_send: PhantomData }
     }
 }
 

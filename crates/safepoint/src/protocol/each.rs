@@ -22,8 +22,9 @@
 //!
 //! A slot that seems safe is claimed when it is asked, by a store, and has no share of the round's count. If it
 //! is safe behind the fence its target has to wait for the claim, so the requester alone decides, and a store
-//! releases it. No step of this is a read-modify-write. Before each closure the requester looks whether a target
-//! has come to wait, and hands back what that waits for: no target waits for the closures of many others.
+//! releases it. No step of this is a read-modify-write. Such slots are visited in a [`Run`], one after the other.
+//! Before each closure the requester looks whether a target has come to wait, and hands back what that waits
+//! for: no target waits for the closures of many others.
 //! A store may miss a target that is just about to wait. That is woken at the next of these looks, the last of
 //! which comes behind a fence.
 
@@ -32,6 +33,7 @@ use core::mem::ManuallyDrop;
 use core::ptr;
 
 use super::request::RoundNumber;
+use super::run::{Run, Visitor};
 use super::slot::{CLAIMED, EACH, MutatorSlot, MutatorState, Stance};
 use super::{Pace, Protocol, System};
 use sigctx::sync::{AtomicU32, Ordering, fence};
@@ -48,9 +50,9 @@ pub(crate) enum NotVisited<T> {
     TimedOut(u32, Unvisited<T>),
 }
 
-/// The closure of a round. It must not unwind.
+/// What threads run in a round, and how often they did.
 pub(crate) struct Call<'a, S: System> {
-    visit: &'a (dyn Fn(&'static MutatorSlot<S::Identity>) + Sync),
+    visitor: &'a dyn Visitor<S>,
     /// How often targets ran it. Relaxed: the round's count orders it before the requester's look.
     by_targets: AtomicU32,
 }
@@ -101,8 +103,8 @@ struct Pass {
 }
 
 impl<S: System> Protocol<S> {
-    /// Runs `visit` once for `own` and once for every other slot that is live when it is asked. A target
-    /// that detaches meanwhile is visited or not. `visit` must not unwind. Returns how often it ran.
+    /// Runs the closure once for `own` and once for every other slot that is live when it is asked. A target
+    /// that detaches meanwhile is visited or not. Returns how often it ran.
     ///
     /// `own` is the slot of the calling thread, `me`. It is running before and after, and in a safe region
     /// while the thread waits.
@@ -110,7 +112,7 @@ impl<S: System> Protocol<S> {
         &self,
         own: &'static MutatorSlot<S::Identity>,
         me: i32,
-        visit: &(dyn Fn(&'static MutatorSlot<S::Identity>) + Sync),
+        visitor: &dyn Visitor<S>,
         pace: &mut P,
     ) -> Result<u32, NotVisited<P::Seen>> {
         self.enter(own, Stance::Waits);
@@ -121,7 +123,7 @@ impl<S: System> Protocol<S> {
             return Err(NotVisited::NoTurn);
         }
 
-        let call: Call<'_, S> = Call { visit, by_targets: AtomicU32::new(0) };
+        let call: Call<'_, S> = Call { visitor, by_targets: AtomicU32::new(0) };
         let outstanding = MustNotUnwind;
         let round = self.each.begin();
         // Release, with `visit`'s acquire. I6: removed when nothing is outstanding.
@@ -130,7 +132,7 @@ impl<S: System> Protocol<S> {
         if nudged {
             self.nudge_at_once(round, |requests| &requests.each_pending, pace);
         }
-        (call.visit)(own);
+        call.visitor.visit(own);
         let mut visited = 1;
         if safe {
             // I2: a target that is seen running after the fence sees the bit before it changes state.
@@ -159,19 +161,24 @@ impl<S: System> Protocol<S> {
     /// Asks every live slot but `own`, and claims those that seem safe.
     fn arm_each(&self, own: &'static MutatorSlot<S::Identity>, round: RoundNumber) -> Asked {
         let (mut running, mut safe, mut nudged) = (0, false, false);
-        self.live().filter(|slot| !ptr::eq(own, *slot)).for_each(|slot| {
-            if slot.state() == MutatorState::Running {
-                self.ask_for_visit(slot, round);
-                running += 1;
-                nudged |= slot.is_nudged();
-            } else {
-                // Release: a target that finds the claim finds what came before.
-                slot.requests.each_pending.store(round.0 | CLAIMED, Ordering::Release);
-                // The fence that I9 wants comes later. If the target clears the bit until then, that is seen.
-                slot.arm(EACH);
-                safe = true;
+        for slot in self.arena.slots() {
+            match slot.state() {
+                MutatorState::Dead | MutatorState::Attaching => {}
+                _ if ptr::eq(own, slot) => {}
+                MutatorState::Running => {
+                    self.ask_for_visit(slot, round);
+                    running += 1;
+                    nudged |= slot.is_nudged();
+                }
+                MutatorState::Safe | MutatorState::Detaching => {
+                    // Release: a target that finds the claim finds what came before.
+                    slot.requests.each_pending.store(round.0 | CLAIMED, Ordering::Release);
+                    // The fence that I9 wants comes later. If the target clears the bit until then, that is seen.
+                    slot.arm(EACH);
+                    safe = true;
+                }
             }
-        });
+        }
         Asked { wait: Wait { fenced: false, running }, safe, nudged }
     }
 
@@ -265,10 +272,11 @@ impl<S: System> Protocol<S> {
         mut late: impl FnMut(&'static MutatorSlot<S::Identity>, &dyn Fn() -> bool),
     ) -> Pass {
         let mut pass = Pass::default();
-        for slot in self.arena.slots() {
+        let claimed = round.0 | CLAIMED;
+        let mut run = Run::new(self, own, claimed);
+        while let Some(slot) = run.until_another(call.visitor) {
             let pending = || slot.requests.each_pending.load(Ordering::Relaxed);
             let is_pending = || pending() == round.0;
-            let claimed = round.0 | CLAIMED;
             if pending() & !CLAIMED != round.0 {
                 continue;
             }
@@ -298,6 +306,7 @@ impl<S: System> Protocol<S> {
                 }
             }
         }
+        pass.visited += run.visits();
         // I4: with the fence of a target that is about to wait.
         fence(Ordering::SeqCst);
         pass.left += self.hand_back(round);
@@ -312,11 +321,9 @@ impl<S: System> Protocol<S> {
         call: &Call<'_, S>,
         pass: &mut Pass,
     ) {
-        // I9. A bit that is seen here was not cleared by a target that had not seen the claim.
-        let is_armed = slot.requests.poll.load(Ordering::Relaxed) & EACH != 0;
         match slot.state() {
-            MutatorState::Safe if is_armed => {
-                (call.visit)(slot);
+            _ if slot.is_kept_safe() => {
+                call.visitor.visit(slot);
                 pass.visited += 1;
                 self.release_claim(slot);
             }
@@ -331,7 +338,8 @@ impl<S: System> Protocol<S> {
     }
 
     /// A claim ends, with nothing pending.
-    fn release_claim(&self, slot: &'static MutatorSlot<S::Identity>) {
+    #[inline]
+    pub(super) fn release_claim(&self, slot: &'static MutatorSlot<S::Identity>) {
         // Release: the target sees what the closure did.
         slot.requests.each_pending.store(0, Ordering::Release);
         self.wake_waiting(slot);
@@ -380,7 +388,7 @@ impl<S: System> Protocol<S> {
         if pending.compare_exchange(round.0, claim, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return false;
         }
-        (call.visit)(slot);
+        call.visitor.visit(slot);
         self.release_claim(slot);
         self.each.acknowledge(round, None);
         true
@@ -393,7 +401,7 @@ impl<S: System> Protocol<S> {
         // SAFETY: I6: the requester keeps the call alive while an acknowledgement of its round is
         // outstanding, and the caller acknowledges after this.
         let call = unsafe { &*call };
-        (call.visit)(slot);
+        call.visitor.visit(slot);
         call.by_targets.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -437,6 +445,50 @@ mod tests {
         fn look(&self, _slot: &'static MutatorSlot<Identity>) {}
     }
 
+    fn soon(done: &dyn Fn() -> bool) {
+        let start = Instant::now();
+        while !done() && start.elapsed() < Duration::from_secs(10) {
+            thread::yield_now();
+        }
+    }
+
+    /// The requester is stopped before the next one, though nothing else is between them.
+    #[test]
+    fn a_stop_waits_for_one_closure() {
+        let name = "protocol::each::tests::a_stop_waits_for_one_closure";
+        in_child(name, Duration::from_secs(30), || {
+            let protocol = &Protocol::new(Linux::new(Fences::Full));
+            let attach = || protocol.attach(|_| (), |_| (), &Patient).expect("room");
+            // Visited in this order.
+            let (own, first, second) = (attach(), attach(), attach());
+            protocol.enter(first, Stance::Away);
+            protocol.enter(second, Stance::Away);
+            let inside = Barrier::new(2);
+            let (stopped, in_time) = (AtomicBool::new(false), AtomicBool::new(false));
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    inside.wait();
+                    let (turn, system) = (&protocol.stop_turn, &protocol.system);
+                    assert!(turn.acquire(system, None, 2, &mut Patient), "no limit");
+                    protocol.stop(None, &mut Patient).expect("no limit");
+                    stopped.store(true, Ordering::Relaxed);
+                    protocol.resume();
+                    turn.release(system);
+                });
+                let visit = |slot: &'static MutatorSlot<Identity>| match slot.index() {
+                    1 => {
+                        inside.wait();
+                        soon(&|| own.is_armed());
+                    }
+                    2 => in_time.store(stopped.load(Ordering::Relaxed), Ordering::Relaxed),
+                    _ => {}
+                };
+                assert_eq!(protocol.for_each(own, 1, &visit, &mut Patient).expect("no limit"), 3);
+                assert!(in_time.into_inner(), "before the second closure begins");
+            });
+        });
+    }
+
     /// A mutator that comes back from its region does not wait for the closures of all that come before it: the
     /// last gets on while the second closure runs.
     #[test]
@@ -445,12 +497,6 @@ mod tests {
         in_child(name, Duration::from_secs(30), || {
             let protocol = &Protocol::new(Linux::new(Fences::Full));
             let attach = || protocol.attach(|_| (), |_| (), &Patient).expect("room");
-            let soon = |done: &dyn Fn() -> bool| {
-                let start = Instant::now();
-                while !done() && start.elapsed() < Duration::from_secs(10) {
-                    thread::yield_now();
-                }
-            };
             // Visited in this order.
             let (own, first, second) = (attach(), attach(), attach());
             protocol.enter(first, Stance::Away);
@@ -528,7 +574,7 @@ mod tests {
             let own = protocol.attach(|_| (), |_| (), &Panics).expect("room");
             // Runs, and never polls.
             protocol.attach(|_| (), |_| (), &Panics).expect("room");
-            let _ = protocol.for_each(own, 1, &|_| (), &mut Panics);
+            let _ = protocol.for_each(own, 1, &|_: &'static _| (), &mut Panics);
         });
         if let Some(ended) = ended {
             assert!(ended.output.contains("may still run closures"), "{}", ended.output);

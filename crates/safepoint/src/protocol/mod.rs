@@ -74,6 +74,7 @@
 
 mod each;
 mod request;
+mod run;
 mod slot;
 mod stop;
 mod target;
@@ -94,6 +95,8 @@ use self::each::Call;
 #[cfg(not(loom))]
 pub(crate) use self::each::NotVisited;
 use self::request::{Round, RoundNumber, Turn};
+#[cfg(not(loom))]
+pub(crate) use self::run::{Run, Visitor};
 pub use self::slot::MutatorState;
 #[cfg(any(test, not(loom)))]
 pub(crate) use self::slot::Stance;

@@ -214,6 +214,15 @@ impl<I> MutatorSlot<I> {
         }
     }
 
+    /// Requester only, behind its heavy fence, for a slot that it has claimed: whether the target stays safe until
+    /// the claim ends.
+    #[inline]
+    pub(crate) fn is_kept_safe(&self) -> bool {
+        // I9. A bit that is seen here was not cleared by a target that had not seen the claim.
+        let is_armed = self.requests.poll.load(Ordering::Relaxed) & EACH != 0;
+        is_armed && self.state() == MutatorState::Safe
+    }
+
     /// Acquire, with `set_state`'s release: a requester that sees `Safe` sees all that the target did before.
     pub(crate) fn state(&self) -> MutatorState {
         MutatorState::from_word(self.status.state.load(Ordering::Acquire))
@@ -408,15 +417,40 @@ impl<S: System> Arena<S> {
     ///
     /// A slot whose target fenced after taking it is met by a walk that starts after the requester's fence,
     /// unless the target saw the request.
-    pub(crate) fn slots(&self) -> impl Iterator<Item = &'static MutatorSlot<S::Identity>> + use<S> {
-        let mut next = chunk_at(&self.first);
-        let chunks = core::iter::from_fn(move || {
-            let chunk = next?;
+    pub(crate) fn slots(&self) -> Slots<S::Identity> {
+        Slots { here: [].iter(), next: chunk_at(&self.first) }
+    }
+}
+
+/// A walk over an arena's slots.
+#[derive(Debug)]
+pub(crate) struct Slots<I: 'static> {
+    here: core::slice::Iter<'static, CachePadded<MutatorSlot<I>>>,
+    next: Option<&'static Chunk<I>>,
+}
+
+// Not derived: the slots need not be cloned.
+impl<I> Clone for Slots<I> {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self { here: self.here.clone(), next: self.next }
+    }
+}
+
+impl<I> Iterator for Slots<I> {
+    type Item = &'static MutatorSlot<I>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(slot) = self.here.next() {
+                return Some(slot);
+            }
+            let chunk = self.next?;
             // Only a full chunk has a next one.
-            next = chunk_at(&chunk.next);
-            Some(chunk)
-        });
-        chunks.flat_map(|chunk| chunk.used().iter().map(|slot| &**slot))
+            self.next = chunk_at(&chunk.next);
+            self.here = chunk.used().iter();
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a for-each promises, on real threads.
 
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -126,6 +126,42 @@ fn a_panic_in_any_closure_reaches_the_requester_after_all_have_run() {
             });
         },
     );
+}
+
+/// They are visited one after the other by the requester.
+#[test]
+fn a_panic_for_a_mutator_in_its_region_is_its_own() {
+    let name = "for_each::a_panic_for_a_mutator_in_its_region_is_its_own";
+    in_child(name, SOON, || {
+        for guilty in 1..4 {
+            let world = World::new();
+            let (inside, done) = (Barrier::new(4), Flag::default());
+            let mut own = world.attach().unwrap();
+            thread::scope(|scope| {
+                for _ in 0..3 {
+                    let blocks = || {
+                        inside.wait();
+                        done.wait();
+                    };
+                    mutator(scope, &world, "target", move |m| m.blocking(blocks));
+                }
+                inside.wait();
+                let visited = AtomicU32::new(0);
+                let result = panic::catch_unwind(AssertUnwindSafe(|| {
+                    own.for_each_processor(|p| {
+                        visited.fetch_add(1, Ordering::Relaxed);
+                        if p.index() == guilty {
+                            panic::panic_any(guilty);
+                        }
+                    })
+                }));
+                let payload = result.unwrap_err().downcast::<usize>().unwrap();
+                assert_eq!((*payload, visited.into_inner()), (guilty, 4));
+                done.raise();
+                // All get out of their regions.
+            });
+        }
+    });
 }
 
 #[test]
