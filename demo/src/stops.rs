@@ -52,7 +52,11 @@ pub(crate) fn stop_the_world(cast: &Cast, stops: u64) -> Result<Section, Box<dyn
         let stats = stopped.stats();
         times.record(stats.time_to_stop.as_nanos() as u64)?;
         *last
-            .entry(stats.last.map_or("none had to be waited for", |last| cast.kind(last.thread)))
+            .entry(
+                stopped
+                    .last_to_stop()
+                    .map_or("none had to be waited for", |last| cast.kind(last.thread)),
+            )
             .or_default() += 1;
         counted &= stats.mutators == cast.members.len();
         moved += u64::from(cast.work() != before);

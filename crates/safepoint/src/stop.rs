@@ -11,7 +11,7 @@ use crate::error::StopError;
 use crate::mutator::Mutator;
 use crate::options::{Reason, StopOptions};
 use crate::pace::Clock;
-use crate::protocol::{Counted, MutatorSlot, MutatorState, Protocol, Stance, TimedOut};
+use crate::protocol::{Counted, MutatorSlot, MutatorState, Protocol, SlotUse, Stance, TimedOut};
 use crate::system::{self, Identity, Linux};
 use crate::world::World;
 
@@ -135,14 +135,15 @@ impl World {
 ///
 /// # Signal safety
 ///
-/// All methods are async-signal-safe (AS-Safe), except [`Stopped::mutators`] and [`Stopped::resume`]
-/// (AS-Unsafe lock). The same holds for dropping it.
+/// All methods are async-signal-safe (AS-Safe), except [`Stopped::mutators`], [`Stopped::last_to_stop`] and
+/// [`Stopped::resume`] (AS-Unsafe lock). The same holds for dropping it.
 #[must_use = "the world is resumed when this is dropped"]
 pub struct Stopped<'a> {
     protocol: &'a Protocol<Linux>,
     own: Option<&'static MutatorSlot<Identity>>,
     reason: Reason,
     stats: StopStats,
+    last: Option<SlotUse>,
     not_send: PhantomData<*mut ()>,
 }
 
@@ -175,9 +176,6 @@ pub struct StopStats {
     pub mutators: usize,
     /// How many of them were running when they were asked.
     pub running: usize,
-    /// The mutator that acknowledged last. `None` if the stop had to wait for none: all had acknowledged, or
-    /// were safe, when the last one had been asked. Also `None` if that mutator has detached since.
-    pub last: Option<LastToStop>,
 }
 
 impl<'a> Stopped<'a> {
@@ -223,9 +221,9 @@ impl<'a> Stopped<'a> {
         }
         match protocol.stop(own, &mut clock) {
             Ok(counted) => {
-                let stats = StopStats::new(protocol, counted, clock.elapsed());
+                let stats = StopStats::new(counted, clock.elapsed());
                 safe.stay();
-                Ok(Self { protocol, own, reason, stats, not_send: PhantomData })
+                Ok(Self { protocol, own, reason, stats, last: counted.last, not_send: PhantomData })
             }
             Err(TimedOut(seen)) => {
                 let stragglers = seen.into_iter().flatten().collect();
@@ -243,6 +241,22 @@ impl<'a> Stopped<'a> {
     #[must_use]
     pub fn stats(&self) -> &StopStats {
         &self.stats
+    }
+
+    /// The mutator that acknowledged last. `None` if the stop had to wait for none: all had acknowledged, or
+    /// were safe, when the last one had been asked. Also `None` if that mutator has detached since.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe (AS-Unsafe lock).
+    #[must_use]
+    pub fn last_to_stop(&self) -> Option<LastToStop> {
+        let last = self.last?;
+        let slot = self.protocol.slot(last.index)?;
+        // Read before the look at the generation: the slot may be another thread's by now.
+        let target = slot.status.identity.target()?;
+        (slot.current_use() == last)
+            .then_some(LastToStop { thread: target.thread, name: target.name })
     }
 
     /// What the stop is for.
@@ -297,16 +311,9 @@ impl Drop for Stopped<'_> {
 }
 
 impl StopStats {
-    fn new(protocol: &Protocol<Linux>, counted: Counted, time_to_stop: Duration) -> Self {
-        let last = counted.last.and_then(|by| {
-            let slot = protocol.slot(by.index)?;
-            // Read before the look at the generation: the slot may be another thread's by now.
-            let target = slot.status.identity.target()?;
-            (slot.current_use() == by)
-                .then_some(LastToStop { thread: target.thread, name: target.name })
-        });
+    fn new(counted: Counted, time_to_stop: Duration) -> Self {
         let (mutators, running) = (counted.mutators as usize, counted.running as usize);
-        Self { time_to_stop, mutators, running, last }
+        Self { time_to_stop, mutators, running }
     }
 }
 

@@ -195,7 +195,7 @@ fn stop_during_for_each() -> Option<String> {
             let stopped = world.stop_from_outside("test").unwrap();
             assert!(!done.is_up(), "the for-each ended before `late` was visited");
             assert_eq!(stopped.stats().mutators, 2);
-            let last = stopped.stats().last;
+            let last = stopped.last_to_stop();
             stopped.resume();
             last.map(|l| l.name.as_str().to_owned())
         });

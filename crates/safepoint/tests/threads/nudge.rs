@@ -82,7 +82,7 @@ fn a_mutator_that_never_polls_is_nudged_until_it_stops() {
                 let options = StopOptions::new("test").nudge_after(Duration::from_micros(50));
                 let stopped = world.stop_from_outside_with(options).unwrap();
                 // Not waited for: a nudge of the stop before came when this one asked.
-                if let Some(last) = stopped.stats().last {
+                if let Some(last) = stopped.last_to_stop() {
                     assert_eq!(last.name.as_str(), "deaf");
                     waited += 1;
                 }

@@ -19,7 +19,7 @@ fn an_empty_world_stops() {
     let world = World::new();
     let stopped = world.stop_from_outside(Reason::DUMP).unwrap();
     assert_eq!(stopped.stats().mutators, 0);
-    assert!(stopped.stats().last.is_none());
+    assert!(stopped.last_to_stop().is_none());
     assert_eq!(stopped.reason(), Reason::DUMP);
 }
 
@@ -93,7 +93,7 @@ fn a_blocking_read_is_neither_waited_for_nor_interrupted() {
             for _ in 0..100 {
                 let stopped = world.stop_from_outside("test").unwrap();
                 assert_eq!(stopped.stats().mutators, 1);
-                assert!(stopped.stats().last.is_none(), "it was safe and is not to blame");
+                assert!(stopped.last_to_stop().is_none(), "it was safe and is not to blame");
             }
             let stopped = world.stop_from_outside("test").unwrap();
             writer.write_all(b"!").unwrap();
@@ -119,7 +119,8 @@ fn the_last_to_stop_is_named() {
             });
             let stopped = world.stop_from_outside("test").unwrap();
             let stats = *stopped.stats();
-            assert_eq!(stats.last.expect("a mutator ran").name.as_str(), "dawdler");
+            let last = stopped.last_to_stop();
+            assert_eq!(last.expect("a mutator ran").name.as_str(), "dawdler");
             assert!(stats.time_to_stop > Duration::from_millis(5), "{:?}", stats.time_to_stop);
             stopped.resume();
             dawdle.join().unwrap();

@@ -133,7 +133,7 @@ fn stops(world: &World, count: u64, seed: &mut Rng) {
             }
             most = stats.mutators.max(most);
             ran += u64::from(stats.running != 0);
-            waits += u64::from(stats.last.is_some());
+            waits += u64::from(stopped.last_to_stop().is_some());
             time += stats.time_to_stop;
             stopped.resume();
             let_run(&heaps, seed);
