@@ -2,6 +2,7 @@
 
 use core::cell::{Cell, UnsafeCell};
 use core::fmt;
+use core::hint;
 use core::marker::PhantomData;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering, fence};
@@ -20,6 +21,9 @@ use crate::protocol::{Chunk, MutatorSlot, MutatorState, Protocol, Spare, System}
 /// A requester spins for this long before it sleeps, if there is a processor to spin on. A poll
 /// acknowledges in well under a microsecond, a sleep and a wake take tens.
 const SPIN: Duration = Duration::from_micros(20);
+
+/// How often a requester looks before it spins: a fraction of a microsecond.
+const LOOKS: u32 = 32;
 
 /// How long a nudged thread waits for a nudge that is on its way. A signal that was sent comes within
 /// microseconds of the thread's next time on a processor. One that other code has consumed never comes, and
@@ -320,7 +324,13 @@ impl System for Linux {
     }
 
     fn spin(&self, running: u32, done: impl Fn() -> bool) -> bool {
-        spin::for_running(running, SPIN, done)
+        // Whether there is a processor to spin on is asked of others, too. Most polls answer before that.
+        let look = |_| {
+            let is_done = done();
+            hint::spin_loop();
+            is_done
+        };
+        (0..LOOKS).any(look) || spin::for_running(running, SPIN, done)
     }
 
     fn fresh() -> &'static Chunk<Identity> {

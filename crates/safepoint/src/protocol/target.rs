@@ -342,7 +342,10 @@ impl<S: System> Protocol<S> {
             // The requester may not have come to set the bit yet, and counts this slot as stopped from
             // the acknowledgement on: without the bit the target would run again. Relaxed: the target's
             // own next look finds it, and taking the number, an acquire, has shown it the odd word.
-            slot.requests.poll.fetch_or(STOP, Ordering::Relaxed);
+            // Only the target clears the bit, and most find it there.
+            if slot.requests.poll.load(Ordering::Relaxed) & STOP == 0 {
+                slot.requests.poll.fetch_or(STOP, Ordering::Relaxed);
+            }
             let last = self.stop.acknowledge(RoundNumber(pending), Some(slot.current_use()));
             if last {
                 self.system.wake_all(&self.stop.pending);
