@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::ops::Range;
 
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::growth::Grown;
 use super::model::Point;
@@ -33,6 +33,8 @@ const FLOOR: RGBColor = RGBColor(0x8B, 0x94, 0x9E);
 
 /// The numbers of processors that the model is asked about.
 pub(super) const PREDICTED: [usize; 3] = [16, 64, 256];
+/// The lengths of their dashes.
+const DASHES: [u32; 3] = [9, 5, 2];
 
 /// Draws all panels. `largest` is the largest number of threads.
 pub(super) fn draw(grown: &[Grown], largest: usize) -> Result<String, Box<dyn Error>> {
@@ -95,20 +97,15 @@ fn panel(grown: &Grown, area: &Area<'_>, largest: usize) -> Result<(), Box<dyn E
     }
     for (side, (costs, _)) in &grown.costs {
         let colour = colour(grown, side);
-        for (at, processors) in PREDICTED.into_iter().enumerate() {
-            let sizes = (0..=40).map(|step| (largest as f64).powf(f64::from(step) / 40.0));
+        // A curve is drawn where there are threads for all processors: below, it is that of fewer processors.
+        let asked =
+            PREDICTED.into_iter().zip(DASHES).filter(|(processors, _)| *processors < largest);
+        for (processors, dash) in asked {
+            let (first, last) = (processors as f64, largest as f64);
+            let sizes = (0..=40).map(|step| first * (last / first).powf(f64::from(step) / 40.0));
             let curve = sizes.map(|n| (n, costs.predict(n.round() as usize, processors)));
-            let curve: Vec<_> = curve.collect();
             let style = colour.mix(0.75).stroke_width(1);
-            let dash = [7, 4, 2][at];
-            chart.draw_series(DashedLineSeries::new(curve.iter().copied(), dash, 3, style))?;
-            // Beside the end of the curve, and not all at one height.
-            if *side == grown.panel.ours[0] {
-                let end = curve[curve.len() - 1 - 4 * at];
-                let anchor = Pos::new(HPos::Right, VPos::Bottom);
-                let label = ("sans-serif", 10).into_font().color(&colour).pos(anchor);
-                chart.draw_series([Text::new(format!("{processors} CPUs"), end, label)])?;
-            }
+            chart.draw_series(DashedLineSeries::new(curve, dash, 3, style))?;
         }
     }
     chart
@@ -151,21 +148,28 @@ fn axis(nanoseconds: f64) -> String {
 /// What the lines mean.
 fn note(area: &Area<'_>) -> Result<(), Box<dyn Error>> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let text = ("sans-serif", 14).into_font().color(&INK);
     let lines = [
         "Lines with dots are measured (p50),".to_owned(),
         format!("on {processors} processors."),
         String::new(),
         "Dashed lines are PREDICTED by the fitted".to_owned(),
-        "model for 16 (long dashes), 64 and 256".to_owned(),
-        "processors (short). No such machine".to_owned(),
-        "was measured.".to_owned(),
-        String::new(),
-        "Grey: the least that could do.".to_owned(),
+        "model. No such machine was measured.".to_owned(),
+        "Each begins with a thread a processor.".to_owned(),
     ];
-    for (at, line) in (0_i32..).zip(&lines) {
-        let style = ("sans-serif", 14).into_font().color(&INK);
-        area.draw(&Text::new(line.clone(), (40, 60 + 22 * at), style))?;
+    let mut y = 60;
+    for line in lines {
+        area.draw(&Text::new(line, (40, y), text.clone()))?;
+        y += 22;
     }
+    for (processors, dash) in PREDICTED.into_iter().zip(DASHES) {
+        let sample = [(40, y + 8), (100, y + 8)];
+        let style = OURS[0].stroke_width(1);
+        area.draw(&DashedPathElement::new(sample, dash, 3, style))?;
+        area.draw(&Text::new(format!("{processors} processors"), (112, y), text.clone()))?;
+        y += 22;
+    }
+    area.draw(&Text::new("Grey: the least that could do.", (40, y + 22), text))?;
     Ok(())
 }
 
@@ -218,7 +222,9 @@ mod tests {
         for panel in panels() {
             assert!(svg.contains(panel.title), "{}", panel.title);
         }
-        for words in ["glibc", "PREDICTED", "256 CPUs", "threads", "prefers-color-scheme: dark"] {
+        for words in
+            ["glibc", "PREDICTED", "256 processors", "threads", "prefers-color-scheme: dark"]
+        {
             assert!(svg.contains(words), "{words}");
         }
         // The colours that the style sheet exchanges are those that are drawn.
