@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
+use sigctx::handler::Standing;
+use threadreg::{Nudge, NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
 
-use crate::signal::is_installed;
+use crate::error::SignalOutcome;
+use crate::signal::{self, is_installed};
 use crate::thread::{self, ThreadState};
 
 /// Reaches threads in registered code by the signal: what a stop-the-world needs for loops that never
@@ -51,5 +53,31 @@ impl Nudge for Nudger {
 
     fn settle(&self, timeout: Duration) -> bool {
         thread::settle(timeout)
+    }
+
+    fn outcome(&self, thread: ThreadRef) -> NudgeOutcome {
+        let Some(state) = ThreadState::get(thread) else { return NudgeOutcome::Unknown };
+        let (outcome, pc) = state.outcome();
+        let found = match outcome {
+            SignalOutcome::Unknown | SignalOutcome::Interrupted => NudgeOutcome::Unknown,
+            SignalOutcome::OutsideCode => NudgeOutcome::OutsideCode { pc },
+            SignalOutcome::Disabled => NudgeOutcome::Disabled { pc },
+            _ => NudgeOutcome::Refused { pc },
+        };
+        // Before the mask is looked at: a handler that runs blocks its own signal.
+        let has_run = state.has_run_since_sent();
+        match signal::obstacle() {
+            Some(Standing::Covered { by }) if !has_run || outcome == SignalOutcome::Other => {
+                NudgeOutcome::Covered { by: by.get() }
+            }
+            Some(standing) if !matches!(standing, Standing::Covered { .. }) => {
+                NudgeOutcome::Replaced
+            }
+            _ if has_run => found,
+            _ if signal::is_blocked(thread) => NudgeOutcome::SignalBlocked,
+            // The last signal may be on its way, and the one before it has found something.
+            _ if outcome != SignalOutcome::Unknown => found,
+            _ => NudgeOutcome::NotHandled,
+        }
     }
 }

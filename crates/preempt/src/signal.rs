@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use sigctx::handler::{Installed, Standing};
 use sigctx::sys::{SIG_DFL, SIG_IGN};
+use threadreg::ThreadRef;
 
 /// The signal, unless another is asked for: harmless by default, rarely used, and not special to any
 /// debugger or libc. Go chose it for the same reasons (proposal 24543).
@@ -54,6 +55,13 @@ pub(crate) fn is_last() -> bool {
 /// What stands between the kernel and our handler, if anything does.
 pub(crate) fn obstacle() -> Option<Standing> {
     installed().map(Installed::standing).filter(|standing| *standing != Standing::First)
+}
+
+/// Whether the thread blocks the signal, or its handler is just running. False where the kernel does not tell.
+pub(crate) fn is_blocked(thread: ThreadRef) -> bool {
+    let tasks = threadreg::procfs::TaskDir::open().ok();
+    let status = tasks.zip(thread.tid()).and_then(|(dir, tid)| dir.status(tid).ok());
+    status.is_some_and(|status| status.blocked.contains(number()))
 }
 
 /// Puts ours on top again, before a signal is sent, where it was replaced, or where a handler covers it

@@ -13,7 +13,7 @@ use threadreg::{ThreadRef, spin};
 
 use crate::error::{RequestError, RunError, SignalOutcome, StragglerCause, SuspendError};
 use crate::poll::poll;
-use crate::signal::{self, is_installed, number};
+use crate::signal::{self, is_installed};
 use crate::target::{self, SPIN, TaskCore};
 use crate::task::Task;
 use crate::thread::{ThreadState, WaitsOn, is_called, make_calls};
@@ -327,17 +327,11 @@ fn why_silent(thread: ThreadRef) -> StragglerCause {
         StragglerCause::NotInstalled
     } else if let Some(obstacle) = signal::obstacle() {
         StragglerCause::from(obstacle)
-    } else if is_signal_blocked(thread) {
+    } else if signal::is_blocked(thread) {
         StragglerCause::SignalBlocked
     } else {
         StragglerCause::NotHandled
     }
-}
-
-fn is_signal_blocked(thread: ThreadRef) -> bool {
-    let tasks = threadreg::procfs::TaskDir::open().ok();
-    let status = tasks.zip(thread.tid()).and_then(|(dir, tid)| dir.status(tid).ok());
-    status.is_some_and(|status| status.blocked.contains(number()))
 }
 
 /// Where a suspended task was stopped.

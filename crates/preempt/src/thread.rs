@@ -117,8 +117,12 @@ impl ThreadState {
     /// Whether the last signal was sent in vain: its handler has not run, or could not inject because
     /// another handler called it.
     fn is_deaf(&self) -> bool {
-        let unheard = self.sent_at.load(Ordering::Relaxed) == self.pending.handled();
-        unheard || self.outcome().0 == SignalOutcome::Other
+        !self.has_run_since_sent() || self.outcome().0 == SignalOutcome::Other
+    }
+
+    /// Whether the handler has run since the last signal was sent.
+    pub(crate) fn has_run_since_sent(&self) -> bool {
+        self.sent_at.load(Ordering::Relaxed) != self.pending.handled()
     }
 
     pub(crate) fn outcome(&self) -> (SignalOutcome, usize) {

@@ -5,10 +5,9 @@ use core::fmt;
 use core::time::Duration;
 
 use sigctx::sys::Tid;
-use threadreg::{Label, Name, NudgeError};
 
 use crate::options::Reason;
-use crate::protocol::MutatorState;
+use crate::straggler::Straggler;
 
 /// Why a thread did not become a mutator.
 #[non_exhaustive]
@@ -263,72 +262,3 @@ impl fmt::Display for EachError {
 }
 
 impl Error for EachError {}
-
-/// A mutator that did not stop, or was not visited, in time. It was looked at while its request was pending.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Straggler {
-    /// Its thread.
-    pub tid: Tid,
-    /// The thread's name when it attached.
-    pub name: Name,
-    /// Where the mutator was.
-    pub state: MutatorState,
-    /// How long the requester waited for it, from when it had its turn.
-    pub waited: Duration,
-    /// What kept it, as far as is known.
-    pub cause: StragglerCause,
-}
-
-/// What kept a mutator from acknowledging a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StragglerCause {
-    /// It did not poll, and the world has no nudge.
-    NoNudge,
-    /// It did not poll, and it was too early for a nudge.
-    NotNudged,
-    /// It was nudged, and neither polled nor came to an asynchronous safe point.
-    Nudged {
-        /// How many times.
-        times: u32,
-    },
-    /// It did not poll, and the last nudge failed.
-    NudgeFailed(NudgeError),
-    /// It did not poll, and the last nudge panicked.
-    NudgePanicked,
-    /// Its task is suspended.
-    Suspended {
-        /// The thread that suspended it.
-        by: Tid,
-    },
-    /// Its thread has ended, and its mutator was never dropped.
-    Ended,
-}
-
-impl fmt::Display for StragglerCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoNudge => f.write_str("no poll, and the world has no nudge"),
-            Self::NotNudged => f.write_str("no poll, and not nudged yet"),
-            Self::Nudged { times } => {
-                write!(
-                    f,
-                    "no poll, and nudged {times} times outside of code that can be interrupted"
-                )
-            }
-            Self::NudgeFailed(error) => write!(f, "no poll, and the nudge failed: {error}"),
-            Self::NudgePanicked => f.write_str("no poll, and the nudge panicked"),
-            Self::Suspended { by } => write!(f, "suspended by thread {by}"),
-            Self::Ended => f.write_str("the thread has ended, and its mutator was not dropped"),
-        }
-    }
-}
-
-impl fmt::Display for Straggler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tid, name, state, waited, cause } = self;
-        let thread = Label { tid: Some(*tid), name: *name };
-        write!(f, "thread {thread}, {state}, waited for {waited:?}: {cause}")
-    }
-}

@@ -14,6 +14,7 @@
 //! | `forks` | what the child of a fork does with the worlds |
 //! | `system` | Linux: fences, waiting, memory, and which thread has a slot |
 //! | `error`, `options` | what can go wrong; timeouts |
+//! | `straggler` | which threads were in the way, and why |
 //! | `protocol` | the protocol, without system calls: `stop` and `each` are the requester's side, `target` is the target's |
 //! | `abort` | the end of the process where no error can be returned |
 //!
@@ -50,15 +51,17 @@ cfg_if::cfg_if! {
         mod options;
         mod pace;
         mod stop;
+        mod straggler;
         mod system;
         mod world;
 
-        pub use error::{AttachError, EachError, StopError, Straggler, StragglerCause};
+        pub use error::{AttachError, EachError, StopError};
         pub use for_each::Processor;
         pub use mutator::Mutator;
         pub use options::{EachOptions, Reason, StopOptions};
         pub use protocol::MutatorState;
         pub use stop::{LastToStop, StopStats, Stopped, StoppedMutator};
+        pub use straggler::{KernelView, Straggler, StragglerCause};
         pub use system::Fences;
         pub use world::World;
     }

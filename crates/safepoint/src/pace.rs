@@ -1,14 +1,16 @@
 //! A requester's clock: its deadline, its naps, and the nudges for late targets.
 
+use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
 use std::time::{Duration, Instant};
 
-use sigctx::sys;
-use threadreg::{NudgeCall, NudgeError, ThreadRef};
+use sigctx::sys::{self, Tid};
+use threadreg::procfs::{Served, TaskDir};
+use threadreg::{NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
 
-use crate::error::{Straggler, StragglerCause};
 use crate::protocol::{Limit, MutatorSlot, MutatorState, Pace, Protocol, SlotUse};
+use crate::straggler::{KernelView, LastNudge, Straggler, StragglerCause};
 use crate::system::{self, Identity, Linux, Target};
 
 /// When a target that runs is nudged of which nothing is known. Well above the time from a request to a poll's
@@ -18,6 +20,13 @@ const NUDGE_AFTER: Duration = Duration::from_micros(100);
 const FIRST_NAP: Duration = Duration::from_micros(100);
 /// The longest nap. A lost nudge goes unnoticed for as long.
 const LONGEST_NAP: Duration = Duration::from_millis(10);
+/// From when on a target is watched, to tell at the deadline whether it ran: `/proc` is read, which few requests
+/// come to.
+const WATCH_AFTER: Duration = Duration::from_millis(5);
+/// Over less time than this a thread that shares its processor may not run, and nothing is wrong.
+const SHORTEST_WATCH: Duration = Duration::from_millis(20);
+/// How many stragglers of a request the kernel is asked about. Each takes some ten microseconds, beyond the deadline.
+const LOOKS: u32 = 32;
 
 /// Times one request.
 #[derive(Debug)]
@@ -32,17 +41,22 @@ pub(crate) struct Clock<'a> {
     next_look: Instant,
     /// The thread that waits.
     me: i32,
-    nudged: Vec<Nudged>,
+    lates: Vec<Late>,
+    /// The process's threads, for what the kernel says of late ones. Opened when the first is watched.
+    tasks: Option<TaskDir>,
+    looks: Cell<u32>,
     /// The waiting thread itself keeps a target from acknowledging.
     own_fault: bool,
 }
 
-/// What came of a late target's nudges.
+/// What is kept of a late target.
 #[derive(Debug)]
-struct Nudged {
+struct Late {
     slot_use: SlotUse,
-    times: u32,
-    last: Sent,
+    nudges: u32,
+    last: Option<Sent>,
+    /// How much its thread had run, and when that was asked.
+    watched: Option<(Served, Instant)>,
 }
 
 #[derive(Debug)]
@@ -65,8 +79,19 @@ impl<'a> Clock<'a> {
         let nap = nudge_after.unwrap_or(NUDGE_AFTER);
         let nap = FIRST_NAP.min(nap.max(Duration::from_micros(10)));
         let next_look = start + nap;
-        let (nudged, own_fault) = (Vec::new(), false);
-        Self { protocol, deadline, nudge_after, start, nap, next_look, me, nudged, own_fault }
+        Self {
+            protocol,
+            deadline,
+            nudge_after,
+            start,
+            nap,
+            next_look,
+            me,
+            lates: Vec::new(),
+            tasks: None,
+            looks: Cell::new(0),
+            own_fault: false,
+        }
     }
 
     /// Counts the time to stop from here on. What came before was the wait for the turn.
@@ -110,12 +135,37 @@ impl<'a> Clock<'a> {
         }
     }
 
-    fn note(&mut self, slot_use: SlotUse, sent: Sent) {
-        if let Some(nudged) = self.nudged.iter_mut().find(|nudged| nudged.slot_use == slot_use) {
-            nudged.times += 1;
-            nudged.last = sent;
-        } else {
-            self.nudged.push(Nudged { slot_use, times: 1, last: sent });
+    fn late_of(&self, slot_use: SlotUse) -> Option<&Late> {
+        self.lates.iter().find(|late| late.slot_use == slot_use)
+    }
+
+    fn note_late(&mut self, slot_use: SlotUse) -> &mut Late {
+        let at = self.lates.iter().position(|late| late.slot_use == slot_use);
+        let at = at.unwrap_or_else(|| {
+            self.lates.push(Late { slot_use, nudges: 0, last: None, watched: None });
+            self.lates.len() - 1
+        });
+        &mut self.lates[at]
+    }
+
+    fn note_sent(&mut self, slot_use: SlotUse, sent: Sent) {
+        let late = self.note_late(slot_use);
+        late.nudges += 1;
+        late.last = Some(sent);
+    }
+
+    /// Asks how much a late target has run so far, once.
+    fn watch(&mut self, slot_use: SlotUse, thread: ThreadRef) {
+        if self.deadline.is_none() || self.late_of(slot_use).is_some_and(|l| l.watched.is_some()) {
+            return;
+        }
+        if self.tasks.is_none() {
+            self.tasks = TaskDir::open().ok();
+        }
+        if let (Some(tasks), Some(tid)) = (&self.tasks, thread.tid())
+            && let Ok(Some(served)) = tasks.served(tid)
+        {
+            self.note_late(slot_use).watched = Some((served, Instant::now()));
         }
     }
 
@@ -125,30 +175,67 @@ impl<'a> Clock<'a> {
 
     /// Whether no nudge can reach the target.
     fn is_out_of_reach(&self, slot_use: SlotUse) -> bool {
-        let last = self
-            .nudged
-            .iter()
-            .find(|nudged| nudged.slot_use == slot_use)
-            .map(|nudged| &nudged.last);
+        let last = self.late_of(slot_use).and_then(|late| late.last.as_ref());
         !self.has_nudge() || matches!(last, Some(Sent::Failed(NudgeError::NotInstalled)))
     }
 
-    fn cause(&self, slot: &'static MutatorSlot<Identity>, target: Target) -> StragglerCause {
+    /// What kept the target, and what the kernel says of it.
+    fn cause(&self, target: Target, late: Option<&Late>) -> (StragglerCause, Option<KernelView>) {
         // A thread that has left the registry may still run: the kernel knows by its id.
         let gone = !target.thread.is_alive() && sys::tgkill(sys::getpid(), target.tid, 0).is_err();
         if gone {
-            return StragglerCause::Ended;
+            return (StragglerCause::Ended, None);
         }
         if let Some(by) = target.thread.suspended_by() {
-            return StragglerCause::Suspended { by };
+            return (StragglerCause::Suspended { by }, None);
         }
-        let slot_use = slot.current_use();
-        match self.nudged.iter().find(|nudged| nudged.slot_use == slot_use) {
-            None if self.has_nudge() => StragglerCause::NotNudged,
-            None => StragglerCause::NoNudge,
-            Some(Nudged { last: Sent::Failed(error), .. }) => StragglerCause::NudgeFailed(*error),
-            Some(Nudged { last: Sent::Panicked, .. }) => StragglerCause::NudgePanicked,
-            Some(Nudged { times, .. }) => StragglerCause::Nudged { times: *times },
+        let last = match late.and_then(|late| late.last.as_ref()) {
+            None if self.has_nudge() => LastNudge::Early,
+            None => LastNudge::Impossible,
+            Some(Sent::Requests) => LastNudge::Sent(self.outcome(target.thread)),
+            Some(Sent::Failed(error)) => LastNudge::Failed(*error),
+            Some(Sent::Panicked) => LastNudge::Panicked,
+        };
+        let (seen, ran) = self.ask_kernel(target.tid, late).unzip();
+        (StragglerCause::judge(seen.as_ref(), ran.flatten(), last), seen)
+    }
+
+    /// What the kernel says of a thread, and for how much of which time it ran.
+    fn ask_kernel(
+        &self,
+        tid: Tid,
+        late: Option<&Late>,
+    ) -> Option<(KernelView, Option<(Duration, Duration)>)> {
+        if self.looks.replace(self.looks.get() + 1) >= LOOKS {
+            return None;
+        }
+        let opened;
+        let tasks = if let Some(tasks) = &self.tasks {
+            tasks
+        } else {
+            opened = TaskDir::open().ok()?;
+            &opened
+        };
+        let view = KernelView::read(tasks, tid)?;
+        let ran = late.and_then(|late| late.watched).and_then(|(before, when)| {
+            let now = tasks.served(tid).ok().flatten()?;
+            Some((now.ran.saturating_sub(before.ran), when.elapsed()))
+        });
+        Some((view, ran.filter(|(_, of)| *of >= SHORTEST_WATCH)))
+    }
+
+    /// What came of the last nudge. It is foreign code, and must not unwind through the request.
+    fn outcome(&self, thread: ThreadRef) -> NudgeOutcome {
+        let ask = || {
+            let nudge = self.protocol.system.nudge.load();
+            (*nudge).as_ref().map(|nudge| nudge.outcome(thread))
+        };
+        match panic::catch_unwind(AssertUnwindSafe(ask)) {
+            Ok(outcome) => outcome.unwrap_or(NudgeOutcome::Unknown),
+            Err(payload) => {
+                Box::leak(payload);
+                NudgeOutcome::Unknown
+            }
         }
     }
 }
@@ -191,7 +278,7 @@ impl Pace<Linux> for Clock<'_> {
             && let Some(thread) = slot.status.identity.thread()
             && let Some(sent) = self.nudge(slot, thread, wanted)
         {
-            self.note(slot.current_use(), sent);
+            self.note_sent(slot.current_use(), sent);
         }
     }
 
@@ -199,10 +286,14 @@ impl Pace<Linux> for Clock<'_> {
         let slot_use = slot.current_use();
         let Some(thread) = slot.status.identity.thread() else { return };
         // Nudged again at each nap. A target that exits acknowledges on its way.
-        if self.elapsed() >= self.nudge_after.unwrap_or(NUDGE_AFTER)
+        let elapsed = self.elapsed();
+        if elapsed >= self.nudge_after.unwrap_or(NUDGE_AFTER)
             && let Some(sent) = self.nudge(slot, thread, wanted)
         {
-            self.note(slot_use, sent);
+            self.note_sent(slot_use, sent);
+        }
+        if elapsed >= WATCH_AFTER {
+            self.watch(slot_use, thread);
         }
         let mine = thread.suspended_by() == Some(self.me);
         self.own_fault |= mine && self.is_out_of_reach(slot_use);
@@ -211,13 +302,12 @@ impl Pace<Linux> for Clock<'_> {
     fn look(&self, slot: &'static MutatorSlot<Identity>) -> Option<Straggler> {
         let state = slot.state();
         let target = slot.status.identity.target()?;
-        Some(Straggler {
-            tid: target.tid,
-            name: target.name,
-            state,
-            waited: self.elapsed(),
-            cause: self.cause(slot, target),
-        })
+        let late = self.late_of(slot.current_use());
+        let waited = self.elapsed();
+        let (cause, seen) = self.cause(target, late);
+        let nudges = late.map_or(0, |late| late.nudges);
+        let Target { tid, name, .. } = target;
+        Some(Straggler { tid, name, state, waited, nudges, seen, cause })
     }
 }
 

@@ -88,7 +88,7 @@ cfg_if::cfg_if! {
         };
         pub use mask::never_block;
         pub use name::Label;
-        pub use nudge::{Nudge, NudgeCall, NudgeError};
+        pub use nudge::{Nudge, NudgeCall, NudgeError, NudgeOutcome};
         pub use procfs::{OsThread, OsThreads, dump, os_threads};
         pub use registry::is_in_use;
         pub use slot::{Slot, SlotId};

@@ -58,6 +58,53 @@ pub trait Nudge: Send + Sync {
     ///
     /// At most about `timeout`.
     fn settle(&self, timeout: Duration) -> bool;
+
+    /// What came of the last nudge that `thread` was sent. For messages: it may be older than that by the time it
+    /// is read.
+    ///
+    /// The default knows nothing.
+    ///
+    /// # Signal safety
+    ///
+    /// Not required to be async-signal-safe.
+    fn outcome(&self, thread: ThreadRef) -> NudgeOutcome {
+        let _ = thread;
+        NudgeOutcome::Unknown
+    }
+}
+
+/// What came of a nudge, as far as the thread that sent it can know.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NudgeOutcome {
+    /// Nothing is known, or the thread made the call.
+    Unknown,
+    /// It was sent, and its handler has not run since.
+    NotHandled,
+    /// The thread blocks the signal.
+    SignalBlocked,
+    /// Another handler was installed over the nudge's.
+    Covered {
+        /// The address of that handler.
+        by: usize,
+    },
+    /// The signal was set to its default action, or to be ignored.
+    Replaced,
+    /// The handler ran, and found the thread outside of code that may be interrupted.
+    OutsideCode {
+        /// Where.
+        pc: usize,
+    },
+    /// The handler ran, and found that the thread has forbidden to be interrupted.
+    Disabled {
+        /// Where.
+        pc: usize,
+    },
+    /// The handler ran, and could not interrupt the thread for another reason.
+    Refused {
+        /// Where.
+        pc: usize,
+    },
 }
 
 /// The call that a nudged thread makes: `function(data)`, outside any handler, on its own stack.

@@ -22,6 +22,7 @@
 //! `proc_pid_task(5)`, `proc_pid_stat(5)`, `proc_pid_status(5)`; `fs/proc/base.c`:
 //! `proc_task_getattr`, `proc_task_readdir`.
 
+mod doing;
 pub(crate) mod maps;
 mod namespace;
 mod read;
@@ -34,6 +35,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use sigctx::sys::{self, Errno, SigSet, Tid};
 
+pub use doing::{InKernel, Served, SyscallNumber};
 pub use threads::{OsThread, OsThreads, dump, os_threads};
 
 use crate::name::Name;
@@ -374,7 +376,7 @@ impl TaskStat {
     }
 }
 
-/// One thread's `status`: the fields about signals, credentials and context switches.
+/// One thread's `status`: the fields about signals, tracing, credentials and context switches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskStatus {
@@ -384,6 +386,8 @@ pub struct TaskStatus {
     pub uid: [u32; 4],
     /// Group ids: real, effective, saved, file system.
     pub gid: [u32; 4],
+    /// The thread that traces it; 0 if none does.
+    pub tracer: Tid,
     /// Signals pending for this thread.
     pub pending: SigSet,
     /// Signals pending for the process.
@@ -472,6 +476,7 @@ impl Default for TaskStatus {
             name: Name::default(),
             uid: [0; 4],
             gid: [0; 4],
+            tracer: 0,
             pending: SigSet::empty(),
             shared_pending: SigSet::empty(),
             blocked: SigSet::empty(),
@@ -499,6 +504,7 @@ impl TaskStatus {
             b"Name" => self.name = Name::from_bytes(value),
             b"Uid" => self.uid = ids(value),
             b"Gid" => self.gid = ids(value),
+            b"TracerPid" => self.tracer = count(value) as Tid,
             b"SigPnd" => self.pending = read::signals(value),
             b"ShdPnd" => self.shared_pending = read::signals(value),
             b"SigBlk" => self.blocked = read::signals(value),
@@ -551,6 +557,8 @@ enum What {
     Stat,
     Status,
     Wchan,
+    Syscall,
+    Schedstat,
 }
 
 impl ProcError {
@@ -577,6 +585,8 @@ impl fmt::Display for ProcError {
             What::Stat => "cannot read stat",
             What::Status => "cannot read status",
             What::Wchan => "cannot read wchan",
+            What::Syscall => "cannot read syscall",
+            What::Schedstat => "cannot read schedstat",
         })?;
         if let Some(tid) = self.tid {
             write!(f, " of thread {tid}")?;
@@ -607,6 +617,7 @@ mod tests {
         let mut status = TaskStatus::default();
         for line in [
             "Name:\tx y",
+            "TracerPid:\t77",
             "Uid:\t1\t2\t3\t4",
             "Groups:\t4 24 100 ",
             "SigBlk:\t0000000100000001",
@@ -631,7 +642,7 @@ mod tests {
         assert_eq!(status.groups.as_slice(), [1; 64]);
         assert!(!status.groups.is_complete());
         assert_eq!(status.name.as_str(), "x y");
-        assert_eq!(status.uid, [1, 2, 3, 4]);
+        assert_eq!((status.uid, status.tracer), ([1, 2, 3, 4], 77));
         assert_eq!(status.blocked, SigSet::of(1).with(33));
         assert!(status.no_new_privs);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sigctx::sys::{self, SigSet};
 use testkit::{forked, in_child, proc_shows_mask, until};
-use threadreg::procfs::TaskDir;
+use threadreg::procfs::{InKernel, TaskDir};
 use threadreg::{Builder, ThreadRef, os_threads, threads};
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -66,6 +66,38 @@ fn proc_tells_masks_and_what_is_pending() {
         let status = dir.status(tid).expect("read");
         assert_eq!(status.blocked, blocked);
         assert_eq!(status.pending, SigSet::of(libc::SIGUSR1));
+        worker.unpark();
+        worker.join().expect("no panic");
+    });
+}
+
+#[test]
+fn proc_tells_what_a_thread_does() {
+    in_child("proc_tells_what_a_thread_does", MINUTE, || {
+        let dir = TaskDir::open().expect("/proc");
+        let worker = Builder::new().spawn(|| {
+            let begin = std::time::Instant::now();
+            while begin.elapsed() < Duration::from_millis(20) {
+                std::hint::spin_loop();
+            }
+            thread::park();
+        });
+        let worker = worker.expect("spawns");
+        let tid = asleep(&dir, worker.thread());
+        if let Some(emulator) = testkit::emulator() {
+            testkit::skip(format!("/proc shows what {emulator} does"));
+        } else {
+            match dir.in_kernel(tid).expect("read") {
+                Some(InKernel::InCall { call, sp, pc }) => {
+                    assert!(call.name().is_some_and(|name| name.starts_with("futex")), "{call}");
+                    assert!(sp != 0 && pc != 0);
+                }
+                other => assert_eq!(other, None, "the kernel may not tell"),
+            }
+        }
+        if let Some(served) = dir.served(tid).expect("read") {
+            assert!(served.ran > Duration::from_millis(1) && served.turns > 0, "{served:?}");
+        }
         worker.unpark();
         worker.join().expect("no panic");
     });

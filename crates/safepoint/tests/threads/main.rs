@@ -4,6 +4,7 @@ mod bounds;
 mod common;
 mod for_each;
 mod fork;
+mod late;
 mod nudge;
 mod stop;
 mod straggler;
