@@ -13,6 +13,7 @@
 //! | `world`, `pace` | [`World`]; how long a requester waits, and when it nudges |
 //! | `forks` | what the child of a fork does with the worlds |
 //! | `system` | Linux: fences, waiting, memory, and which thread has a slot |
+//! | `metrics` | what stops cost: counts and histograms |
 //! | `error`, `options` | what can go wrong; timeouts |
 //! | `straggler` | which threads were in the way, and why |
 //! | `protocol` | the protocol, without system calls: `stop` and `each` are the requester's side, `target` is the target's |
@@ -47,6 +48,7 @@ cfg_if::cfg_if! {
         mod error;
         mod for_each;
         mod forks;
+        mod metrics;
         mod mutator;
         mod options;
         mod pace;
@@ -57,6 +59,7 @@ cfg_if::cfg_if! {
 
         pub use error::{AttachError, EachError, StopError};
         pub use for_each::Processor;
+        pub use metrics::{Histogram, Metrics, Pause, ReasonMetrics};
         pub use mutator::Mutator;
         pub use options::{EachOptions, Reason, StopOptions};
         pub use protocol::MutatorState;

@@ -9,6 +9,7 @@ use sigctx::sys::{self, Tid};
 use threadreg::procfs::{Served, TaskDir};
 use threadreg::{NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
 
+use crate::metrics::count;
 use crate::protocol::{Limit, MutatorSlot, MutatorState, Pace, Protocol, SlotUse};
 use crate::straggler::{KernelView, LastNudge, Straggler, StragglerCause};
 use crate::system::{self, Identity, Linux, Target};
@@ -36,6 +37,8 @@ pub(crate) struct Clock<'a> {
     /// `None`: at once, or after [`NUDGE_AFTER`], by what is known of the target.
     nudge_after: Option<Duration>,
     start: Instant,
+    /// When the request was made. Until `start` it waited for its turn.
+    requested: Instant,
     nap: Duration,
     /// When the next look is due.
     next_look: Instant,
@@ -84,6 +87,7 @@ impl<'a> Clock<'a> {
             deadline,
             nudge_after,
             start,
+            requested: start,
             nap,
             next_look,
             me,
@@ -98,6 +102,16 @@ impl<'a> Clock<'a> {
     pub(crate) fn restart(&mut self) {
         self.start = Instant::now();
         self.next_look = self.start + self.nap;
+    }
+
+    /// When the request was made.
+    pub(crate) fn requested(&self) -> Instant {
+        self.requested
+    }
+
+    /// When it had its turn: the time to stop begins.
+    pub(crate) fn started(&self) -> Instant {
+        self.start
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
@@ -151,7 +165,13 @@ impl<'a> Clock<'a> {
     fn note_sent(&mut self, slot_use: SlotUse, sent: Sent) {
         let late = self.note_late(slot_use);
         late.nudges += 1;
+        let failed = !matches!(sent, Sent::Requests);
         late.last = Some(sent);
+        let counters = &self.protocol.system.counters;
+        count(&counters.nudges);
+        if failed {
+            count(&counters.nudges_failed);
+        }
     }
 
     /// Asks how much a late target has run so far, once.
@@ -255,6 +275,7 @@ impl Pace<Linux> for Clock<'_> {
     }
 
     fn nap(&self) -> Option<Duration> {
+        count(&self.protocol.system.counters.sleeps);
         let now = Instant::now();
         // A deadline that has passed has been acted on, and does not bound what is still waited for. With
         // no sleep at all, the wait would take the processor from that.

@@ -4,16 +4,18 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ptr;
 use core::time::Duration;
+use std::time::Instant;
 
 use threadreg::{Name, ThreadRef};
 
 use crate::error::StopError;
+use crate::metrics::Pause;
 use crate::mutator::Mutator;
 use crate::options::{Reason, StopOptions};
 use crate::pace::Clock;
 use crate::protocol::{Counted, MutatorSlot, MutatorState, Protocol, SlotUse, Stance, TimedOut};
 use crate::system::{self, Identity, Linux};
-use crate::world::World;
+use crate::world::{Shared, World};
 
 impl Mutator {
     /// Stops every other mutator of the world, until the result is dropped.
@@ -68,7 +70,7 @@ impl Mutator {
         if system::in_closure() {
             return Err(StopError::InCallback);
         }
-        Stopped::stop(&self.shared.protocol, Some(self.slot), self.tid(), options)
+        Stopped::stop(&self.shared, Some(self.slot), self.tid(), options)
     }
 }
 
@@ -125,7 +127,7 @@ impl World {
         {
             return Err(StopError::OwnMutatorRuns { tid });
         }
-        Stopped::stop(protocol, None, tid, options)
+        Stopped::stop(&self.shared, None, tid, options)
     }
 }
 
@@ -139,11 +141,14 @@ impl World {
 /// [`Stopped::resume`] (AS-Unsafe lock). The same holds for dropping it.
 #[must_use = "the world is resumed when this is dropped"]
 pub struct Stopped<'a> {
-    protocol: &'a Protocol<Linux>,
+    shared: &'a Shared,
     own: Option<&'static MutatorSlot<Identity>>,
     reason: Reason,
     stats: StopStats,
     last: Option<SlotUse>,
+    requested: Instant,
+    /// When all mutators had stopped.
+    since: Instant,
     not_send: PhantomData<*mut ()>,
 }
 
@@ -170,7 +175,9 @@ pub struct LastToStop {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct StopStats {
-    /// From the request until all had stopped. The wait for the turn is not included.
+    /// How long the request waited for its turn.
+    pub queued: Duration,
+    /// From then until all had stopped.
     pub time_to_stop: Duration,
     /// How many mutators were stopped. The one that stopped them is not counted.
     pub mutators: usize,
@@ -181,11 +188,12 @@ pub struct StopStats {
 impl<'a> Stopped<'a> {
     /// Stops the world from the thread `tid`. `own` is its slot if it is a mutator that runs.
     pub(crate) fn stop(
-        protocol: &'a Protocol<Linux>,
+        shared: &'a Shared,
         own: Option<&'static MutatorSlot<Identity>>,
         tid: i32,
         options: StopOptions,
     ) -> Result<Self, StopError> {
+        let protocol = &shared.protocol;
         if protocol.stop_turn.is_held_by(tid) {
             return Err(StopError::Nested { tid });
         }
@@ -221,12 +229,16 @@ impl<'a> Stopped<'a> {
         }
         match protocol.stop(own, &mut clock) {
             Ok(counted) => {
-                let stats = StopStats::new(counted, clock.elapsed());
+                let since = Instant::now();
+                let stats = StopStats::new(counted, &clock, since);
                 safe.stay();
-                Ok(Self { protocol, own, reason, stats, last: counted.last, not_send: PhantomData })
+                let (last, requested) = (counted.last, clock.requested());
+                let not_send = PhantomData;
+                Ok(Self { shared, own, reason, stats, last, requested, since, not_send })
             }
             Err(TimedOut(seen)) => {
                 let stragglers = seen.into_iter().flatten().collect();
+                shared.recorder.given_up(reason);
                 protocol.stop_turn.release(&protocol.system);
                 Err(if clock.is_own_fault() {
                     StopError::HoldsMutators { reason, stragglers }
@@ -252,7 +264,7 @@ impl<'a> Stopped<'a> {
     #[must_use]
     pub fn last_to_stop(&self) -> Option<LastToStop> {
         let last = self.last?;
-        let slot = self.protocol.slot(last.index)?;
+        let slot = self.shared.protocol.slot(last.index)?;
         // Read before the look at the generation: the slot may be another thread's by now.
         let target = slot.status.identity.target()?;
         (slot.current_use() == last)
@@ -265,6 +277,26 @@ impl<'a> Stopped<'a> {
         self.reason
     }
 
+    /// How long the world has been stopped.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// What the stop was, resumed at `resumed` and until this moment.
+    fn pause(&self, resumed: Instant) -> Pause {
+        let StopStats { queued, time_to_stop, mutators, .. } = self.stats;
+        Pause {
+            reason: self.reason,
+            requested: self.requested,
+            queued,
+            time_to_stop,
+            stopped: resumed - self.since,
+            resume: resumed.elapsed(),
+            mutators,
+        }
+    }
+
     /// The stopped mutators, without the one that stopped them.
     ///
     /// A thread that attaches during the stop, and waits for its end, may be among them.
@@ -274,7 +306,8 @@ impl<'a> Stopped<'a> {
     /// Not async-signal-safe (AS-Unsafe lock).
     pub fn mutators(&self) -> impl Iterator<Item = StoppedMutator<'_>> {
         let own = self.own;
-        self.protocol
+        self.shared
+            .protocol
             .live()
             .filter(move |slot| own.is_none_or(|own| !ptr::eq(own, *slot)))
             .filter_map(|slot| {
@@ -301,8 +334,10 @@ impl<'a> Stopped<'a> {
 
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {
-        let protocol = self.protocol;
+        let protocol = &self.shared.protocol;
+        let resumed = Instant::now();
         protocol.resume();
+        self.shared.recorder.record(self.pause(resumed));
         protocol.stop_turn.release(&protocol.system);
         if let Some(own) = self.own {
             protocol.leave(own);
@@ -311,9 +346,11 @@ impl Drop for Stopped<'_> {
 }
 
 impl StopStats {
-    fn new(counted: Counted, time_to_stop: Duration) -> Self {
+    fn new(counted: Counted, clock: &Clock<'_>, stopped: Instant) -> Self {
         let (mutators, running) = (counted.mutators as usize, counted.running as usize);
-        Self { time_to_stop, mutators, running }
+        let (queued, time_to_stop) =
+            (clock.started() - clock.requested(), stopped - clock.started());
+        Self { queued, time_to_stop, mutators, running }
     }
 }
 

@@ -16,6 +16,7 @@ use sigctx::sys::{self, Membarrier};
 use threadreg::{Name, Nudge, ThreadRef, rest, spin};
 
 use crate::abort::abort_with;
+use crate::metrics::{Counters, count};
 use crate::protocol::{Chunk, MutatorSlot, MutatorState, Protocol, Spare, System};
 
 /// A requester spins for this long before it sleeps, if there is a processor to spin on. A poll
@@ -66,6 +67,7 @@ impl Fences {
 /// The system as the protocol sees it.
 pub(crate) struct Linux {
     pub(crate) fences: Fences,
+    pub(crate) counters: Counters,
     /// Read by requesters and by targets that may have been nudged, in ordinary code.
     pub(crate) nudge: ArcSwapOption<Arc<dyn Nudge>>,
     /// Whether mutators fence when they enter a safe region (I2). Relaxed: a mutator that misses the nudge
@@ -82,7 +84,7 @@ impl fmt::Debug for Linux {
 impl Linux {
     pub(crate) fn new(fences: Fences) -> Self {
         let (nudge, fenced_entry) = (ArcSwapOption::empty(), AtomicBool::new(false));
-        Self { fences, nudge, fenced_entry }
+        Self { fences, counters: Counters::default(), nudge, fenced_entry }
     }
 
     pub(crate) fn set_nudge(&self, nudge: Arc<dyn Nudge>) {
@@ -281,6 +283,7 @@ impl System for Linux {
     }
 
     fn heavy(&self) {
+        count(&self.counters.fences);
         fence(Ordering::SeqCst);
         if self.fences == Fences::Asymmetric
             && let Err(error) = sys::membarrier(Membarrier::PRIVATE_EXPEDITED)

@@ -3,15 +3,18 @@
 use core::fmt;
 use std::sync::Arc;
 
+use crossbeam_channel::Receiver;
 use threadreg::Nudge;
 
 use crate::forks;
+use crate::metrics::{Metrics, Pause, Recorder};
 use crate::protocol::Protocol;
 use crate::system::{Fences, Linux};
 
 /// What the handles of a world share.
 pub(crate) struct Shared {
     pub(crate) protocol: Protocol<Linux>,
+    pub(crate) recorder: Recorder,
     /// Where a child of a fork finds the world.
     node: Option<&'static forks::Node>,
 }
@@ -79,7 +82,8 @@ impl World {
 
     fn with(fences: Fences) -> Self {
         let protocol = Protocol::new(Linux::new(fences));
-        let mut shared = Arc::new(Shared { protocol, node: None });
+        let recorder = Recorder::new();
+        let mut shared = Arc::new(Shared { protocol, recorder, node: None });
         let node = forks::enlist(&raw const shared.protocol);
         Arc::get_mut(&mut shared).expect("no other handle yet").node = Some(node);
         Self { shared }
@@ -93,6 +97,42 @@ impl World {
     #[must_use]
     pub fn fences(&self) -> Fences {
         self.shared.protocol.system.fences
+    }
+
+    /// What the stops of the world have cost so far.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let world = safepoint::World::new();
+    /// world.stop_from_outside("dump")?.resume();
+    /// let metrics = world.metrics();
+    /// let dumps = &metrics.stops[0];
+    /// assert_eq!((dumps.reason.as_str(), dumps.time_to_stop.count()), ("dump", 1));
+    /// println!("p99 {:?}", dumps.time_to_stop.quantile(0.99));
+    /// # Ok::<(), safepoint::StopError>(())
+    /// ```
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.shared.recorder.read(&self.shared.protocol.system.counters)
+    }
+
+    /// Each stop from here on, when it is over. At most `capacity` wait to be read; one that finds the channel full
+    /// is dropped and counted, since no stop waits for a listener. Replaces the listener before. The child of a fork
+    /// has none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let world = safepoint::World::new();
+    /// let pauses = world.pauses(16);
+    /// world.stop_from_outside("dump")?.resume();
+    /// assert_eq!(pauses.try_recv().map(|pause| pause.reason.as_str()), Ok("dump"));
+    /// # Ok::<(), safepoint::StopError>(())
+    /// ```
+    #[must_use]
+    pub fn pauses(&self, capacity: usize) -> Receiver<Pause> {
+        self.shared.recorder.subscribe(capacity)
     }
 
     /// Sets how late mutators are brought to a safe point. Replaces what was set before.

@@ -5,6 +5,7 @@ mod common;
 mod for_each;
 mod fork;
 mod late;
+mod metrics;
 mod nudge;
 mod stop;
 mod straggler;
