@@ -27,7 +27,8 @@ pub enum AttachError {
     Stopped {
         /// The thread.
         tid: Tid,
-        /// The thread that had the turn to stop the world when the wait timed out; `None` between two turns.
+        /// The thread that had the turn to stop the world when the wait timed out; `None` between two turns, and
+        /// if the stop was handed over.
         holder: Option<Tid>,
         /// How long the thread waited.
         waited: Duration,
@@ -112,7 +113,8 @@ pub enum StopError {
     Busy {
         /// What this stop was for.
         reason: Reason,
-        /// The thread that had the turn to stop the world when the wait timed out; `None` between two turns.
+        /// The thread that had the turn to stop the world when the wait timed out; `None` between two turns, and
+        /// if the stop was handed over.
         holder: Option<Tid>,
         /// How long the thread waited for its turn, and until it could go on: a mutator comes back from a
         /// stop that failed as from any safe region, when no other thread has the world stopped.
@@ -182,7 +184,7 @@ impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(tid) => write!(f, "thread {tid} has the turn"),
-            None => f.write_str("other threads have the turn one after another"),
+            None => f.write_str("others have the turn, one after another or by a handle"),
         }
     }
 }
@@ -212,7 +214,8 @@ pub enum EachError {
     },
     /// Other threads had the turn until the timeout was over. No closure ran.
     Busy {
-        /// The thread that had the turn when the wait timed out; `None` between two turns.
+        /// The thread that had the turn when the wait timed out; `None` between two turns, and
+        /// if the stop was handed over.
         holder: Option<Tid>,
         /// How long the thread waited, for the ends of stops as well.
         waited: Duration,

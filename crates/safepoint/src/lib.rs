@@ -9,10 +9,12 @@
 //! | module | what is in it |
 //! |---|---|
 //! | `stop`, `for_each` | the two requests as users make them; [`Stopped`], [`Processor`] |
+//! | `handle` | a stop that succeeded, and [`StopHandle`] |
 //! | `mutator` | [`Mutator`]: attaching, polls, safe regions |
 //! | `world`, `pace` | [`World`]; how long a requester waits, and when it nudges |
 //! | `forks` | what the child of a fork does with the worlds |
 //! | `system` | Linux: fences, waiting, memory, and which thread has a slot |
+//! | `stops` | how many stops are over, and waiting for the next |
 //! | `metrics` | what stops cost: counts and histograms |
 //! | `error`, `options` | what can go wrong; timeouts |
 //! | `straggler` | which threads were in the way, and why |
@@ -48,22 +50,26 @@ cfg_if::cfg_if! {
         mod error;
         mod for_each;
         mod forks;
+        mod handle;
         mod metrics;
         mod mutator;
         mod options;
         mod pace;
         mod stop;
         mod straggler;
+        mod stops;
         mod system;
         mod world;
 
         pub use error::{AttachError, EachError, StopError};
         pub use for_each::Processor;
+        pub use handle::{LastToStop, StopHandle, StopStats, StoppedMutator};
         pub use metrics::{Histogram, Metrics, Pause, ReasonMetrics};
         pub use mutator::Mutator;
         pub use options::{EachOptions, Reason, StopOptions};
         pub use protocol::MutatorState;
-        pub use stop::{LastToStop, StopStats, Stopped, StoppedMutator};
+        pub use stop::Stopped;
+        pub use stops::StopEpoch;
         pub use straggler::{KernelView, Straggler, StragglerCause};
         pub use system::Fences;
         pub use world::World;

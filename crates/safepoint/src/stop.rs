@@ -2,18 +2,17 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use core::ptr;
+use core::mem::ManuallyDrop;
 use core::time::Duration;
+use std::sync::Arc;
 use std::time::Instant;
 
-use threadreg::{Name, ThreadRef};
-
 use crate::error::StopError;
-use crate::metrics::Pause;
+use crate::handle::{Held, LastToStop, StopHandle, StopStats, StoppedMutator, stopped_mutators};
 use crate::mutator::Mutator;
 use crate::options::{Reason, StopOptions};
 use crate::pace::Clock;
-use crate::protocol::{Counted, MutatorSlot, MutatorState, Protocol, SlotUse, Stance, TimedOut};
+use crate::protocol::{MutatorSlot, MutatorState, Protocol, Stance, TimedOut};
 use crate::system::{self, Identity, Linux};
 use crate::world::{Shared, World};
 
@@ -141,54 +140,22 @@ impl World {
 /// [`Stopped::resume`] (AS-Unsafe lock). The same holds for dropping it.
 #[must_use = "the world is resumed when this is dropped"]
 pub struct Stopped<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     own: Option<&'static MutatorSlot<Identity>>,
-    reason: Reason,
-    stats: StopStats,
-    last: Option<SlotUse>,
-    requested: Instant,
-    /// When all mutators had stopped.
-    since: Instant,
+    held: Held,
     not_send: PhantomData<*mut ()>,
 }
 
 impl fmt::Debug for Stopped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stopped")
-            .field("reason", &self.reason)
-            .field("stats", &self.stats)
-            .finish_non_exhaustive()
+        f.debug_struct("Stopped").field("held", &self.held).finish_non_exhaustive()
     }
-}
-
-/// The mutator that stopped last.
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub struct LastToStop {
-    /// Its thread.
-    pub thread: ThreadRef,
-    /// The thread's name at that time.
-    pub name: Name,
-}
-
-/// What a stop took: its time and its mutators.
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub struct StopStats {
-    /// How long the request waited for its turn.
-    pub queued: Duration,
-    /// From then until all had stopped.
-    pub time_to_stop: Duration,
-    /// How many mutators were stopped. The one that stopped them is not counted.
-    pub mutators: usize,
-    /// How many of them were running when they were asked.
-    pub running: usize,
 }
 
 impl<'a> Stopped<'a> {
     /// Stops the world from the thread `tid`. `own` is its slot if it is a mutator that runs.
     pub(crate) fn stop(
-        shared: &'a Shared,
+        shared: &'a Arc<Shared>,
         own: Option<&'static MutatorSlot<Identity>>,
         tid: i32,
         options: StopOptions,
@@ -233,8 +200,8 @@ impl<'a> Stopped<'a> {
                 let stats = StopStats::new(counted, &clock, since);
                 safe.stay();
                 let (last, requested) = (counted.last, clock.requested());
-                let not_send = PhantomData;
-                Ok(Self { shared, own, reason, stats, last, requested, since, not_send })
+                let held = Held { reason, stats, last, requested, since };
+                Ok(Self { shared, own, held, not_send: PhantomData })
             }
             Err(TimedOut(seen)) => {
                 let stragglers = seen.into_iter().flatten().collect();
@@ -252,7 +219,7 @@ impl<'a> Stopped<'a> {
     /// What the stop took.
     #[must_use]
     pub fn stats(&self) -> &StopStats {
-        &self.stats
+        &self.held.stats
     }
 
     /// The mutator that acknowledged last. `None` if the stop had to wait for none: all had acknowledged, or
@@ -263,38 +230,19 @@ impl<'a> Stopped<'a> {
     /// Not async-signal-safe (AS-Unsafe lock).
     #[must_use]
     pub fn last_to_stop(&self) -> Option<LastToStop> {
-        let last = self.last?;
-        let slot = self.shared.protocol.slot(last.index)?;
-        // Read before the look at the generation: the slot may be another thread's by now.
-        let target = slot.status.identity.target()?;
-        (slot.current_use() == last)
-            .then_some(LastToStop { thread: target.thread, name: target.name })
+        self.held.last_to_stop(self.shared)
     }
 
     /// What the stop is for.
     #[must_use]
     pub fn reason(&self) -> Reason {
-        self.reason
+        self.held.reason
     }
 
     /// How long the world has been stopped.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
-        self.since.elapsed()
-    }
-
-    /// What the stop was, resumed at `resumed` and until this moment.
-    fn pause(&self, resumed: Instant) -> Pause {
-        let StopStats { queued, time_to_stop, mutators, .. } = self.stats;
-        Pause {
-            reason: self.reason,
-            requested: self.requested,
-            queued,
-            time_to_stop,
-            stopped: resumed - self.since,
-            resume: resumed.elapsed(),
-            mutators,
-        }
+        self.held.since.elapsed()
     }
 
     /// The stopped mutators, without the one that stopped them.
@@ -305,15 +253,51 @@ impl<'a> Stopped<'a> {
     ///
     /// Not async-signal-safe (AS-Unsafe lock).
     pub fn mutators(&self) -> impl Iterator<Item = StoppedMutator<'_>> {
-        let own = self.own;
-        self.shared
-            .protocol
-            .live()
-            .filter(move |slot| own.is_none_or(|own| !ptr::eq(own, *slot)))
-            .filter_map(|slot| {
-                let thread = slot.status.identity.thread()?;
-                Some(StoppedMutator { slot, thread, of_the_stop: PhantomData })
-            })
+        stopped_mutators(self.shared, self.own)
+    }
+
+    /// Hands the stop over: `to` gets it as a handle, which any thread may keep and end, such as a collector's.
+    ///
+    /// # Blocking
+    ///
+    /// If a mutator stopped the world: waits, safe, until the stop is over, after `to` has returned. It is one of
+    /// the stopped mutators of the handle. A thread that is not a running mutator of the world returns at once.
+    ///
+    /// # Panics
+    ///
+    /// If `to` does. The world stays stopped for as long as the handle lives: this thread waits for that first.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe (AS-Unsafe lock).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use safepoint::{Reason, World};
+    ///
+    /// let mut mutator = World::new().attach()?;
+    /// let (send, receive) = std::sync::mpsc::channel::<safepoint::StopHandle>();
+    /// let collector = std::thread::spawn(move || {
+    ///     let stopped = receive.recv().unwrap();
+    ///     assert_eq!(stopped.mutators().count(), 1);
+    ///     stopped.resume();
+    /// });
+    /// mutator.stop_the_world(Reason::GC)?.hand_over(|stopped| send.send(stopped).unwrap());
+    /// collector.join().unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn hand_over(self, to: impl FnOnce(StopHandle)) {
+        let this = ManuallyDrop::new(self);
+        let Self { shared, own, ref held, .. } = *this;
+        let protocol = &shared.protocol;
+        // Also where `to` panics.
+        let _waits = own.map(|own| Waits { shared, own });
+        if let Some(own) = own {
+            Protocol::<Linux>::stop_too(own);
+        }
+        protocol.stop_turn.hand_over();
+        to(StopHandle::new(shared.clone(), Held { ..*held }));
     }
 
     /// Lets the world run, as dropping this does.
@@ -334,23 +318,22 @@ impl<'a> Stopped<'a> {
 
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {
-        let protocol = &self.shared.protocol;
-        let resumed = Instant::now();
-        protocol.resume();
-        self.shared.recorder.record(self.pause(resumed));
-        protocol.stop_turn.release(&protocol.system);
+        self.held.end(self.shared);
         if let Some(own) = self.own {
-            protocol.leave(own);
+            self.shared.protocol.leave(own);
         }
     }
 }
 
-impl StopStats {
-    fn new(counted: Counted, clock: &Clock<'_>, stopped: Instant) -> Self {
-        let (mutators, running) = (counted.mutators as usize, counted.running as usize);
-        let (queued, time_to_stop) =
-            (clock.started() - clock.requested(), stopped - clock.started());
-        Self { queued, time_to_stop, mutators, running }
+/// A mutator that handed over the stop in which it is. It leaves its safe region when that is over.
+struct Waits<'a> {
+    shared: &'a Shared,
+    own: &'static MutatorSlot<Identity>,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.shared.protocol.leave(self.own);
     }
 }
 
@@ -379,37 +362,5 @@ impl Drop for Requester<'_> {
         if let Some(own) = self.own {
             self.protocol.leave(own);
         }
-    }
-}
-
-/// A mutator in a stopped world.
-///
-/// # Signal safety
-///
-/// All methods are async-signal-safe (AS-Safe).
-#[derive(Debug)]
-pub struct StoppedMutator<'a> {
-    slot: &'static MutatorSlot<Identity>,
-    thread: ThreadRef,
-    of_the_stop: PhantomData<&'a ()>,
-}
-
-impl StoppedMutator<'_> {
-    /// Its thread.
-    #[must_use]
-    pub fn thread(&self) -> ThreadRef {
-        self.thread
-    }
-
-    /// Its place in the world: a small number, distinct among the mutators of a moment, and used again later.
-    #[must_use]
-    pub fn index(&self) -> usize {
-        self.slot.index() as usize
-    }
-
-    /// How many mutators have had this place, this one included.
-    #[must_use]
-    pub fn generation(&self) -> u32 {
-        self.slot.generation()
     }
 }

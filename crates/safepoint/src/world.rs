@@ -2,6 +2,7 @@
 
 use core::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use threadreg::Nudge;
@@ -9,12 +10,14 @@ use threadreg::Nudge;
 use crate::forks;
 use crate::metrics::{Metrics, Pause, Recorder};
 use crate::protocol::Protocol;
+use crate::stops::{StopEpoch, Stops};
 use crate::system::{Fences, Linux};
 
 /// What the handles of a world share.
 pub(crate) struct Shared {
     pub(crate) protocol: Protocol<Linux>,
     pub(crate) recorder: Recorder,
+    pub(crate) stops: Stops,
     /// Where a child of a fork finds the world.
     node: Option<&'static forks::Node>,
 }
@@ -83,7 +86,7 @@ impl World {
     fn with(fences: Fences) -> Self {
         let protocol = Protocol::new(Linux::new(fences));
         let recorder = Recorder::new();
-        let mut shared = Arc::new(Shared { protocol, recorder, node: None });
+        let mut shared = Arc::new(Shared { protocol, recorder, stops: Stops::new(), node: None });
         let node = forks::enlist(&raw const shared.protocol);
         Arc::get_mut(&mut shared).expect("no other handle yet").node = Some(node);
         Self { shared }
@@ -97,6 +100,49 @@ impl World {
     #[must_use]
     pub fn fences(&self) -> Fences {
         self.shared.protocol.system.fences
+    }
+
+    /// How many stops of the world are over, for [`World::wait_for_stop`].
+    ///
+    /// A mutator that runs is in no stop: one that ends after it has asked was begun, or waited for, after that.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe (AS-Safe).
+    #[must_use]
+    pub fn stops(&self) -> StopEpoch {
+        self.shared.stops.epoch()
+    }
+
+    /// Waits until a stop is over that was not when [`World::stops`] was `after`: what a thread does that wants a
+    /// collection, and lets another stop the world for it. False if none is at the end of `timeout`; `None` is no
+    /// limit.
+    ///
+    /// A mutator calls this in [`Mutator::blocking`](crate::Mutator::blocking): the stop has to come about.
+    ///
+    /// # Blocking
+    ///
+    /// Until the end of a stop, or for `timeout`. The world may still be stopped for a moment when this returns, and
+    /// by the next stop: the end of the safe region waits for that.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use safepoint::World;
+    /// use std::thread;
+    ///
+    /// let world = World::new();
+    /// thread::scope(|scope| {
+    ///     let mut mutator = world.attach().unwrap();
+    ///     let before = world.stops();
+    ///     scope.spawn(|| world.stop_from_outside("collection").unwrap().resume());
+    ///     assert!(mutator.blocking(|| world.wait_for_stop(before, None)));
+    /// });
+    /// ```
+    #[doc(alias = "block_for_gc")]
+    #[must_use]
+    pub fn wait_for_stop(&self, after: StopEpoch, timeout: Option<Duration>) -> bool {
+        self.shared.stops.wait(after, timeout)
     }
 
     /// What the stops of the world have cost so far.

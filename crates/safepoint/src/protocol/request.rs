@@ -45,7 +45,7 @@ const RECALL: u32 = 1 << 2;
 #[derive(Debug)]
 pub(crate) struct Turn {
     word: AtomicU32,
-    /// The thread that has the turn; 0 for none. A thread compares it with its own id only, or puts it
+    /// The thread that has the turn; 0 for none, and if it was handed over. A thread compares it with its own id only, or puts it
     /// into an error.
     holder: PlainI32,
 }
@@ -98,6 +98,11 @@ impl Turn {
         if self.word.swap(FREE, Ordering::Release) & STATE == WANTED {
             system.wake_one(&self.word);
         }
+    }
+
+    /// To be called by the thread that has the turn. From here on no thread in particular has it: any may release it, once.
+    pub(crate) fn hand_over(&self) {
+        self.holder.store(0, Plain::Relaxed);
     }
 
     /// The thread that has the turn.

@@ -331,6 +331,13 @@ impl<S: System> Protocol<S> {
         works
     }
 
+    /// A requester that has the world stopped is to be stopped like all others: it is in its safe region, and does not
+    /// leave that before the stop is over.
+    pub(crate) fn stop_too(slot: &MutatorSlot<S::Identity>) {
+        // Relaxed: its own next look finds it.
+        slot.requests.poll.fetch_or(STOP, Ordering::Relaxed);
+    }
+
     fn is_stopping(&self) -> bool {
         self.stop_word.load(Ordering::Acquire) % 2 == 1
     }

@@ -4,6 +4,7 @@ mod bounds;
 mod common;
 mod for_each;
 mod fork;
+mod handle;
 mod late;
 mod metrics;
 mod nudge;

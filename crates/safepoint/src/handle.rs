@@ -1,0 +1,234 @@
+//! A stop that succeeded: what it took, who is stopped by it, and the handle by which any thread has it.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::ptr;
+use core::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sigctx::fork;
+use threadreg::{Name, ThreadRef};
+
+use crate::metrics::Pause;
+use crate::options::Reason;
+use crate::pace::Clock;
+use crate::protocol::{Counted, MutatorSlot, SlotUse};
+use crate::system::Identity;
+use crate::world::Shared;
+
+/// A stop that succeeded, whoever has it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) reason: Reason,
+    pub(crate) stats: StopStats,
+    pub(crate) last: Option<SlotUse>,
+    pub(crate) requested: Instant,
+    /// When all mutators had stopped.
+    pub(crate) since: Instant,
+}
+
+impl Held {
+    pub(crate) fn last_to_stop(&self, shared: &Shared) -> Option<LastToStop> {
+        let last = self.last?;
+        let slot = shared.protocol.slot(last.index)?;
+        // Read before the look at the generation: the slot may be another thread's by now.
+        let target = slot.status.identity.target()?;
+        (slot.current_use() == last)
+            .then_some(LastToStop { thread: target.thread, name: target.name })
+    }
+
+    /// Lets the world run. By the thread that has the turn, or the handle that stands for it.
+    pub(crate) fn end(&self, shared: &Shared) {
+        let resumed = Instant::now();
+        // Before mutators run: one that has seen its stop end finds the count.
+        shared.stops.count();
+        shared.protocol.resume();
+        let StopStats { queued, time_to_stop, mutators, .. } = self.stats;
+        shared.recorder.record(Pause {
+            reason: self.reason,
+            requested: self.requested,
+            queued,
+            time_to_stop,
+            stopped: resumed - self.since,
+            resume: resumed.elapsed(),
+            mutators,
+        });
+        shared.protocol.stop_turn.release(&shared.protocol.system);
+    }
+}
+
+/// The mutators of the stopped world but `own`.
+pub(crate) fn stopped_mutators<'s>(
+    shared: &'s Shared,
+    own: Option<&'static MutatorSlot<Identity>>,
+) -> impl Iterator<Item = StoppedMutator<'s>> {
+    shared
+        .protocol
+        .live()
+        .filter(move |slot| own.is_none_or(|own| !ptr::eq(own, *slot)))
+        .filter_map(|slot| {
+            let thread = slot.status.identity.thread()?;
+            Some(StoppedMutator { slot, thread, of_the_stop: PhantomData })
+        })
+}
+
+/// A stopped world, until it is dropped, on whichever thread. From [`Stopped::hand_over`](crate::Stopped::hand_over).
+///
+/// No thread in particular has the stop: one that has the handle and wants to stop the world again, or to attach to
+/// it, waits for itself until its timeout. In the child of a fork the world runs, and the handle is of no use there.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe), except [`StopHandle::mutators`],
+/// [`StopHandle::last_to_stop`] and [`StopHandle::resume`] (AS-Unsafe lock). The same holds for dropping it.
+#[must_use = "the world is resumed when this is dropped"]
+pub struct StopHandle {
+    shared: Arc<Shared>,
+    held: Held,
+    /// The process that stopped the world. The child of a fork has put its own copy in order.
+    process: u32,
+}
+
+impl fmt::Debug for StopHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StopHandle").field("held", &self.held).finish_non_exhaustive()
+    }
+}
+
+impl StopHandle {
+    pub(crate) fn new(shared: Arc<Shared>, held: Held) -> Self {
+        Self { shared, held, process: fork::process() }
+    }
+
+    /// What the stop took.
+    #[must_use]
+    pub fn stats(&self) -> &StopStats {
+        &self.held.stats
+    }
+
+    /// As [`Stopped::last_to_stop`](crate::Stopped::last_to_stop).
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe (AS-Unsafe lock).
+    #[must_use]
+    pub fn last_to_stop(&self) -> Option<LastToStop> {
+        self.held.last_to_stop(&self.shared)
+    }
+
+    /// What the stop is for.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        self.held.reason
+    }
+
+    /// How long the world has been stopped.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.held.since.elapsed()
+    }
+
+    /// The stopped mutators, with the one that stopped them and handed this over.
+    ///
+    /// A thread that attaches during the stop, and waits for its end, may be among them. In the child of a fork
+    /// there are none.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe (AS-Unsafe lock).
+    pub fn mutators(&self) -> impl Iterator<Item = StoppedMutator<'_>> {
+        let is_stopped = self.is_stopped();
+        stopped_mutators(&self.shared, None).filter(move |_| is_stopped)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.process == fork::process()
+    }
+
+    /// Lets the world run, as dropping this does.
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe (AS-Unsafe lock).
+    ///
+    /// # Blocking
+    ///
+    /// Does not wait for the mutators to run.
+    pub fn resume(self) {
+        drop(self);
+    }
+}
+
+impl Drop for StopHandle {
+    fn drop(&mut self) {
+        if self.is_stopped() {
+            self.held.end(&self.shared);
+        }
+    }
+}
+
+/// The mutator that stopped last.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct LastToStop {
+    /// Its thread.
+    pub thread: ThreadRef,
+    /// The thread's name at that time.
+    pub name: Name,
+}
+
+/// What a stop took: its time and its mutators.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct StopStats {
+    /// How long the request waited for its turn.
+    pub queued: Duration,
+    /// From then until all had stopped.
+    pub time_to_stop: Duration,
+    /// How many mutators were stopped. The one that stopped them is not counted.
+    pub mutators: usize,
+    /// How many of them were running when they were asked.
+    pub running: usize,
+}
+
+impl StopStats {
+    pub(crate) fn new(counted: Counted, clock: &Clock<'_>, stopped: Instant) -> Self {
+        let (mutators, running) = (counted.mutators as usize, counted.running as usize);
+        let (queued, time_to_stop) =
+            (clock.started() - clock.requested(), stopped - clock.started());
+        Self { queued, time_to_stop, mutators, running }
+    }
+}
+
+/// A mutator in a stopped world.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
+#[derive(Debug)]
+pub struct StoppedMutator<'a> {
+    slot: &'static MutatorSlot<Identity>,
+    thread: ThreadRef,
+    of_the_stop: PhantomData<&'a ()>,
+}
+
+impl StoppedMutator<'_> {
+    /// Its thread.
+    #[must_use]
+    pub fn thread(&self) -> ThreadRef {
+        self.thread
+    }
+
+    /// Its place in the world: a small number, distinct among the mutators of a moment, and used again later.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.slot.index() as usize
+    }
+
+    /// How many mutators have had this place, this one included.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.slot.generation()
+    }
+}

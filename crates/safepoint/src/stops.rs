@@ -1,0 +1,61 @@
+//! How many stops of a world are over, and waiting for the next to be.
+//!
+//! | word | writers | readers | ordering | invariant |
+//! |---|---|---|---|---|
+//! | `over` | holder of the stop turn +1 | any | sequentially consistent | changed before a stop's mutators run |
+//! | `waiting` | threads that wait, +1 and -1 | holder of the stop turn | sequentially consistent | a thread that is not counted yet finds the new `over` |
+
+use core::time::Duration;
+use std::time::Instant;
+
+use sigctx::sync::{self, AtomicU32, Ordering};
+
+/// How many stops of a world are over: of a moment, from [`World::stops`](crate::World::stops). Two differ if a stop
+/// has ended in between; the number begins anew after 2³².
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StopEpoch(u32);
+
+#[derive(Debug)]
+pub(crate) struct Stops {
+    over: AtomicU32,
+    waiting: AtomicU32,
+}
+
+impl Stops {
+    pub(crate) fn new() -> Self {
+        Self { over: AtomicU32::new(0), waiting: AtomicU32::new(0) }
+    }
+
+    pub(crate) fn epoch(&self) -> StopEpoch {
+        StopEpoch(self.over.load(Ordering::SeqCst))
+    }
+
+    /// A stop is over, and its mutators do not run yet.
+    pub(crate) fn count(&self) {
+        self.over.fetch_add(1, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) != 0 {
+            sync::wake_all(&self.over);
+        }
+    }
+
+    /// Waits until a stop is over that was not at `after`. False after the timeout.
+    pub(crate) fn wait(&self, after: StopEpoch, timeout: Option<Duration>) -> bool {
+        if self.epoch() != after {
+            return true;
+        }
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let is_over = loop {
+            if self.epoch() != after {
+                break true;
+            }
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                break false;
+            }
+            sync::wait(&self.over, after.0, left);
+        };
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        is_over
+    }
+}
