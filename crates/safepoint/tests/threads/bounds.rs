@@ -38,10 +38,10 @@ fn a_for_each_past_its_deadline_names_the_mutators_not_visited() {
             let EachError::TimedOut { visited, stragglers } = error else { panic!("{error}") };
             assert_eq!((visited, visits.load(Ordering::Relaxed)), (2, 2));
             let [straggler] = &stragglers[..] else { panic!("{stragglers:?}") };
-            assert_eq!(
-                (straggler.name.as_str(), straggler.cause),
-                ("late", StragglerCause::NoNudge)
-            );
+            assert_eq!(straggler.name.as_str(), "late");
+            // A busy machine may have given it no processor.
+            let causes = [StragglerCause::NoNudge, StragglerCause::Starved];
+            assert!(causes.contains(&straggler.cause), "{straggler}");
             wake.raise();
             // The closure is gone, and is not called any more; the next for-each visits all.
             assert_eq!(own.for_each_processor(|_| ()).unwrap(), 3);
