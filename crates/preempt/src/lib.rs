@@ -23,18 +23,20 @@
 //! | `place`, `lock` | where a task runs; locks that a fork does not leave locked |
 //! | `word` | protocol: whether a task runs, is wanted, is held; checked by loom |
 //! | `pending` | protocol: the signal on its way, acknowledged first; checked by loom |
+//! | `asked` | protocol: whether a poll has anything to look for; checked by loom |
 //! | `clock` | how old a mark is, and how long a task ran |
 //!
 //! A suspension passes through `suspend`, `word`, `thread`, `signal`, `pending`, the kernel, `handler`,
 //! `code`, `target`, and back by `word` and `suspend`.
 
-// Under loom only the two protocols are built: the rest makes system calls.
+// Under loom only the protocols are built: the rest makes system calls.
 #![cfg_attr(loom, allow(dead_code, reason = "used by the models of the protocols alone"))]
 
 pub use sigctx::{Unsupported, supported};
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
+        mod asked;
         #[cfg(all(test, loom))]
         mod model;
         mod pending;

@@ -1,14 +1,12 @@
 //! Safe points that code has of its own accord, and sections without any.
 
 use core::marker::PhantomData;
-use core::sync::atomic::{Ordering, compiler_fence};
 
-use crate::target;
-use crate::thread::{add_disabled, is_disabled};
+use crate::{target, thread};
 
 /// A safe point for code that is not registered: does what is asked of the calling thread.
 ///
-/// Costs a few loads when nothing is asked.
+/// Costs four loads when nothing is asked.
 ///
 /// # Signal safety
 ///
@@ -28,11 +26,10 @@ use crate::thread::{add_disabled, is_disabled};
 /// }
 /// ```
 #[doc(alias = "safepoint poll")]
-// Not inlined: a loop of polls may come back from one on another thread.
-#[inline(never)]
+#[inline]
 pub fn poll() {
-    if !is_disabled() && target::is_asked_here() {
-        target::serve(None);
+    if thread::is_due() {
+        target::look();
     }
 }
 
@@ -64,18 +61,17 @@ pub struct Disabled {
 /// drop(guard);
 /// ```
 #[doc(alias("acquirem", "preemptoff", "preempt_disable"))]
+#[inline]
 pub fn disable() -> Disabled {
-    add_disabled(1);
-    // The handler runs on this thread: only the compiler could move what follows above the count.
-    compiler_fence(Ordering::SeqCst);
+    thread::disable();
     Disabled { not_send: PhantomData }
 }
 
 impl Drop for Disabled {
+    #[inline]
     fn drop(&mut self) {
-        compiler_fence(Ordering::SeqCst);
-        if add_disabled(-1) == 0 {
-            poll();
+        if thread::enable() {
+            target::look();
         }
     }
 }

@@ -12,7 +12,6 @@ use sigctx::{Reg, Registers};
 use threadreg::{ThreadRef, spin};
 
 use crate::error::{RequestError, RunError, SignalOutcome, StragglerCause, SuspendError};
-use crate::poll::poll;
 use crate::signal::{self, is_installed};
 use crate::target::{self, SPIN, TaskCore};
 use crate::task::Task;
@@ -98,8 +97,8 @@ impl Task {
             own.block();
         };
         if own.is_some() {
-            // What was asked of the calling thread meanwhile has sent no signal.
-            poll();
+            // What was asked of the calling thread meanwhile has told no poll.
+            target::look();
         }
         result
     }
@@ -150,7 +149,7 @@ impl Task {
     pub fn request_within(&self, timeout: Duration) -> Result<(), RequestError> {
         self.0.word.request_yield();
         if target::current().is_some_and(|own| core::ptr::eq(own, Arc::as_ptr(&self.0))) {
-            poll();
+            target::look();
         }
         match Attempt::new(&self.0, timeout).request() {
             Err(SuspendError::TimedOut { tid, name, waited, cause }) => {

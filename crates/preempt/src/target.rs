@@ -24,8 +24,9 @@ use threadreg::{SignalError, ThreadRef, spin};
 use crate::clock;
 use crate::error::Held;
 use crate::place::Place;
+use crate::thread;
 use crate::thread::{
-    ThreadState, WaitsOn, add_disabled, is_called, is_rested, make_calls, take_rested,
+    ThreadState, WaitsOn, is_called, is_disabled, is_rested, make_calls, take_rested,
 };
 use crate::word::{GoOn, Mode, TaskWord, Waiter};
 
@@ -310,9 +311,10 @@ impl TaskCore {
     /// Target, in another crate's code: as [`Self::run_posted`]. That is no safe point, so the errand
     /// must make no calls there.
     pub(crate) fn run_posted_elsewhere(&self) {
-        add_disabled(1);
+        thread::disable();
         self.run_posted();
-        add_disabled(-1);
+        // What is asked meanwhile waits for the thread's own poll.
+        thread::enable();
     }
 
     /// Holder of the parked task: has its thread run `errand`. A panic in it comes back. `None` if it
@@ -409,6 +411,29 @@ fn current_shared() -> Option<Arc<TaskCore>> {
 #[doc(alias = "wantAsyncPreempt")]
 pub(crate) fn is_asked(state: &ThreadState) -> bool {
     state.has_call() || current().is_some_and(TaskCore::is_asked)
+}
+
+/// Whether anything stands that the thread, which is the calling one, may be asked for, now or later.
+fn stands(state: &ThreadState) -> bool {
+    let is_wanted = |task: &TaskCore| {
+        let seen = task.word.seen();
+        seen.is_yield() || seen.is_wanted()
+    };
+    state.has_call() || current().is_some_and(is_wanted)
+}
+
+/// A poll that has something to look for, or is to look all the same: nobody told it of what came before
+/// its task was on this thread, or while that was blocked.
+#[cold]
+#[inline(never)] // see the documentation of `thread`
+pub(crate) fn look() {
+    let Some(state) = threadreg::current().and_then(ThreadState::get) else { return };
+    if is_disabled() {
+        // The end of the last guard looks.
+        state.asked.set();
+    } else if state.asked.look(|| stands(state)) {
+        serve(None);
+    }
 }
 
 /// Whether anything is asked of the calling thread, whichever it is now.

@@ -13,7 +13,6 @@ use sigctx::inject::{CallStack, Frame};
 use threadreg::rest::Rest;
 
 use crate::error::{EnterError, Held};
-use crate::poll::poll;
 use crate::rest;
 use crate::target::{self, Hook, Inside, TaskCore, Wait, set_inside};
 use crate::thread::{ThreadState, settle};
@@ -205,7 +204,7 @@ impl Task {
         set_inside(Some(Inside { task, stack, entered_at_rest }));
         let _entered = Entered(&self.0);
         // What was asked between `start` and the store found no task on this thread.
-        poll();
+        target::look();
         Ok(body())
     }
 
@@ -270,8 +269,8 @@ impl Task {
             late(&self.0.held_for(start.elapsed()));
         }
         drop(blocked);
-        // What was asked meanwhile has sent no signal.
-        poll();
+        // What was asked meanwhile has told no poll.
+        target::look();
         Ok(result)
     }
 }

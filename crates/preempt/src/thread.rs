@@ -15,6 +15,7 @@ use sigctx::fork::{Hooks, process};
 use sigctx::sys::{self, MaskHow, SigSet};
 use threadreg::{NudgeCall, SignalError, Slot, SlotId, ThreadRef};
 
+use crate::asked::Asked;
 use crate::clock;
 use crate::error::SignalOutcome;
 use crate::pending::Pending;
@@ -45,6 +46,8 @@ extern "C" fn after_fork() {
 #[derive(Debug)]
 pub(crate) struct ThreadState {
     pub(crate) pending: Pending,
+    /// Whether the thread's polls have anything to look for.
+    pub(crate) asked: Asked,
     call: CallBox,
     outcome: AtomicU32,
     outcome_pc: AtomicUsize,
@@ -56,6 +59,7 @@ impl ThreadState {
     fn new() -> Self {
         Self {
             pending: Pending::new(),
+            asked: Asked::new(),
             call: CallBox::new(),
             outcome: AtomicU32::new(SignalOutcome::Unknown as u32),
             outcome_pc: AtomicUsize::new(0),
@@ -64,6 +68,7 @@ impl ThreadState {
     }
 
     /// The state of `thread`, if it has one. Async-signal-safe.
+    #[inline]
     pub(crate) fn get(thread: ThreadRef) -> Option<&'static Self> {
         STATE.get(thread)
     }
@@ -74,10 +79,11 @@ impl ThreadState {
         STATE.get_or_init(thread, Self::new)
     }
 
-    /// Sends `thread` the signal, unless one is on its way and not overdue, `wanted` says that it wants
+    /// Tells the polls of `thread` that it is asked for something, and sends it the signal, unless one is on its way and not overdue, `wanted` says that it wants
     /// none, or there is no handler for it yet: then it is left to polls.
     pub(crate) fn signal(thread: ThreadRef, wanted: impl Fn() -> bool) -> Result<(), SignalError> {
         let Some(state) = Self::get(thread) else { return Ok(()) };
+        state.asked.set();
         if !is_installed() {
             return Ok(());
         }
@@ -94,9 +100,10 @@ impl ThreadState {
         state.pending.request(thread.generation(), clock::millis, wanted, send)
     }
 
-    /// Stores the call that `thread` is asked to make.
+    /// Stores the call that `thread` is asked to make, and tells its polls.
     pub(crate) fn ask(&self, thread: ThreadRef, call: NudgeCall) {
         self.call.put(thread.generation(), call);
+        self.asked.set();
     }
 
     /// Takes the call that `thread`, which has the record now, was asked to make.
@@ -251,12 +258,34 @@ thread_local! {
     static RESTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Adds to the thread's count of guards, and returns the new count.
+/// Counts one more guard of the thread's. Async-signal-safe.
 #[inline(never)] // see the module's documentation
-pub(crate) fn add_disabled(by: i32) -> u32 {
-    let next = DISABLED.get().wrapping_add_signed(by);
-    DISABLED.set(next);
-    next
+pub(crate) fn disable() {
+    DISABLED.set(DISABLED.get().wrapping_add(1));
+    // The handler runs on this thread: only the compiler could move what follows above the count.
+    compiler_fence(Ordering::SeqCst);
+}
+
+/// Counts one guard less, and returns whether the thread is to look what it is asked for. Async-signal-safe.
+#[inline(never)] // see the module's documentation
+pub(crate) fn enable() -> bool {
+    compiler_fence(Ordering::SeqCst);
+    let left = DISABLED.get().wrapping_sub(1);
+    DISABLED.set(left);
+    compiler_fence(Ordering::SeqCst);
+    left == 0 && may_be_asked()
+}
+
+/// Whether the thread, which holds no guard, may be asked for anything.
+#[inline(always)] // into two functions that are not inlined
+fn may_be_asked() -> bool {
+    threadreg::current().and_then(ThreadState::get).is_some_and(|state| state.asked.is_set())
+}
+
+/// Whether the thread is to look what it is asked for. Async-signal-safe.
+#[inline(never)] // see the module's documentation
+pub(crate) fn is_due() -> bool {
+    DISABLED.get() == 0 && may_be_asked()
 }
 
 /// Whether the thread holds a guard. Async-signal-safe.

@@ -54,6 +54,26 @@ const ENDINGS: [Ending; 4] = [
     }),
 ];
 
+/// P25. The task had no thread when it was asked, and the thread looks when it enters: too early.
+#[test]
+fn what_is_asked_before_a_guarded_thread_enters_is_served_when_the_guard_ends() {
+    preempt::install().expect("install");
+    let _me = threadreg::attach().expect("attach");
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = runs.clone();
+    let task = Task::with_hook(move |_| _ = counted.fetch_add(1, SeqCst));
+    task.request().expect("idle");
+    let (outer, inner) = (preempt::disable(), preempt::disable());
+    task.enter(|| {
+        preempt::poll();
+        drop(inner);
+        assert_eq!(runs.load(SeqCst), 0, "a guard is left");
+        drop(outer);
+        assert_eq!(runs.load(SeqCst), 1);
+    })
+    .expect("enters");
+}
+
 /// H1.
 #[test]
 fn what_is_asked_during_a_hook_at_a_poll_is_served_once_after_it() {

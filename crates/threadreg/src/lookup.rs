@@ -23,33 +23,70 @@ const KEY: u32 = 2;
 /// Where a thread's record is noted; set once.
 static WHERE: AtomicU32 = AtomicU32::new(UNSET);
 
+/// A record and its generation. Atomics, since a handler may look between any two instructions.
+struct Noted {
+    record: AtomicPtr<Record>,
+    /// Written before `record`: whoever finds the record finds its generation.
+    generation: AtomicU32,
+}
+
 thread_local! {
-    // Const and without a destructor: no set-up that could allocate. An atomic, since a handler may
-    // look between any two instructions.
-    static CURRENT: AtomicPtr<Record> = const { AtomicPtr::new(ptr::null_mut()) };
+    // Const and without a destructor: no set-up that could allocate.
+    static CURRENT: Noted = const {
+        Noted { record: AtomicPtr::new(ptr::null_mut()), generation: AtomicU32::new(0) }
+    };
+}
+
+/// The calling thread's record and its generation, or null. Async-signal-safe (AS-Safe).
+///
+/// The generation is noted beside the record: so neither waits for the other, and nothing but the
+/// thread's own words is loaded.
+#[inline]
+pub(crate) fn noted() -> (*const Record, u32) {
+    // Relaxed: a thread that has a record saw this set when it registered.
+    if WHERE.load(Ordering::Relaxed) != LOCAL {
+        return noted_elsewhere();
+    }
+    // Relaxed: only this thread writes them.
+    CURRENT.with(|noted| {
+        let record = noted.record.load(Ordering::Relaxed);
+        (record.cast_const(), noted.generation.load(Ordering::Relaxed))
+    })
+}
+
+#[cold]
+#[inline(never)] // In line it would make all calls of `noted` slower.
+fn noted_elsewhere() -> (*const Record, u32) {
+    let record: *const Record = match WHERE.load(Ordering::Relaxed) {
+        UNSET | LOCAL => ptr::null(),
+        // SAFETY: reads a word of the calling thread; the key is never given back.
+        key => unsafe { libc::pthread_getspecific(key - KEY) }.cast_const().cast(),
+    };
+    // SAFETY: null, or a record of the arena, which is never freed.
+    let generation = unsafe { record.as_ref() }.map_or(0, |record| record.state().0);
+    (record, generation)
 }
 
 /// The calling thread's record, or null. Async-signal-safe (AS-Safe).
-#[inline]
 pub(crate) fn record() -> *const Record {
-    // Relaxed: a thread that has a record saw this set when it registered.
-    match WHERE.load(Ordering::Relaxed) {
-        UNSET => ptr::null(),
-        // Relaxed: only this thread writes it.
-        LOCAL => CURRENT.with(|current| current.load(Ordering::Relaxed)),
-        // SAFETY: reads a word of the calling thread; the key is never given back.
-        key => unsafe { libc::pthread_getspecific(key - KEY) }.cast_const().cast(),
-    }
+    noted().0
 }
 
 /// Notes the calling thread's record; null: it has none. Called with signals blocked.
 pub(crate) fn set(record: *const Record) {
+    // SAFETY: null, or a record of the arena, which is never freed.
+    let generation = unsafe { record.as_ref() }.map_or(0, |record| record.state().0);
     // The fences keep the compiler from moving the record's set-up past the store that lets a
     // handler on this thread find it, and its taking apart before the store that hides it.
     compiler_fence(Ordering::SeqCst);
     match WHERE.load(Ordering::Relaxed) {
         UNSET => unreachable!("`init` comes before every registration"),
-        LOCAL => CURRENT.with(|current| current.store(record.cast_mut(), Ordering::Relaxed)),
+        LOCAL => CURRENT.with(|noted| {
+            noted.generation.store(generation, Ordering::Relaxed);
+            // For the handler of a fault, which nothing blocks.
+            compiler_fence(Ordering::SeqCst);
+            noted.record.store(record.cast_mut(), Ordering::Relaxed);
+        }),
         key => {
             // SAFETY: the key was made by `new_key` and has no destructor.
             let failed = unsafe { libc::pthread_setspecific(key - KEY, record.cast()) };

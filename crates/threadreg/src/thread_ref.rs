@@ -235,8 +235,8 @@ impl fmt::Debug for ThreadRef {
 ///
 /// # Signal safety
 ///
-/// Async-signal-safe (AS-Safe) on every thread, at every moment of its life: it loads a thread-local
-/// without initialiser or destructor, and a word of the thread's own record. In a library that was
+/// Async-signal-safe (AS-Safe) on every thread, at every moment of its life: it loads two thread-locals
+/// without initialiser or destructor. In a library that was
 /// opened with `dlopen`, where the first touch of a thread-local allocates, it calls
 /// `pthread_getspecific` instead.
 ///
@@ -251,11 +251,10 @@ impl fmt::Debug for ThreadRef {
 #[inline]
 #[must_use]
 pub fn current() -> Option<ThreadRef> {
+    // The thread's own record keeps its generation for as long as the thread has it.
+    let (record, generation) = lookup::noted();
     // SAFETY: null, or a record of the arena, which is never freed.
-    let record = unsafe { lookup::record().as_ref() }?;
-    // The thread's own record keeps its generation for as long as the thread-local points to it.
-    let (generation, _) = record.state();
-    Some(ThreadRef { record, generation })
+    unsafe { record.as_ref() }.map(|record| ThreadRef { record, generation })
 }
 
 /// Keeps a thread from finishing its exit; from [`ThreadRef::pin`].

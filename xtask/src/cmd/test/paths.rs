@@ -17,9 +17,9 @@ use crate::workspace::{Workspace, has, how_to_get};
 const COUNTS: [(&str, usize); 5] = [
     ("safepoint_poll", 5),
     ("safe_region", 17),
-    ("current_thread", 15),
-    ("no_preempt", 68),
-    ("preempt_poll", 35),
+    ("current_thread", 8),
+    ("no_preempt", 33),
+    ("preempt_poll", 27),
 ];
 
 /// The bench that is stepped through.
