@@ -33,6 +33,7 @@ use std::time::Instant;
 use sigctx::fork::{Hooks, process};
 use sigctx::sync::Mutex;
 use sigctx::sys::Tid;
+use threadreg::ThreadRef;
 
 use crate::ranges::{Overlap, Table};
 
@@ -84,7 +85,7 @@ pub(crate) struct Stop {
 
 impl Stop {
     /// Async-signal-safe.
-    fn new(code: &Arc<Code>) -> Self {
+    fn new(code: &Arc<Code>, me: ThreadRef) -> Self {
         // One reference more: the range may be taken out, and its `CodeRange` gone, during the call.
         let code = Arc::into_raw(Arc::clone(code));
         // SAFETY: the reference just made.
@@ -92,7 +93,7 @@ impl Stop {
         // SeqCst: counted before the handler leaves the readers, whom a writer waits for before it
         // looks at the count.
         this.stopped.fetch_add(1, SeqCst);
-        let tid = sigctx::sys::gettid() as u32;
+        let tid = me.tid().unwrap_or(0) as u32;
         // Relaxed: names, for an error.
         let is_mine = |slot: &AtomicU32| slot.compare_exchange(0, tid, Relaxed, Relaxed).is_ok();
         let name = this.tids.iter().position(is_mine).unwrap_or(NAMED);
@@ -467,10 +468,10 @@ fn look<R>(pc: usize, then: impl FnOnce(Option<&Arc<Code>>) -> R) -> R {
     result
 }
 
-/// Handler: calls `interrupt` with a counted [`Stop`] if `pc` is in registered code. A thread that retires
-/// the range waits for it unless `interrupt` drops it.
-pub(crate) fn stop_at<R>(pc: usize, interrupt: impl FnOnce(Stop) -> R) -> Option<R> {
-    look(pc, |code| code.map(|code| interrupt(Stop::new(code))))
+/// Handler of `me`: calls `interrupt` with a counted [`Stop`] if `pc` is in registered code. A thread that
+/// retires the range waits for it unless `interrupt` drops it.
+pub(crate) fn stop_at<R>(pc: usize, me: ThreadRef, interrupt: impl FnOnce(Stop) -> R) -> Option<R> {
+    look(pc, |code| code.map(|code| interrupt(Stop::new(code, me))))
 }
 
 /// Whether `pc` lies in registered code.

@@ -11,7 +11,7 @@ use threadreg::procfs::TaskDir;
 use crate::code::{self, Stop};
 use crate::error::SignalOutcome;
 use crate::rest::rest_in_place;
-use crate::signal::{is_last, number};
+use crate::signal::{is_harmless, is_last, is_this_process, number};
 use crate::target;
 use crate::thread::{self, ThreadState};
 
@@ -52,16 +52,11 @@ fn is_to_be_spared(delivery: &Delivery<'_>) -> bool {
 fn is_ours(delivery: &Delivery<'_>) -> bool {
     let from = delivery.sender().map(|sender| sender.pid);
     match delivery.code() {
-        libc::SI_TKILL => from == Some(sys::getpid()),
+        libc::SI_TKILL => from.is_some_and(is_this_process),
         // What is left of the information when the queue is full. No process has the id 0.
         libc::SI_USER => from == Some(0),
         _ => false,
     }
-}
-
-/// Whether the default action is to do nothing.
-fn is_harmless(signal: i32) -> bool {
-    matches!(signal, libc::SIGURG | libc::SIGCHLD | libc::SIGWINCH | libc::SIGCONT)
 }
 
 /// Hands a signal to the process, for which there is no handler, to the main thread if that blocks it.
@@ -105,7 +100,7 @@ fn interrupt(delivery: &mut Delivery<'_>, me: ThreadRef, state: &'static ThreadS
         // SAFETY: this thread keeps the stack alive while it is inside.
         let own = target::inside().map(|inside| unsafe { inside.stack.as_ref() });
         let stack = own.unwrap_or(me.call_stack());
-        let injected = code::stop_at(pc, |stop| {
+        let injected = code::stop_at(pc, me, |stop| {
             // SAFETY: the pc is in registered code, whose promise is that any call may be made there;
             // the stack is a thread's, which is never forgotten, or a task's, which outlives the code.
             let injection = unsafe { delivery.inject_masked(stack, interrupted, stop.as_word()) }?;

@@ -24,7 +24,7 @@
 //! | `word` | protocol: whether a task runs, is wanted, is held; checked by loom |
 //! | `pending` | protocol: the signal on its way, acknowledged first; checked by loom |
 //! | `asked` | protocol: whether a poll has anything to look for; checked by loom |
-//! | `clock` | how old a mark is, and how long a task ran |
+//! | `clock` | how old a mark is, and how long ago a task went on |
 //!
 //! A suspension passes through `suspend`, `word`, `thread`, `signal`, `pending`, the kernel, `handler`,
 //! `code`, `target`, and back by `word` and `suspend`.

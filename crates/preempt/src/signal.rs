@@ -5,10 +5,10 @@
 //! again: the handler that was put over it gets the signal next, as if ours had come later.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use sigctx::handler::{Installed, Standing};
-use sigctx::sys::{SIG_DFL, SIG_IGN};
+use sigctx::sys::{self, SIG_DFL, SIG_IGN};
 use threadreg::ThreadRef;
 
 /// The signal, unless another is asked for: harmless by default, rarely used, and not special to any
@@ -34,7 +34,23 @@ pub(crate) fn installed() -> Option<&'static Installed> {
 
 /// Says that the handler is installed. Only for the thread that installed it, once.
 pub(crate) fn set_installed(installed: Installed) {
+    note_process();
     INSTALLED.store(Box::into_raw(Box::new(installed)), Ordering::Release);
+}
+
+/// The process, to spare its handlers the system call. Relaxed: a number, for a first look.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
+
+/// Notes which process this is. To be called again in the child of a fork.
+pub(crate) fn note_process() {
+    PROCESS.store(sys::getpid(), Ordering::Relaxed);
+}
+
+/// Whether `pid` is this process. Async-signal-safe.
+///
+/// In a child that no hook has run in (`_Fork`, a plain `clone`) its parent seems to be this process, too.
+pub(crate) fn is_this_process(pid: i32) -> bool {
+    pid == PROCESS.load(Ordering::Relaxed) || pid == sys::getpid()
 }
 
 /// The signal: the one that is installed, or will be by default. Async-signal-safe.
@@ -64,9 +80,15 @@ pub(crate) fn is_blocked(thread: ThreadRef) -> bool {
     status.is_some_and(|status| status.blocked.contains(number()))
 }
 
-/// Puts ours on top again, before a signal is sent, where it was replaced, or where a handler covers it
-/// that did not before, or where `deaf` says that the thread has not heard the last signal.
-pub(crate) fn look_after(deaf: impl FnOnce() -> bool) {
+/// Whether the default action is to do nothing.
+pub(crate) fn is_harmless(signal: i32) -> bool {
+    matches!(signal, libc::SIGURG | libc::SIGCHLD | libc::SIGWINCH | libc::SIGCONT)
+}
+
+/// Puts ours on top again where it was replaced, or where a handler covers it that did not before, or where
+/// the thread has not heard the signal before the last. Returns whether it did: what was sent before may
+/// have gone elsewhere.
+pub(crate) fn look_after(is_deaf: bool) -> bool {
     static RESTORED: AtomicU32 = AtomicU32::new(0);
     static LAST_COVER: AtomicUsize = AtomicUsize::new(0);
 
@@ -75,14 +97,16 @@ pub(crate) fn look_after(deaf: impl FnOnce() -> bool) {
         // Once each: another copy of the crates does the same, and hands signals on in either order.
         // Relaxed: a thread that sees another's value puts ours on top once more.
         Some(Standing::Covered { by }) => {
-            LAST_COVER.swap(by.get(), Ordering::Relaxed) != by.get() || deaf()
+            LAST_COVER.swap(by.get(), Ordering::Relaxed) != by.get() || is_deaf
         }
         Some(_) => true,
     };
     // Relaxed: a count.
-    if is_lost && RESTORED.fetch_add(1, Ordering::Relaxed) < RESTORES {
+    let is_restored = is_lost && RESTORED.fetch_add(1, Ordering::Relaxed) < RESTORES;
+    if is_restored {
         // The kernel has taken the same before; if it does not now, the error of a late stop says which
         // handler covers ours.
         let _ = installed().map(Installed::restore);
     }
+    is_restored
 }

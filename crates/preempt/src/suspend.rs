@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sigctx::inject::Frame;
+use sigctx::sys::{self, Tid};
 use sigctx::{Reg, Registers};
 use threadreg::{ThreadRef, spin};
 
@@ -36,7 +37,7 @@ impl Task {
     /// point that it came to; in a safe region, as blocked.
     ///
     /// Several requesters that suspend one task take turns, and the task has its turn between two of
-    /// them: once it is let go its thread has 50 µs of processor time before it is stopped again.
+    /// them: once it has gone on it is not stopped again for 50 µs.
     ///
     /// A mutator of a stop-the-world calls this in a safe region, unless it is stopped by nudges
     /// ([`Nudger`](crate::Nudger)): while it waits, it makes the calls that it is nudged for. While
@@ -78,19 +79,19 @@ impl Task {
         let mut attempt = Attempt::new(target, timeout);
         let result = loop {
             let held = attempt.hold();
-            let Some(own) = own else { break finish(held, self) };
+            let Some(own) = own else { break attempt.finish(held, self) };
             if own.unblock(Some(Duration::ZERO)) != GoOn::TimedOut {
-                break finish(held, self);
+                break attempt.finish(held, self);
             }
             if held.is_err() {
                 own.unblock(None);
-                break finish(held, self);
+                break attempt.finish(held, self);
             }
             // A requester wants our task while we hold the target, and may be the target itself. One of
             // the two must give way: the later at once, the earlier if that does not help, for the other
             // may hold us from its own code, where it is stopped now and cannot let go.
             if own.id < target.id && own.unblock(Some(GIVE_WAY)) != GoOn::TimedOut {
-                break finish(held, self);
+                break attempt.finish(held, self);
             }
             target.word.release();
             own.unblock(None);
@@ -160,30 +161,14 @@ impl Task {
     }
 }
 
-fn finish(held: Result<Mode, SuspendError>, task: &Task) -> Result<Suspended, SuspendError> {
-    let mode = held?;
-    // SAFETY: this thread holds the task, and it is parked.
-    let interrupted = (mode == Mode::Parked).then(|| unsafe { task.0.interrupted() }).flatten();
-    let at = match mode {
-        Mode::Parked if interrupted.is_some() => StoppedAt::Instruction,
-        Mode::Parked => StoppedAt::Poll,
-        Mode::Blocked => StoppedAt::Blocked,
-        Mode::Idle | Mode::Running => StoppedAt::Idle,
-    };
-    let me = sigctx::sys::gettid();
-    task.0.set_holder(Some(me));
-    let thread = task.0.thread();
-    if let Some(thread) = thread {
-        thread.set_suspended_by(Some(me));
-    }
-    Ok(Suspended { task: Arc::clone(&task.0), at, interrupted, thread, not_sync: PhantomData })
-}
-
 /// One suspension or request under way.
 struct Attempt<'a> {
     target: &'a TaskCore,
-    start: Instant,
+    /// When it was asked first how long it has waited.
+    start: Option<Instant>,
     timeout: Duration,
+    /// The calling thread, once that is known.
+    tid: Option<Tid>,
     /// The handler's count before the first signal was sent.
     handled: Option<u32>,
     /// What became of the last signal, if one was sent.
@@ -192,7 +177,7 @@ struct Attempt<'a> {
 
 impl<'a> Attempt<'a> {
     fn new(target: &'a TaskCore, timeout: Duration) -> Self {
-        Self { target, start: Instant::now(), timeout, handled: None, sent: None }
+        Self { target, start: None, timeout, tid: None, handled: None, sent: None }
     }
 
     /// Wants the task and holds it, or wants it no more.
@@ -210,15 +195,23 @@ impl<'a> Attempt<'a> {
                 Ok(mode) => return Ok(mode),
                 Err(seen) => seen,
             };
-            let left = self.timeout.saturating_sub(self.start.elapsed());
+            let runs = seen.mode() == Mode::Running;
+            // The first signal before the first look at the clock: all that can wait does, until the signal
+            // is on its way.
+            let is_first = runs && self.sent.is_none() && !self.timeout.is_zero();
+            if is_first {
+                self.send();
+            }
+            let left = self.left();
             if left.is_zero() {
                 let error = self.late(seen);
                 self.target.word.unwant();
                 return Err(error);
             }
-            if seen.mode() == Mode::Running {
-                self.note_handled();
-                self.sent = Some(self.target.signal());
+            if runs {
+                if !is_first {
+                    self.send();
+                }
                 self.wait_round(seen, round.min(left), || self.target.word.seen() != seen);
                 round = (round * 2).min(LONGEST_WAIT);
             } else {
@@ -244,13 +237,12 @@ impl<'a> Attempt<'a> {
             if !seen.is_yield() {
                 return Ok(());
             }
-            let left = self.timeout.saturating_sub(self.start.elapsed());
+            let left = self.left();
             if left.is_zero() {
                 return Err(self.late(seen));
             }
             if seen.mode() == Mode::Running {
-                self.note_handled();
-                self.sent = Some(self.target.signal());
+                self.send();
             }
             // The target wakes no thread when it takes a request: most requesters do not wait.
             self.wait_round(seen, round.min(left), || !self.target.word.seen().is_yield());
@@ -272,6 +264,49 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// How much of the timeout is left.
+    fn left(&mut self) -> Duration {
+        if let Some(start) = self.start {
+            return self.timeout.saturating_sub(start.elapsed());
+        }
+        self.start = Some(Instant::now());
+        self.timeout
+    }
+
+    fn waited(&self) -> Duration {
+        self.start.map(|start| start.elapsed()).unwrap_or_default()
+    }
+
+    /// Sends for the running task.
+    fn send(&mut self) {
+        self.note_handled();
+        self.sent = Some(self.target.signal());
+        // A system call, perhaps: while the signal is on its way it costs nothing.
+        self.tid.get_or_insert_with(own_tid);
+    }
+
+    /// What is made of the hold: says who has the task.
+    fn finish(
+        &self,
+        held: Result<Mode, SuspendError>,
+        task: &Task,
+    ) -> Result<Suspended, SuspendError> {
+        let at = match held? {
+            // SAFETY: this thread holds the task, and it is parked.
+            Mode::Parked if unsafe { task.0.interrupted() }.is_some() => StoppedAt::Instruction,
+            Mode::Parked => StoppedAt::Poll,
+            Mode::Blocked => StoppedAt::Blocked,
+            Mode::Idle | Mode::Running => StoppedAt::Idle,
+        };
+        let me = self.tid.unwrap_or_else(own_tid);
+        task.0.set_holder(Some(me));
+        let thread = task.0.thread();
+        if let Some(thread) = thread {
+            thread.set_suspended_by(Some(me));
+        }
+        Ok(Suspended { task: Arc::clone(&task.0), at, thread, not_sync: PhantomData })
+    }
+
     fn note_handled(&mut self) {
         if self.handled.is_none() {
             let state = self.target.thread().and_then(ThreadState::get);
@@ -281,7 +316,7 @@ impl<'a> Attempt<'a> {
 
     /// The error that names the late thread and the cause.
     fn late(&self, seen: Seen) -> SuspendError {
-        let waited = self.start.elapsed();
+        let waited = self.waited();
         let thread = self.target.thread();
         let cause = if seen.is_held() {
             StragglerCause::HeldByAnother { holder: self.target.holder() }
@@ -318,6 +353,11 @@ impl<'a> Attempt<'a> {
         let has_run = Some(state.pending.handled()) != self.handled;
         (has_run && outcome != SignalOutcome::Unknown).then_some((outcome, pc))
     }
+}
+
+/// The calling thread's id.
+fn own_tid() -> Tid {
+    threadreg::current().and_then(|me| me.tid()).unwrap_or_else(sys::gettid)
 }
 
 /// Why a thread has not handled its signal.
@@ -370,7 +410,6 @@ pub enum StoppedAt {
 pub struct Suspended {
     task: Arc<TaskCore>,
     at: StoppedAt,
-    interrupted: Option<Registers>,
     thread: Option<ThreadRef>,
     /// Not Sync: a task has room for one errand.
     not_sync: PhantomData<Cell<()>>,
@@ -396,20 +435,22 @@ impl Suspended {
     /// Its registers, if it was stopped at an instruction.
     #[must_use]
     pub fn registers(&self) -> Option<&Registers> {
-        self.interrupted.as_ref()
+        let is_interrupted = self.at == StoppedAt::Instruction;
+        // SAFETY: this holds the task, and it is parked.
+        is_interrupted.then(|| unsafe { self.task.interrupted() }).flatten()
     }
 
     /// The address of its next instruction, if it was stopped at one.
     #[must_use]
     pub fn pc(&self) -> Option<usize> {
-        self.interrupted.map(|registers| registers[Reg::PC] as usize)
+        self.registers().map(|registers| registers[Reg::PC] as usize)
     }
 
     /// Its stack pointer, if it was stopped at an instruction: everything above, and the red zone
     /// below, is the task's.
     #[must_use]
     pub fn sp(&self) -> Option<usize> {
-        self.interrupted.map(|registers| registers[Reg::SP] as usize)
+        self.registers().map(|registers| registers[Reg::SP] as usize)
     }
 
     /// The thread that runs the task, if it is not idle.

@@ -36,8 +36,9 @@ pub(crate) type Hook = dyn Fn(Option<&mut Frame<'_>>) + Send + Sync;
 /// What the holder of a parked task has its thread run.
 pub(crate) type Errand<'a> = dyn FnMut(Option<&mut Frame<'_>>) + Send + 'a;
 
-/// How much processor time a task's thread has, at least, before the task is stopped again, in
-/// microseconds: two to four times what a stop costs.
+/// For how long a task that went on after a wait is not stopped again, in microseconds: two to four times
+/// what a stop costs. By the wall's clock: the thread notes the time while it has a processor, and the kernel
+/// seldom takes that away so soon. Where it does, the task has its next turn.
 const GRACE: u32 = 50;
 
 /// How long a thread spins before it sleeps, at most: about as long as a sleep and its wake take, so that
@@ -70,8 +71,8 @@ pub(crate) struct TaskCore {
     errand: UnsafeCell<Option<*mut Errand<'static>>>,
     /// The frame that `interrupted` was read from, while that call lasts. The target's.
     frame: Cell<Option<NonNull<Frame<'static>>>>,
-    /// The target's processor time when it went on after a wait, in microseconds; 0 once that is long
-    /// ago. Relaxed: the target's.
+    /// When the target went on after a wait, in microseconds; 0 once that is long ago. Relaxed: the
+    /// target's.
     went_on: AtomicU32,
     /// The thread that holds the task, or 0. Relaxed: for diagnosis.
     holder: AtomicI32,
@@ -156,11 +157,10 @@ impl TaskCore {
 
     /// Target: the [`GRACE`] begins.
     pub(crate) fn note_went_on(&self) {
-        let now = clock::own_micros().map_or(0, |now| now.max(1));
-        self.went_on.store(now, Ordering::Relaxed);
+        self.went_on.store(clock::micros().max(1), Ordering::Relaxed);
     }
 
-    /// Target, as it leaves the task: another thread's processor time is another.
+    /// Target, as it leaves the task: who enters it next has not waited.
     pub(crate) fn forget_went_on(&self) {
         self.went_on.store(0, Ordering::Relaxed);
     }
@@ -171,7 +171,7 @@ impl TaskCore {
         if then == 0 {
             return false;
         }
-        let just = clock::own_micros().is_some_and(|now| now.wrapping_sub(then) < GRACE);
+        let just = clock::micros().wrapping_sub(then) < GRACE;
         if !just {
             self.went_on.store(0, Ordering::Relaxed);
         }
@@ -278,10 +278,10 @@ impl TaskCore {
     ///
     /// # Safety
     ///
-    /// The calling thread holds the task, which is parked.
-    pub(crate) unsafe fn interrupted(&self) -> Option<Registers> {
+    /// The calling thread holds the task, which is parked, for as long as the reference lives.
+    pub(crate) unsafe fn interrupted(&self) -> Option<&Registers> {
         // SAFETY: the target wrote this before it parked, and does not again until it is let go.
-        unsafe { *self.interrupted.get() }
+        unsafe { &*self.interrupted.get() }.as_ref()
     }
 
     /// Target, in a wait: if that is in an injected call, all signals are as they were from here on.

@@ -36,6 +36,7 @@ pub(crate) fn watch_forks() {
 /// No thread that asked the one thread of the child for anything is left, and no signal that was on its
 /// way comes.
 extern "C" fn after_fork() {
+    signal::note_process();
     if let Some(state) = threadreg::current().and_then(ThreadState::get) {
         state.pending.after_fork();
         state.call.state.store(EMPTY, Ordering::Relaxed);
@@ -92,10 +93,17 @@ impl ThreadState {
             return Err(SignalError::Gone);
         }
         let send = || {
-            signal::look_after(|| state.is_deaf());
+            let (number, is_deaf) = (number(), state.is_deaf());
             // Relaxed: a hint, of the last sender.
             state.sent_at.store(state.pending.handled(), Ordering::Relaxed);
-            thread.signal(number())
+            if !signal::is_harmless(number) {
+                // Where ours was replaced by the default action, it would end the process.
+                signal::look_after(is_deaf);
+                return thread.signal(number);
+            }
+            // Sent first: the look is a system call, and costs nothing while the signal is on its way.
+            let sent = thread.signal(number);
+            if sent.is_ok() && signal::look_after(is_deaf) { thread.signal(number) } else { sent }
         };
         state.pending.request(thread.generation(), clock::millis, wanted, send)
     }

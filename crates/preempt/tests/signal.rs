@@ -111,6 +111,27 @@ fn a_handler_over_ours_keeps_its_signals_and_tasks_stop() {
     });
 }
 
+/// G1. The signal is sent before its action is looked at. A request that is made once still reaches the loop
+/// when another action got the signal.
+#[test]
+fn a_request_that_another_action_gets_is_sent_again() {
+    let name = "a_request_that_another_action_gets_is_sent_again";
+    testkit::in_child(name, Duration::from_mins(1), || {
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        let _code = set_up();
+        let hook = |_: Option<&mut preempt::Frame<'_>>| _ = RUNS.fetch_add(1, SeqCst);
+        let spinner = Spinner::start("spinner", Task::with_hook(hook));
+        for (n, action) in
+            [SIG_IGN, SIG_DFL, keeps::<1> as *const () as usize].into_iter().enumerate()
+        {
+            set_action(libc::SIGURG, action, SaFlags::empty());
+            spinner.task.request().expect("sent");
+            until("the hook runs", || RUNS.load(SeqCst) as usize == n + 1);
+        }
+        spinner.end();
+    });
+}
+
 /// G1. Ours is not put on top without end: two that both want to be first would never rest.
 #[test]
 fn the_error_names_the_handler_that_stays_over_ours() {
