@@ -279,8 +279,12 @@ impl<'a> Attempt<'a> {
 
     /// Sends for the running task.
     fn send(&mut self) {
-        self.note_handled();
-        self.sent = Some(self.target.signal());
+        let thread = self.target.thread();
+        if self.handled.is_none() {
+            let state = thread.and_then(ThreadState::get);
+            self.handled = state.map(|state| state.pending.handled());
+        }
+        self.sent = Some(thread.map_or(Ok(()), |thread| self.target.signal_to(thread)));
         // A system call, perhaps: while the signal is on its way it costs nothing.
         self.tid.get_or_insert_with(own_tid);
     }
@@ -305,13 +309,6 @@ impl<'a> Attempt<'a> {
             thread.set_suspended_by(Some(me));
         }
         Ok(Suspended { task: Arc::clone(&task.0), at, thread, not_sync: PhantomData })
-    }
-
-    fn note_handled(&mut self) {
-        if self.handled.is_none() {
-            let state = self.target.thread().and_then(ThreadState::get);
-            self.handled = state.map(|state| state.pending.handled());
-        }
     }
 
     /// The error that names the late thread and the cause.

@@ -124,7 +124,11 @@ impl TaskCore {
 
     /// Sends the signal, unless one is on its way.
     pub(crate) fn signal(&self) -> Result<(), SignalError> {
-        let Some(thread) = self.thread() else { return Ok(()) };
+        self.thread().map_or(Ok(()), |thread| self.signal_to(thread))
+    }
+
+    /// Sends the signal to the thread where the task runs, unless one is on its way.
+    pub(crate) fn signal_to(&self, thread: ThreadRef) -> Result<(), SignalError> {
         ThreadState::signal(thread, || self.word.seen().mode() == Mode::Running)
     }
 
@@ -471,6 +475,10 @@ fn serve_once(mut frame: Option<&mut Frame<'_>>) -> bool {
             Some(task) => task.with_frame(frame.as_deref_mut(), make_calls),
             None => make_calls(),
         }
+    }
+    let Some(task) = current() else { return false };
+    if task.hook.is_none() {
+        return task.serve(frame);
     }
     // A reference of its own: the hook may come back when the task has been left, and let go.
     current_shared().is_some_and(|task| task.serve(frame))

@@ -259,7 +259,8 @@ impl TaskWord {
 
     /// Takes the request to run the hook, if there is one.
     pub(crate) fn take_yield(&self) -> bool {
-        self.0.fetch_and(!YIELD, SeqCst) & YIELD != 0
+        // Most often there is none, and a look costs less than a change.
+        self.seen().is_yield() && self.0.fetch_and(!YIELD, SeqCst) & YIELD != 0
     }
 
     /// Running → Parked → Running, if a requester wants the task: stays Parked until it may run.

@@ -195,6 +195,9 @@ impl Delivery<'_> {
 
     /// Does what the kernel would have done before the first install.
     fn previous_actions(&mut self) {
+        if self.passage.is_null() && self.signal_entry.ends_in_nothing(self.signal) {
+            return;
+        }
         let (info, uc) = self.ctx.as_raw();
         let uc = uc.cast::<Ucontext>();
         let mut caller = NO_CALLER;

@@ -106,6 +106,15 @@ impl SignalEntry {
         self.newest.store(found, Ordering::Release);
     }
 
+    /// Whether there is nothing to hand the signal to: behind ours is but one action, which does nothing.
+    #[inline]
+    pub(super) fn ends_in_nothing(&self, signal: i32) -> bool {
+        does_nothing_by_default(signal)
+            && self.newest().is_none_or(|previous| {
+                previous.older().is_none() && !covers(previous.action().handler)
+            })
+    }
+
     fn newest(&self) -> Option<&'static Previous> {
         // SAFETY: null, or leaked by `found` (I1). Acquire: pairs with `found`.
         unsafe { self.newest.load(Ordering::Acquire).as_ref() }
@@ -370,12 +379,16 @@ unsafe fn call_c(
     }
 }
 
+/// Whether a signal is ignored by default; SIGCONT did its work when it was sent.
+fn does_nothing_by_default(signal: i32) -> bool {
+    matches!(signal, libc::SIGCHLD | libc::SIGURG | libc::SIGWINCH | libc::SIGCONT)
+}
+
 /// Does what the kernel does by default. A signal that ends the process does so at the interrupted
 /// instruction.
 fn default_action(signal: i32, info: &SigInfo) {
     let stops = match signal {
-        // Ignored by default; SIGCONT did its work when it was sent.
-        libc::SIGCHLD | libc::SIGURG | libc::SIGWINCH | libc::SIGCONT => return,
+        _ if does_nothing_by_default(signal) => return,
         libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => true,
         _ => false,
     };
