@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+pub mod raised;
+
 /// What one side was measured to take.
 #[derive(Debug, Clone)]
 pub struct Series {
