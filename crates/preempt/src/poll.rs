@@ -6,7 +6,7 @@ use crate::{target, thread};
 
 /// A safe point for code that is not registered: does what is asked of the calling thread.
 ///
-/// Costs four loads when nothing is asked.
+/// Costs a few loads when nothing is asked.
 ///
 /// # Signal safety
 ///
