@@ -49,10 +49,14 @@ pub(crate) fn operations(limits: &Limits) -> Vec<Series> {
         // SAFETY: no pointers; each thread has this id already.
         batch = unsafe { batch.call(libc::SYS_setresuid, [uid, uid, uid, 0, 0, 0]) };
     }
-    let mut all: Vec<_> = BARRIERS.iter().map(|(name, _)| Series::new(name)).collect();
-    limits.repeat(2, |counts| {
-        for ((_, barrier), series) in BARRIERS.iter().zip(&mut all) {
-            let operation = AllThreads::new().barrier(*barrier).timeout(TIMEOUT);
+    let share =
+        Limits { budget: limits.budget / BARRIERS.len() as u32, word: word.to_owned(), ..*limits };
+    // One after the other, as the peers do it: an operation ends before its threads are back at what they did,
+    // and the next one waits for that. Each side bears what it leaves behind.
+    let measure = |&(name, barrier): &(&'static str, Barrier)| {
+        let mut series = Series::new(name);
+        share.repeat(2, |counts| {
+            let operation = AllThreads::new().barrier(barrier).timeout(TIMEOUT);
             let begin = Instant::now();
             let report = operation.batch(&batch).expect("every thread comes");
             let time = begin.elapsed();
@@ -60,7 +64,8 @@ pub(crate) fn operations(limits: &Limits) -> Vec<Series> {
             if counts {
                 series.add(time);
             }
-        }
-    });
-    all
+        });
+        series
+    };
+    BARRIERS.iter().map(measure).collect()
 }

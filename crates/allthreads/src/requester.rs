@@ -39,7 +39,7 @@ use crate::options::{KernelWorkers, OnDivergence, OnMixed, Results};
 use crate::patience::Patience;
 use crate::report::Report;
 use crate::signal::{self, Mask, be_reachable};
-use crate::system::{Kernel, Spinning, processors};
+use crate::system::{Kernel, Yielding, processors};
 use crate::threads::has_ended_in;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -126,8 +126,8 @@ pub(crate) fn run(request: &Request<'_>) -> Result<Report, Error> {
     let mut retries = 0;
     loop {
         let ids = (pid, me, request.signal);
-        let looks = Spinning::looks(population, processors());
-        let attempt = Attempt { request, dir, ids, looks, patience: &mut patience, before };
+        let yields = Yielding::yields(population, processors());
+        let attempt = Attempt { request, dir, ids, yields, patience: &mut patience, before };
         match attempt.run(retries) {
             ControlFlow::Break(end) => return end,
             ControlFlow::Continue(failed) => before = Some(failed),
@@ -149,8 +149,8 @@ struct Attempt<'a> {
     request: &'a Request<'a>,
     dir: &'a TaskDir,
     ids: (i32, Tid, i32),
-    /// How often threads look at a word before they sleep.
-    looks: u32,
+    /// How often threads give way before they sleep.
+    yields: u32,
     patience: &'a mut Patience,
     /// What was wrong with the last attempt, if this is not the first.
     before: Option<Failed>,
@@ -185,7 +185,7 @@ impl<'a> Begun<'a> {
     /// have ended what they cannot do.
     fn new(
         hold: &'a Hold,
-        release: Release,
+        (release, yields): (Release, u32),
         patience: &mut Patience,
         mut bury: impl FnMut(),
         prepare: impl FnOnce(),
@@ -200,7 +200,7 @@ impl<'a> Begun<'a> {
             Some(patience.left()?.min(LOOK_AT_HELD))
         };
         // Not after a refusal: the end of what has not begun would be the end of the one before.
-        hold.begin(&Kernel, release, time_left, prepare).then(|| Self(hold))
+        hold.begin(&Yielding::new(yields), release, time_left, prepare).then(|| Self(hold))
     }
 }
 
@@ -278,7 +278,7 @@ impl Attempt<'_> {
         let mut rehearsal = None;
         let begun = Begun::new(
             &BLOCK.hold,
-            request.release,
+            (request.release, self.yields),
             census.patience(),
             || {
                 BLOCK.roll.bury(&BLOCK.hold, joined, has_ended_in(pid));
@@ -286,7 +286,7 @@ impl Attempt<'_> {
             || {
                 BLOCK.table.clear();
                 BLOCK.roll.clear(joined);
-                BLOCK.looks.store(self.looks, Ordering::Relaxed);
+                BLOCK.yields.store(self.yields, Ordering::Relaxed);
                 BLOCK.excluded.set(left_out);
                 BLOCK.calls.load(request.calls, request.results);
                 BLOCK.credentials.prepare(compare);
@@ -353,8 +353,9 @@ fn check_credentials(held: u32, pid: i32, compare: bool) -> Result<(), Halt> {
         return Ok(());
     }
     let never = AtomicU32::new(0);
+    let have_checked = || BLOCK.roll.have_checked(held);
     // They have joined, and make three system calls.
-    while !BLOCK.roll.have_checked(held) {
+    while !BLOCK.system().give_way(have_checked) && !have_checked() {
         let _ = futex_wait(&never, 0, Some(Duration::from_micros(50)));
         // A filter may answer any of them with the end of the thread.
         BLOCK.roll.bury(&BLOCK.hold, held, has_ended_in(pid));
@@ -524,7 +525,7 @@ mod tests {
         let patience = Duration::from_millis(30);
         let open = |until, prepare: &dyn Fn()| {
             let mut patience = Patience::new(until);
-            Begun::new(&hold, Release::Each, &mut patience, || (), prepare)
+            Begun::new(&hold, (Release::Each, 0), &mut patience, || (), prepare)
         };
         let begun = open(None, &|| ()).unwrap();
         assert_eq!(hold.join(|| false), Some(Joined::Held(1)));
@@ -548,7 +549,7 @@ mod tests {
             let hold = Hold::new();
             let unwound = std::panic::catch_unwind(|| {
                 let mut patience = Patience::new(None);
-                let _begun = Begun::new(&hold, release, &mut patience, || (), || ()).unwrap();
+                let _begun = Begun::new(&hold, (release, 0), &mut patience, || (), || ()).unwrap();
                 assert!(!close || hold.close(0));
                 std::panic::resume_unwind(Box::new(()));
             });

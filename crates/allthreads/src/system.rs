@@ -1,7 +1,7 @@
 //! What the protocol needs from the kernel: sleeping and waking on a word.
 
 #[cfg(not(loom))]
-pub(crate) use kernel::{Kernel, Spinning, processors};
+pub(crate) use kernel::{Kernel, Yielding, processors};
 
 use sigctx::sync::AtomicU32;
 
@@ -24,10 +24,10 @@ pub(crate) trait System {
 #[cfg(not(loom))]
 mod kernel {
     use core::ffi::{c_int, c_long};
-    use core::hint::spin_loop;
     use core::ptr;
     use core::sync::atomic::{AtomicU32, Ordering};
     use core::time::Duration;
+    use std::time::Instant;
 
     use sigctx::sys::syscall_raw;
 
@@ -90,54 +90,79 @@ mod kernel {
         }
     }
 
-    /// How often a thread looks at a word before it sleeps, in an operation on few threads: up to some 20 µs,
-    /// which is what a sleep and a wake take, and as long as a signal is under way to a processor that sleeps.
-    const LOOKS: u32 = 500;
+    /// How often a thread gives way to others before it sleeps.
+    const YIELDS: u32 = 8;
+    /// The same where each thread may have a processor of its own. No other thread runs there, and it takes
+    /// some 15 µs: as long as a signal is under way to a processor that sleeps.
+    const YIELDS_ALONE: u32 = 50;
+    /// The most threads on a processor that give way to each other. More of them have left each other's caches
+    /// when their turns come again, and a turn for nothing costs as much as a sleep.
+    const CROWD: usize = 128;
+    /// The longest that a requester gives way. Where threads compute, each takes a slice of milliseconds, and a
+    /// sleeper that is woken has the processor sooner.
+    const PATIENCE: Duration = Duration::from_micros(50);
 
-    /// The kernel, but with a bounded time of looking at the word before each sleep. For an operation on no more
-    /// threads than there are processors: elsewhere a thread that looks keeps a processor from those that it
-    /// waits for.
+    /// The kernel, but each sleep is put off: the thread looks at the word, and gives way to another one, some
+    /// times. What it waits for has often come by then, and then its sleep and its wake, some 4 µs, are one
+    /// switch of threads, about 1 µs. The thread that it waits for may be in line for the same processor, which
+    /// it would not get from one that only looks.
     #[derive(Clone, Copy)]
-    pub(crate) struct Spinning {
-        looks: u32,
+    pub(crate) struct Yielding {
+        yields: u32,
     }
 
-    impl Spinning {
+    impl Yielding {
         /// For an operation on `threads` threads, the requester included, where there are so many processors.
-        pub(crate) fn looks(threads: usize, processors: usize) -> u32 {
-            if threads <= processors { LOOKS } else { 0 }
+        pub(crate) fn yields(threads: usize, processors: usize) -> u32 {
+            if threads <= processors {
+                YIELDS_ALONE
+            } else if threads <= CROWD * processors {
+                YIELDS
+            } else {
+                0
+            }
         }
 
         #[inline(always)]
-        pub(crate) fn new(looks: u32) -> Self {
-            Self { looks }
+        pub(crate) fn new(yields: u32) -> Self {
+            Self { yields }
         }
 
-        /// Whether the word changes soon.
+        /// Gives way to other threads, as often as it may, `until` it is time to go on. Whether it was.
         #[inline(always)]
-        fn changes(self, word: &AtomicU32, from: u32) -> bool {
-            for _ in 0..self.looks {
-                // Relaxed: the caller looks again.
-                if word.load(Ordering::Relaxed) != from {
+        pub(crate) fn give_way(self, until: impl Fn() -> bool) -> bool {
+            for _ in 0..self.yields {
+                if until() {
                     return true;
                 }
-                spin_loop();
+                give_way();
             }
             false
         }
     }
 
-    impl System for Spinning {
+    /// Lets another thread have the processor, if one waits for it. A filter may refuse it.
+    #[inline(always)]
+    fn give_way() {
+        // SAFETY: no arguments.
+        let _ = unsafe { syscall_raw(libc::SYS_sched_yield, [0; 6]) };
+    }
+
+    impl System for Yielding {
         type Timeout = Duration;
 
         #[inline(always)]
         fn wait(&self, word: &AtomicU32, expected: u32, number: u32) -> bool {
-            !self.changes(word, expected) && Kernel.wait(word, expected, number)
+            // Relaxed: the caller looks again.
+            let changed = || word.load(Ordering::Relaxed) != expected;
+            !self.give_way(changed) && Kernel.wait(word, expected, number)
         }
 
         #[inline(always)]
         fn wait_for(&self, word: &AtomicU32, expected: u32, timeout: Self::Timeout) {
-            if !self.changes(word, expected) {
+            let (start, patience) = (Instant::now(), PATIENCE.min(timeout));
+            let changed = || word.load(Ordering::Relaxed) != expected;
+            if !self.give_way(|| changed() || start.elapsed() >= patience) || !changed() {
                 Kernel.wait_for(word, expected, timeout);
             }
         }
@@ -176,19 +201,29 @@ mod kernel {
 
     #[cfg(test)]
     mod tests {
+        use core::cell::Cell;
+
         use super::*;
 
-        /// A thread that spins takes a processor from one that is to come, unless there is one for each.
+        /// Thousands that give way to each other would take turns for nothing.
         #[test]
-        fn threads_spin_only_where_each_has_a_processor() {
-            assert_ne!(Spinning::looks(2, 2), 0);
-            assert_eq!((Spinning::looks(3, 2), Spinning::looks(2, 1)), (0, 0));
+        fn threads_give_way_only_where_their_turns_come_soon() {
+            let often = Yielding::yields(2, 2);
+            let some = Yielding::yields(3, 2);
+            assert!(often > some && some > 0);
+            assert_eq!(Yielding::yields(2 * CROWD, 2), some);
+            assert_eq!((Yielding::yields(2 * CROWD + 1, 2), Yielding::yields(1000, 1)), (0, 0));
             assert!(processors() >= 1);
-            let word = AtomicU32::new(0);
-            let spinning = Spinning::new(Spinning::looks(2, 2));
             // It ends by itself, and then sleeps.
-            assert!(!spinning.changes(&word, 0) && spinning.changes(&word, 1));
-            spinning.wait_for(&word, 0, Duration::from_micros(1));
+            let looks = Cell::new(0);
+            let never = || {
+                looks.set(looks.get() + 1);
+                false
+            };
+            assert!(!Yielding::new(some).give_way(never));
+            assert_eq!(looks.get(), some);
+            assert!(Yielding::new(some).give_way(|| true));
+            Yielding::new(some).wait_for(&AtomicU32::new(0), 0, Duration::from_micros(1));
         }
 
         /// What the held threads cost together, while the requester waits for more to come, has a bound.
