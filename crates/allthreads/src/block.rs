@@ -22,7 +22,7 @@ use crate::hold::Hold;
 use crate::lock::{Lock, Locked};
 use crate::notes::Notes;
 use crate::signals::Signals;
-use crate::system::Yielding;
+use crate::system::{Yielding, Yields};
 use crate::threads::{Entry, Excluded, Roll, Table};
 
 const TAKING: u32 = 1 << 31;
@@ -40,8 +40,7 @@ pub(crate) struct Block {
     pub(crate) excluded: Excluded,
     pub(crate) previous: Previous,
     pub(crate) signals: Signals,
-    /// How often threads give way before they sleep. Written before the gate opens.
-    pub(crate) yields: AtomicU32,
+    pub(crate) yields: Yields,
     /// 0 when instances that `kill` sent are foreign. Else they are ours, and this is one more than how often
     /// they may still be passed on. Relaxed: set before the system call that sends.
     pub(crate) broadcast: AtomicU32,
@@ -66,7 +65,7 @@ impl Block {
             excluded: Excluded::new(),
             previous: Previous::new(),
             signals: Signals::new(),
-            yields: AtomicU32::new(0),
+            yields: Yields::new(),
             broadcast: AtomicU32::new(0),
             notes: UnsafeCell::new(Notes::new()),
         }
@@ -106,9 +105,8 @@ impl Block {
 
     /// What the protocol of this operation sleeps by.
     #[inline(always)]
-    pub(crate) fn system(&self) -> Yielding {
-        // Relaxed: carried by the gate.
-        Yielding::new(self.yields.load(Ordering::Relaxed))
+    pub(crate) fn system(&self) -> Yielding<'_> {
+        self.yields.system()
     }
 
     /// Whether thread `tid` is held or asks for the operation that is being executed: it is in a function

@@ -39,7 +39,7 @@ use crate::options::{KernelWorkers, OnDivergence, OnMixed, Results};
 use crate::patience::Patience;
 use crate::report::Report;
 use crate::signal::{self, Mask, be_reachable};
-use crate::system::{Kernel, Yielding, processors};
+use crate::system::{Kernel, processors};
 use crate::threads::has_ended_in;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -126,8 +126,7 @@ pub(crate) fn run(request: &Request<'_>) -> Result<Report, Error> {
     let mut retries = 0;
     loop {
         let ids = (pid, me, request.signal);
-        let yields = Yielding::yields(population, processors());
-        let attempt = Attempt { request, dir, ids, yields, patience: &mut patience, before };
+        let attempt = Attempt { request, dir, ids, population, patience: &mut patience, before };
         match attempt.run(retries) {
             ControlFlow::Break(end) => return end,
             ControlFlow::Continue(failed) => before = Some(failed),
@@ -149,8 +148,8 @@ struct Attempt<'a> {
     request: &'a Request<'a>,
     dir: &'a TaskDir,
     ids: (i32, Tid, i32),
-    /// How often threads give way before they sleep.
-    yields: u32,
+    /// How many threads there were in the beginning.
+    population: usize,
     patience: &'a mut Patience,
     /// What was wrong with the last attempt, if this is not the first.
     before: Option<Failed>,
@@ -185,7 +184,7 @@ impl<'a> Begun<'a> {
     /// have ended what they cannot do.
     fn new(
         hold: &'a Hold,
-        (release, yields): (Release, u32),
+        release: Release,
         patience: &mut Patience,
         mut bury: impl FnMut(),
         prepare: impl FnOnce(),
@@ -200,7 +199,7 @@ impl<'a> Begun<'a> {
             Some(patience.left()?.min(LOOK_AT_HELD))
         };
         // Not after a refusal: the end of what has not begun would be the end of the one before.
-        hold.begin(&Yielding::new(yields), release, time_left, prepare).then(|| Self(hold))
+        hold.begin(&BLOCK.system(), release, time_left, prepare).then(|| Self(hold))
     }
 }
 
@@ -278,7 +277,7 @@ impl Attempt<'_> {
         let mut rehearsal = None;
         let begun = Begun::new(
             &BLOCK.hold,
-            (request.release, self.yields),
+            request.release,
             census.patience(),
             || {
                 BLOCK.roll.bury(&BLOCK.hold, joined, has_ended_in(pid));
@@ -286,7 +285,7 @@ impl Attempt<'_> {
             || {
                 BLOCK.table.clear();
                 BLOCK.roll.clear(joined);
-                BLOCK.yields.store(self.yields, Ordering::Relaxed);
+                BLOCK.yields.begin(self.population, processors(), !one_phase);
                 BLOCK.excluded.set(left_out);
                 BLOCK.calls.load(request.calls, request.results);
                 BLOCK.credentials.prepare(compare);
@@ -525,7 +524,7 @@ mod tests {
         let patience = Duration::from_millis(30);
         let open = |until, prepare: &dyn Fn()| {
             let mut patience = Patience::new(until);
-            Begun::new(&hold, (Release::Each, 0), &mut patience, || (), prepare)
+            Begun::new(&hold, Release::Each, &mut patience, || (), prepare)
         };
         let begun = open(None, &|| ()).unwrap();
         assert_eq!(hold.join(|| false), Some(Joined::Held(1)));
@@ -549,7 +548,7 @@ mod tests {
             let hold = Hold::new();
             let unwound = std::panic::catch_unwind(|| {
                 let mut patience = Patience::new(None);
-                let _begun = Begun::new(&hold, (release, 0), &mut patience, || (), || ()).unwrap();
+                let _begun = Begun::new(&hold, release, &mut patience, || (), || ()).unwrap();
                 assert!(!close || hold.close(0));
                 std::panic::resume_unwind(Box::new(()));
             });
