@@ -2,7 +2,10 @@
 //! that reads `/proc/self/task` and sends signals.
 //!
 //! Nothing here allocates: a held thread may have the allocator's lock.
+//!
+//! This file is long because finding threads and judging those that do not come share what was sent to whom.
 
+use core::mem;
 use core::time::Duration;
 use std::time::Instant;
 
@@ -65,7 +68,12 @@ pub(crate) struct Census<'a> {
     pid: i32,
     me: Tid,
     signal: i32,
+    instance: Instance,
     release: Release,
+    /// The size of the thread group when it was last read.
+    population: u32,
+    /// The threads of the operation before are still to be tried.
+    recalls: bool,
     /// The deadline has passed, and no thread was missing then: the count is taken once more.
     late: bool,
     /// No thread was missing at the last look.
@@ -93,6 +101,7 @@ impl<'a> Census<'a> {
         (pid, me, signal): (i32, Tid, i32),
         excluded: &[Tid],
     ) -> Result<Self, Error> {
+        notes.known.begin(BLOCK.roll.threads(BLOCK.hold.joined()), me);
         notes.bystanders.retain(|b| b.kind != Kind::Excluded);
         // The requester takes part even if it is named.
         let now = excluded.iter().map(|&tid| (tid, None));
@@ -115,7 +124,10 @@ impl<'a> Census<'a> {
             pid,
             me,
             signal,
+            instance: Instance::new(pid, signal),
             release: Release::Together,
+            population: 0,
+            recalls: true,
             late: false,
             complete: false,
             sent: 0,
@@ -184,13 +196,50 @@ impl<'a> Census<'a> {
         true
     }
 
+    /// Signals the threads of the operation before, in place of a first listing. True if they are all that
+    /// there are beside the requester: each was there when the kernel took its signal, under the listing's
+    /// number. Else a listing is to follow; those that were signalled here get no other signal.
+    fn recall(&mut self) -> bool {
+        let Notes { known, bystanders, missing_count, .. } = &*self.notes;
+        // Those that take no part must get no signal, nor those that have one queued.
+        if !mem::take(&mut self.recalls) || bystanders.len > 0 || *missing_count > 0 {
+            return false;
+        }
+        let number = BLOCK.table.begin_listing();
+        let mut there = 0;
+        for tid in known.iter().chain([self.me]) {
+            let Some((entry, before)) = BLOCK.table.list(tid, number) else { return false };
+            // Twice among those known: another thread had its id before.
+            if before == number {
+                continue;
+            }
+            if tid != self.me {
+                // A late signal of another operation has brought it: nothing says that it lives still.
+                if entry.needs_no_signal() {
+                    continue;
+                }
+                match self.instance.send(tid) {
+                    Ok(()) => {
+                        entry.set_sent();
+                        self.sent += 1;
+                    }
+                    Err(Errno::ESRCH) => continue,
+                    // The listing meets it again, and finds room, or says why not.
+                    Err(_) => return false,
+                }
+            }
+            there += 1;
+        }
+        there == self.population
+    }
+
     /// Lists all threads, and signals each that takes part and needs a signal. `entry` gets each id, and
     /// whether the thread takes part; it gives the thread's entry, or `None` where the table is full.
     fn list<'e>(
         &mut self,
         mut entry: impl FnMut(Tid, bool) -> Option<Entry<'e>>,
     ) -> Result<(), Halt> {
-        let Notes { buffer, bystanders, missing, missing_count } = &mut *self.notes;
+        let Notes { buffer, bystanders, missing, missing_count, .. } = &mut *self.notes;
         let mut failed = None;
         // More were missing than are remembered: it may be any thread.
         let any = *missing_count > missing.len;
@@ -200,7 +249,7 @@ impl<'a> Census<'a> {
             Seen::Gone | Seen::Hidden => Ok(false),
         };
         self.refused = 0;
-        let instance = Instance::new(self.pid, self.signal);
+        let instance = &self.instance;
         dir.for_each_tid(buffer, |tid| {
             let takes_part = tid != self.me && !bystanders.iter().any(|b| b.tid == tid);
             let Some(entry) = entry(tid, takes_part) else {
@@ -244,7 +293,7 @@ impl<'a> Census<'a> {
     fn look(&mut self, hold: &Hold) -> Result<(), Halt> {
         self.dead += BLOCK.roll.bury(hold, hold.arrivals(), has_ended_in(self.pid));
         self.notes.forget_missing();
-        let Notes { buffer, bystanders, missing, missing_count } = &mut *self.notes;
+        let Notes { buffer, bystanders, missing, missing_count, .. } = &mut *self.notes;
         let mut failed = None;
         // It may be that none is missing and the count differs: threads come and go.
         let mut bearable = None;
@@ -383,7 +432,8 @@ impl ThreadGroup for Census<'_> {
     }
 
     fn population(&mut self) -> Result<u32, Halt> {
-        Ok(self.dir.count()? as u32)
+        self.population = self.dir.count()? as u32;
+        Ok(self.population)
     }
 
     fn dead(&mut self, hold: &Hold, all: bool) -> u32 {
@@ -396,10 +446,14 @@ impl ThreadGroup for Census<'_> {
     }
 
     fn summon(&mut self, _hold: &Hold) -> Result<(), Halt> {
-        self.list(|tid, _| BLOCK.table.entry(tid))
+        if self.recall() { Ok(()) } else { self.list(|tid, _| BLOCK.table.entry(tid)) }
     }
 
     fn pass(&mut self, _hold: &Hold) -> Result<Pass, Halt> {
+        if self.recall() {
+            let (listed, awaited) = (self.population, self.population - 1);
+            return Ok(Pass { listed, again: 0, awaited, acting: 0 });
+        }
         let number = BLOCK.table.begin_listing();
         let mut pass = Pass { listed: 0, again: 0, awaited: 0, acting: 0 };
         self.list(|tid, takes_part| {
@@ -493,6 +547,60 @@ mod tests {
             // All are there and the count says that they are not: that is waited for only once.
             census.idle = 10 * GIVE_UP;
             assert!(matches!(look(&mut census), Err(Halt::Stalled)));
+        };
+        assert_eq!(testkit::forked(child), 0);
+    }
+
+    /// A recall stands for a listing only where it has reached every thread that there is.
+    #[test]
+    fn a_recall_of_all_but_one_is_no_listing() {
+        let child = || {
+            signal::install(signal::DEFAULT).unwrap();
+            let start = || {
+                let (tell, told) = std::sync::mpsc::channel();
+                let (end, ends) = std::sync::mpsc::channel::<()>();
+                let thread = std::thread::spawn(move || {
+                    tell.send(sys::gettid()).unwrap();
+                    let _ended = ends.recv();
+                });
+                (told.recv().unwrap(), thread, end)
+            };
+            let ((one, _one, _go_on), (two, _two, _go_on_too)) = (start(), start());
+            let (ended, thread, end) = start();
+            drop(end);
+            thread.join().unwrap();
+            let me = sys::gettid();
+            let dir = TaskDir::open().unwrap();
+            testkit::until("it is gone", || dir.count().unwrap() == 3);
+            let mut notes = Box::new(Notes::new());
+            let mut recall = |known: &[Tid], prepare: &dyn Fn(&mut Notes)| {
+                BLOCK.table.clear();
+                let mut patience = Patience::new(None);
+                let ids = (sys::getpid(), me, signal::DEFAULT);
+                let mut census = Census::new(&dir, &mut notes, &mut patience, ids, &[]).unwrap();
+                census.notes.known.begin(known.iter().copied(), me);
+                prepare(census.notes);
+                census.population().unwrap();
+                let all = census.recall();
+                let again = census.recall();
+                assert!(!again, "a recall of those that have a signal");
+                census.notes.reset();
+                (all, census.sent)
+            };
+            let plain = |_: &mut Notes| ();
+            assert_eq!(recall(&[one, two], &plain), (true, 2));
+            assert_eq!(recall(&[one, ended, two, one], &plain), (true, 2));
+            assert_eq!(recall(&[one, me], &plain), (false, 1), "one is missing");
+            assert_eq!(recall(&[one, ended], &plain), (false, 1), "one has ended");
+            let leave_out = |notes: &mut Notes| {
+                let left_out = Bystander { tid: two, start_time: 0, kind: Kind::Excluded };
+                assert!(notes.bystanders.add(left_out));
+            };
+            assert_eq!(recall(&[one, two], &leave_out), (false, 0), "one takes no part");
+            let miss = |notes: &mut Notes| {
+                notes.note_missing(Straggler::new(two, StragglerCause::Blocked, ""));
+            };
+            assert_eq!(recall(&[one, two], &miss), (false, 0), "one may have a signal queued");
         };
         assert_eq!(testkit::forked(child), 0);
     }

@@ -79,6 +79,10 @@
 //! as the size says, they were all. All of them have run the calls in the second listing; and no thread was
 //! running them, and none has joined since, from a time before the size was read.
 //!
+//! In place of the first listing, each thread of the operation before is signalled (`Census::recall`). The
+//! kernel takes a signal only for a thread that is there, as a listing shows only those that are: if the second
+//! listing shows the same ones, they lived in between.
+//!
 //! A thread is known by its id here. If all ids of the pid namespace are used up within one operation, one
 //! that has not run the calls may get the id of one that had, and is taken for it.
 
@@ -525,12 +529,12 @@ pub(crate) trait ThreadGroup {
     /// Threads that have joined and have ended since: those known already, or with `all` after a look at
     /// each.
     fn dead(&mut self, hold: &Hold, all: bool) -> u32;
-    /// Signals every listed thread that was not yet signalled.
+    /// Signals every thread that was not yet signalled, as far as it knows them or a listing shows them.
     fn summon(&mut self, hold: &Hold) -> Result<(), Self::Error>;
     /// Waits for arrivals, about until there are `target`; an error when that is hopeless for now.
     fn pause(&mut self, hold: &Hold, target: u32) -> Result<(), Self::Error>;
-    /// Lists all threads, and signals each that has not run the calls of a one-phase operation and was not
-    /// signalled.
+    /// Lists all threads, or finds that those it knows are all, and signals each that has not run the calls of
+    /// a one-phase operation and was not signalled.
     fn pass(&mut self, hold: &Hold) -> Result<Pass, Self::Error>;
 }
 

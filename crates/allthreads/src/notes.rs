@@ -5,6 +5,7 @@ use sigctx::sys::Tid;
 use threadreg::procfs::TaskStat;
 
 use crate::error::Straggler;
+use crate::threads::SLOTS;
 
 /// The most threads that take no part.
 const BYSTANDERS: usize = 128;
@@ -100,11 +101,48 @@ pub(crate) struct Notes {
     /// The threads that were missing at the last look, and how many there were.
     pub(crate) missing: Few<Straggler, 32>,
     pub(crate) missing_count: usize,
+    pub(crate) known: Known,
+}
+
+/// The threads of the operation before: most likely those of this one, too.
+pub(crate) struct Known {
+    tids: [Tid; SLOTS],
+    len: usize,
+    /// Of the operation that is under way.
+    requester: Tid,
+}
+
+impl Known {
+    #[expect(clippy::large_stack_arrays, reason = "evaluated at compile time, into a static")]
+    const fn new() -> Self {
+        Self { tids: [0; SLOTS], len: 0, requester: 0 }
+    }
+
+    /// Takes those that were held, and the requester, for those known, as an operation of `requester` begins.
+    pub(crate) fn begin(&mut self, held: impl Iterator<Item = Tid>, requester: Tid) {
+        let before = (self.requester != 0).then_some(self.requester);
+        self.len = 0;
+        for (to, from) in self.tids.iter_mut().zip(held.chain(before)) {
+            *to = from;
+            self.len += 1;
+        }
+        self.requester = requester;
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Tid> {
+        self.tids.iter().take(self.len).copied()
+    }
 }
 
 impl Notes {
     pub(crate) const fn new() -> Self {
-        Self { buffer: [0; _], bystanders: Few::new(), missing: Few::new(), missing_count: 0 }
+        Self {
+            buffer: [0; _],
+            bystanders: Few::new(),
+            missing: Few::new(),
+            missing_count: 0,
+            known: Known::new(),
+        }
     }
 
     #[cfg(test)]
@@ -123,6 +161,7 @@ impl Notes {
     pub(crate) fn reset(&mut self) {
         self.bystanders.clear();
         self.forget_missing();
+        (self.known.len, self.known.requester) = (0, 0);
     }
 
     /// The bystanders of these kinds.

@@ -261,6 +261,12 @@ impl Roll {
         entries.all(|entry| entry & (CHECKED | LEFT) != 0)
     }
 
+    /// The threads of the first `joined` entries.
+    pub(crate) fn threads(&self, joined: u32) -> impl Iterator<Item = Tid> {
+        let entries = self.0.iter().take(joined as usize).map(|e| e.load(Ordering::Relaxed) & TID);
+        entries.filter(|&tid| tid != 0).map(|tid| tid as Tid)
+    }
+
     /// The threads that have not left, of the first `joined`.
     pub(crate) fn inside(&self, joined: u32) -> impl Iterator<Item = Tid> {
         let entries = self.0.iter().take(joined as usize).map(|e| e.load(Ordering::Relaxed));
