@@ -1,6 +1,6 @@
 // A call on every thread: Go's AllThreadsSyscall, which there is in programs without C alone
-// (CGO_ENABLED=0). Each goroutine has a thread of its own, which waits for a channel, is in a system call
-// (`read`), or spins (`spin`); `batch` makes five calls. Arguments and output are those of common.h.
+// (CGO_ENABLED=0). Each goroutine has a thread of its own, which waits for a channel or is in a system call
+// (`read`); `batch` makes five calls. Arguments and output are those of common.h.
 package main
 
 import (
@@ -36,11 +36,7 @@ func main() {
 	}
 	debug.SetMaxThreads(20000)
 	debug.SetGCPercent(-1)
-	if word == "spin" {
-		// So that each of them has a thread that runs.
-		runtime.GOMAXPROCS(threads + 1)
-	}
-	var ready, never int64
+	var ready int64
 	channel := make(chan int)
 	var ends [2]int
 	if err := syscall.Pipe(ends[:]); err != nil {
@@ -50,16 +46,11 @@ func main() {
 		go func() {
 			runtime.LockOSThread()
 			atomic.AddInt64(&ready, 1)
-			switch word {
-			case "spin":
-				for atomic.LoadInt64(&never) == 0 {
-				}
-			case "read":
+			if word == "read" {
 				var byte [1]byte
 				syscall.Read(ends[0], byte[:])
-			default:
-				<-channel
 			}
+			<-channel
 		}()
 	}
 	for atomic.LoadInt64(&ready) < int64(threads) {

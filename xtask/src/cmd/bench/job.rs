@@ -58,7 +58,10 @@ impl Job {
     /// A call on every thread, by us and by the peers that have it.
     pub(super) fn on_all_threads(threads: usize, word: &'static str) -> Vec<Self> {
         let ours = Self { word, ..Self::ours("all-threads", threads) };
-        let peers = [Program::Glibc, Program::Musl, Program::Libpsx, Program::Go];
+        let mut peers = vec![Program::Glibc, Program::Musl, Program::Libpsx];
+        // Go stops the world for each call, and most of ten threads that spin sleep still when the next call
+        // stops it again.
+        peers.extend((word != "spin").then_some(Program::Go));
         let peers = peers.into_iter().map(|program| Self::of(program, threads, word));
         std::iter::once(ours).chain(peers).collect()
     }
