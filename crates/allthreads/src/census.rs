@@ -60,6 +60,16 @@ impl From<ProcError> for Halt {
     }
 }
 
+/// The threads of the operation before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Untried,
+    /// With the requester they are all that there are.
+    All,
+    /// There are others, or some have ended.
+    Some,
+}
+
 /// One gathering's view of the process.
 pub(crate) struct Census<'a> {
     dir: &'a TaskDir,
@@ -72,8 +82,7 @@ pub(crate) struct Census<'a> {
     release: Release,
     /// The size of the thread group when it was last read.
     population: u32,
-    /// The threads of the operation before are still to be tried.
-    recalls: bool,
+    known: Known,
     /// The deadline has passed, and no thread was missing then: the count is taken once more.
     late: bool,
     /// No thread was missing at the last look.
@@ -127,7 +136,7 @@ impl<'a> Census<'a> {
             instance: Instance::new(pid, signal),
             release: Release::Together,
             population: 0,
-            recalls: true,
+            known: Known::Untried,
             late: false,
             complete: false,
             sent: 0,
@@ -202,11 +211,15 @@ impl<'a> Census<'a> {
     fn recall(&mut self) -> bool {
         let Notes { known, bystanders, missing_count, .. } = &*self.notes;
         // Those that take no part must get no signal, nor those that have one queued.
-        if !mem::take(&mut self.recalls) || bystanders.len > 0 || *missing_count > 0 {
+        if self.known != Known::Untried {
+            return false;
+        }
+        self.known = Known::Some;
+        if bystanders.len > 0 || *missing_count > 0 {
             return false;
         }
         let number = BLOCK.table.begin_listing();
-        let mut there = 0;
+        let (mut there, mut ended) = (0, false);
         for tid in known.iter().chain([self.me]) {
             let Some((entry, before)) = BLOCK.table.list(tid, number) else { return false };
             // Twice among those known: another thread had its id before.
@@ -223,14 +236,56 @@ impl<'a> Census<'a> {
                         entry.set_sent();
                         self.sent += 1;
                     }
-                    Err(Errno::ESRCH) => continue,
+                    Err(Errno::ESRCH) => {
+                        ended = true;
+                        continue;
+                    }
                     // The listing meets it again, and finds room, or says why not.
                     Err(_) => return false,
                 }
             }
             there += 1;
         }
-        there == self.population
+        let all = there == self.population;
+        if all && !ended {
+            self.known = Known::All;
+        }
+        all
+    }
+
+    /// Looks at each thread of a recall that reached all, in place of a further listing. `None` when one is not
+    /// there, or they are not all any more, or one is to have another signal: a listing is to follow.
+    fn poll(&mut self) -> Option<Pass> {
+        // From here on, unless all goes well.
+        if mem::replace(&mut self.known, Known::Some) != Known::All || self.notes.bystanders.len > 0
+        {
+            return None;
+        }
+        let number = BLOCK.table.begin_listing();
+        let mut pass = Pass { listed: 0, again: 0, awaited: 0, acting: 0 };
+        for tid in self.notes.known.iter().chain([self.me]) {
+            let (entry, before) = BLOCK.table.list(tid, number)?;
+            // Met a second time.
+            if before.wrapping_add(1) != number {
+                continue;
+            }
+            let is_other = tid != self.me;
+            if is_other && (!entry.needs_no_signal() || !life::is_here(tid)) {
+                return None;
+            }
+            pass.listed += 1;
+            pass.again += 1;
+            if is_other && !entry.has_acted() {
+                let acting = entry.has_arrived();
+                pass.acting += u32::from(acting);
+                pass.awaited += u32::from(!acting);
+            }
+        }
+        if pass.listed != self.population {
+            return None;
+        }
+        self.known = Known::All;
+        Some(pass)
     }
 
     /// Lists all threads, and signals each that takes part and needs a signal. `entry` gets each id, and
@@ -440,7 +495,9 @@ impl ThreadGroup for Census<'_> {
         if all {
             let pid = self.pid;
             // The main thread is counted also when it is dead: `look` makes it a bystander.
-            self.dead += BLOCK.roll.bury(hold, hold.arrivals(), |tid| life::is_gone(pid, tid));
+            self.dead += BLOCK
+                .roll
+                .bury(hold, hold.arrivals(), |tid| !life::is_here(tid) && life::is_gone(pid, tid));
         }
         self.dead
     }
@@ -453,6 +510,9 @@ impl ThreadGroup for Census<'_> {
         if self.recall() {
             let (listed, awaited) = (self.population, self.population - 1);
             return Ok(Pass { listed, again: 0, awaited, acting: 0 });
+        }
+        if let Some(pass) = self.poll() {
+            return Ok(pass);
         }
         let number = BLOCK.table.begin_listing();
         let mut pass = Pass { listed: 0, again: 0, awaited: 0, acting: 0 };
@@ -553,7 +613,7 @@ mod tests {
 
     /// A recall stands for a listing only where it has reached every thread that there is.
     #[test]
-    fn a_recall_of_all_but_one_is_no_listing() {
+    fn only_a_recall_of_all_stands_for_a_listing() {
         let child = || {
             signal::install(signal::DEFAULT).unwrap();
             let start = || {
@@ -565,7 +625,7 @@ mod tests {
                 });
                 (told.recv().unwrap(), thread, end)
             };
-            let ((one, _one, _go_on), (two, _two, _go_on_too)) = (start(), start());
+            let ((one, _one, _go_on), (two, last, end_last)) = (start(), start());
             let (ended, thread, end) = start();
             drop(end);
             thread.join().unwrap();
@@ -582,8 +642,11 @@ mod tests {
                 prepare(census.notes);
                 census.population().unwrap();
                 let all = census.recall();
-                let again = census.recall();
-                assert!(!again, "a recall of those that have a signal");
+                assert!(!census.recall(), "a recall of those that have a signal");
+                let mut poll = || census.poll().map(|pass| (pass.listed, pass.again, pass.awaited));
+                let polls = [(); 2].map(|()| poll());
+                let seen = all && !known.contains(&ended) && life::is_here(me);
+                assert_eq!(polls, [seen.then_some((3, 3, 2)); 2], "in place of a listing");
                 census.notes.reset();
                 (all, census.sent)
             };
@@ -601,6 +664,17 @@ mod tests {
                 notes.note_missing(Straggler::new(two, StragglerCause::Blocked, ""));
             };
             assert_eq!(recall(&[one, two], &miss), (false, 0), "one may have a signal queued");
+            BLOCK.table.clear();
+            let mut patience = Patience::new(None);
+            let ids = (sys::getpid(), me, signal::DEFAULT);
+            let mut census = Census::new(&dir, &mut notes, &mut patience, ids, &[]).unwrap();
+            census.notes.known.begin([one, two].into_iter(), me);
+            census.population().unwrap();
+            assert!(census.recall());
+            drop(end_last);
+            last.join().unwrap();
+            testkit::until("it is gone", || dir.count().unwrap() == 2);
+            assert_eq!(census.poll(), None, "one has ended since the recall");
         };
         assert_eq!(testkit::forked(child), 0);
     }

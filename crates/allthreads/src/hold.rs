@@ -80,8 +80,8 @@
 //! running them, and none has joined since, from a time before the size was read.
 //!
 //! In place of the first listing, each thread of the operation before is signalled (`Census::recall`). The
-//! kernel takes a signal only for a thread that is there, as a listing shows only those that are: if the second
-//! listing shows the same ones, they lived in between.
+//! kernel takes a signal only for a thread that is there, as a listing shows only those that are. If these are
+//! as many as the size says, each of them is looked at in place of the second listing (`Census::poll`).
 //!
 //! A thread is known by its id here. If all ids of the pid namespace are used up within one operation, one
 //! that has not run the calls may get the id of one that had, and is taken for it.

@@ -5,7 +5,7 @@
 //! has ended is asked without `/proc`, which a filter may forbid and for which the handler has no room.
 
 use sigctx::sys::syscall_raw;
-pub(crate) use threadreg::life::{has_ended, is_gone};
+pub(crate) use threadreg::life::{has_ended, is_gone, is_here};
 use threadreg::procfs::ProcError;
 
 /// Whether the calling thread is the only one of its process, the kernel's workers included. Needs no

@@ -126,6 +126,9 @@ impl Known {
             *to = from;
             self.len += 1;
         }
+        // As a listing has them. In the order in which they came, the threads of one processor have all their
+        // signals before those of another, which has nothing to do until then.
+        self.tids.get_mut(..self.len).unwrap_or_default().sort_unstable();
         self.requester = requester;
     }
 

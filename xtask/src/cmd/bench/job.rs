@@ -81,5 +81,7 @@ mod tests {
     fn jobs_say_what_they_call() {
         assert_eq!(Job::ours("stop-deaf", 1).name(), "benches stop-deaf 1");
         assert_eq!(Job::of(Program::Bdwgc, 10, "spin").name(), "bdwgc 10 spin");
+        let has_go = |word| Job::on_all_threads(10, word).iter().any(|j| j.program == Program::Go);
+        assert_eq!(["park", "read", "spin"].map(has_go), [true, true, false]);
     }
 }
