@@ -11,6 +11,7 @@
 //! | `stop`, `for_each` | the two requests as users make them; [`Stopped`], [`Processor`] |
 //! | `handle` | a stop that succeeded, and [`StopHandle`] |
 //! | `mutator` | [`Mutator`]: attaching, polls, safe regions |
+//! | `raw`, `region` | [`RawMutator`]; the end of a region where something is pending |
 //! | `world`, `pace` | [`World`]; how long a requester waits, and when it nudges |
 //! | `forks` | what the child of a fork does with the worlds |
 //! | `system` | Linux: fences, waiting, memory, and which thread has a slot |
@@ -55,6 +56,8 @@ cfg_if::cfg_if! {
         mod mutator;
         mod options;
         mod pace;
+        mod raw;
+        mod region;
         mod stop;
         mod straggler;
         mod stops;
@@ -65,9 +68,10 @@ cfg_if::cfg_if! {
         pub use for_each::Processor;
         pub use handle::{LastToStop, StopHandle, StopStats, StoppedMutator};
         pub use metrics::{Histogram, Metrics, Pause, ReasonMetrics};
-        pub use mutator::Mutator;
+        pub use mutator::{Mutator, Region};
         pub use options::{EachOptions, Reason, StopOptions};
         pub use protocol::MutatorState;
+        pub use raw::RawMutator;
         pub use stop::Stopped;
         pub use stops::StopEpoch;
         pub use straggler::{KernelView, Straggler, StragglerCause};

@@ -16,6 +16,8 @@ use crate::abort::abort_with;
 use crate::error::AttachError;
 use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Protocol, Stance};
+use crate::raw::RawMutator;
+use crate::region::{OwnStop, leave_armed};
 use crate::system::{self, Identity, Target};
 use crate::world::{Shared, World};
 
@@ -261,10 +263,55 @@ impl Mutator {
         if !Protocol::try_leave_of(|| &self.shared.protocol, slot) {
             // Where this panics, unwinding drops the result before the region, and with it the stop if it is in
             // there.
-            leave_armed(self, OwnStop::Panic);
+            leave_armed(&self.shared, slot, OwnStop::Panic);
         }
         let _left = ManuallyDrop::new(region);
         result
+    }
+
+    /// Runs `work` in a safe region as [`Mutator::blocking`] does, and lets it come back into the world for a while:
+    /// foreign code that calls back into the runtime does that by [`Region::reenter`].
+    ///
+    /// # Blocking
+    ///
+    /// # Panics
+    ///
+    /// # Aborts
+    ///
+    /// As [`Mutator::blocking`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut mutator = safepoint::World::new().attach()?;
+    /// let mut heap = vec![1, 2, 3];
+    /// // Foreign code, with a callback that touches the heap.
+    /// let sorted = mutator.blocking_with(|region| {
+    ///     region.reenter(|mutator| {
+    ///         heap.push(0);
+    ///         mutator.poll();
+    ///     });
+    ///     true
+    /// });
+    /// # Ok::<(), safepoint::AttachError>(())
+    /// ```
+    pub fn blocking_with<R>(&mut self, work: impl FnOnce(&mut Region<'_>) -> R) -> R {
+        let mut region = Region { mutator: self, is_entered: false };
+        region.enter();
+        let result = work(&mut region);
+        // As in `blocking`.
+        region.leave(OwnStop::Panic);
+        result
+    }
+
+    /// The mutator as a word that can be copied, for code that cannot have a reference to it. See [`RawMutator`].
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe (AS-Safe).
+    #[must_use]
+    pub fn as_raw(&self) -> RawMutator {
+        RawMutator::new(self.slot, &self.shared)
     }
 
     /// Ends the thread's part in the world, as dropping the mutator does.
@@ -381,15 +428,6 @@ struct SafeRegion<'a> {
     mutator: &'a Mutator,
 }
 
-/// What becomes of a thread that leaves its safe region while it has the world stopped.
-#[derive(Clone, Copy)]
-enum OwnStop {
-    /// It panics, in the region. The stop may end in unwinding.
-    Panic,
-    /// It unwinds already, and did not end the stop.
-    Abort,
-}
-
 impl<'a> SafeRegion<'a> {
     #[inline]
     fn enter(mutator: &'a Mutator) -> Self {
@@ -411,34 +449,81 @@ impl Drop for SafeRegion<'_> {
 #[inline(never)]
 fn unwind(mutator: &Mutator) {
     if !mutator.shared.protocol.try_leave(mutator.slot) {
-        leave_armed(mutator, OwnStop::Abort);
+        leave_armed(&mutator.shared, mutator.slot, OwnStop::Abort);
     }
 }
 
-/// The slot is armed, and leaving may wait. If this thread has the world stopped it would wait forever; under
-/// the guard of `freeze_creation` it might.
-#[cold]
-#[inline(never)]
-fn leave_armed(mutator: &Mutator, own_stop: OwnStop) {
-    let Mutator { shared, slot, .. } = mutator;
-    let tid = mutator.tid();
-    if shared.protocol.stop_turn.is_held_by(tid) {
-        match own_stop {
-            OwnStop::Panic => {
-                shared.protocol.stay_away(slot);
-                panic!("a safe region ended while its own thread has the world stopped");
-            }
-            OwnStop::Abort => abort_with(format_args!(
-                "thread {tid} leaves its safe region and has the world stopped"
-            )),
+/// A safe region that its code can leave for a while; from [`Mutator::blocking_with`].
+///
+/// # Signal safety
+///
+/// No method is async-signal-safe (AS-Unsafe lock).
+///
+/// # Examples
+///
+/// The mutator that comes back is not to be had after the callback:
+///
+/// ```compile_fail
+/// let mut mutator = safepoint::World::new().attach().unwrap();
+/// mutator.blocking_with(|region| {
+///     let mut kept = None;
+///     region.reenter(|mutator| kept = Some(mutator));
+///     kept.unwrap().poll();
+/// });
+/// ```
+#[derive(Debug)]
+pub struct Region<'a> {
+    mutator: &'a mut Mutator,
+    is_entered: bool,
+}
+
+impl Region<'_> {
+    /// Leaves the region, runs `work` with the mutator, and enters the region again. In between the thread is a
+    /// running mutator: a stop waits for it, and it may enter regions of its own, as deep as one likes.
+    ///
+    /// # Blocking
+    ///
+    /// Waits first, as at the end of [`Mutator::blocking`].
+    ///
+    /// # Panics
+    ///
+    /// If `work` does, in the region again. If the thread has the world stopped.
+    pub fn reenter<R>(&mut self, work: impl FnOnce(&mut Mutator) -> R) -> R {
+        self.leave(OwnStop::Panic);
+        let again = Again(self);
+        work(again.0.mutator)
+    }
+
+    fn enter(&mut self) {
+        self.mutator.shared.protocol.enter(self.mutator.slot, Stance::Away);
+        self.is_entered = true;
+    }
+
+    fn leave(&mut self, own_stop: OwnStop) {
+        let Mutator { shared, slot, .. } = &*self.mutator;
+        if !shared.protocol.try_leave(slot) {
+            leave_armed(shared, slot, own_stop);
+        }
+        self.is_entered = false;
+    }
+}
+
+impl Drop for Region<'_> {
+    fn drop(&mut self) {
+        // Else a panic came from `reenter`, in the region, or the region has ended.
+        if self.is_entered {
+            self.leave(OwnStop::Abort);
         }
     }
-    if cfg!(debug_assertions) && threadreg::holds_freeze() {
-        abort_with(format_args!(
-            "thread {tid} waits for a stop under the guard of freeze_creation"
-        ));
+}
+
+/// Enters the region again, unwinding or not.
+struct Again<'a, 'b>(&'a mut Region<'b>);
+
+impl Drop for Again<'_, '_> {
+    fn drop(&mut self) {
+        self.0.enter();
     }
-    shared.protocol.process(slot);
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ pub(crate) use self::slot::{Chunk, MutatorSlot};
 #[cfg(not(loom))]
 use self::slot::{FENCED, REST, STOP};
 #[cfg(not(loom))]
-pub(crate) use self::slot::{SlotUse, Spare};
+pub(crate) use self::slot::{POLL_MASK, SlotUse, Spare};
 #[cfg(not(loom))]
 pub(crate) use self::stop::{Counted, TimedOut};
 #[cfg(not(loom))]

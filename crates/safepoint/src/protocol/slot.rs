@@ -30,6 +30,9 @@ pub(crate) const NUDGED: u32 = 1 << 3;
 /// Bit of the poll word: the targets of this world fence (I2). It asks for nothing. The target sets it when it
 /// takes the slot, so that it finds this out by a look that it has to make anyway.
 pub(crate) const FENCED: u32 = 1 << 4;
+/// The bits of the poll word that ask the target for something.
+#[cfg(not(loom))]
+pub(crate) const POLL_MASK: u32 = !FENCED;
 /// Bit of `each_pending`: the requester has claimed the closure, and runs it or hands it back.
 pub(crate) const CLAIMED: u32 = 1 << 31;
 

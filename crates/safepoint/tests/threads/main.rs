@@ -8,6 +8,7 @@ mod handle;
 mod late;
 mod metrics;
 mod nudge;
+mod reenter;
 mod stop;
 mod straggler;
 mod stress;

@@ -1,0 +1,194 @@
+//! A mutator without a borrow, for C and for code deep inside a runtime.
+
+use core::fmt;
+use core::sync::atomic::AtomicU32;
+
+use crate::abort::abort_with;
+use crate::protocol::{MutatorSlot, MutatorState, POLL_MASK, Stance};
+use crate::region::{OwnStop, leave_armed};
+use crate::system::{self, Identity};
+use crate::world::{Shared, World};
+
+/// A mutator of the calling thread as two words, which can be copied and cannot be sent.
+///
+/// For what has no `&mut Mutator` at hand: an allocator's slow path, a face in C, code that a JIT emits. Methods that
+/// change where the thread stands return where it stood before, so that they nest in any order:
+///
+/// ```text
+///   running ── enter ──> safe ── leave ──> running ── restore(Safe) ──> safe ── restore(Running) ──> running
+/// ```
+///
+/// # Signal safety
+///
+/// No method is async-signal-safe (AS-Unsafe lock), except [`RawMutator::state`] and [`RawMutator::poll_word`].
+///
+/// # Examples
+///
+/// ```
+/// use safepoint::{MutatorState, World};
+///
+/// let world = World::new();
+/// let _mutator = world.attach()?;
+/// // Deep inside, where only the world is known:
+/// let raw = world.current().expect("attached");
+/// // SAFETY: the mutator lives, and nothing here keeps a reference that a stop could break.
+/// let before = unsafe { raw.enter() };
+/// assert_eq!((before, raw.state()), (MutatorState::Running, MutatorState::Safe));
+/// // SAFETY: as above.
+/// unsafe { raw.restore(before) };
+/// # Ok::<(), safepoint::AttachError>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct RawMutator {
+    slot: &'static MutatorSlot<Identity>,
+    shared: *const Shared,
+}
+
+impl fmt::Debug for RawMutator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawMutator")
+            .field("index", &self.slot.index())
+            .field("state", &self.slot.state())
+            .finish_non_exhaustive()
+    }
+}
+
+impl World {
+    /// The calling thread as a mutator of this world, if it is one.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe (AS-Safe).
+    #[must_use]
+    pub fn current(&self) -> Option<RawMutator> {
+        let slot = system::own_slot(&self.shared.protocol)?;
+        Some(RawMutator::new(slot, &self.shared))
+    }
+}
+
+impl RawMutator {
+    /// The bits of the [poll word](RawMutator::poll_word) that ask for something.
+    pub const POLL_MASK: u32 = POLL_MASK;
+
+    pub(crate) fn new(slot: &'static MutatorSlot<Identity>, shared: &Shared) -> Self {
+        Self { slot, shared }
+    }
+
+    /// # Safety
+    ///
+    /// The mutator lives: it keeps its world.
+    unsafe fn shared(&self) -> &Shared {
+        // SAFETY: the caller's obligation.
+        unsafe { &*self.shared }
+    }
+
+    /// Whether the thread runs or is in a safe region.
+    #[must_use]
+    pub fn state(self) -> MutatorState {
+        self.slot.state()
+    }
+
+    /// The word that a poll looks at, for code that is emitted at run time. While the mutator runs, and a bit of
+    /// [`RawMutator::POLL_MASK`] is set in it, [`RawMutator::poll`] has something to do. Aligned to four bytes, and
+    /// at one address for as long as the mutator lives. A relaxed load is enough. It is not to be written.
+    #[must_use]
+    pub fn poll_word(self) -> *const AtomicU32 {
+        &raw const self.slot.requests.poll
+    }
+
+    /// As [`Mutator::poll`](crate::Mutator::poll). Does nothing in a safe region.
+    ///
+    /// # Safety
+    ///
+    /// 1. The [`Mutator`](crate::Mutator) lives: it is neither detached nor dropped.
+    /// 2. No code on this thread relies on that the world is not stopped here, and no for-each closure runs: not even
+    ///    code that has borrowed the mutator.
+    ///
+    /// # Panics
+    ///
+    /// As [`Mutator::poll`](crate::Mutator::poll).
+    pub unsafe fn poll(self) {
+        if !self.slot.is_armed() || self.slot.state() != MutatorState::Running {
+            return;
+        }
+        assert!(
+            !threadreg::holds_freeze(),
+            "a poll under the guard of freeze_creation: poll first, freeze second"
+        );
+        // SAFETY: the caller's first obligation.
+        unsafe { self.shared() }.protocol.process(self.slot);
+    }
+
+    /// Enters a safe region, if the thread is in none. Returns where it was.
+    ///
+    /// # Safety
+    ///
+    /// As [`RawMutator::poll`]. Until it leaves the region the thread touches nothing that a stop protects, and what
+    /// has the [`Mutator`](crate::Mutator) does not use it.
+    #[must_use = "it is what restores the state"]
+    pub unsafe fn enter(self) -> MutatorState {
+        let before = self.slot.state();
+        if before == MutatorState::Running {
+            // SAFETY: the caller's first obligation.
+            unsafe { self.shared() }.protocol.enter(self.slot, Stance::Away);
+        }
+        before
+    }
+
+    /// Leaves the safe region, if the thread is in one: a callback from foreign code into the runtime. Returns where
+    /// it was, for [`RawMutator::restore`].
+    ///
+    /// # Safety
+    ///
+    /// As [`RawMutator::poll`]. Before code goes on that was given to `Mutator::blocking`, or that entered the region
+    /// otherwise, the state is restored.
+    ///
+    /// # Blocking
+    ///
+    /// Waits while the world is stopped, a closure runs for this mutator, or its task is suspended.
+    ///
+    /// # Aborts
+    ///
+    /// If the thread has the world stopped: it would wait for itself. There may be no frames to unwind.
+    #[must_use = "it is what restores the state"]
+    pub unsafe fn leave(self) -> MutatorState {
+        let before = self.slot.state();
+        if before == MutatorState::Safe {
+            // SAFETY: the caller's first obligation.
+            let shared = unsafe { self.shared() };
+            // The slot of a mutator that has stopped the world is not armed.
+            let is_own = shared.protocol.stop_turn.is_held_by(system::tid());
+            if is_own || !shared.protocol.try_leave(self.slot) {
+                leave_armed(shared, self.slot, OwnStop::Abort);
+            }
+        }
+        before
+    }
+
+    /// Makes the state what an earlier [`enter`](RawMutator::enter) or [`leave`](RawMutator::leave) returned.
+    ///
+    /// # Safety
+    ///
+    /// As the one of these two that it undoes.
+    ///
+    /// # Blocking
+    ///
+    /// As [`RawMutator::leave`], if it leaves a region.
+    ///
+    /// # Aborts
+    ///
+    /// If the state is none that these two return. As [`RawMutator::leave`].
+    pub unsafe fn restore(self, before: MutatorState) {
+        match before {
+            MutatorState::Running => {
+                // SAFETY: the caller's obligation.
+                let _left = unsafe { self.leave() };
+            }
+            MutatorState::Safe => {
+                // SAFETY: the caller's obligation.
+                let _entered = unsafe { self.enter() };
+            }
+            other => abort_with(format_args!("a mutator's state is set to {other}")),
+        }
+    }
+}

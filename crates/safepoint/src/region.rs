@@ -1,0 +1,46 @@
+//! The end of a safe region where something is pending.
+
+use core::sync::atomic::Ordering;
+
+use crate::abort::abort_with;
+use crate::protocol::MutatorSlot;
+use crate::system::Identity;
+use crate::world::Shared;
+
+/// What becomes of a thread that leaves its safe region while it has the world stopped.
+#[derive(Clone, Copy)]
+pub(crate) enum OwnStop {
+    /// It panics, in the region. The stop may end in unwinding.
+    Panic,
+    /// It unwinds already, and did not end the stop; or its code cannot be unwound.
+    Abort,
+}
+
+/// The slot is armed, and leaving may wait. If this thread has the world stopped it would wait forever; under
+/// the guard of `freeze_creation` it might.
+#[cold]
+#[inline(never)]
+pub(crate) fn leave_armed(
+    shared: &Shared,
+    slot: &'static MutatorSlot<Identity>,
+    own_stop: OwnStop,
+) {
+    let tid = slot.status.identity.tid.load(Ordering::Relaxed);
+    if shared.protocol.stop_turn.is_held_by(tid) {
+        match own_stop {
+            OwnStop::Panic => {
+                shared.protocol.stay_away(slot);
+                panic!("a safe region ended while its own thread has the world stopped");
+            }
+            OwnStop::Abort => abort_with(format_args!(
+                "thread {tid} leaves its safe region and has the world stopped"
+            )),
+        }
+    }
+    if cfg!(debug_assertions) && threadreg::holds_freeze() {
+        abort_with(format_args!(
+            "thread {tid} waits for a stop under the guard of freeze_creation"
+        ));
+    }
+    shared.protocol.process(slot);
+}
