@@ -192,6 +192,12 @@ impl Processor<'_> {
         self.slot.generation()
     }
 
+    /// What [`Mutator::set_data`] has set; null before.
+    #[must_use]
+    pub fn data(&self) -> *mut () {
+        self.slot.status.identity.data.load(Ordering::Acquire)
+    }
+
     /// Its thread.
     ///
     /// # Signal safety

@@ -3,6 +3,7 @@
 use core::fmt;
 use core::marker::PhantomData;
 use core::ptr;
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
@@ -218,6 +219,14 @@ impl StoppedMutator<'_> {
     #[must_use]
     pub fn thread(&self) -> ThreadRef {
         self.thread
+    }
+
+    /// What [`Mutator::set_data`](crate::Mutator::set_data) has set. Null before: for a thread that attaches during the
+    /// stop, or was stopped straight after it had attached. In the stop it changes for a mutator that detaches, alone,
+    /// and is null then: what it pointed to has to be there until the stop is over.
+    #[must_use]
+    pub fn data(&self) -> *mut () {
+        self.slot.status.identity.data.load(Ordering::Acquire)
     }
 
     /// Its place in the world: a small number, distinct among the mutators of a moment, and used again later.

@@ -329,6 +329,61 @@ impl Mutator {
         drop(self);
     }
 
+    /// Keeps an address for the runtime: that of what it has for this thread. It is found in a stop
+    /// ([`StoppedMutator::data`](crate::StoppedMutator::data)), in a for-each
+    /// ([`Processor::data`](crate::Processor::data)), and on the thread itself where only the world is known, in a
+    /// handler too ([`RawMutator::data`]). Null until it is set, and from when the mutator is detached.
+    ///
+    /// It has to be set before the thread touches what a stop protects, and a thread that has attached may be stopped
+    /// before it is set: those that walk the stopped mutators skip the ones with null.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe (AS-Safe).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// struct PerThread {
+    ///     allocated: usize,
+    /// }
+    ///
+    /// let world = safepoint::World::new();
+    /// let mutator = world.attach()?;
+    /// let mut mine = PerThread { allocated: 7 };
+    /// mutator.set_data((&raw mut mine).cast());
+    /// // Deep inside an allocator:
+    /// let mine = world.current().unwrap().data().cast::<PerThread>();
+    /// // SAFETY: set above, and used by this thread alone while it runs.
+    /// unsafe { (*mine).allocated += 1 };
+    /// # Ok::<(), safepoint::AttachError>(())
+    /// ```
+    pub fn set_data(&self, data: *mut ()) {
+        self.slot.status.identity.data.store(data, Ordering::Release);
+    }
+
+    /// The mutator's place in the world: a small number, distinct among the mutators of a moment, and used again
+    /// later.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe (AS-Safe).
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.slot.index() as usize
+    }
+
+    /// How many mutators have had this place, this one included. No other mutator of the world has the same
+    /// index and generation.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe (AS-Safe).
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.slot.generation()
+    }
+
     /// The thread.
     ///
     /// # Signal safety
@@ -382,6 +437,7 @@ impl Drop for Mutator {
 /// Clears the identity of the calling thread's slot, which has nothing pending.
 fn forget(slot: &'static MutatorSlot<Identity>) {
     system::remove_own(slot);
+    slot.status.identity.data.store(ptr::null_mut(), Ordering::Release);
     slot.status.identity.tid.store(0, Ordering::Relaxed);
     slot.status.identity.set_target(None);
 }

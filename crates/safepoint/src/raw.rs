@@ -1,7 +1,7 @@
 //! A mutator without a borrow, for C and for code deep inside a runtime.
 
 use core::fmt;
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::abort::abort_with;
 use crate::protocol::{MutatorSlot, MutatorState, POLL_MASK, Stance};
@@ -20,7 +20,8 @@ use crate::world::{Shared, World};
 ///
 /// # Signal safety
 ///
-/// No method is async-signal-safe (AS-Unsafe lock), except [`RawMutator::state`] and [`RawMutator::poll_word`].
+/// No method is async-signal-safe (AS-Unsafe lock), except [`RawMutator::state`], [`RawMutator::data`] and
+/// [`RawMutator::poll_word`].
 ///
 /// # Examples
 ///
@@ -86,6 +87,13 @@ impl RawMutator {
     #[must_use]
     pub fn state(self) -> MutatorState {
         self.slot.state()
+    }
+
+    /// What [`Mutator::set_data`](crate::Mutator::set_data) has set; null before. Null too, or another mutator's, when
+    /// this one is detached.
+    #[must_use]
+    pub fn data(self) -> *mut () {
+        self.slot.status.identity.data.load(Ordering::Acquire)
     }
 
     /// The word that a poll looks at, for code that is emitted at run time. While the mutator runs, and a bit of

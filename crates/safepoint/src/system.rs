@@ -108,6 +108,9 @@ pub(crate) struct Target {
 pub(crate) struct Identity {
     /// The thread's id; 0 for none.
     pub(crate) tid: AtomicI32,
+    /// What the runtime keeps for the thread, see [`Mutator::set_data`](crate::Mutator::set_data). Null when another
+    /// thread takes the slot. Release and acquire: whoever finds it finds what it points to.
+    pub(crate) data: AtomicPtr<()>,
     /// Whether a for-each closure runs for the slot, on the target's own thread. Relaxed: the target looks at it
     /// while it runs. A requester that sets it has seen a target that is about to wait for its claim, and the
     /// target sees that claim end.

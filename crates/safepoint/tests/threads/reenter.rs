@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Flag, mutator};
+use crate::common::{Flag, mutator, poll_until};
 use safepoint::{Mutator, MutatorState, RawMutator, Region, StopError, StopOptions, World};
 use testkit::{budget, child, in_child, patience};
 
@@ -186,6 +186,54 @@ fn a_raw_mutator_that_leaves_its_own_stop_aborts() {
     let Some(ended) = ended else { return };
     assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{}", ended.output);
     assert!(ended.output.contains("leaves its safe region"), "{}", ended.output);
+}
+
+#[test]
+fn data_is_found_in_stops_and_visits_and_on_the_thread() {
+    in_child("reenter::data_is_found_in_stops_and_visits_and_on_the_thread", SOON, || {
+        let (world, done) = (World::new(), Flag::default());
+        let values = [1_u32, 2];
+        thread::scope(|scope| {
+            for value in &values {
+                let world = &world;
+                let done = &done;
+                mutator(scope, world, "data", move |mutator| {
+                    assert!(mutator.as_raw().data().is_null());
+                    mutator.set_data(std::ptr::from_ref(value).cast_mut().cast());
+                    let found = world.current().expect("attached").data().cast::<u32>();
+                    // SAFETY: set above, and never written.
+                    assert_eq!(unsafe { *found }, *value);
+                    poll_until(mutator, done);
+                });
+            }
+            let read = |data: *mut ()| {
+                // SAFETY: null, or one of `values`.
+                unsafe { data.cast::<u32>().as_ref() }.copied()
+            };
+            // Each was attached, and may not have come to set it.
+            testkit::until("both have set it", || {
+                let stopped = world.stop_from_outside("look").expect("they poll");
+                let mut found: Vec<_> =
+                    stopped.mutators().filter_map(|mutator| read(mutator.data())).collect();
+                found.sort_unstable();
+                found == values
+            });
+            let mut own = world.attach().expect("attaches");
+            let sum = AtomicU32::new(0);
+            own.for_each_processor(|processor| {
+                sum.fetch_add(read(processor.data()).unwrap_or(0), Ordering::Relaxed);
+            })
+            .expect("they poll");
+            assert_eq!(sum.into_inner(), 3);
+            done.raise();
+        });
+        // The places are used again.
+        let next = [(), ()].map(|()| {
+            let world = world.clone();
+            thread::spawn(move || world.attach().expect("attaches").as_raw().data().is_null())
+        });
+        assert!(next.into_iter().all(|next| next.join().expect("no panic")));
+    });
 }
 
 /// Stops beside mutators that come and go, in and out of regions.
