@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `stop`, `for_each` | the two requests as users make them; [`Stopped`], [`Processor`] |
 //! | `handle` | a stop that succeeded, and [`StopHandle`] |
+//! | `reenter` | [`Region`]: safe regions that are left for a while |
 //! | `mutator` | [`Mutator`]: attaching, polls, safe regions |
 //! | `raw`, `region` | [`RawMutator`]; the end of a region where something is pending |
 //! | `world`, `pace` | [`World`]; how long a requester waits, and when it nudges |
@@ -57,6 +58,7 @@ cfg_if::cfg_if! {
         mod options;
         mod pace;
         mod raw;
+        mod reenter;
         mod region;
         mod stop;
         mod straggler;
@@ -68,10 +70,11 @@ cfg_if::cfg_if! {
         pub use for_each::Processor;
         pub use handle::{LastToStop, StopHandle, StopStats, StoppedMutator};
         pub use metrics::{Histogram, Metrics, Pause, ReasonMetrics};
-        pub use mutator::{Mutator, Region};
+        pub use mutator::Mutator;
         pub use options::{EachOptions, Reason, StopOptions};
         pub use protocol::MutatorState;
         pub use raw::RawMutator;
+        pub use reenter::Region;
         pub use stop::Stopped;
         pub use stops::StopEpoch;
         pub use straggler::{KernelView, Straggler, StragglerCause};

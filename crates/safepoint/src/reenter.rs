@@ -1,0 +1,115 @@
+//! Safe regions that their code can leave for a while: callbacks from foreign code.
+
+use crate::mutator::Mutator;
+use crate::protocol::Stance;
+use crate::region::{OwnStop, leave_armed};
+
+impl Mutator {
+    /// Runs `work` in a safe region as [`Mutator::blocking`] does, and lets it come back into the world for a while:
+    /// foreign code that calls back into the runtime does that by [`Region::reenter`].
+    ///
+    /// # Blocking
+    ///
+    /// # Panics
+    ///
+    /// # Aborts
+    ///
+    /// As [`Mutator::blocking`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut mutator = safepoint::World::new().attach()?;
+    /// let mut heap = vec![1, 2, 3];
+    /// // Foreign code, with a callback that touches the heap.
+    /// let sorted = mutator.blocking_with(|region| {
+    ///     region.reenter(|mutator| {
+    ///         heap.push(0);
+    ///         mutator.poll();
+    ///     });
+    ///     true
+    /// });
+    /// # Ok::<(), safepoint::AttachError>(())
+    /// ```
+    pub fn blocking_with<R>(&mut self, work: impl FnOnce(&mut Region<'_>) -> R) -> R {
+        let mut region = Region { mutator: self, is_entered: false };
+        region.enter();
+        let result = work(&mut region);
+        // As in `blocking`.
+        region.leave(OwnStop::Panic);
+        result
+    }
+}
+
+/// A safe region that its code can leave for a while; from [`Mutator::blocking_with`].
+///
+/// # Signal safety
+///
+/// No method is async-signal-safe (AS-Unsafe lock).
+///
+/// # Examples
+///
+/// The mutator that comes back is not to be had after the callback:
+///
+/// ```compile_fail
+/// let mut mutator = safepoint::World::new().attach().unwrap();
+/// mutator.blocking_with(|region| {
+///     let mut kept = None;
+///     region.reenter(|mutator| kept = Some(mutator));
+///     kept.unwrap().poll();
+/// });
+/// ```
+#[derive(Debug)]
+pub struct Region<'a> {
+    mutator: &'a mut Mutator,
+    is_entered: bool,
+}
+
+impl Region<'_> {
+    /// Leaves the region, runs `work` with the mutator, and enters the region again. In between the thread is a
+    /// running mutator: a stop waits for it, and it may enter regions of its own, as deep as one likes.
+    ///
+    /// # Blocking
+    ///
+    /// Waits first, as at the end of [`Mutator::blocking`].
+    ///
+    /// # Panics
+    ///
+    /// If `work` does, in the region again. If the thread has the world stopped.
+    pub fn reenter<R>(&mut self, work: impl FnOnce(&mut Mutator) -> R) -> R {
+        self.leave(OwnStop::Panic);
+        let again = Again(self);
+        work(again.0.mutator)
+    }
+
+    fn enter(&mut self) {
+        self.mutator.shared.protocol.enter(self.mutator.slot, Stance::Away);
+        self.is_entered = true;
+    }
+
+    fn leave(&mut self, own_stop: OwnStop) {
+        let Mutator { shared, slot, .. } = &*self.mutator;
+        if !shared.protocol.try_leave(slot) {
+            leave_armed(shared, slot, own_stop);
+        }
+        self.is_entered = false;
+    }
+}
+
+impl Drop for Region<'_> {
+    fn drop(&mut self) {
+        // Else a panic came from `reenter`, in the region, or the region has ended.
+        if self.is_entered {
+            self.leave(OwnStop::Abort);
+        }
+    }
+}
+
+/// Enters the region again, unwinding or not.
+struct Again<'a, 'b>(&'a mut Region<'b>);
+
+impl Drop for Again<'_, '_> {
+    fn drop(&mut self) {
+        self.0.enter();
+    }
+}
