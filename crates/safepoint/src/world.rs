@@ -102,6 +102,17 @@ impl World {
         self.shared.protocol.system.fences
     }
 
+    /// How many mutators the world has, those among them that wait for the end of a stop to attach. It may change before
+    /// it is looked at.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe (AS-Safe).
+    #[must_use]
+    pub fn number_of_mutators(&self) -> usize {
+        self.shared.protocol.live().count()
+    }
+
     /// How many stops of the world are over, for [`World::wait_for_stop`].
     ///
     /// A mutator that runs is in no stop: one that ends after it has asked was begun, or waited for, after that.

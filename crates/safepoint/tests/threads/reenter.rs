@@ -218,7 +218,9 @@ fn data_is_found_in_stops_and_visits_and_on_the_thread() {
                 found.sort_unstable();
                 found == values
             });
+            assert_eq!(world.number_of_mutators(), 2);
             let mut own = world.attach().expect("attaches");
+            assert_eq!((own.index(), world.number_of_mutators()), (2, 3));
             let sum = AtomicU32::new(0);
             own.for_each_processor(|processor| {
                 sum.fetch_add(read(processor.data()).unwrap_or(0), Ordering::Relaxed);
