@@ -1,11 +1,35 @@
 //! What the tests share: mutators on threads of their own, and waiting for them to get somewhere.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use safepoint::{Mutator, World};
 use testkit::patience;
+use threadreg::{Nudge, NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
+
+/// Answers each nudge with the same. One that is sent is never handled.
+pub(crate) struct Says(pub(crate) Result<(), NudgeError>, pub(crate) AtomicU32);
+
+impl Nudge for Says {
+    fn nudge(
+        &self,
+        _thread: ThreadRef,
+        _call: NudgeCall,
+        _wanted: &dyn Fn() -> bool,
+    ) -> Result<(), NudgeError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0
+    }
+
+    fn settle(&self, _timeout: Duration) -> bool {
+        true
+    }
+
+    fn outcome(&self, _thread: ThreadRef) -> NudgeOutcome {
+        NudgeOutcome::NotHandled
+    }
+}
 
 /// A flag that threads wait for.
 #[derive(Debug, Default)]

@@ -1,13 +1,14 @@
 //! What a world says of its stops is what they took.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Flag, mutator, poll_until};
+use crate::common::{Flag, Says, mutator, poll_until};
 use safepoint::{Histogram, Metrics, ReasonMetrics, StopOptions, World};
 use testkit::{forked, in_child, patience};
-use threadreg::{Nudge, NudgeCall, NudgeError, ThreadRef};
+use threadreg::NudgeError;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -80,27 +81,10 @@ fn a_pause_has_the_times_of_its_stop() {
 
 #[test]
 fn a_stop_that_is_given_up_is_no_pause() {
-    struct Vain;
-
-    impl Nudge for Vain {
-        fn nudge(
-            &self,
-            _thread: ThreadRef,
-            _call: NudgeCall,
-            _wanted: &dyn Fn() -> bool,
-        ) -> Result<(), NudgeError> {
-            Err(NudgeError::QueueFull)
-        }
-
-        fn settle(&self, _timeout: Duration) -> bool {
-            true
-        }
-    }
-
     in_child("metrics::a_stop_that_is_given_up_is_no_pause", SOON, || {
         let (world, done) = (World::new(), Flag::default());
         // SAFETY: it makes no calls.
-        unsafe { world.set_nudge(Arc::new(Vain)) };
+        unsafe { world.set_nudge(Arc::new(Says(Err(NudgeError::QueueFull), AtomicU32::new(0)))) };
         let pauses = world.pauses(1);
         thread::scope(|scope| {
             mutator(scope, &world, "deaf", |_| done.wait());

@@ -6,38 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Flag, mutator};
+use crate::common::{Flag, Says, mutator};
 use safepoint::{
     EachError, MutatorState, StopError, StopOptions, Straggler, StragglerCause, World,
 };
 use sigctx::sys;
 use testkit::{budget, in_child, patience, until};
-use threadreg::{Nudge, NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
+use threadreg::NudgeError;
 
 const SOON: Duration = Duration::from_secs(20);
-
-/// Answers each nudge with the same. One that is sent is never handled.
-struct Says(Result<(), NudgeError>, AtomicU32);
-
-impl Nudge for Says {
-    fn nudge(
-        &self,
-        _thread: ThreadRef,
-        _call: NudgeCall,
-        _wanted: &dyn Fn() -> bool,
-    ) -> Result<(), NudgeError> {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        self.0
-    }
-
-    fn settle(&self, _timeout: Duration) -> bool {
-        true
-    }
-
-    fn outcome(&self, _thread: ThreadRef) -> NudgeOutcome {
-        NudgeOutcome::NotHandled
-    }
-}
 
 /// The one straggler of a stop of `world`, in which a mutator "deaf" never polls.
 fn straggler(world: &World, deadline: Duration) -> Straggler {
