@@ -452,17 +452,23 @@ mod tests {
         }
     }
 
+    /// The requester's slot. Two others, in safe regions, are visited after it, in order.
+    fn before_two_in_regions(protocol: &Protocol<Linux>) -> &'static MutatorSlot<Identity> {
+        let attach = || protocol.attach(|_| (), |_| (), &Patient).expect("room");
+        let own = attach();
+        for other in [attach(), attach()] {
+            protocol.enter(other, Stance::Away);
+        }
+        own
+    }
+
     /// The requester is stopped before the next one, though nothing else is between them.
     #[test]
     fn a_stop_waits_for_one_closure() {
         let name = "protocol::each::tests::a_stop_waits_for_one_closure";
         in_child(name, Duration::from_secs(30), || {
             let protocol = &Protocol::new(Linux::new(Fences::Full));
-            let attach = || protocol.attach(|_| (), |_| (), &Patient).expect("room");
-            // Visited in this order.
-            let (own, first, second) = (attach(), attach(), attach());
-            protocol.enter(first, Stance::Away);
-            protocol.enter(second, Stance::Away);
+            let own = before_two_in_regions(protocol);
             let inside = Barrier::new(2);
             let (stopped, in_time) = (AtomicBool::new(false), AtomicBool::new(false));
             thread::scope(|scope| {
@@ -496,11 +502,8 @@ mod tests {
         let name = "protocol::each::tests::a_target_that_waits_gets_its_closure_back";
         in_child(name, Duration::from_secs(30), || {
             let protocol = &Protocol::new(Linux::new(Fences::Full));
+            let own = before_two_in_regions(protocol);
             let attach = || protocol.attach(|_| (), |_| (), &Patient).expect("room");
-            // Visited in this order.
-            let (own, first, second) = (attach(), attach(), attach());
-            protocol.enter(first, Stance::Away);
-            protocol.enter(second, Stance::Away);
             let (inside, leave) = (Barrier::new(2), Barrier::new(2));
             let (visits, in_time) = (Mutex::new(Vec::new()), AtomicBool::new(false));
             let last_is_visited = || visits.lock().unwrap().iter().any(|&(at, _)| at == 3);

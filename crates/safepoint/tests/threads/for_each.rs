@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{Flag, eventually, mutator, poll_until};
-use safepoint::{EachError, StopError, World};
+use safepoint::{EachError, Mutator, StopError, World};
 use testkit::in_child;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -94,6 +94,21 @@ fn no_stop_inside_a_closure() {
     mutator.stop_the_world("after").unwrap().resume();
 }
 
+/// A for-each whose closure panics for one mutator, with that one's place: what it panicked with, and how often the
+/// closure ran.
+fn panic_in(own: &mut Mutator, guilty: usize) -> (usize, u32) {
+    let visited = AtomicU32::new(0);
+    let result = panic::catch_unwind(AssertUnwindSafe(|| {
+        own.for_each_processor(|p| {
+            visited.fetch_add(1, Ordering::Relaxed);
+            if p.index() == guilty {
+                panic::panic_any(guilty);
+            }
+        })
+    }));
+    (*result.unwrap_err().downcast::<usize>().unwrap(), visited.into_inner())
+}
+
 #[test]
 fn a_panic_in_any_closure_reaches_the_requester_after_all_have_run() {
     in_child(
@@ -108,17 +123,7 @@ fn a_panic_in_any_closure_reaches_the_requester_after_all_have_run() {
                 }
                 let mut own = world.attach().unwrap();
                 for guilty in 0..3 {
-                    let visited = AtomicU32::new(0);
-                    let result = panic::catch_unwind(AssertUnwindSafe(|| {
-                        own.for_each_processor(|p| {
-                            visited.fetch_add(1, Ordering::Relaxed);
-                            if p.index() == guilty {
-                                panic::panic_any(guilty);
-                            }
-                        })
-                    }));
-                    let payload = result.unwrap_err().downcast::<usize>().unwrap();
-                    assert_eq!((*payload, visited.into_inner()), (guilty, 3));
+                    assert_eq!(panic_in(&mut own, guilty), (guilty, 3));
                 }
                 // The targets did not unwind.
                 assert_eq!(own.for_each_processor(|_| ()).unwrap(), 3);
@@ -146,17 +151,7 @@ fn a_panic_for_a_mutator_in_its_region_is_its_own() {
                     mutator(scope, &world, "target", move |m| m.blocking(blocks));
                 }
                 inside.wait();
-                let visited = AtomicU32::new(0);
-                let result = panic::catch_unwind(AssertUnwindSafe(|| {
-                    own.for_each_processor(|p| {
-                        visited.fetch_add(1, Ordering::Relaxed);
-                        if p.index() == guilty {
-                            panic::panic_any(guilty);
-                        }
-                    })
-                }));
-                let payload = result.unwrap_err().downcast::<usize>().unwrap();
-                assert_eq!((*payload, visited.into_inner()), (guilty, 4));
+                assert_eq!(panic_in(&mut own, guilty), (guilty, 4));
                 done.raise();
                 // All get out of their regions.
             });
