@@ -80,8 +80,9 @@ impl ThreadState {
         STATE.get_or_init(thread, Self::new)
     }
 
-    /// Tells the polls of `thread` that it is asked for something, and sends it the signal, unless one is on its way and not overdue, `wanted` says that it wants
-    /// none, or there is no handler for it yet: then it is left to polls.
+    /// Tells the polls of `thread` that it is asked for something, and sends it the signal, unless one is on its
+    /// way and not overdue, `wanted` says that it wants none, or there is no handler for it yet: then it is left
+    /// to polls.
     pub(crate) fn signal(thread: ThreadRef, wanted: impl Fn() -> bool) -> Result<(), SignalError> {
         let Some(state) = Self::get(thread) else { return Ok(()) };
         state.asked.set();

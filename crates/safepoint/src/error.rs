@@ -184,7 +184,7 @@ impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(tid) => write!(f, "thread {tid} has the turn"),
-            None => f.write_str("others have the turn, one after another or by a handle"),
+            None => f.write_str("others have the turn"),
         }
     }
 }
@@ -214,8 +214,7 @@ pub enum EachError {
     },
     /// Other threads had the turn until the timeout was over. No closure ran.
     Busy {
-        /// The thread that had the turn when the wait timed out; `None` between two turns, and
-        /// if the stop was handed over.
+        /// The thread that had the turn when the wait timed out; `None` between two turns.
         holder: Option<Tid>,
         /// How long the thread waited, for the ends of stops as well.
         waited: Duration,

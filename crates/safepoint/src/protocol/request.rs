@@ -45,8 +45,8 @@ const RECALL: u32 = 1 << 2;
 #[derive(Debug)]
 pub(crate) struct Turn {
     word: AtomicU32,
-    /// The thread that has the turn; 0 for none, and if it was handed over. A thread compares it with its own id only, or puts it
-    /// into an error.
+    /// The thread that has the turn; 0 for none, and if it was handed over. A thread compares it with its own
+    /// id only, or puts it into an error.
     holder: PlainI32,
 }
 
@@ -100,7 +100,8 @@ impl Turn {
         }
     }
 
-    /// To be called by the thread that has the turn. From here on no thread in particular has it: any may release it, once.
+    /// To be called by the thread that has the turn. From here on no thread in particular has it: any may release
+    /// it, once.
     pub(crate) fn hand_over(&self) {
         self.holder.store(0, Plain::Relaxed);
     }
