@@ -195,7 +195,7 @@ impl Processor<'_> {
     /// What [`Mutator::set_data`] has set; null before.
     #[must_use]
     pub fn data(&self) -> *mut () {
-        self.slot.status.identity.data.load(Ordering::Acquire)
+        self.slot.status.identity.data()
     }
 
     /// Its thread.

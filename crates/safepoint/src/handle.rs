@@ -3,7 +3,6 @@
 use core::fmt;
 use core::marker::PhantomData;
 use core::ptr;
-use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
@@ -226,7 +225,7 @@ impl StoppedMutator<'_> {
     /// and is null then: what it pointed to has to be there until the stop is over.
     #[must_use]
     pub fn data(&self) -> *mut () {
-        self.slot.status.identity.data.load(Ordering::Acquire)
+        self.slot.status.identity.data()
     }
 
     /// Its place in the world: a small number, distinct among the mutators of a moment, and used again later.

@@ -17,7 +17,7 @@ use crate::error::AttachError;
 use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Protocol, Stance};
 use crate::raw::RawMutator;
-use crate::region::{OwnStop, leave_armed};
+use crate::region::{OwnStop, leave, leave_armed, poll_armed};
 use crate::system::{self, Identity, Target};
 use crate::world::{Shared, World};
 
@@ -201,19 +201,7 @@ impl Mutator {
     #[doc(alias = "safepoint poll")]
     pub fn poll(&mut self) {
         if cfg!(debug_assertions) || self.slot.is_armed() {
-            self.poll_armed();
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn poll_armed(&mut self) {
-        assert!(
-            !threadreg::holds_freeze(),
-            "a poll under the guard of freeze_creation: poll first, freeze second"
-        );
-        if self.slot.is_armed() {
-            self.shared.protocol.process(self.slot);
+            poll_armed(&self.shared, self.slot);
         }
     }
 
@@ -469,9 +457,7 @@ impl Drop for SafeRegion<'_> {
 #[cold]
 #[inline(never)]
 fn unwind(mutator: &Mutator) {
-    if !mutator.shared.protocol.try_leave(mutator.slot) {
-        leave_armed(&mutator.shared, mutator.slot, OwnStop::Abort);
-    }
+    leave(&mutator.shared, mutator.slot, OwnStop::Abort);
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! A requester's clock: its deadline, its naps, and the nudges for late targets.
 
 use std::cell::Cell;
-use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use threadreg::{NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
 use crate::metrics::count;
 use crate::protocol::{Limit, MutatorSlot, MutatorState, Pace, Protocol, SlotUse};
 use crate::straggler::{KernelView, LastNudge, Straggler, StragglerCause};
-use crate::system::{self, Identity, Linux, Target};
+use crate::system::{self, Identity, Linux, NudgePanicked, Target};
 
 /// When a target that runs is nudged of which nothing is known. Well above the time from a request to a poll's
 /// acknowledgement.
@@ -47,6 +46,7 @@ pub(crate) struct Clock<'a> {
     lates: Vec<Late>,
     /// The process's threads, for what the kernel says of late ones. Opened when the first is watched.
     tasks: Option<TaskDir>,
+    watches: u32,
     looks: Cell<u32>,
     /// The waiting thread itself keeps a target from acknowledging.
     own_fault: bool,
@@ -93,6 +93,7 @@ impl<'a> Clock<'a> {
             me,
             lates: Vec::new(),
             tasks: None,
+            watches: 0,
             looks: Cell::new(0),
             own_fault: false,
         }
@@ -133,20 +134,11 @@ impl<'a> Clock<'a> {
         // SAFETY: `nudged` requires the exposed address of a slot, and allows for all the rest. What it
         // runs does not unwind.
         let call = unsafe { NudgeCall::new(nudged, data) };
-        // The nudge is foreign code. So is its destructor, which runs here if it was replaced meanwhile.
-        let ask = || {
-            let nudge = self.protocol.system.nudge.load();
-            Some((*nudge).as_ref()?.nudge(thread, call, wanted))
-        };
-        // Unwinding would leave a request behind that no thread waits for. The hook has reported the
-        // panic. The payload is leaked, since its destructor might panic, too.
-        match panic::catch_unwind(AssertUnwindSafe(ask)) {
-            Ok(sent) => sent.map(|sent| sent.map_or_else(Sent::Failed, |()| Sent::Requests)),
-            Err(payload) => {
-                Box::leak(payload);
-                Some(Sent::Panicked)
-            }
-        }
+        let sent = self.protocol.system.ask_nudge(|nudge| nudge.nudge(thread, call, wanted))?;
+        Some(match sent {
+            Ok(sent) => sent.map_or_else(Sent::Failed, |()| Sent::Requests),
+            Err(NudgePanicked) => Sent::Panicked,
+        })
     }
 
     fn late_of(&self, slot_use: SlotUse) -> Option<&Late> {
@@ -174,11 +166,16 @@ impl<'a> Clock<'a> {
         }
     }
 
-    /// Asks how much a late target has run so far, once.
+    /// Asks how much a late target has run so far, once, and of no more targets than the kernel is asked about at
+    /// the deadline.
     fn watch(&mut self, slot_use: SlotUse, thread: ThreadRef) {
-        if self.deadline.is_none() || self.late_of(slot_use).is_some_and(|l| l.watched.is_some()) {
+        if self.deadline.is_none()
+            || self.watches >= LOOKS
+            || self.late_of(slot_use).is_some_and(|late| late.watched.is_some())
+        {
             return;
         }
+        self.watches += 1;
         if self.tasks.is_none() {
             self.tasks = TaskDir::open().ok();
         }
@@ -244,19 +241,10 @@ impl<'a> Clock<'a> {
         Some((view, ran.filter(|(_, of)| *of >= SHORTEST_WATCH)))
     }
 
-    /// What came of the last nudge. It is foreign code, and must not unwind through the request.
+    /// What came of the last nudge.
     fn outcome(&self, thread: ThreadRef) -> NudgeOutcome {
-        let ask = || {
-            let nudge = self.protocol.system.nudge.load();
-            (*nudge).as_ref().map(|nudge| nudge.outcome(thread))
-        };
-        match panic::catch_unwind(AssertUnwindSafe(ask)) {
-            Ok(outcome) => outcome.unwrap_or(NudgeOutcome::Unknown),
-            Err(payload) => {
-                Box::leak(payload);
-                NudgeOutcome::Unknown
-            }
-        }
+        let answer = self.protocol.system.ask_nudge(|nudge| nudge.outcome(thread));
+        answer.and_then(Result::ok).unwrap_or(NudgeOutcome::Unknown)
     }
 }
 

@@ -1,11 +1,11 @@
 //! A mutator without a borrow, for C and for code deep inside a runtime.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::AtomicU32;
 
 use crate::abort::abort_with;
 use crate::protocol::{MutatorSlot, MutatorState, POLL_MASK, Stance};
-use crate::region::{OwnStop, leave_armed};
+use crate::region::{OwnStop, leave_armed, poll_armed};
 use crate::system::{self, Identity};
 use crate::world::{Shared, World};
 
@@ -93,7 +93,7 @@ impl RawMutator {
     /// this one is detached.
     #[must_use]
     pub fn data(self) -> *mut () {
-        self.slot.status.identity.data.load(Ordering::Acquire)
+        self.slot.status.identity.data()
     }
 
     /// The word that a poll looks at, for code that is emitted at run time. While the mutator runs, and a bit of
@@ -119,12 +119,8 @@ impl RawMutator {
         if !self.slot.is_armed() || self.slot.state() != MutatorState::Running {
             return;
         }
-        assert!(
-            !threadreg::holds_freeze(),
-            "a poll under the guard of freeze_creation: poll first, freeze second"
-        );
         // SAFETY: the caller's first obligation.
-        unsafe { self.shared() }.protocol.process(self.slot);
+        poll_armed(unsafe { self.shared() }, self.slot);
     }
 
     /// Enters a safe region, if the thread is in none. Returns where it was.

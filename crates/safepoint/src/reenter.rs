@@ -2,7 +2,7 @@
 
 use crate::mutator::Mutator;
 use crate::protocol::Stance;
-use crate::region::{OwnStop, leave_armed};
+use crate::region::{OwnStop, leave};
 
 impl Mutator {
     /// Runs `work` in a safe region as [`Mutator::blocking`] does, and lets it come back into the world for a while:
@@ -89,9 +89,7 @@ impl Region<'_> {
 
     fn leave(&mut self, own_stop: OwnStop) {
         let Mutator { shared, slot, .. } = &*self.mutator;
-        if !shared.protocol.try_leave(slot) {
-            leave_armed(shared, slot, own_stop);
-        }
+        leave(shared, slot, own_stop);
         self.is_entered = false;
     }
 }

@@ -1,4 +1,4 @@
-//! The end of a safe region where something is pending.
+//! The slow paths of a poll and of the end of a safe region.
 
 use core::sync::atomic::Ordering;
 
@@ -14,6 +14,26 @@ pub(crate) enum OwnStop {
     Panic,
     /// It unwinds already, and did not end the stop; or its code cannot be unwound.
     Abort,
+}
+
+/// The slow path of a poll.
+#[cold]
+#[inline(never)]
+pub(crate) fn poll_armed(shared: &Shared, slot: &'static MutatorSlot<Identity>) {
+    assert!(
+        !threadreg::holds_freeze(),
+        "a poll under the guard of freeze_creation: poll first, freeze second"
+    );
+    if slot.is_armed() {
+        shared.protocol.process(slot);
+    }
+}
+
+/// Leaves a safe region.
+pub(crate) fn leave(shared: &Shared, slot: &'static MutatorSlot<Identity>, own_stop: OwnStop) {
+    if !shared.protocol.try_leave(slot) {
+        leave_armed(shared, slot, own_stop);
+    }
 }
 
 /// The slot is armed, and leaving may wait. If this thread has the world stopped it would wait forever; under

@@ -94,6 +94,34 @@ impl Linux {
     }
 }
 
+impl Linux {
+    /// Has the world's nudge do something. `None` if there is none.
+    ///
+    /// It is foreign code, and so is its destructor, which runs here if it was replaced meanwhile. Unwinding would
+    /// leave a request behind that no thread waits for. The hook has reported the panic. The payload is leaked,
+    /// since its destructor might panic, too.
+    pub(crate) fn ask_nudge<T>(
+        &self,
+        ask: impl FnOnce(&dyn Nudge) -> T,
+    ) -> Option<Result<T, NudgePanicked>> {
+        let ask = || {
+            let nudge = self.nudge.load();
+            Some(ask(&**nudge.as_deref()?))
+        };
+        match panic::catch_unwind(AssertUnwindSafe(ask)) {
+            Ok(answer) => answer.map(Ok),
+            Err(payload) => {
+                Box::leak(payload);
+                Some(Err(NudgePanicked))
+            }
+        }
+    }
+}
+
+/// What a nudge was asked for ended in a panic.
+#[derive(Debug)]
+pub(crate) struct NudgePanicked;
+
 /// The thread that has a slot: the target of requests. Kept when the thread has ended and its mutator was
 /// not detached.
 #[derive(Debug, Clone, Copy)]
@@ -131,6 +159,11 @@ unsafe impl Sync for Identity {}
 impl Identity {
     pub(crate) fn target(&self) -> Option<Target> {
         *self.lock()
+    }
+
+    /// What the target's runtime keeps for it.
+    pub(crate) fn data(&self) -> *mut () {
+        self.data.load(Ordering::Acquire)
     }
 
     pub(crate) fn thread(&self) -> Option<ThreadRef> {
@@ -310,15 +343,8 @@ impl System for Linux {
     }
 
     fn settle_nudges(&self) {
-        if let Some(nudge) = &*self.nudge.load() {
-            // A nudge is foreign code. When it gives up, or panics, the next system call may be
-            // interrupted: that breaks nothing here. The hook has reported the panic. The payload is
-            // leaked, since its destructor might panic, too.
-            let settled = panic::catch_unwind(AssertUnwindSafe(|| nudge.settle(SETTLE)));
-            if let Err(payload) = settled {
-                Box::leak(payload);
-            }
-        }
+        // When it gives up, or panics, the next system call may be interrupted: that breaks nothing here.
+        let _settled = self.ask_nudge(|nudge| nudge.settle(SETTLE));
     }
 
     fn serve(&self) {
