@@ -12,7 +12,7 @@ use crate::common::{Flag, mutator};
 use safepoint::{StopError, StopOptions, Straggler, StragglerCause, World};
 use sigctx::sys;
 use testkit::{in_child, is_asleep, patience, skip, until};
-use threadreg::procfs::SyscallNumber;
+use threadreg::procfs::{SyscallNumber, TaskDir};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -363,6 +363,10 @@ fn a_mutator_without_a_processor_is_told() {
         let processor = unsafe { libc::sched_getcpu() } as usize;
         thread::scope(|scope| {
             let _starves = mutator(scope, &world, "starves", |_| {
+                // What it ran before it was watched is not to count.
+                let (tasks, me) = (TaskDir::open().expect("/proc"), sys::gettid());
+                let ran = || tasks.served(me).expect("it runs").map_or(Duration::MAX, |of| of.ran);
+                while ran() < Duration::from_millis(100) {}
                 // SAFETY: all fields may be 0.
                 let none: libc::sched_param = unsafe { std::mem::zeroed() };
                 // SAFETY: the kernel reads one structure.

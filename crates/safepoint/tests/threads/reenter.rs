@@ -142,15 +142,21 @@ fn a_raw_mutator_nests_and_restores() {
 fn the_poll_word_says_when_to_poll() {
     in_child("reenter::the_poll_word_says_when_to_poll", SOON, || {
         for world in [World::new(), World::fully_fenced()] {
+            let asked = |raw: RawMutator| {
+                // SAFETY: the word is there for as long as the mutator.
+                let word = unsafe { &*raw.poll_word() };
+                word.load(Ordering::Relaxed) & RawMutator::POLL_MASK
+            };
+            let unasked = world.attach().expect("attaches");
+            assert_eq!(asked(unasked.as_raw()), 0, "nothing is pending");
+            unasked.detach();
             let done = Flag::default();
             thread::scope(|scope| {
                 let polls = mutator(scope, &world, "emitted", |mutator| {
                     let raw = mutator.as_raw();
                     let mut polls = 0;
                     while !done.is_up() {
-                        // SAFETY: the word is there for as long as the mutator.
-                        let word = unsafe { &*raw.poll_word() };
-                        if word.load(Ordering::Relaxed) & RawMutator::POLL_MASK != 0 {
+                        if asked(raw) != 0 {
                             // SAFETY: the mutator lives, and there is no heap.
                             unsafe { raw.poll() };
                             polls += 1;
