@@ -14,7 +14,7 @@ use allthreads::{AllThreads, Barrier, Batch, Report};
 use common::*;
 use testkit::{forked, in_child};
 
-const LIMIT: Duration = Duration::from_mins(1);
+const LIMIT: Duration = Duration::from_secs(20);
 /// `SECCOMP_RET_KILL_THREAD`
 const KILL_THREAD: u32 = 0;
 /// `SECCOMP_RET_ERRNO` with `EPERM`

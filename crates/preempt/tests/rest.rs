@@ -73,7 +73,7 @@ fn come_back() {
 
 /// Runs `body` on a thread with the place, as a task.
 fn elsewhere(name: &str, body: impl FnOnce(&Task) + Send, look: impl FnOnce(&Task)) {
-    testkit::in_child(name, Duration::from_mins(1), || {
+    testkit::in_child(name, Duration::from_secs(20), || {
         let _code = set_up();
         let task = Task::new();
         thread::scope(|scope| {
@@ -164,7 +164,7 @@ fn a_task_that_is_away_and_held_can_suspend_another() {
 #[test]
 fn a_task_that_is_entered_away_is_stopped_at_its_own_code() {
     let name = "a_task_that_is_entered_away_is_stopped_at_its_own_code";
-    testkit::in_child(name, Duration::from_mins(1), || {
+    testkit::in_child(name, Duration::from_secs(20), || {
         let _code = set_up();
         let task = Task::new();
         let spin = common::Spin::default();
@@ -192,7 +192,7 @@ fn a_task_that_is_entered_away_is_stopped_at_its_own_code() {
 #[test]
 fn a_task_that_was_nudged_to_wait_has_its_registers() {
     let name = "a_task_that_was_nudged_to_wait_has_its_registers";
-    testkit::in_child(name, Duration::from_mins(1), || {
+    testkit::in_child(name, Duration::from_secs(20), || {
         let _code = set_up();
         let (tells, told) = mpsc::channel();
         let task = Task::new();
@@ -229,7 +229,7 @@ fn a_task_that_was_nudged_to_wait_has_its_registers() {
 #[test]
 fn a_parked_task_that_was_nudged_to_wait_runs_errands() {
     let name = "a_parked_task_that_was_nudged_to_wait_runs_errands";
-    testkit::in_child(name, Duration::from_mins(1), || {
+    testkit::in_child(name, Duration::from_secs(20), || {
         unsafe fn wait_here(_: usize) {
             // SAFETY: static words, any time; `wait` keeps the protocol.
             let place = unsafe { Place::new(state, recall, 0) };

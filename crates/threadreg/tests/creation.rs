@@ -425,7 +425,7 @@ fn stress_commands_start_amid_a_spawn_storm() {
 /// A leaked guard, in place of a seccomp filter that kills the thread: neither drops the guard.
 #[test]
 fn a_freeze_ends_with_its_thread() {
-    in_child("a_freeze_ends_with_its_thread", MINUTE, || {
+    in_child("a_freeze_ends_with_its_thread", MINUTE / 3, || {
         let leak = || {
             let _leaked = std::mem::ManuallyDrop::new(freeze_creation());
         };
@@ -436,7 +436,7 @@ fn a_freeze_ends_with_its_thread() {
         freeze_and_end().expect("no panic");
         freeze_creation().thaw();
         freeze_and_end().expect("no panic");
-        freeze_creation_within(MINUTE).expect("the thread is gone").thaw();
+        freeze_creation_within(patience(MINUTE / 6)).expect("the thread is gone").thaw();
         assert!(try_freeze_creation().is_some());
     });
 }

@@ -182,7 +182,7 @@ fn stress_handlers_on_threads_in_every_stage_of_life() {
 /// S16. glibc and musl change credentials by a signal to every thread, and wait for all answers.
 #[test]
 fn stress_libcs_setuid_ends_amid_births_and_exits() {
-    in_child("stress_libcs_setuid_ends_amid_births_and_exits", MINUTE, || {
+    in_child("stress_libcs_setuid_ends_amid_births_and_exits", MINUTE / 3, || {
         static STOP: AtomicBool = AtomicBool::new(false);
         let creators = [0, 1].map(|_| {
             thread::spawn(|| {

@@ -112,7 +112,7 @@ fn a_clean_thread_inherits_nothing_of_its_creator() {
 /// T4. The child of a fork has no template either.
 #[test]
 fn without_a_template_there_is_no_clean_thread() {
-    in_child("without_a_template_there_is_no_clean_thread", MINUTE, || {
+    in_child("without_a_template_there_is_no_clean_thread", MINUTE / 3, || {
         let error = Builder::new().spawn_clean(|| ()).expect_err("not started");
         assert!(matches!(error, CleanError::NoTemplate), "{error}");
         assert!(error.to_string().contains("start_template"));
