@@ -12,6 +12,7 @@
 //! | `SEED` | where [`Rng::from_env`] starts | the clock |
 //! | `TESTKIT_RUNNER` | the words that start a program built for the tests' target, see [`command`] | it starts on its own |
 //! | `TESTKIT_PATIENCE` | how many times longer watchdogs wait, see [`patience`] | 1 |
+//! | `TESTKIT_HASTE` | what the time of [`child`] and [`until`] is divided by, where a hang is likely | 1 |
 
 mod early;
 mod masks;
@@ -32,6 +33,7 @@ use std::time::{Duration, Instant};
 const CHILD: &str = "TESTKIT_CHILD";
 const RUNNER: &str = "TESTKIT_RUNNER";
 const PATIENCE: &str = "TESTKIT_PATIENCE";
+const HASTE: &str = "TESTKIT_HASTE";
 
 /// How long the output of an ended child may stay open.
 const OUTPUT_GRACE: Duration = Duration::from_secs(10);
@@ -76,7 +78,7 @@ pub fn child(test: &str, timeout: Duration, body: impl FnOnce()) -> Option<Ended
         body();
         return None;
     }
-    let timeout = patience(timeout);
+    let timeout = watchdog(timeout);
     let exe = env::current_exe().expect("path of the test binary");
     let mut child = command(exe)
         .args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
@@ -124,6 +126,11 @@ pub fn patience(time: Duration) -> Duration {
     time * number(PATIENCE).map_or(1, |times| times as u32)
 }
 
+/// How long before a test is told to hang.
+fn watchdog(time: Duration) -> Duration {
+    patience(time) / number(HASTE).map_or(1, |part| part as u32)
+}
+
 /// A command that starts a program built for the tests' own target: the test binary itself, or an
 /// example. For a program of the machine that the tests run on, such as `sh`, take
 /// [`Command::new`].
@@ -158,7 +165,7 @@ pub fn emulator() -> Option<String> {
 pub fn until(what: &str, mut come: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !come() {
-        assert!(begin.elapsed() < patience(Duration::from_secs(20)), "never: {what}");
+        assert!(begin.elapsed() < watchdog(Duration::from_secs(20)), "never: {what}");
         thread::yield_now();
     }
 }
