@@ -10,5 +10,6 @@ mod metrics;
 mod nudge;
 mod reenter;
 mod stop;
+mod storm;
 mod straggler;
 mod stress;
