@@ -13,6 +13,7 @@
 //! | [`module`] | keep the library with a handler loaded; name the code at an address |
 //! | [`altstack`] | a large alternate signal stack with a guard page |
 //! | [`snapshot`] | contexts printed the same way in every run, for snapshot tests |
+//! | [`spill`] | the registers that a function keeps for its caller, written to memory: for scanners of roots |
 //! | [`sync`] | words and sleeping on them, as loom can check them; a mutex that a fork does not leave locked |
 //! | [`fork`] | what a library does in the child of a fork |
 //! | `arch` | everything that depends on the architecture, one folder for each |
@@ -72,6 +73,7 @@ cfg_if::cfg_if! {
         pub mod probe;
         mod registers;
         pub mod snapshot;
+        pub mod spill;
         pub mod sys;
         mod vdso;
 

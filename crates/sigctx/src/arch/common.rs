@@ -4,7 +4,7 @@ use core::ffi::{c_int, c_void};
 use core::ops::Range;
 use core::sync::atomic::AtomicU32;
 
-use super::{Reg, SigInfoHead, SignalStack, Ucontext};
+use super::{Reg, SPILLED, SigInfoHead, SignalStack, Ucontext, spilled};
 use crate::sys::SigSet;
 
 /// Number of registers of [`Reg::ALL`].
@@ -50,6 +50,40 @@ impl Ucontext {
     }
 }
 
+/// Room for the registers, for [`callee_saved`](crate::spill::callee_saved).
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
+#[derive(Debug)]
+#[repr(C, align(16))]
+pub struct CalleeSaved {
+    pub(crate) words: [usize; SPILLED],
+    /// How many of them the CPU has registers for. The assembly reads it.
+    pub(crate) written: usize,
+}
+
+impl CalleeSaved {
+    /// Zeroes.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { words: [0; SPILLED], written: spilled() }
+    }
+
+    /// What was in the registers: the general ones, those of floating point that the ABI has among them, and on
+    /// powerpc64 the vectors.
+    #[must_use]
+    pub fn words(&self) -> &[usize] {
+        self.words.get(..self.written).unwrap_or(&self.words)
+    }
+}
+
+impl Default for CalleeSaved {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 // In the architecture's assembly.
 unsafe extern "C" {
     #[link_name = symbol!("entry")]
@@ -69,6 +103,21 @@ unsafe extern "C" {
     fn restorer_code();
     #[link_name = symbol!("resume")]
     fn resume_code(frame: usize, back: usize, active: *const AtomicU32) -> !;
+    /// Writes the callee-saved registers to `into`, and returns the stack pointer.
+    ///
+    /// From here until the calling function returns, all that its callers go on with is in `into`, or on the stack
+    /// at the returned stack pointer and above. It has to be the function that waits, or calls what waits, which calls
+    /// this: when a function between them has returned, what that had put on the stack is lost.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe (AS-Safe).
+    #[link_name = symbol!("spill")]
+    pub safe fn callee_saved(into: &mut CalleeSaved) -> usize;
+    /// The same, with these words in the registers.
+    #[cfg(test)]
+    #[link_name = symbol!("spill_marked")]
+    pub(crate) safe fn spill_marked(marks: &[usize; SPILLED], into: &mut CalleeSaved) -> usize;
 }
 
 /// The address of the handler that the kernel is given; in ELF V1 of powerpc64 that of its descriptor.

@@ -1,6 +1,7 @@
 //! Everything that depends on the architecture, one folder for each. In a folder, `mod.rs` has the
 //! kernel's layouts, the registers and the context; `entry.rs` the assembly that the kernel enters;
-//! `probe.rs` the loops that hold patterns in registers for tests, which no default build has.
+//! `spill.rs` the registers that a function keeps for its caller; `probe.rs` the loops that hold patterns in
+//! registers for tests, which no default build has.
 //!
 //! Every folder has the same items in the same order. `x86_64` is commented in full, the others where they
 //! differ. A port to another architecture is one more folder. What all of them share is beside this file.
@@ -19,6 +20,7 @@ mod probe;
 mod registers;
 
 pub(crate) use common::*;
+pub use common::{CalleeSaved, callee_saved};
 #[cfg(feature = "probe")]
 pub use layout::{Field, Structure};
 #[cfg(feature = "probe")]

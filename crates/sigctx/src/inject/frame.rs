@@ -1,5 +1,7 @@
 //! The interrupted frame, as a callback gets it and can take it along.
 
+use core::ops::Range;
+
 use super::{Call, MoveError};
 use crate::altstack;
 use crate::arch::{self, SigCtx, Ucontext};
@@ -64,6 +66,21 @@ impl<'f> Frame<'f> {
     #[must_use]
     pub fn registers(&self) -> Registers {
         self.ctx.registers()
+    }
+
+    /// Where everything that the interrupted code had in registers is saved: the general ones, the vectors, and
+    /// whatever else the kernel saves. It is on the interrupted stack, below the [red zone](Self::red_zone).
+    #[must_use]
+    pub fn saved(&self) -> Range<usize> {
+        self.call.frame..self.call.end
+    }
+
+    /// What is below the interrupted stack pointer and the interrupted code's all the same. Empty on most
+    /// architectures.
+    #[must_use]
+    pub fn red_zone(&self) -> Range<usize> {
+        let sp = self.ctx.sp();
+        sp.saturating_sub(arch::RED_ZONE)..sp
     }
 
     /// Makes the frame resume on the calling thread.

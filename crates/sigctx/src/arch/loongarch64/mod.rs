@@ -40,6 +40,7 @@ use crate::sys::SigSet;
 mod entry;
 #[cfg(feature = "probe")]
 mod probe;
+mod spill;
 #[cfg(test)]
 mod tests;
 
@@ -47,6 +48,7 @@ pub(crate) use super::generic::*;
 pub(crate) use entry::*;
 #[cfg(feature = "probe")]
 pub(crate) use probe::*;
+pub(crate) use spill::*;
 
 // ---- constants ---------------------------------------------------------------------------------
 

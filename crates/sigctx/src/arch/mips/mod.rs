@@ -138,6 +138,7 @@ mod n64;
 mod o32;
 #[cfg(feature = "probe")]
 mod probe;
+mod spill;
 #[cfg(test)]
 mod tests;
 
@@ -156,6 +157,7 @@ pub(crate) use abi::Ucontext;
 pub(crate) use entry::*;
 #[cfg(feature = "probe")]
 pub(crate) use probe::*;
+pub(crate) use spill::*;
 
 // ---- constants ---------------------------------------------------------------------------------
 

@@ -32,7 +32,6 @@ macro_rules! load {
     ($($operands:expr),+) => { concat!("ld ", $($operands),+) };
 }
 
-#[cfg(feature = "probe")]
 macro_rules! store {
     ($($operands:expr),+) => { concat!("sd ", $($operands),+) };
 }
@@ -144,7 +143,6 @@ macro_rules! enter {
     };
 }
 
-#[cfg(feature = "probe")]
 macro_rules! kept_doubles {
     () => {
         ".irp n,24,25,26,27,28,29,30,31"
@@ -153,10 +151,10 @@ macro_rules! kept_doubles {
 
 pub(super) use {
     add_const, address, arguments_off_the_stack, arguments_to_the_stack, enter, global_pointer,
-    load, load_page, low_part, set_isa,
+    kept_doubles, load, load_page, low_part, set_isa, store,
 };
 #[cfg(feature = "probe")]
-pub(super) use {align_down, double, kept_doubles, load_address, store};
+pub(super) use {align_down, double, load_address};
 
 pub(super) const HOME: usize = 0;
 

@@ -39,7 +39,6 @@ macro_rules! load {
 }
 
 /// Stores a word.
-#[cfg(feature = "probe")]
 macro_rules! store {
     ($($operands:expr),+) => { concat!("sw ", $($operands),+) };
 }
@@ -157,7 +156,6 @@ macro_rules! enter {
 }
 
 /// The doubles that a function keeps for its caller.
-#[cfg(feature = "probe")]
 macro_rules! kept_doubles {
     () => {
         ".irp n,20,22,24,26,28,30"
@@ -166,10 +164,10 @@ macro_rules! kept_doubles {
 
 pub(super) use {
     add_const, address, arguments_off_the_stack, arguments_to_the_stack, enter, global_pointer,
-    load, load_page, low_part, set_isa,
+    kept_doubles, load, load_page, low_part, set_isa, store,
 };
 #[cfg(feature = "probe")]
-pub(super) use {align_down, double, kept_doubles, load_address, store};
+pub(super) use {align_down, double, load_address};
 
 /// Bytes at its stack pointer that a caller leaves for the first four arguments.
 pub(super) const HOME: usize = 16;

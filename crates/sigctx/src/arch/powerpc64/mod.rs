@@ -50,6 +50,7 @@ mod entry;
 mod known;
 #[cfg(feature = "probe")]
 mod probe;
+mod spill;
 #[cfg(test)]
 mod tests;
 
@@ -57,6 +58,7 @@ pub(crate) use super::generic::*;
 pub(crate) use entry::*;
 #[cfg(feature = "probe")]
 pub(crate) use probe::*;
+pub(crate) use spill::*;
 
 // ---- constants ---------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ use crate::sys::{self, SigSet};
 mod entry;
 #[cfg(feature = "probe")]
 mod probe;
+mod spill;
 #[cfg(test)]
 mod tests;
 
@@ -52,6 +53,7 @@ pub(crate) use super::generic::*;
 pub(crate) use entry::*;
 #[cfg(feature = "probe")]
 pub(crate) use probe::*;
+pub(crate) use spill::*;
 
 // ---- constants ---------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ use crate::vdso;
 mod entry;
 #[cfg(feature = "probe")]
 mod probe;
+mod spill;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +45,7 @@ pub(crate) use super::generic::*;
 pub(crate) use entry::*;
 #[cfg(feature = "probe")]
 pub(crate) use probe::*;
+pub(crate) use spill::*;
 
 // ---- constants ---------------------------------------------------------------------------------
 

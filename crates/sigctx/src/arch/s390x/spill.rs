@@ -1,0 +1,52 @@
+//! The registers that a function keeps for its caller, written to memory.
+
+use core::arch::global_asm;
+
+/// r6 to r13, f8 to f15. Of the vectors whose first halves these are no more is kept.
+pub(crate) const SPILLED: usize = 16;
+
+pub(crate) fn spilled() -> usize {
+    SPILLED
+}
+
+global_asm!(
+    ".pushsection .text.sigctx_spill, \"ax\", @progbits",
+    ".balign 16",
+    // r2 = room for the words.
+    function!("spill"),
+    ".cfi_startproc",
+    "stmg %r6, %r13, 0(%r2)",
+    ".irp n,8,9,10,11,12,13,14,15",
+    "std %f\\n, 8*\\n(%r2)",
+    ".endr",
+    "lgr %r2, %r15",
+    "br %r14",
+    ".cfi_endproc",
+    end!("spill"),
+    ".popsection",
+);
+
+// r2 = what to put in the registers, r3 = room.
+#[cfg(test)]
+global_asm!(
+    ".pushsection .text.sigctx_spill, \"ax\", @progbits",
+    ".balign 16",
+    function!("spill_marked"),
+    "stmg %r6, %r15, 48(%r15)",
+    "aghi %r15, -224",
+    ".irp n,8,9,10,11,12,13,14,15",
+    "std %f\\n, 96 + 8*\\n(%r15)",
+    "ld %f\\n, 8*\\n(%r2)",
+    ".endr",
+    "lmg %r6, %r13, 0(%r2)",
+    "lgr %r2, %r3",
+    concat!("brasl %r14, ", symbol!("spill")),
+    ".irp n,8,9,10,11,12,13,14,15",
+    "ld %f\\n, 96 + 8*\\n(%r15)",
+    ".endr",
+    "aghi %r15, 224",
+    "lmg %r6, %r15, 48(%r15)",
+    "br %r14",
+    end!("spill_marked"),
+    ".popsection",
+);
