@@ -2,6 +2,15 @@
 
 use core::fmt;
 use std::io::{self, Write as _};
+use std::thread;
+use std::time::Duration;
+
+use sigctx::sys::{self, Tid};
+
+/// The same on every architecture.
+const SIGABRT: i32 = 6;
+/// How long the culprit has to die, and to write a report before.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Writes why to standard error, if it can, and aborts the process: where to go on, or to unwind, would break
 /// what other threads rely on.
@@ -9,6 +18,17 @@ use std::io::{self, Write as _};
 /// `eprintln!` panics when standard error is a broken pipe, and would unwind.
 pub(crate) fn abort_with(why: fmt::Arguments<'_>) -> ! {
     let _ = writeln!(io::stderr(), "safepoint: {why}");
+    std::process::abort();
+}
+
+/// [`abort_with`], by a signal to the thread that is to blame, so that what is looked at is its stack. HotSpot
+/// does that (`SafepointSynchronize::print_safepoint_timeout`).
+pub(crate) fn abort_in(culprit: Option<Tid>, why: fmt::Arguments<'_>) -> ! {
+    let _ = writeln!(io::stderr(), "safepoint: {why}");
+    if culprit.is_some_and(|tid| sys::tgkill(sys::getpid(), tid, SIGABRT).is_ok()) {
+        // By default the signal ends the process before this does.
+        thread::sleep(LAST_WORDS);
+    }
     std::process::abort();
 }
 

@@ -9,11 +9,13 @@ use std::sync::{Mutex, PoisonError};
 use sigctx::sys;
 use threadreg::ThreadRef;
 
+use crate::abort::abort_in;
 use crate::error::EachError;
 use crate::mutator::Mutator;
-use crate::options::EachOptions;
+use crate::options::{AtDeadline, EachOptions};
 use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, NotVisited, Run, Visitor};
+use crate::straggler::Straggler;
 use crate::system::{self, Identity, Linux};
 
 impl Mutator {
@@ -96,7 +98,7 @@ impl Mutator {
     /// ```
     pub fn for_each_processor_with(
         &mut self,
-        options: EachOptions,
+        options: EachOptions<'_>,
         visit: impl Fn(&Processor<'_>) + Sync,
     ) -> Result<usize, EachError> {
         if system::in_closure() {
@@ -107,8 +109,8 @@ impl Mutator {
             return Err(EachError::HoldsFreeze { tid });
         }
         let caught = Caught { visit, panics: Mutex::new(Vec::new()) };
-        let mut clock =
-            Clock::start(&self.shared.protocol, tid, options.timeout, options.nudge_after);
+        let clock = Clock::start(&self.shared.protocol, tid, options.timeout, options.nudge_after);
+        let mut clock = clock.warning(options.on_late);
         let protocol = &self.shared.protocol;
         let result = protocol.for_each(self.slot, tid, &caught, &mut clock);
         let panics = caught.panics.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +129,12 @@ impl Mutator {
                 Err(if clock.is_own_fault() {
                     EachError::HoldsMutators { visited, stragglers }
                 } else {
-                    EachError::TimedOut { visited, stragglers }
+                    let culprit = stragglers.first().map(|straggler: &Straggler| straggler.tid);
+                    let error = EachError::TimedOut { visited, stragglers };
+                    if options.at_deadline == AtDeadline::Abort {
+                        abort_in(culprit, format_args!("{error}"));
+                    }
+                    error
                 })
             }
         }

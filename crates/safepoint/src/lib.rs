@@ -71,7 +71,7 @@ cfg_if::cfg_if! {
         pub use handle::{LastToStop, StopHandle, StopStats, StoppedMutator};
         pub use metrics::{Histogram, Metrics, Pause, ReasonMetrics};
         pub use mutator::Mutator;
-        pub use options::{EachOptions, Reason, StopOptions};
+        pub use options::{AtDeadline, EachOptions, OnLate, Reason, StopOptions};
         pub use protocol::MutatorState;
         pub use raw::RawMutator;
         pub use reenter::Region;

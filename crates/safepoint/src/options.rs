@@ -3,6 +3,8 @@
 use core::fmt;
 use core::time::Duration;
 
+use crate::straggler::Straggler;
+
 /// Why the world is stopped, for people who read statistics and errors.
 ///
 /// # Signal safety
@@ -44,6 +46,36 @@ impl fmt::Display for Reason {
     }
 }
 
+/// What is called for each late mutator before the deadline; from [`StopOptions::on_late`].
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct OnLate<'a> {
+    /// How long after the request, from when it had its turn.
+    pub after: Duration,
+    /// What is called.
+    pub call: &'a (dyn Fn(&Straggler) + Sync),
+}
+
+impl fmt::Debug for OnLate<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnLate").field("after", &self.after).finish_non_exhaustive()
+    }
+}
+
+/// What happens at the deadline if mutators are late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum AtDeadline {
+    /// The request is given up: all mutators run, and the error names the late ones.
+    #[default]
+    GiveUp,
+    /// The error is written to standard error, and the process dies of a `SIGABRT` that is sent to the first of the
+    /// late threads: a core dump, or a handler of that signal, shows what that thread did. If the process lives on for
+    /// a second (the thread may block the signal, or its handler return) the requester aborts it.
+    #[doc(alias = "AbortVMOnSafepointTimeout")]
+    Abort,
+}
+
 /// How to stop the world.
 ///
 /// # Signal safety
@@ -51,7 +83,7 @@ impl fmt::Display for Reason {
 /// All methods are async-signal-safe (AS-Safe).
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-pub struct StopOptions {
+pub struct StopOptions<'a> {
     /// What for.
     pub reason: Reason,
     /// The longest wait for the turn and for all mutators to stop, together. `None`: no limit. A mutator
@@ -61,13 +93,24 @@ pub struct StopOptions {
     /// mutator to its last safe point and it has come to none by itself since; else after 100 µs. Without
     /// effect in a world without a nudge.
     pub nudge_after: Option<Duration>,
+    /// What is called for each late mutator before the deadline.
+    pub on_late: Option<OnLate<'a>>,
+    /// What happens at the deadline if mutators are late.
+    pub at_deadline: AtDeadline,
 }
 
-impl StopOptions {
+impl<'a> StopOptions<'a> {
     /// No timeout, and nudges by what is known of each mutator.
     #[must_use]
     pub fn new(reason: impl Into<Reason>) -> Self {
-        Self { reason: reason.into(), timeout: None, nudge_after: None }
+        let reason = reason.into();
+        Self {
+            reason,
+            timeout: None,
+            nudge_after: None,
+            on_late: None,
+            at_deadline: AtDeadline::GiveUp,
+        }
     }
 
     /// Sets the timeout. A stop that takes longer is withdrawn, and the world runs.
@@ -83,6 +126,40 @@ impl StopOptions {
         self.nudge_after = Some(after);
         self
     }
+
+    /// Has `call` called for each mutator that runs when the request has had its turn for the time `after`: once for
+    /// each, on the requester's thread, with what kept it as far as is known by then. Not for one that is late at the
+    /// deadline alone, which the error names.
+    ///
+    /// No other mutator is looked at meanwhile: a call that takes long makes the request take longer. Nor may it wait for
+    /// a mutator, which may have stopped. A panic in it ends there; the panic hook has told of it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use safepoint::{StopOptions, World};
+    /// use std::time::Duration;
+    ///
+    /// let world = World::new();
+    /// let options = StopOptions::new("gc")
+    ///     .timeout(Duration::from_secs(10))
+    ///     .on_late(Duration::from_millis(10), &|late| eprintln!("slow to stop: {late}"));
+    /// world.stop_from_outside_with(options)?.resume();
+    /// # Ok::<(), safepoint::StopError>(())
+    /// ```
+    #[must_use]
+    #[doc(alias = "SafepointTimeoutDelay")]
+    pub fn on_late(mut self, after: Duration, call: &'a (dyn Fn(&Straggler) + Sync)) -> Self {
+        self.on_late = Some(OnLate { after, call });
+        self
+    }
+
+    /// Sets what happens at the end of the timeout if mutators are late.
+    #[must_use]
+    pub fn at_deadline(mut self, what: AtDeadline) -> Self {
+        self.at_deadline = what;
+        self
+    }
 }
 
 /// How to visit every mutator.
@@ -92,7 +169,7 @@ impl StopOptions {
 /// All methods are async-signal-safe (AS-Safe).
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-pub struct EachOptions {
+pub struct EachOptions<'a> {
     /// The longest wait for the turn and for every closure to begin, together. `None`: no limit. Closures
     /// that have begun are waited for beyond it, and so are stops by other threads.
     pub timeout: Option<Duration>,
@@ -100,19 +177,23 @@ pub struct EachOptions {
     /// mutator to its last safe point and it has come to none by itself since; else after 100 µs. Without
     /// effect in a world without a nudge.
     pub nudge_after: Option<Duration>,
+    /// What is called for each late mutator before the deadline.
+    pub on_late: Option<OnLate<'a>>,
+    /// What happens at the deadline if mutators are late.
+    pub at_deadline: AtDeadline,
 }
 
-impl Default for EachOptions {
+impl Default for EachOptions<'_> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl EachOptions {
+impl<'a> EachOptions<'a> {
     /// No timeout, and nudges by what is known of each mutator.
     #[must_use]
     pub fn new() -> Self {
-        Self { timeout: None, nudge_after: None }
+        Self { timeout: None, nudge_after: None, on_late: None, at_deadline: AtDeadline::GiveUp }
     }
 
     /// Sets the timeout. Past it, mutators that have not been visited will not be.
@@ -126,6 +207,20 @@ impl EachOptions {
     #[must_use]
     pub fn nudge_after(mut self, after: Duration) -> Self {
         self.nudge_after = Some(after);
+        self
+    }
+
+    /// As [`StopOptions::on_late`].
+    #[must_use]
+    pub fn on_late(mut self, after: Duration, call: &'a (dyn Fn(&Straggler) + Sync)) -> Self {
+        self.on_late = Some(OnLate { after, call });
+        self
+    }
+
+    /// As [`StopOptions::at_deadline`].
+    #[must_use]
+    pub fn at_deadline(mut self, what: AtDeadline) -> Self {
+        self.at_deadline = what;
         self
     }
 }

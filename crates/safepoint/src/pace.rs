@@ -1,6 +1,8 @@
 //! A requester's clock: its deadline, its naps, and the nudges for late targets.
 
 use std::cell::Cell;
+use std::mem;
+use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,7 @@ use threadreg::procfs::{Served, TaskDir};
 use threadreg::{NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
 
 use crate::metrics::count;
+use crate::options::OnLate;
 use crate::protocol::{Limit, MutatorSlot, MutatorState, Pace, Protocol, SlotUse};
 use crate::straggler::{KernelView, LastNudge, Straggler, StragglerCause};
 use crate::system::{self, Identity, Linux, NudgePanicked, Target};
@@ -35,6 +38,8 @@ pub(crate) struct Clock<'a> {
     deadline: Option<Instant>,
     /// `None`: at once, or after [`NUDGE_AFTER`], by what is known of the target.
     nudge_after: Option<Duration>,
+    /// What is told of late targets before the deadline.
+    on_late: Option<OnLate<'a>>,
     start: Instant,
     /// When the request was made. Until `start` it waited for its turn.
     requested: Instant,
@@ -60,6 +65,8 @@ struct Late {
     last: Option<Sent>,
     /// How much its thread had run, and when that was asked.
     watched: Option<(Served, Instant)>,
+    /// Whether it was told of.
+    warned: bool,
 }
 
 #[derive(Debug)]
@@ -86,6 +93,7 @@ impl<'a> Clock<'a> {
             protocol,
             deadline,
             nudge_after,
+            on_late: None,
             start,
             requested: start,
             nap,
@@ -99,10 +107,24 @@ impl<'a> Clock<'a> {
         }
     }
 
+    /// Has a warning given of late targets.
+    pub(crate) fn warning(mut self, on_late: Option<OnLate<'a>>) -> Self {
+        self.on_late = on_late;
+        self.schedule(self.start);
+        self
+    }
+
     /// Counts the time to stop from here on. What came before was the wait for the turn.
     pub(crate) fn restart(&mut self) {
         self.start = Instant::now();
-        self.next_look = self.start + self.nap;
+        self.schedule(self.start);
+    }
+
+    /// The next look is a nap from `now` on, or when warnings are due.
+    fn schedule(&mut self, now: Instant) {
+        let warning = self.on_late.and_then(|on_late| self.start.checked_add(on_late.after));
+        let next = now + self.nap;
+        self.next_look = warning.filter(|&at| at > now).map_or(next, |at| at.min(next));
     }
 
     /// When the request was made.
@@ -148,7 +170,7 @@ impl<'a> Clock<'a> {
     fn note_late(&mut self, slot_use: SlotUse) -> &mut Late {
         let at = self.lates.iter().position(|late| late.slot_use == slot_use);
         let at = at.unwrap_or_else(|| {
-            self.lates.push(Late { slot_use, nudges: 0, last: None, watched: None });
+            self.lates.push(Late { slot_use, nudges: 0, last: None, watched: None, warned: false });
             self.lates.len() - 1
         });
         &mut self.lates[at]
@@ -183,6 +205,23 @@ impl<'a> Clock<'a> {
             && let Ok(Some(served)) = tasks.served(tid)
         {
             self.note_late(slot_use).watched = Some((served, Instant::now()));
+        }
+    }
+
+    /// Tells of a late target, once.
+    fn warn(&mut self, slot: &'static MutatorSlot<Identity>, wanted: &dyn Fn() -> bool) {
+        let slot_use = slot.current_use();
+        let Some(OnLate { call, .. }) = self.on_late else { return };
+        if mem::replace(&mut self.note_late(slot_use).warned, true) {
+            return;
+        }
+        let seen = self.look(slot);
+        // One that has come meanwhile is not late any more, and what was looked at may be the slot's next.
+        if let Some(straggler) = seen.filter(|_| wanted()) {
+            // Unwinding would leave the request behind. The payload's destructor might panic, too.
+            if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| call(&straggler))) {
+                Box::leak(payload);
+            }
         }
     }
 
@@ -277,7 +316,7 @@ impl Pace<Linux> for Clock<'_> {
         let due = now >= self.next_look;
         if due {
             self.nap = (self.nap * 2).min(LONGEST_NAP);
-            self.next_look = now + self.nap;
+            self.schedule(now);
         }
         due
     }
@@ -303,6 +342,9 @@ impl Pace<Linux> for Clock<'_> {
         }
         if elapsed >= WATCH_AFTER {
             self.watch(slot_use, thread);
+        }
+        if self.on_late.is_some_and(|on_late| elapsed >= on_late.after) {
+            self.warn(slot, wanted);
         }
         let mine = thread.suspended_by() == Some(self.me);
         self.own_fault |= mine && self.is_out_of_reach(slot_use);
@@ -353,6 +395,8 @@ unsafe fn nudged(data: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use crate::World;
     use crate::protocol::Stance;
@@ -374,5 +418,20 @@ mod tests {
                 stopped.resume();
             });
         });
+    }
+
+    /// What was looked at may be the slot's next mutator.
+    #[test]
+    fn a_mutator_that_has_come_is_not_told_of() {
+        let world = World::new();
+        let mutator = world.attach().expect("a world of its own");
+        for wanted in [true, false] {
+            let told = AtomicBool::new(false);
+            let tell = |_: &Straggler| told.store(true, Ordering::Relaxed);
+            let clock = Clock::start(&world.shared.protocol, mutator.tid(), None, None);
+            let mut clock = clock.warning(Some(OnLate { after: Duration::ZERO, call: &tell }));
+            clock.late(mutator.slot, &|| wanted);
+            assert_eq!(told.into_inner(), wanted);
+        }
     }
 }

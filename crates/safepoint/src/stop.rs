@@ -7,12 +7,14 @@ use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::abort::abort_in;
 use crate::error::StopError;
 use crate::handle::{Held, LastToStop, StopHandle, StopStats, StoppedMutator, stopped_mutators};
 use crate::mutator::Mutator;
-use crate::options::{Reason, StopOptions};
+use crate::options::{AtDeadline, Reason, StopOptions};
 use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, MutatorState, Protocol, Stance, TimedOut};
+use crate::straggler::Straggler;
 use crate::system::{self, Identity, Linux};
 use crate::world::{Shared, World};
 
@@ -65,7 +67,7 @@ impl Mutator {
     ///
     /// As for [`Mutator::stop_the_world`]. Also [`StopError::Busy`] if the timeout is over before it is this
     /// thread's turn, and [`StopError::TimedOut`] if it is over before all mutators have stopped.
-    pub fn stop_with(&mut self, options: StopOptions) -> Result<Stopped<'_>, StopError> {
+    pub fn stop_with(&mut self, options: StopOptions<'_>) -> Result<Stopped<'_>, StopError> {
         if system::in_closure() {
             return Err(StopError::InCallback);
         }
@@ -115,7 +117,10 @@ impl World {
     /// [`StopError::HoldsMutators`] if it holds the task of a mutator that cannot be nudged.
     /// [`StopError::Busy`] and [`StopError::TimedOut`] if the timeout is over. After an error the world runs,
     /// unless this or another thread has it stopped.
-    pub fn stop_from_outside_with(&self, options: StopOptions) -> Result<Stopped<'_>, StopError> {
+    pub fn stop_from_outside_with(
+        &self,
+        options: StopOptions<'_>,
+    ) -> Result<Stopped<'_>, StopError> {
         if system::in_closure() {
             return Err(StopError::InCallback);
         }
@@ -158,7 +163,7 @@ impl<'a> Stopped<'a> {
         shared: &'a Arc<Shared>,
         own: Option<&'static MutatorSlot<Identity>>,
         tid: i32,
-        options: StopOptions,
+        options: StopOptions<'_>,
     ) -> Result<Self, StopError> {
         let protocol = &shared.protocol;
         if protocol.stop_turn.is_held_by(tid) {
@@ -169,7 +174,8 @@ impl<'a> Stopped<'a> {
             return Err(StopError::HoldsFreeze { tid });
         }
         let reason = options.reason;
-        let mut clock = Clock::start(protocol, tid, options.timeout, options.nudge_after);
+        let clock = Clock::start(protocol, tid, options.timeout, options.nudge_after);
+        let mut clock = clock.warning(options.on_late);
         // Safe from here on: the holder of the turn may stop this thread, which waits for it.
         let safe = Requester::enter(protocol, own);
         let turn = &protocol.stop_turn;
@@ -210,7 +216,12 @@ impl<'a> Stopped<'a> {
                 Err(if clock.is_own_fault() {
                     StopError::HoldsMutators { reason, stragglers }
                 } else {
-                    StopError::TimedOut { reason, stragglers }
+                    let culprit = stragglers.first().map(|straggler: &Straggler| straggler.tid);
+                    let error = StopError::TimedOut { reason, stragglers };
+                    if options.at_deadline == AtDeadline::Abort {
+                        abort_in(culprit, format_args!("{error}"));
+                    }
+                    error
                 })
             }
         }

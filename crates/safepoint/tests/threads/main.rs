@@ -13,3 +13,4 @@ mod stop;
 mod storm;
 mod straggler;
 mod stress;
+mod warn;
