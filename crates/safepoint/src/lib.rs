@@ -17,6 +17,7 @@
 //! | `forks` | what the child of a fork does with the worlds |
 //! | `system` | Linux: fences, waiting, memory, and which thread has a slot |
 //! | `stops` | how many stops are over, and waiting for the next |
+//! | `chaos` | [`Chaos`]: worlds for tests |
 //! | `metrics` | what stops cost: counts and histograms |
 //! | `error`, `options` | what can go wrong; timeouts |
 //! | `straggler` | which threads were in the way, and why |
@@ -49,6 +50,7 @@ cfg_if::cfg_if! {
 cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
         mod abort;
+        mod chaos;
         mod error;
         mod for_each;
         mod forks;
@@ -66,6 +68,7 @@ cfg_if::cfg_if! {
         mod system;
         mod world;
 
+        pub use chaos::Chaos;
         pub use error::{AttachError, EachError, StopError};
         pub use for_each::Processor;
         pub use handle::{LastToStop, StopHandle, StopStats, StoppedMutator};

@@ -16,8 +16,9 @@ use sigctx::sys::{self, Membarrier};
 use threadreg::{Name, Nudge, ThreadRef, rest, spin};
 
 use crate::abort::abort_with;
+use crate::chaos::{Disturbance, UnreliableNudge};
 use crate::metrics::{Counters, count};
-use crate::protocol::{Chunk, MutatorSlot, MutatorState, Protocol, Spare, System};
+use crate::protocol::{Chunk, Edge, MutatorSlot, MutatorState, Protocol, Spare, System};
 
 /// A requester spins for this long before it sleeps, if there is a processor to spin on. A poll
 /// acknowledges in well under a microsecond, a sleep and a wake take tens.
@@ -73,6 +74,8 @@ pub(crate) struct Linux {
     /// Whether mutators fence when they enter a safe region (I2). Relaxed: a mutator that misses the nudge
     /// that was set at the same moment may get it in that one region.
     fenced_entry: AtomicBool,
+    /// Of worlds for tests.
+    chaos: Option<Arc<Disturbance>>,
 }
 
 impl fmt::Debug for Linux {
@@ -84,12 +87,20 @@ impl fmt::Debug for Linux {
 impl Linux {
     pub(crate) fn new(fences: Fences) -> Self {
         let (nudge, fenced_entry) = (ArcSwapOption::empty(), AtomicBool::new(false));
-        Self { fences, counters: Counters::default(), nudge, fenced_entry }
+        Self { fences, counters: Counters::default(), nudge, fenced_entry, chaos: None }
+    }
+
+    pub(crate) fn with_chaos(self, chaos: Disturbance) -> Self {
+        Self { chaos: Some(Arc::new(chaos)), ..self }
     }
 
     pub(crate) fn set_nudge(&self, nudge: Arc<dyn Nudge>) {
         // First: a region entered later is entered with a fence.
         self.fenced_entry.store(self.fences == Fences::Full, Ordering::Relaxed);
+        let nudge = match &self.chaos {
+            None => nudge,
+            Some(chaos) => Arc::new(UnreliableNudge { nudge, disturbance: Arc::clone(chaos) }),
+        };
         self.nudge.store(Some(Arc::new(nudge)));
     }
 }
@@ -319,6 +330,7 @@ impl System for Linux {
     }
 
     fn heavy(&self) {
+        self.edge(Edge::Published);
         count(&self.counters.fences);
         fence(Ordering::SeqCst);
         if self.fences == Fences::Asymmetric
@@ -330,15 +342,18 @@ impl System for Linux {
     }
 
     fn wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
+        self.edge(Edge::Waits);
         // However it ends, the caller looks at the word again, and at the clock.
         sync::wait(word, expected, timeout);
     }
 
     fn wake_all(&self, word: &AtomicU32) {
+        self.edge(Edge::Waits);
         sync::wake_all(word);
     }
 
     fn wake_one(&self, word: &AtomicU32) {
+        self.edge(Edge::Waits);
         sync::wake_one(word);
     }
 
@@ -363,6 +378,16 @@ impl System for Linux {
             is_done
         };
         (0..LOOKS).any(look) || spin::for_running(running, SPIN, done)
+    }
+
+    fn is_slow(&self) -> bool {
+        self.chaos.is_some()
+    }
+
+    fn edge(&self, edge: Edge) {
+        if let Some(chaos) = &self.chaos {
+            chaos.at(edge);
+        }
     }
 
     fn fresh() -> &'static Chunk<Identity> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use threadreg::Nudge;
 
+use crate::chaos::{Chaos, Disturbance};
 use crate::forks;
 use crate::metrics::{Metrics, Pause, Recorder};
 use crate::protocol::Protocol;
@@ -73,18 +74,30 @@ impl World {
     /// An empty, running world with the best fences that the system has.
     #[must_use]
     pub fn new() -> Self {
-        Self::with(Fences::probe())
+        Self::with(Linux::new(Fences::probe()))
     }
 
     /// An empty, running world that does without `membarrier(2)`, for a program that is going to forbid itself
     /// that call. Leaving a safe region costs a fence and, in a world with a nudge, entering it another.
     #[must_use]
     pub fn fully_fenced() -> Self {
-        Self::with(Fences::Full)
+        Self::with(Linux::new(Fences::Full))
     }
 
-    fn with(fences: Fences) -> Self {
-        let protocol = Protocol::new(Linux::new(fences));
+    /// An empty, running world for tests, in which what is rare is common.
+    #[must_use]
+    pub fn with_chaos(chaos: Chaos) -> Self {
+        Self::with(Linux::new(Fences::probe()).with_chaos(Disturbance::new(chaos)))
+    }
+
+    /// [`World::with_chaos`], with the fences of [`World::fully_fenced`].
+    #[must_use]
+    pub fn fully_fenced_with_chaos(chaos: Chaos) -> Self {
+        Self::with(Linux::new(Fences::Full).with_chaos(Disturbance::new(chaos)))
+    }
+
+    fn with(system: Linux) -> Self {
+        let protocol = Protocol::new(system);
         let recorder = Recorder::new();
         let mut shared = Arc::new(Shared { protocol, recorder, stops: Stops::new(), node: None });
         let node = forks::enlist(&raw const shared.protocol);

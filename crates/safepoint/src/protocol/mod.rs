@@ -103,7 +103,7 @@ pub(crate) use self::slot::Stance;
 use self::slot::{Arena, Requests};
 pub(crate) use self::slot::{Chunk, MutatorSlot};
 #[cfg(not(loom))]
-use self::slot::{FENCED, REST, STOP};
+use self::slot::{FENCED, REST, SLOW, STOP};
 #[cfg(not(loom))]
 pub(crate) use self::slot::{POLL_MASK, SlotUse, Spare};
 #[cfg(not(loom))]
@@ -145,10 +145,28 @@ pub(crate) trait System: fmt::Debug + Send + Sync + Sized + 'static {
     /// Calls `done` again and again for as long as spinning beats sleeping while `running` other threads
     /// need a processor. Returns the last result.
     fn spin(&self, running: u32, done: impl Fn() -> bool) -> bool;
+    /// Whether targets take the slow paths always. Always the same.
+    fn is_slow(&self) -> bool {
+        false
+    }
+    /// A thread comes by an edge of the protocol, in a slow path.
+    fn edge(&self, _edge: Edge) {}
     /// An empty chunk that no thread uses.
     fn fresh() -> &'static Chunk<Self::Identity>;
     /// Takes back a chunk that no thread uses.
     fn recycle(chunk: &'static Chunk<Self::Identity>);
+}
+
+/// Where tests disturb a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Edge {
+    /// Between what it has published and what it looks at next (I2).
+    Published,
+    /// Before it acknowledges.
+    Acknowledges,
+    /// Before it sleeps, or wakes others.
+    #[cfg_attr(loom, expect(dead_code, reason = "the system's"))]
+    Waits,
 }
 
 /// Bounds a wait.
@@ -266,7 +284,7 @@ impl<S: System> Protocol<S> {
         // Requests of threads that are gone end. A survivor that has the world stopped from inside its safe
         // region has armed its own slot. A recall came from its own handler (I8): the task is held no more,
         // and has to be told so when the region ends. Whether targets fence stays as it is.
-        let kept = REST | FENCED | if stopping { STOP } else { 0 };
+        let kept = REST | FENCED | SLOW | if stopping { STOP } else { 0 };
         self.arena.each_slot(|slot| {
             slot.requests.poll.fetch_and(kept, Ordering::Relaxed);
             slot.requests.stop_pending.store(0, Ordering::Relaxed);

@@ -30,7 +30,10 @@ pub(crate) const NUDGED: u32 = 1 << 3;
 /// Bit of the poll word: the targets of this world fence (I2). It asks for nothing. The target sets it when it
 /// takes the slot, so that it finds this out by a look that it has to make anyway.
 pub(crate) const FENCED: u32 = 1 << 4;
-/// The bits of the poll word that ask the target for something.
+/// Bit of the poll word: the target takes the slow paths, in a world for tests. The target sets it when it takes the
+/// slot. It asks for nothing else.
+pub(crate) const SLOW: u32 = 1 << 15;
+/// The bits of the poll word with which a poll takes its slow path.
 #[cfg(not(loom))]
 pub(crate) const POLL_MASK: u32 = !FENCED;
 /// Bit of `each_pending`: the requester has claimed the closure, and runs it or hands it back.
@@ -179,19 +182,20 @@ impl<I> MutatorSlot<I> {
         poll != 0
     }
 
-    /// Target only, when it has taken the slot: whether its world's targets fence.
-    pub(crate) fn set_fenced(&self, fenced: bool) {
+    /// Target only, when it has taken the slot: sets a bit for as long as it has that, or clears what the last target
+    /// has left.
+    pub(crate) fn set_standing(&self, bit: u32, on: bool) {
         let poll = &self.requests.poll;
         // Relaxed: for this thread's own looks.
-        if (poll.load(Ordering::Relaxed) & FENCED != 0) != fenced {
-            poll.fetch_xor(FENCED, Ordering::Relaxed);
+        if (poll.load(Ordering::Relaxed) & bit != 0) != on {
+            poll.fetch_xor(bit, Ordering::Relaxed);
         }
     }
 
     /// Whether a nudged call finds something to do.
     #[cfg(not(loom))]
     pub(crate) fn is_asked(&self) -> bool {
-        self.requests.poll.load(Ordering::Relaxed) & !(NUDGED | FENCED) != 0
+        self.requests.poll.load(Ordering::Relaxed) & !(NUDGED | FENCED | SLOW) != 0
     }
 
     /// Requester only, for a slot whose bit it has set: whether the target takes the slow path before its next

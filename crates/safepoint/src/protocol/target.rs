@@ -4,8 +4,10 @@
 use core::time::Duration;
 
 use super::request::{MOST, RoundNumber};
-use super::slot::{CLAIMED, EACH, MutatorSlot, MutatorState, NUDGED, REST, STOP, Stance};
-use super::{Limit, Protocol, System};
+use super::slot::{
+    CLAIMED, EACH, FENCED, MutatorSlot, MutatorState, NUDGED, REST, SLOW, STOP, Stance,
+};
+use super::{Edge, Limit, Protocol, System};
 use sigctx::sync::{Ordering, fence};
 
 /// How often a wait that a recall does not end looks for one.
@@ -41,7 +43,8 @@ impl<S: System> Protocol<S> {
     ) -> Result<&'static MutatorSlot<S::Identity>, NoSlot> {
         let slot = self.arena.take(MOST).ok_or(NoSlot::Full)?;
         self.acknowledge_unserved(slot);
-        slot.set_fenced(self.system.targets_fence());
+        slot.set_standing(FENCED, self.system.targets_fence());
+        slot.set_standing(SLOW, self.system.is_slow());
         // First: what is found of this thread is found with this generation, not the last thread's.
         slot.status.generation.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
         identify(slot);
@@ -138,6 +141,7 @@ impl<S: System> Protocol<S> {
     fn enter_armed(&self, slot: &'static MutatorSlot<S::Identity>, stance: Stance) {
         slot.forget_nudge();
         loop {
+            self.system.edge(Edge::Published);
             fence(Ordering::SeqCst);
             // Acquire: the bit is set after the pending word.
             let poll = slot.requests.poll.load(Ordering::Acquire);
@@ -224,6 +228,7 @@ impl<S: System> Protocol<S> {
         limit: &impl Limit,
     ) -> bool {
         loop {
+            self.system.edge(Edge::Published);
             // I2, in full: requesters need not have made the heavy fence yet.
             fence(Ordering::SeqCst);
             let poll = slot.requests.poll.load(Ordering::Acquire) & !left_alone;
@@ -353,6 +358,7 @@ impl<S: System> Protocol<S> {
             if slot.requests.poll.load(Ordering::Relaxed) & STOP == 0 {
                 slot.requests.poll.fetch_or(STOP, Ordering::Relaxed);
             }
+            self.system.edge(Edge::Acknowledges);
             let last = self.stop.acknowledge(RoundNumber(pending), Some(slot.current_use()));
             if last {
                 self.system.wake_all(&self.stop.pending);
@@ -416,6 +422,7 @@ impl<S: System> Protocol<S> {
             slot.set_state(MutatorState::Running);
         } else if Self::take_each(slot, pending) {
             self.visit(slot);
+            self.system.edge(Edge::Acknowledges);
             self.acknowledge_each(slot, pending);
         }
     }

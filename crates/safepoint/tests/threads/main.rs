@@ -1,6 +1,7 @@
 //! The crate on real threads. What may hang runs in a child process with a watchdog.
 
 mod bounds;
+mod chaos;
 mod common;
 mod for_each;
 mod fork;

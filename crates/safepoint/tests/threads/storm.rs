@@ -32,7 +32,7 @@ impl Visited {
     }
 }
 
-fn storm(world: &World, rounds: u64) {
+pub(crate) fn storm(world: &World, rounds: u64) {
     let (done, ready, calls) = (&Flag::default(), &AtomicUsize::new(0), &AtomicU32::new(0));
     let visited: &[Visited; MUTATORS] = &Default::default();
     thread::scope(|scope| {

@@ -1,0 +1,175 @@
+//! Test modes: a world in which what is rare is common.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
+use std::sync::Arc;
+use std::thread;
+
+use threadreg::{Nudge, NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
+
+use crate::protocol::Edge;
+
+/// What goes wrong, or slowly, in a world for tests: see [`World::with_chaos`](crate::World::with_chaos).
+///
+/// It changes when things happen and whether nudges arrive, not what is promised: stops and for-eaches are what they
+/// are in other worlds, and take longer. Each mode is off until it is asked for. All polls, and all entries and ends
+/// of safe regions, take their slow paths.
+///
+/// "One in `n`" counts what happens in the whole world: the first is hit, and each `n`th from there on.
+///
+/// | mode | what it finds |
+/// |---|---|
+/// | [`drop_nudges`](Self::drop_nudges) | waits that rely on one signal |
+/// | [`repeat_nudges`](Self::repeat_nudges) | calls that are made twice, and signals that come late |
+/// | [`delay_checks`](Self::delay_checks) | code that runs on between what it publishes and what it looks at |
+/// | [`delay_acknowledgements`](Self::delay_acknowledgements) | deadlines that pass just before the answer |
+/// | [`yield_at_edges`](Self::yield_at_edges) | orders of threads that a busy machine has once a year |
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use safepoint::{Chaos, World};
+///
+/// let chaos = Chaos::new().drop_nudges(2).delay_checks(Duration::from_micros(50), 3);
+/// let world = World::with_chaos(chaos);
+/// let mut mutator = world.attach()?;
+/// mutator.stop_the_world("test")?.resume();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Chaos {
+    dropped: Option<u32>,
+    repeated: Option<u32>,
+    checks: Option<(Duration, u32)>,
+    acknowledgements: Option<(Duration, u32)>,
+    yields: bool,
+}
+
+impl Chaos {
+    /// Slow paths, and nothing else.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Loses one nudge in `one_in`: it is said to be sent, and is not.
+    ///
+    /// # Panics
+    ///
+    /// If `one_in` is 0, as in all modes.
+    #[must_use]
+    pub fn drop_nudges(self, one_in: u32) -> Self {
+        Self { dropped: Some(at_least_one(one_in)), ..self }
+    }
+
+    /// Sends one nudge in `one_in` twice.
+    #[must_use]
+    pub fn repeat_nudges(self, one_in: u32) -> Self {
+        Self { repeated: Some(at_least_one(one_in)), ..self }
+    }
+
+    /// Sleeps for `delay`, one time in `one_in`, between what a thread publishes and what it then looks at: its state
+    /// and its poll word in a mutator, the request and the states of mutators in a requester.
+    #[must_use]
+    pub fn delay_checks(self, delay: Duration, one_in: u32) -> Self {
+        Self { checks: Some((delay, at_least_one(one_in))), ..self }
+    }
+
+    /// Sleeps for `delay`, one time in `one_in`, before a mutator acknowledges a stop or a for-each.
+    #[must_use]
+    pub fn delay_acknowledgements(self, delay: Duration, one_in: u32) -> Self {
+        Self { acknowledgements: Some((delay, at_least_one(one_in))), ..self }
+    }
+
+    /// Gives up the processor at each edge of the protocol, also where a thread is about to sleep or to wake others.
+    #[must_use]
+    pub fn yield_at_edges(self) -> Self {
+        Self { yields: true, ..self }
+    }
+}
+
+fn at_least_one(one_in: u32) -> u32 {
+    assert!(one_in != 0, "one in none");
+    one_in
+}
+
+/// A world's chaos, with its counts.
+#[derive(Debug)]
+pub(crate) struct Disturbance {
+    modes: Chaos,
+    nudges: AtomicU32,
+    checks: AtomicU32,
+    acknowledgements: AtomicU32,
+}
+
+impl Disturbance {
+    pub(crate) fn new(modes: Chaos) -> Self {
+        let (nudges, checks, acknowledgements) = Default::default();
+        Self { modes, nudges, checks, acknowledgements }
+    }
+
+    /// A thread comes by.
+    pub(crate) fn at(&self, edge: Edge) {
+        let (count, mode) = match edge {
+            Edge::Published => (&self.checks, self.modes.checks),
+            Edge::Acknowledges => (&self.acknowledgements, self.modes.acknowledgements),
+            Edge::Waits => (&self.checks, None),
+        };
+        if let Some((delay, one_in)) = mode
+            && hits(next(count), one_in)
+        {
+            thread::sleep(delay);
+        } else if self.modes.yields {
+            thread::yield_now();
+        }
+    }
+}
+
+/// Relaxed: any order of the threads will do.
+fn next(count: &AtomicU32) -> u32 {
+    count.fetch_add(1, Ordering::Relaxed)
+}
+
+fn hits(number: u32, one_in: u32) -> bool {
+    number.is_multiple_of(one_in)
+}
+
+/// Loses nudges, and sends others twice.
+pub(crate) struct UnreliableNudge {
+    pub(crate) nudge: Arc<dyn Nudge>,
+    pub(crate) disturbance: Arc<Disturbance>,
+}
+
+impl Nudge for UnreliableNudge {
+    fn nudge(
+        &self,
+        thread: ThreadRef,
+        call: NudgeCall,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<(), NudgeError> {
+        let Disturbance { modes, nudges, .. } = &*self.disturbance;
+        let number = next(nudges);
+        let is_hit = |mode: Option<u32>| mode.is_some_and(|one_in| hits(number, one_in));
+        if is_hit(modes.dropped) {
+            return Ok(());
+        }
+        if is_hit(modes.repeated) {
+            // Of the two the second counts.
+            let _first = self.nudge.nudge(thread, call, wanted);
+        }
+        self.nudge.nudge(thread, call, wanted)
+    }
+
+    fn settle(&self, timeout: Duration) -> bool {
+        self.nudge.settle(timeout)
+    }
+
+    fn outcome(&self, thread: ThreadRef) -> NudgeOutcome {
+        self.nudge.outcome(thread)
+    }
+}
