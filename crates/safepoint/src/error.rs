@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use sigctx::sys::Tid;
 
+use crate::id::MutatorId;
 use crate::options::Reason;
 use crate::straggler::Straggler;
 
@@ -264,3 +265,92 @@ impl fmt::Display for EachError {
 }
 
 impl Error for EachError {}
+
+/// Why a handshake was not answered by every mutator that was asked. No operation runs any more.
+#[non_exhaustive]
+#[derive(Debug)]
+pub enum HandshakeError {
+    /// The thread runs an operation, or a for-each closure. Nothing was asked.
+    InCallback,
+    /// The thread has the world stopped, and operations run in a running world only. Nothing was asked.
+    HoldsStop {
+        /// The thread.
+        tid: Tid,
+    },
+    /// The thread holds `threadreg::freeze_creation`'s guard: see [`StopError::HoldsFreeze`]. Nothing was asked.
+    HoldsFreeze {
+        /// The thread.
+        tid: Tid,
+    },
+    /// The thread is a running mutator of this world. It can ask through its [`Mutator`](crate::Mutator), or in a
+    /// safe region. Nothing was asked.
+    OwnMutatorRuns {
+        /// The thread.
+        tid: Tid,
+    },
+    /// The thread is in a safe region, and its own mutator alone may run the operation: it would wait for itself.
+    /// Nothing was asked.
+    OwnRegion {
+        /// The thread.
+        tid: Tid,
+    },
+    /// The mutator is detached, or detached before it ran the operation.
+    Gone {
+        /// The mutator.
+        id: MutatorId,
+    },
+    /// The timeout was over before every operation had begun.
+    TimedOut {
+        /// How many mutators ran theirs.
+        answered: usize,
+        /// The mutators whose operation did not run.
+        stragglers: Vec<Straggler>,
+    },
+    /// As [`StopError::HoldsMutators`].
+    HoldsMutators {
+        /// How many mutators ran their operation.
+        answered: usize,
+        /// The mutators whose operation did not run.
+        stragglers: Vec<Straggler>,
+    },
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InCallback => f.write_str("cannot ask for a handshake inside an operation"),
+            Self::HoldsStop { tid } => {
+                write!(f, "thread {tid} has the world stopped: resume it first")
+            }
+            Self::HoldsFreeze { tid } => {
+                write!(
+                    f,
+                    "thread {tid} holds the guard of freeze_creation: ask first, freeze second"
+                )
+            }
+            Self::OwnMutatorRuns { tid } => {
+                write!(
+                    f,
+                    "thread {tid} is a running mutator of the world: use the mutator, or a safe region"
+                )
+            }
+            Self::OwnRegion { tid } => {
+                write!(f, "thread {tid} waits for itself to leave its safe region")
+            }
+            Self::Gone { id } => write!(f, "mutator {id} is gone"),
+            Self::TimedOut { answered, stragglers } => {
+                write!(f, "only {answered} mutators answered a handshake in time; late:")?;
+                list(f, stragglers)
+            }
+            Self::HoldsMutators { answered, stragglers } => {
+                write!(
+                    f,
+                    "only {answered} mutators answered; the thread that asks holds tasks of others suspended:"
+                )?;
+                list(f, stragglers)
+            }
+        }
+    }
+}
+
+impl Error for HandshakeError {}

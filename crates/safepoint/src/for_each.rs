@@ -11,6 +11,7 @@ use threadreg::ThreadRef;
 
 use crate::abort::abort_in;
 use crate::error::EachError;
+use crate::id::MutatorId;
 use crate::mutator::Mutator;
 use crate::options::{AtDeadline, EachOptions};
 use crate::pace::Clock;
@@ -197,6 +198,12 @@ impl Processor<'_> {
     #[inline]
     pub fn generation(&self) -> u32 {
         self.slot.generation()
+    }
+
+    /// Which mutator this is.
+    #[must_use]
+    pub fn id(&self) -> MutatorId {
+        MutatorId(self.slot.current_use())
     }
 
     /// What [`Mutator::set_data`] has set; null before.

@@ -10,6 +10,7 @@ use std::time::Instant;
 use sigctx::fork;
 use threadreg::{Name, ThreadRef};
 
+use crate::id::MutatorId;
 use crate::metrics::Pause;
 use crate::options::Reason;
 use crate::pace::Clock;
@@ -218,6 +219,12 @@ impl StoppedMutator<'_> {
     #[must_use]
     pub fn thread(&self) -> ThreadRef {
         self.thread
+    }
+
+    /// Which mutator this is.
+    #[must_use]
+    pub fn id(&self) -> MutatorId {
+        MutatorId(self.slot.current_use())
     }
 
     /// What [`Mutator::set_data`](crate::Mutator::set_data) has set. Null before: for a thread that attaches during the

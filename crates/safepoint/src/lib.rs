@@ -8,7 +8,8 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | `stop`, `for_each` | the two requests as users make them; [`Stopped`], [`Processor`] |
+//! | `handshake` | handshakes as users make them |
+//! | `stop`, `for_each` | the two other requests; [`Stopped`], [`Processor`] |
 //! | `handle` | a stop that succeeded, and [`StopHandle`] |
 //! | `reenter` | [`Region`]: safe regions that are left for a while |
 //! | `mutator` | [`Mutator`]: attaching, polls, safe regions |
@@ -20,8 +21,9 @@
 //! | `chaos` | [`Chaos`]: worlds for tests |
 //! | `metrics` | what stops cost: counts and histograms |
 //! | `error`, `options` | what can go wrong; timeouts |
+//! | `id` | [`MutatorId`] |
 //! | `straggler` | which threads were in the way, and why |
-//! | `protocol` | the protocol, without system calls: `stop` and `each` are the requester's side, `target` is the target's |
+//! | `protocol` | the protocol, without system calls: `stop` and `each` are the requester's side, `target` is the target's, `handshake` has both |
 //! | `abort` | the end of the process where no error can be returned |
 //!
 //! A stop goes through `stop`, `pace`, `protocol::request` (its turn), `protocol::stop`, `protocol::slot` and
@@ -55,6 +57,8 @@ cfg_if::cfg_if! {
         mod for_each;
         mod forks;
         mod handle;
+        mod handshake;
+        mod id;
         mod metrics;
         mod mutator;
         mod options;
@@ -69,12 +73,15 @@ cfg_if::cfg_if! {
         mod world;
 
         pub use chaos::Chaos;
-        pub use error::{AttachError, EachError, StopError};
+        pub use error::{AttachError, EachError, HandshakeError, StopError};
         pub use for_each::Processor;
         pub use handle::{LastToStop, StopHandle, StopStats, StoppedMutator};
+        pub use id::MutatorId;
         pub use metrics::{Histogram, Metrics, Pause, ReasonMetrics};
         pub use mutator::Mutator;
-        pub use options::{AtDeadline, EachOptions, OnLate, Reason, StopOptions};
+        pub use options::{
+            AtDeadline, EachOptions, HandshakeOptions, OnLate, Reason, StopOptions,
+        };
         pub use protocol::MutatorState;
         pub use raw::RawMutator;
         pub use reenter::Region;

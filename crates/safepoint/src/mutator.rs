@@ -14,6 +14,7 @@ use threadreg::{Attached, ThreadRef};
 
 use crate::abort::abort_with;
 use crate::error::AttachError;
+use crate::id::MutatorId;
 use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Protocol, Stance};
 use crate::raw::RawMutator;
@@ -335,6 +336,16 @@ impl Mutator {
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.slot.generation()
+    }
+
+    /// Which mutator this is, for handshakes.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe (AS-Safe).
+    #[must_use]
+    pub fn id(&self) -> MutatorId {
+        MutatorId(self.slot.current_use())
     }
 
     /// The thread.

@@ -224,3 +224,49 @@ impl<'a> EachOptions<'a> {
         self
     }
 }
+
+/// How to ask for a handshake.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct HandshakeOptions {
+    /// The longest wait for operations to begin. `None`: no limit. Those that have begun are waited for beyond it, and
+    /// so are stops by other threads.
+    pub timeout: Option<Duration>,
+    /// As [`EachOptions::nudge_after`].
+    pub nudge_after: Option<Duration>,
+    /// Whether the mutator alone may run its operation, and nobody for it while it is in a safe region.
+    pub self_only: bool,
+}
+
+impl HandshakeOptions {
+    /// No timeout, nudges by what is known of each mutator, and anybody may run the operation.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the timeout. Past it, operations that have not begun will not.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how long after the request mutators that still run are nudged, whatever is known of them.
+    #[must_use]
+    pub fn nudge_after(mut self, after: Duration) -> Self {
+        self.nudge_after = Some(after);
+        self
+    }
+
+    /// Lets each operation run on its mutator's own thread only. One in a safe region does so when it leaves that.
+    #[must_use]
+    pub fn self_only(mut self) -> Self {
+        self.self_only = true;
+        self
+    }
+}

@@ -111,6 +111,8 @@ pub enum StragglerCause {
         /// Which.
         call: SyscallNumber,
     },
+    /// It is in a safe region, and it alone may run the operation.
+    InSafeRegion,
     /// It could run, and had no processor: it ran for less than a hundredth of the time that it was watched.
     Starved,
     /// It ran and did not poll, and the world has no nudge.
@@ -210,6 +212,9 @@ impl fmt::Display for StragglerCause {
             Self::Uninterruptible { call: None } => f.write_str("in an uninterruptible sleep"),
             Self::InSyscall { call } => {
                 write!(f, "sleeps in system call {call}, outside of a safe region")
+            }
+            Self::InSafeRegion => {
+                f.write_str("is in a safe region, and alone may run the operation")
             }
             Self::Starved => f.write_str("was not scheduled"),
             Self::NoNudge => f.write_str("no poll, and the world has no nudge"),

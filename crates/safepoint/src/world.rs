@@ -9,6 +9,7 @@ use threadreg::Nudge;
 
 use crate::chaos::{Chaos, Disturbance};
 use crate::forks;
+use crate::id::MutatorId;
 use crate::metrics::{Metrics, Pause, Recorder};
 use crate::protocol::Protocol;
 use crate::stops::{StopEpoch, Stops};
@@ -124,6 +125,21 @@ impl World {
     #[must_use]
     pub fn number_of_mutators(&self) -> usize {
         self.shared.protocol.live().count()
+    }
+
+    /// The mutators of this moment. Some may be gone, and others have come, before it is looked at.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let world = safepoint::World::new();
+    /// let mutator = world.attach()?;
+    /// assert_eq!(world.mutators(), [mutator.id()]);
+    /// # Ok::<(), safepoint::AttachError>(())
+    /// ```
+    #[must_use]
+    pub fn mutators(&self) -> Vec<MutatorId> {
+        self.shared.protocol.live().map(|slot| MutatorId(slot.current_use())).collect()
     }
 
     /// How many stops of the world are over, for [`World::wait_for_stop`].

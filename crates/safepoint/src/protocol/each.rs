@@ -63,15 +63,16 @@ impl<S: System> fmt::Debug for Call<'_, S> {
     }
 }
 
-/// I6: aborts when dropped. Unwinding would free a call that others may still make.
-struct MustNotUnwind;
+/// I6, H6: aborts when dropped. Unwinding would free a call that others may still make. With what it is left.
+pub(super) struct MustNotUnwind(pub(super) &'static str);
 
 impl Drop for MustNotUnwind {
     fn drop(&mut self) {
         // Under loom a model that fails unwinds through here, and loom reports it.
         #[cfg(not(loom))]
         crate::abort::abort_with(format_args!(
-            "a panic left a for-each that other threads may still run closures of"
+            "a panic left a {} that other threads may still run closures of",
+            self.0
         ));
     }
 }
@@ -124,7 +125,7 @@ impl<S: System> Protocol<S> {
         }
 
         let call: Call<'_, S> = Call { visitor, by_targets: AtomicU32::new(0) };
-        let outstanding = MustNotUnwind;
+        let outstanding = MustNotUnwind("for-each");
         let round = self.each.begin();
         // Release, with `visit`'s acquire. I6: removed when nothing is outstanding.
         self.each_call.store(ptr::from_ref(&call).cast_mut().cast(), Ordering::Release);
@@ -376,7 +377,7 @@ impl<S: System> Protocol<S> {
     }
 
     /// Claims what is pending for a safe slot, and runs the closure on this thread. False if the target was
-    /// first.
+    /// first, or another thread runs operations for it.
     fn visit_for(
         &self,
         slot: &'static MutatorSlot<S::Identity>,
@@ -386,6 +387,14 @@ impl<S: System> Protocol<S> {
         let (pending, claim) = (&slot.requests.each_pending, round.0 | CLAIMED);
         // Acquire: the look at the state came before, and the closure must come after.
         if pending.compare_exchange(round.0, claim, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        // H5.
+        fence(Ordering::SeqCst);
+        if slot.is_served() {
+            // Looked at again. Release: its target may take it.
+            pending.store(round.0, Ordering::Release);
+            self.wake_waiting(slot);
             return false;
         }
         call.visitor.visit(slot);

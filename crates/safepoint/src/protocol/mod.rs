@@ -1,4 +1,4 @@
-//! The protocol of polls, safe regions, stop-the-world and for-each. It makes no system calls: fences,
+//! The protocol of polls, safe regions, stop-the-world, for-each and handshakes. It makes no system calls: fences,
 //! waiting and time come in through [`System`] and [`Pace`], so that the same code runs under loom.
 //!
 //! The *target* is the thread that a slot belongs to, a mutator. The *requester* is the thread that asks
@@ -32,6 +32,7 @@
 //! | `pending` (one a round) | requester, threads that acknowledge | requester | acq-rel | I5 |
 //! | `stop_word` | holder of the stop turn +1; a handler that recalls +2 | targets | release / acquire, fence after it is made odd | odd: a stop is wanted or on |
 //! | turns | requesters; a handler adds to the upper bits | requesters | acquire / release | one thread has a turn |
+//! | `served`, HANDSHAKE | see `handshake` | | | H2, H3 |
 //! | `each_call` | holder of the for-each turn | the thread that took `each_pending` | release / acquire | I6 |
 //!
 //! - **I1** A slot outlives every thread that holds its world.
@@ -73,6 +74,8 @@
 //! stopped); HotSpot `safepoint.cpp`, `handshake.cpp` (JEP 312); Dekker's pair as in membarrier(2).
 
 mod each;
+mod handshake;
+mod operations;
 mod request;
 mod run;
 mod slot;
@@ -84,6 +87,8 @@ mod model;
 #[cfg(all(test, loom))]
 mod model_entry;
 #[cfg(all(test, loom))]
+mod model_handshake;
+#[cfg(all(test, loom))]
 mod model_regions;
 
 use core::fmt;
@@ -94,6 +99,8 @@ use crossbeam_utils::CachePadded;
 use self::each::Call;
 #[cfg(not(loom))]
 pub(crate) use self::each::NotVisited;
+#[cfg(any(test, not(loom)))]
+pub(crate) use self::handshake::{Answer, Ask};
 use self::request::{Round, RoundNumber, Turn};
 #[cfg(not(loom))]
 pub(crate) use self::run::{Run, Visitor};
@@ -289,8 +296,11 @@ impl<S: System> Protocol<S> {
             slot.requests.poll.fetch_and(kept, Ordering::Relaxed);
             slot.requests.stop_pending.store(0, Ordering::Relaxed);
             slot.requests.each_pending.store(0, Ordering::Relaxed);
+            slot.requests.served.store(operations::FREE, Ordering::Relaxed);
             slot.status.awaits.store(0, Ordering::Relaxed);
-            if slot.state() != MutatorState::Dead && !survives(slot) {
+            let survives = slot.state() != MutatorState::Dead && survives(slot);
+            slot.status.queue.after_fork(survives);
+            if slot.state() != MutatorState::Dead && !survives {
                 reclaim(slot);
                 slot.set_state(MutatorState::Dead);
             }

@@ -242,14 +242,17 @@ impl World {
     }
 
     fn for_each_inside(&self, own: Mutator, pace: &mut impl Pace<Model>, inside: impl Fn() + Sync) {
-        let visit = |slot: Mutator| {
-            // SAFETY: checked by loom.
-            self.heap.with(|heap| unsafe { *heap });
-            inside();
-            // SAFETY: checked by loom.
-            self.own[slot.index() as usize].with_mut(|own| unsafe { *own += 1 });
-        };
+        let visit = |slot: Mutator| self.visit(slot, &inside);
         assert!(self.protocol.for_each(own, 1, &visit, pace).is_ok(), "has no deadline");
+    }
+
+    /// What runs for a mutator.
+    pub(super) fn visit(&self, slot: Mutator, inside: impl Fn()) {
+        // SAFETY: checked by loom.
+        self.heap.with(|heap| unsafe { *heap });
+        inside();
+        // SAFETY: checked by loom.
+        self.own[slot.index() as usize].with_mut(|own| unsafe { *own += 1 });
     }
 
     /// How often closures ran for the mutator. The mutator asks, while it runs.

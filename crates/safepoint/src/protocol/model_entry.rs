@@ -9,7 +9,7 @@ use super::*;
 
 // As in `model_regions`.
 thread_local! {
-    static UNFENCED: Cell<bool> = const { Cell::new(false) };
+    pub(super) static UNFENCED: Cell<bool> = const { Cell::new(false) };
 }
 
 pub(super) fn is_unfenced() -> bool {
@@ -17,7 +17,7 @@ pub(super) fn is_unfenced() -> bool {
 }
 
 /// Never sleeps for longer than a nap, and looks again after each.
-struct LooksAgain;
+pub(super) struct LooksAgain;
 
 impl Limit for LooksAgain {
     fn left(&self) -> Option<Duration> {

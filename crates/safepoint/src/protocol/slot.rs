@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicU32 as PlainU32, Ordering as Plain, compiler_fenc
 use crossbeam_utils::CachePadded;
 
 use super::System;
+use super::operations::{self, Queue};
 use sigctx::fork::process;
 use sigctx::sync::{AtomicPtr, AtomicU32, Mutex, Ordering};
 
@@ -30,9 +31,11 @@ pub(crate) const NUDGED: u32 = 1 << 3;
 /// Bit of the poll word: the targets of this world fence (I2). It asks for nothing. The target sets it when it
 /// takes the slot, so that it finds this out by a look that it has to make anyway.
 pub(crate) const FENCED: u32 = 1 << 4;
+/// Bit of the poll word: operations of handshakes are queued, or were.
+pub(crate) const HANDSHAKE: u32 = 1 << 5;
 /// Bit of the poll word: the target takes the slow paths, in a world for tests. The target sets it when it takes the
 /// slot. It asks for nothing else.
-pub(crate) const SLOW: u32 = 1 << 15;
+pub(crate) const SLOW: u32 = 1 << 6;
 /// The bits of the poll word with which a poll takes its slow path.
 #[cfg(not(loom))]
 pub(crate) const POLL_MASK: u32 = !FENCED;
@@ -110,9 +113,11 @@ pub(crate) struct Requests {
     pub(crate) stop_pending: AtomicU32,
     /// Number of the round of the for-each whose closure the target has to run; 0 for none.
     pub(crate) each_pending: AtomicU32,
+    /// Whether a requester runs operations of handshakes for the slot. Written under the queue's lock.
+    pub(crate) served: AtomicU32,
 }
 
-/// What the target writes.
+/// What the target writes, and what is queued for it.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Status<I> {
@@ -125,6 +130,8 @@ pub(crate) struct Status<I> {
     pub(crate) index: PlainU32,
     /// Which thread has the slot. The system's: the protocol does not look at it.
     pub(crate) identity: I,
+    /// The operations of handshakes that wait for the target.
+    pub(super) queue: Queue,
 }
 
 /// One mutator's place in the world.
@@ -142,6 +149,7 @@ impl<I: Default> MutatorSlot<I> {
                 poll: AtomicU32::new(0),
                 stop_pending: AtomicU32::new(0),
                 each_pending: AtomicU32::new(0),
+                served: AtomicU32::new(operations::FREE),
             },
             status: Status {
                 state: AtomicU32::new(MutatorState::Dead as u32),
@@ -149,6 +157,7 @@ impl<I: Default> MutatorSlot<I> {
                 generation: PlainU32::new(0),
                 index: PlainU32::new(0),
                 identity: I::default(),
+                queue: Queue::new(),
             },
         }
     }
@@ -227,7 +236,14 @@ impl<I> MutatorSlot<I> {
     pub(crate) fn is_kept_safe(&self) -> bool {
         // I9. A bit that is seen here was not cleared by a target that had not seen the claim.
         let is_armed = self.requests.poll.load(Ordering::Relaxed) & EACH != 0;
-        is_armed && self.state() == MutatorState::Safe
+        is_armed && !self.is_served() && self.state() == MutatorState::Safe
+    }
+
+    /// Requester of a for-each only, behind a fence that follows its claim (H5): whether operations run for the slot
+    /// on another thread. Acquire: if not, what they did is seen.
+    #[inline]
+    pub(crate) fn is_served(&self) -> bool {
+        self.requests.served.load(Ordering::Acquire) != operations::FREE
     }
 
     /// Acquire, with `set_state`'s release: a requester that sees `Safe` sees all that the target did before.
@@ -287,7 +303,7 @@ impl<I> MutatorSlot<I> {
 }
 
 /// One use of a slot. Later the slot may be another thread's, and its generation another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct SlotUse {
     pub(crate) index: u32,
     pub(crate) generation: u32,

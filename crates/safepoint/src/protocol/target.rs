@@ -5,13 +5,13 @@ use core::time::Duration;
 
 use super::request::{MOST, RoundNumber};
 use super::slot::{
-    CLAIMED, EACH, FENCED, MutatorSlot, MutatorState, NUDGED, REST, SLOW, STOP, Stance,
+    CLAIMED, EACH, FENCED, HANDSHAKE, MutatorSlot, MutatorState, NUDGED, REST, SLOW, STOP, Stance,
 };
 use super::{Edge, Limit, Protocol, System};
 use sigctx::sync::{Ordering, fence};
 
 /// How often a wait that a recall does not end looks for one.
-const NAP: Duration = Duration::from_millis(10);
+pub(super) const NAP: Duration = Duration::from_millis(10);
 
 /// No deadline.
 struct Unlimited;
@@ -47,6 +47,7 @@ impl<S: System> Protocol<S> {
         slot.set_standing(SLOW, self.system.is_slow());
         // First: what is found of this thread is found with this generation, not the last thread's.
         slot.status.generation.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+        slot.open_queue();
         identify(slot);
         slot.set_safe(Stance::Waits);
         // Pairs with the fence between a requester's odd stop word and its walk: either the walk
@@ -62,6 +63,9 @@ impl<S: System> Protocol<S> {
             return Ok(slot);
         }
         // It never ran: it acknowledges what it is asked, and does not do it.
+        for operation in self.close_queue(slot) {
+            operation.gone(&self.system);
+        }
         loop {
             slot.set_state(MutatorState::Detaching);
             fence(Ordering::SeqCst);
@@ -94,9 +98,17 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// Gives the slot up. Runs a closure that is pending, and acknowledges a stop without waiting for its
-    /// end. `forget` clears the identity once nothing is pending.
+    /// Gives the slot up. Ends the operations that are queued, runs a closure that is pending, and acknowledges a
+    /// stop without waiting for its end. `forget` clears the identity once nothing is pending.
     pub(crate) fn detach(&self, slot: &'static MutatorSlot<S::Identity>, forget: impl FnOnce()) {
+        let unserved = self.close_queue(slot);
+        // I6: what is dropped with them is the users', and may run code.
+        if !unserved.is_empty() && slot.state() == MutatorState::Safe {
+            self.leave(slot);
+        }
+        for operation in unserved {
+            operation.gone(&self.system);
+        }
         loop {
             // I2: a stop that is asked from here on finds a slot that runs no user code.
             slot.set_state(MutatorState::Detaching);
@@ -148,7 +160,8 @@ impl<S: System> Protocol<S> {
             if poll & STOP != 0 {
                 self.acknowledge_stop(slot);
             }
-            if poll & EACH == 0 || slot.requests.each_pending.load(Ordering::Acquire) == 0 {
+            let each = poll & EACH != 0 && slot.requests.each_pending.load(Ordering::Acquire) != 0;
+            if !each && poll & HANDSHAKE == 0 {
                 break;
             }
             slot.set_state(MutatorState::Running);
@@ -236,6 +249,9 @@ impl<S: System> Protocol<S> {
                 if !self.be_stopped(slot, limit) {
                     return false;
                 }
+            } else if poll & HANDSHAKE != 0 {
+                // H2.
+                self.serve_own(slot);
             } else if poll & EACH != 0 {
                 self.serve_each(slot);
             } else if poll & REST != 0 {
@@ -348,7 +364,7 @@ impl<S: System> Protocol<S> {
     }
 
     /// Acknowledges the stop that is pending for the slot, unless the requester does.
-    fn acknowledge_stop(&self, slot: &MutatorSlot<S::Identity>) {
+    pub(super) fn acknowledge_stop(&self, slot: &MutatorSlot<S::Identity>) {
         let pending = slot.requests.stop_pending.load(Ordering::Relaxed);
         if pending != 0 && Self::take_stop(slot, pending) {
             // The requester may not have come to set the bit yet, and counts this slot as stopped from

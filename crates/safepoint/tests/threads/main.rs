@@ -6,6 +6,7 @@ mod common;
 mod for_each;
 mod fork;
 mod handle;
+mod handshake;
 mod late;
 mod metrics;
 mod nudge;

@@ -1,0 +1,216 @@
+//! Models of handshakes.
+
+use super::model::*;
+use super::model_entry::LooksAgain;
+use super::*;
+
+/// Asks for one operation. True if it ran; false if the target was gone.
+fn ask_at(
+    world: &World,
+    own: Option<Mutator>,
+    self_only: bool,
+    target: Mutator,
+    pace: &mut impl Pace<Model>,
+) -> bool {
+    let work = Box::new(|| world.visit(target, || ()));
+    let asks = vec![Ask { slot: target, generation: 1, work }];
+    let answers = world.protocol.handshake(own, 1, self_only, asks, pace);
+    matches!(*answers, [Answer::Done])
+}
+
+fn ask(world: &World, own: Option<Mutator>, target: Mutator) -> bool {
+    ask_at(world, own, false, target, &mut Patient)
+}
+
+/// With three threads: one preemption less than usual, or it would take minutes.
+fn model_of_three(run: impl Fn() + Send + Sync + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = model.preemption_bound.map(|n| n.min(2));
+    model.check(run);
+}
+
+/// The target alone runs it, and once.
+#[test]
+fn handshake_against_a_poll() {
+    for self_only in [false, true] {
+        loom::model(move || {
+            let world = World::new();
+            let slot = world.attach();
+            let requester =
+                spawn(&world, move |world| ask_at(world, None, self_only, slot, &mut Patient));
+            world.work(slot);
+            world.poll(slot);
+            world.work(slot);
+            let ran = world.visits(slot);
+            world.detach(slot);
+            assert_eq!(requester.join().unwrap(), ran == 1, "answered by what it did");
+        });
+    }
+}
+
+/// Whoever runs it, the target does not run meanwhile.
+#[test]
+fn handshake_against_a_mutator_that_leaves_a_safe_region() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        let requester = spawn(&world, move |world| ask(world, None, slot));
+        world.work(slot);
+        world.protocol.enter(slot, Stance::Away);
+        world.protocol.leave(slot);
+        world.work(slot);
+        // In the region for as long as the requester waits, as in a read that does not return.
+        world.protocol.enter(slot, Stance::Away);
+        assert!(requester.join().unwrap(), "not gone");
+        world.protocol.leave(slot);
+        assert_eq!(world.visits(slot), 1, "ran once");
+    });
+}
+
+/// The requester finds it safe when it looks again.
+#[test]
+fn handshake_against_a_region_entered_without_a_fence() {
+    model_entry::UNFENCED.set(true);
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        let requester =
+            spawn(&world, move |world| ask_at(world, None, false, slot, &mut LooksAgain));
+        world.work(slot);
+        world.protocol.enter(slot, Stance::Away);
+        assert!(requester.join().unwrap(), "not gone");
+        world.protocol.leave(slot);
+        assert_eq!(world.visits(slot), 1, "ran once");
+    });
+}
+
+/// An operation for a mutator that goes runs before it does or not at all, and not for the slot's next mutator.
+#[test]
+fn handshake_against_detach_and_attach() {
+    for safe in [false, true] {
+        loom::model(move || {
+            let world = World::new();
+            let slot = world.attach();
+            let requester = spawn(&world, move |world| ask(world, None, slot));
+            if safe {
+                world.protocol.enter(slot, Stance::Away);
+            } else {
+                world.work(slot);
+            }
+            world.detach(slot);
+            let again = world.attach();
+            let ran = world.visits(again);
+            assert_eq!(requester.join().unwrap(), ran == 1, "answered by what was done");
+            world.poll(again);
+            assert_eq!(world.visits(again), ran, "not after the answer");
+        });
+    }
+}
+
+/// The requester gives up: it has run, and counts as answered, or it never runs.
+#[test]
+fn handshake_past_its_deadline() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        let requester =
+            spawn(&world, move |world| ask_at(world, None, false, slot, &mut Impatient));
+        world.work(slot);
+        world.protocol.enter(slot, Stance::Away);
+        world.protocol.leave(slot);
+        world.work(slot);
+        let answered = requester.join().unwrap();
+        world.poll(slot);
+        assert_eq!(world.visits(slot), u32::from(answered));
+    });
+}
+
+/// The operations of two requesters run one after the other, on whichever threads.
+#[test]
+fn two_handshakes_against_a_mutator_that_leaves_a_safe_region() {
+    model_of_three(|| {
+        let world = World::new();
+        let slot = world.attach();
+        world.protocol.enter(slot, Stance::Away);
+        let requesters = [(); 2].map(|()| spawn(&world, move |world| ask(world, None, slot)));
+        world.protocol.leave(slot);
+        world.work(slot);
+        world.protocol.enter(slot, Stance::Away);
+        for requester in requesters {
+            assert!(requester.join().unwrap(), "not gone");
+        }
+        world.protocol.leave(slot);
+        assert_eq!(world.visits(slot), 2, "each ran once");
+    });
+}
+
+/// Two mutators ask each other. Each is served by the other or serves itself, though nobody may do so for it.
+#[test]
+fn mutators_that_ask_each_other() {
+    for self_only in [false, true] {
+        loom::model(move || {
+            let world = World::new();
+            let (one, other) = (world.attach(), world.attach());
+            let asks = spawn(&world, move |world| {
+                assert!(ask_at(world, Some(other), self_only, one, &mut LooksAgain), "not gone");
+                world.work(other);
+                world.protocol.enter(other, Stance::Away);
+            });
+            assert!(ask_at(&world, Some(one), self_only, other, &mut LooksAgain), "not gone");
+            world.work(one);
+            world.protocol.enter(one, Stance::Away);
+            asks.join().unwrap();
+            for slot in [one, other] {
+                world.protocol.leave(slot);
+                assert_eq!(world.visits(slot), 1, "ran once");
+            }
+        });
+    }
+}
+
+/// No operation runs in the stopped world, whoever asks for it.
+#[test]
+fn handshake_beside_a_stop() {
+    for from_outside in [false, true] {
+        model_of_three(move || {
+            let world = World::new();
+            let (slot, own) = (world.attach(), world.attach());
+            world.protocol.enter(slot, Stance::Away);
+            if from_outside {
+                world.protocol.enter(own, Stance::Away);
+            }
+            let requester = spawn(&world, move |world| {
+                let asker = (!from_outside).then_some(own);
+                assert!(ask(world, asker, slot), "not gone");
+                if !from_outside {
+                    world.protocol.enter(own, Stance::Away);
+                }
+            });
+            let stopper = spawn(&world, |world| world.stop_outside());
+            requester.join().unwrap();
+            assert_eq!(stopper.join().unwrap(), 2, "each counted once");
+            world.protocol.leave(slot);
+            assert_eq!(world.visits(slot), 1, "ran once");
+        });
+    }
+}
+
+/// A for-each's closure and an operation do not run for a mutator at the same time (H5).
+#[test]
+fn handshake_beside_a_for_each() {
+    model_of_three(|| {
+        let world = World::new();
+        let (slot, own) = (world.attach(), world.attach());
+        world.protocol.enter(slot, Stance::Away);
+        let visitor = spawn(&world, move |world| {
+            world.for_each_at(own, &mut LooksAgain);
+            world.protocol.enter(own, Stance::Away);
+        });
+        let requester =
+            spawn(&world, move |world| ask_at(world, None, false, slot, &mut LooksAgain));
+        visitor.join().unwrap();
+        assert!(requester.join().unwrap(), "not gone");
+        world.protocol.leave(slot);
+        assert_eq!(world.visits(slot), 2, "each ran once");
+    });
+}
