@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::HandshakeError;
 use crate::for_each::Processor;
@@ -10,7 +10,7 @@ use crate::id::MutatorId;
 use crate::mutator::Mutator;
 use crate::options::HandshakeOptions;
 use crate::pace::Clock;
-use crate::protocol::{Answer as Answered, Ask, MutatorSlot, MutatorState};
+use crate::protocol::{Answer as Answered, Ask, MutatorSlot, MutatorState, SlotUse};
 use crate::straggler::{Straggler, StragglerCause};
 use crate::system::{self, Identity};
 use crate::world::{Shared, World};
@@ -71,6 +71,48 @@ impl Mutator {
     ) -> Result<R, HandshakeError> {
         Requester::running(self)?.one(target, options, operation)
     }
+
+    /// Runs `operation` once for every mutator of the world, this one included, each as [`Mutator::handshake`] does.
+    /// Returns what became of each.
+    ///
+    /// Unlike [`Mutator::for_each_processor`] it waits for no turn, and has an answer from each. It costs an
+    /// allocation and a lock for each mutator. One that attaches during the call is not asked.
+    ///
+    /// # Blocking
+    ///
+    /// # Errors
+    ///
+    /// # Panics
+    ///
+    /// As [`Mutator::handshake`]. After [`HandshakeError::TimedOut`] and [`HandshakeError::HoldsMutators`] some
+    /// operations have run. A panic comes after all have run, and has precedence over an error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use safepoint::{Answer, HandshakeOptions, World};
+    ///
+    /// let mut mutator = World::new().attach()?;
+    /// let answers = mutator.handshake_all(HandshakeOptions::new(), |p| p.index())?;
+    /// assert_eq!(answers, [(mutator.id(), Answer::Done(0))]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn handshake_all<R: Send>(
+        &mut self,
+        options: HandshakeOptions,
+        operation: impl Fn(&Processor<'_>) -> R + Sync,
+    ) -> Result<Vec<(MutatorId, Answer<R>)>, HandshakeError> {
+        Requester::running(self)?.all(options, &operation)
+    }
+}
+
+/// What a mutator answered to [`Mutator::handshake_all`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer<R> {
+    /// The operation has run, with this result.
+    Done(R),
+    /// The mutator detached before it ran the operation.
+    Gone,
 }
 
 impl World {
@@ -122,6 +164,156 @@ impl World {
         operation: impl FnOnce(&Processor<'_>) -> R + Send,
     ) -> Result<R, HandshakeError> {
         Requester::outside(self)?.one(target, options, operation)
+    }
+
+    /// Runs `operation` once for every mutator of the world, as [`Mutator::handshake_all`] does, from a thread as in
+    /// [`World::handshake`].
+    ///
+    /// # Blocking
+    ///
+    /// # Errors
+    ///
+    /// # Panics
+    ///
+    /// As [`Mutator::handshake_all`] and [`World::handshake`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use safepoint::{HandshakeOptions, World};
+    ///
+    /// let world = World::new();
+    /// assert!(world.handshake_all(HandshakeOptions::new(), |p| p.index())?.is_empty());
+    /// # Ok::<(), safepoint::HandshakeError>(())
+    /// ```
+    pub fn handshake_all<R: Send>(
+        &self,
+        options: HandshakeOptions,
+        operation: impl Fn(&Processor<'_>) -> R + Sync,
+    ) -> Result<Vec<(MutatorId, Answer<R>)>, HandshakeError> {
+        Requester::outside(self)?.all(options, &operation)
+    }
+
+    /// Has the mutator `target` run `operation` once, and does not wait for that. May be called anywhere, also in an
+    /// operation and in a stop.
+    ///
+    /// The mutator alone runs it: at its next poll, or where it next enters or leaves a safe region, but not in a
+    /// stopped world. It is not nudged for that. Operations of this kind run in the order in which they were asked
+    /// for. When the mutator detaches before, the operation is dropped on its thread. A panic in it, or in its drop,
+    /// is caught when the panic hook has reported it.
+    ///
+    /// # Errors
+    ///
+    /// [`HandshakeError::Gone`] if the mutator is detached. The operation is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let world = safepoint::World::new();
+    /// let mut mutator = world.attach()?;
+    /// let (send, receive) = std::sync::mpsc::channel();
+    /// world.handshake_async(mutator.id(), move |p| send.send(p.index()).unwrap())?;
+    /// assert!(receive.try_recv().is_err(), "not before it polls");
+    /// mutator.poll();
+    /// assert_eq!(receive.try_recv(), Ok(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # References
+    ///
+    /// HotSpot `Handshake::enqueue` (`handshake.cpp`)
+    pub fn handshake_async(
+        &self,
+        target: MutatorId,
+        operation: impl FnOnce(&Processor<'_>) + Send + 'static,
+    ) -> Result<(), HandshakeError> {
+        let gone = || HandshakeError::Gone { id: target };
+        let protocol = &self.shared.protocol;
+        let slot = protocol.slot(target.0.index).ok_or_else(gone)?;
+        let operation = Detached(Some(operation));
+        let work = Box::new(move || {
+            let _inside = system::Visit::new(slot);
+            operation.run(|operation| operation(&Processor::new(slot)));
+        });
+        let asked = protocol.handshake_async(slot, target.0.generation, work);
+        asked.then_some(()).ok_or_else(gone)
+    }
+
+    /// Calls `callback` once, when every mutator that runs now has polled, entered or left a safe region, or detached.
+    /// Does not wait for that. What was made unreachable before is then in use by none of them: this is how to free
+    /// what they read without a lock. May be called anywhere, also in an operation and in a stop.
+    ///
+    /// The thread that is last calls it: a mutator, at its poll or the edge of a region or as it detaches, or this
+    /// thread, before this returns, if no mutator runs. Mutators are not nudged for it. It must not wait for a
+    /// mutator. A panic in it is caught when the panic hook has reported it. It does not run in a stopped world, unless
+    /// this is called in one, or a thread is last that gives up attaching. In the child of a fork it is not called,
+    /// but where the parent called this.
+    ///
+    /// In a fully fenced world a mutator that enters a region at the moment of this call may count as having done so
+    /// when it leaves the region.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let world = safepoint::World::new();
+    /// let mut mutator = world.attach()?;
+    /// let (send, receive) = std::sync::mpsc::channel();
+    /// let old_table = vec![1, 2, 3];
+    /// // ... readers find the new table from here on ...
+    /// world.when_all_have_polled(move || send.send(old_table.len()).unwrap());
+    /// assert!(receive.try_recv().is_err(), "this mutator may still read the old one");
+    /// mutator.poll();
+    /// assert_eq!(receive.try_recv(), Ok(3));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "call_rcu")]
+    #[doc(alias = "epoch")]
+    pub fn when_all_have_polled(&self, callback: impl FnOnce() + Send + 'static) {
+        // Dropped by each that has polled.
+        let last = Arc::new(Last(Mutex::new(Some(callback))));
+        self.shared.protocol.when_all_have_polled(|slot| {
+            let last = last.clone();
+            Box::new(move || {
+                let _inside = system::Visit::new(slot);
+                drop(last);
+            })
+        });
+    }
+}
+
+/// An operation that nobody waits for.
+struct Detached<F>(Option<F>);
+
+impl<F> Detached<F> {
+    fn run(mut self, run: impl FnOnce(F)) {
+        let operation = self.0.take().expect("it runs once");
+        swallow(|| run(operation));
+    }
+}
+
+impl<F> Drop for Detached<F> {
+    fn drop(&mut self) {
+        swallow(|| drop(self.0.take()));
+    }
+}
+
+/// Calls what it has when it is dropped.
+struct Last<F: FnOnce()>(Mutex<Option<F>>);
+
+impl<F: FnOnce()> Drop for Last<F> {
+    fn drop(&mut self) {
+        let _inside = system::Visit::of_others();
+        if let Some(callback) = take(&self.0) {
+            swallow(callback);
+        }
+    }
+}
+
+/// Code of others, on a thread that has nothing to do with it. The hook has reported the panic. The payload is
+/// leaked, since its destructor might panic, too.
+fn swallow(work: impl FnOnce()) {
+    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(work)) {
+        Box::leak(payload);
     }
 }
 
@@ -180,9 +372,30 @@ impl<'a> Requester<'a> {
         let ask = Ask { slot, generation: target.0.generation, work: Box::new(work) };
         let answers = self.ask(vec![ask], options)?;
         match answers.into_iter().next() {
-            Some(Answered::Done) => Ok(outcome.get()),
+            Some(Answered::Done) => Ok(outcome.get().expect("it has run")),
             _ => Err(HandshakeError::Gone { id: target }),
         }
+    }
+
+    fn all<R: Send>(
+        self,
+        options: HandshakeOptions,
+        operation: &(impl Fn(&Processor<'_>) -> R + Sync),
+    ) -> Result<Vec<(MutatorId, Answer<R>)>, HandshakeError> {
+        let slots = self.shared.protocol.live();
+        let targets: Vec<_> =
+            slots.map(|slot| (slot, slot.current_use(), Outcome::new())).collect();
+        let mut asks = Vec::with_capacity(targets.len());
+        for (slot, SlotUse { generation, .. }, outcome) in &targets {
+            let work = || outcome.of(|| operation(&Processor::new(slot)), slot);
+            asks.push(Ask { slot, generation: *generation, work: Box::new(work) });
+        }
+        let result = self.ask(asks, options);
+        let answer = |outcome: Outcome<R>| outcome.get().map_or(Answer::Gone, Answer::Done);
+        // Also for an error: one of them may panic.
+        let answers = targets.into_iter().map(|(_, id, outcome)| (MutatorId(id), answer(outcome)));
+        let answers = answers.collect();
+        result.map(|_| answers)
     }
 
     /// Asks, and waits. After `Ok` no answer is late.
@@ -240,10 +453,10 @@ impl<R> Outcome<R> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
     }
 
-    /// When the operation has run.
-    fn get(self) -> R {
-        match take(&self.0).expect("the operation has run") {
-            Ok(result) => result,
+    /// What it returned, if it has run. Panics as it did.
+    fn get(self) -> Option<R> {
+        match take(&self.0)? {
+            Ok(result) => Some(result),
             Err(payload) => panic::resume_unwind(payload),
         }
     }

@@ -75,6 +75,7 @@ cfg_if::cfg_if! {
         pub use chaos::Chaos;
         pub use error::{AttachError, EachError, HandshakeError, StopError};
         pub use for_each::Processor;
+        pub use handshake::Answer;
         pub use handle::{LastToStop, StopHandle, StopStats, StoppedMutator};
         pub use id::MutatorId;
         pub use metrics::{Histogram, Metrics, Pause, ReasonMetrics};

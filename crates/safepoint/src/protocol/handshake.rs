@@ -433,6 +433,47 @@ impl<S: System> Protocol<S> {
         }
     }
 
+    /// Queues an operation that the target alone runs, and nobody waits for. If the target is gone: false, and it is
+    /// dropped, as it is when the target goes.
+    pub(crate) fn handshake_async(
+        &self,
+        slot: &'static MutatorSlot<S::Identity>,
+        generation: u32,
+        work: Box<dyn FnOnce() + Send>,
+    ) -> bool {
+        let queued = slot.queue(generation, Operation { work, self_only: true, ticket: None });
+        queued.map_err(|operation| operation.gone(&self.system)).is_ok()
+    }
+
+    /// Has `token` made for each target that runs, and run or dropped when that has polled, been safe, or gone since.
+    pub(crate) fn when_all_have_polled(
+        &self,
+        token: impl Fn(&'static MutatorSlot<S::Identity>) -> Box<dyn FnOnce() + Send>,
+    ) {
+        // A target that is not seen running sees what the caller wrote before, when it runs.
+        self.system.heavy();
+        let running = |slot: &&MutatorSlot<S::Identity>| slot.state() == MutatorState::Running;
+        let slots: Vec<_> = self.arena.slots().filter(running).collect();
+        let request = Request::new(slots.len());
+        for (at, slot) in slots.iter().enumerate() {
+            request.outstanding.fetch_add(1, Ordering::Relaxed);
+            let ticket = Some(Ticket { request: request.clone(), at });
+            let operation = Operation { work: token(slot), self_only: true, ticket };
+            if let Err(operation) = slot.queue(slot.generation(), operation) {
+                operation.gone(&self.system);
+            }
+        }
+        // I2: a target that has entered a region meanwhile, and not found its bit, is seen.
+        self.system.heavy();
+        for (at, slot) in slots.into_iter().enumerate() {
+            if !running(&slot)
+                && let Some(operation) = slot.withdraw(&request, at)
+            {
+                operation.withdrawn(&self.system);
+            }
+        }
+    }
+
     /// The target's side, while it runs and has found its bit: one operation, or a wait, or the bit's end.
     pub(super) fn serve_own(&self, slot: &'static MutatorSlot<S::Identity>) {
         match slot.take_own() {

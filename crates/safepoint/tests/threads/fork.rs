@@ -1,12 +1,13 @@
 //! A child of a fork goes on with the worlds of its parent: they run, and have only the mutators of the thread
 //! that forked.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crate::common::{Flag, eventually, mutator, poll_until};
-use safepoint::{Mutator, StopOptions, World};
+use safepoint::{Answer, HandshakeOptions, Mutator, Processor, StopOptions, World};
 use testkit::{budget, forked, in_child};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -135,7 +136,8 @@ fn a_child_of_a_thread_that_has_the_world_stopped_resumes_it() {
 fn a_child_forked_in_a_closure_comes_out_of_it() {
     in_child("fork::a_child_forked_in_a_closure_comes_out_of_it", SOON, || {
         let world = World::new();
-        for by_the_requester in [true, false] {
+        let cases = [(true, true), (true, false), (false, true), (false, false)];
+        for (by_the_requester, by_handshake) in cases {
             let done = Flag::default();
             let child = AtomicI32::new(-1);
             let forks = |is_mine: bool| {
@@ -157,17 +159,23 @@ fn a_child_forked_in_a_closure_comes_out_of_it() {
                 });
                 let mut own = world.attach().unwrap();
                 let requester = sigctx::sys::gettid();
-                let visited = own.for_each_processor(|_| {
+                let visit = |_: &Processor<'_>| {
                     // In the child of the requester the id is another, and it is not asked again.
                     forks(by_the_requester == (sigctx::sys::gettid() == requester));
-                });
+                };
+                let visited = if by_handshake {
+                    let answers = own.handshake_all(HandshakeOptions::new(), visit);
+                    let answers = answers.expect("no deadline");
+                    answers.iter().filter(|(_, answer)| *answer == Answer::Done(())).count()
+                } else {
+                    own.for_each_processor(visit).expect("no deadline")
+                };
                 if by_the_requester && child_of() == 0 {
                     // The other was visited or not.
-                    visited.expect("no deadline");
                     use_world(&mut own);
                     exit();
                 }
-                assert_eq!(visited.unwrap(), 2);
+                assert_eq!(visited, 2);
                 wait_for(child_of());
                 done.raise();
             });
@@ -180,37 +188,77 @@ fn a_child_forked_in_a_closure_comes_out_of_it() {
 fn a_child_forked_while_it_is_visited_leaves_its_region() {
     in_child("fork::a_child_forked_while_it_is_visited_leaves_its_region", SOON, || {
         let world = World::new();
-        let (safe, inside, forked_off) = (Flag::default(), Flag::default(), Flag::default());
-        thread::scope(|scope| {
-            let mut own = world.attach().unwrap();
-            let me = sigctx::sys::gettid();
-            let (world, safe, inside, forked_off) = (&world, &safe, &inside, &forked_off);
-            scope.spawn(move || {
-                safe.wait();
-                let mut requester = world.attach().unwrap();
-                let visited = requester.for_each_processor(|p| {
-                    if p.thread().tid() == Some(me) {
-                        inside.raise();
-                        forked_off.wait();
-                    }
-                });
-                assert_eq!(visited.unwrap(), 2);
-            });
-            let child = own.blocking(|| {
-                safe.raise();
-                inside.wait();
-                let child = fork();
-                if child != 0 {
-                    forked_off.raise();
+        for by_handshake in [false, true] {
+            fork_while_visited(&world, by_handshake);
+        }
+    });
+}
+
+fn fork_while_visited(world: &World, by_handshake: bool) {
+    let (safe, inside, forked_off) = (Flag::default(), Flag::default(), Flag::default());
+    thread::scope(|scope| {
+        let mut own = world.attach().unwrap();
+        let (me, id) = (sigctx::sys::gettid(), own.id());
+        let (safe, inside, forked_off) = (&safe, &inside, &forked_off);
+        scope.spawn(move || {
+            safe.wait();
+            let mut requester = world.attach().unwrap();
+            let visit = |p: &Processor<'_>| {
+                if p.thread().tid() == Some(me) {
+                    inside.raise();
+                    forked_off.wait();
                 }
-                child
-            });
-            end_of(child, || {
-                use_world(&mut own);
-                // It is no longer visited: dropping it does not abort.
-                drop(own);
-            });
+            };
+            if by_handshake {
+                requester.handshake(id, HandshakeOptions::new(), visit).unwrap();
+            } else {
+                assert_eq!(requester.for_each_processor(visit).unwrap(), 2);
+            }
         });
+        let child = own.blocking(|| {
+            safe.raise();
+            inside.wait();
+            let child = fork();
+            if child != 0 {
+                forked_off.raise();
+            }
+            child
+        });
+        end_of(child, || {
+            use_world(&mut own);
+            // It is no longer visited: dropping it does not abort.
+            drop(own);
+        });
+    });
+}
+
+/// What others asked for borrows from stacks that the child does not have.
+#[test]
+fn an_operation_that_waits_at_a_fork_is_the_parents() {
+    in_child("fork::an_operation_that_waits_at_a_fork_is_the_parents", SOON, || {
+        let world = World::new();
+        let mut own = world.attach().unwrap();
+        let ran = Arc::new(AtomicI32::new(0));
+        let count = |ran: &Arc<AtomicI32>| {
+            let ran = ran.clone();
+            move || {
+                ran.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let operation = count(&ran);
+        world.handshake_async(own.id(), move |_| operation()).unwrap();
+        world.when_all_have_polled(count(&ran));
+        let child = fork();
+        end_of(child, || {
+            use_world(&mut own);
+            assert_eq!(ran.load(Ordering::Relaxed), 0, "in the child");
+            let operation = count(&ran);
+            world.handshake_async(own.id(), move |_| operation()).unwrap();
+            own.poll();
+            assert_eq!(ran.load(Ordering::Relaxed), 1, "the child's own");
+        });
+        own.poll();
+        assert_eq!(ran.load(Ordering::Relaxed), 2, "in the parent");
     });
 }
 

@@ -1,14 +1,17 @@
 //! What a handshake promises, on real threads.
 
+use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use crate::common::{Flag, eventually, mutator, poll_until};
-use safepoint::{HandshakeError, HandshakeOptions, MutatorId, Processor, StragglerCause, World};
+use safepoint::{
+    Answer, HandshakeError, HandshakeOptions, Mutator, MutatorId, Processor, StragglerCause, World,
+};
 use testkit::{budget, in_child};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -241,6 +244,294 @@ fn an_operation_waits_for_the_end_of_a_stop() {
             assert!(!ran.is_up(), "in the stopped world");
             stopped.resume();
             asked.join().unwrap().unwrap();
+            done.raise();
+        });
+    });
+}
+
+/// Some run, some are blocked, and some exit meanwhile.
+#[test]
+fn every_mutator_answers_or_is_gone() {
+    in_child("handshake::every_mutator_answers_or_is_gone", SOON, || {
+        let world = World::new();
+        let (safe, done, asked) = (Flag::default(), Flag::default(), Flag::default());
+        thread::scope(|scope| {
+            mutator(scope, &world, "runs", |m| poll_until(m, &done));
+            mutator(scope, &world, "sleeps", |m| {
+                m.blocking(|| {
+                    safe.raise();
+                    done.wait();
+                });
+            });
+            mutator(scope, &world, "exits", |_| asked.wait());
+            safe.wait();
+            let mut own = world.attach().unwrap();
+            let ids = world.mutators();
+            // Its operation runs first, when all have been asked.
+            let answers = own.handshake_all(patient(), |p| {
+                if p.index() == 3 {
+                    asked.raise();
+                }
+                (p.index(), p.is_current())
+            });
+            let expected = [
+                Answer::Done((0, true)),
+                Answer::Done((1, false)),
+                Answer::Gone,
+                Answer::Done((3, true)),
+            ];
+            assert_eq!(answers.unwrap(), ids.into_iter().zip(expected).collect::<Vec<_>>());
+            own.detach();
+            let answers = world.handshake_all(patient(), |_| ()).unwrap();
+            assert_eq!(answers.len(), 2);
+            done.raise();
+        });
+    });
+}
+
+#[test]
+fn a_deadline_names_those_of_all_that_did_not_answer() {
+    in_child("handshake::a_deadline_names_those_of_all_that_did_not_answer", SOON, || {
+        let world = World::new();
+        let (done, ran) = (Flag::default(), AtomicU32::new(0));
+        thread::scope(|scope| {
+            mutator(scope, &world, "polls", |m| poll_until(m, &done));
+            mutator(scope, &world, "deaf", |m| {
+                done.wait();
+                m.poll();
+            });
+            // Long enough for the other to poll on a busy machine.
+            let options = patient().timeout(testkit::patience(Duration::from_millis(200)));
+            match world.handshake_all(options, |_| ran.fetch_add(1, Ordering::Relaxed)) {
+                Err(HandshakeError::TimedOut { answered, stragglers }) => {
+                    assert_eq!(answered + stragglers.len(), 2, "{stragglers:?}");
+                    assert_eq!(stragglers[stragglers.len() - 1].name.as_str(), "deaf");
+                }
+                other => panic!("{other:?}"),
+            }
+            done.raise();
+        });
+        assert!(ran.into_inner() <= 1, "the late one polled when its operation was withdrawn");
+    });
+}
+
+#[test]
+fn a_panic_of_one_comes_after_all_have_answered() {
+    in_child("handshake::a_panic_of_one_comes_after_all_have_answered", SOON, || {
+        let world = World::new();
+        let (done, ran) = (Flag::default(), AtomicU32::new(0));
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                mutator(scope, &world, "target", |m| poll_until(m, &done));
+            }
+            let unwound = panic::catch_unwind(AssertUnwindSafe(|| {
+                world.handshake_all(patient(), |p| {
+                    ran.fetch_add(1, Ordering::Relaxed);
+                    if p.index() == 1 {
+                        panic::panic_any(p.index());
+                    }
+                })
+            }));
+            assert_eq!(*unwound.unwrap_err().downcast::<usize>().unwrap(), 1);
+            assert_eq!(ran.load(Ordering::Relaxed), 3);
+            done.raise();
+        });
+    });
+}
+
+fn number_of_answers(answers: &[(MutatorId, Answer<()>)]) -> usize {
+    answers.iter().filter(|(_, answer)| *answer == Answer::Done(())).count()
+}
+
+/// A thousand, most of them blocked, are asked by two threads at a time: a mutator, and one from outside.
+#[test]
+fn a_thousand_mutators_answer() {
+    in_child("handshake::a_thousand_mutators_answer", Duration::from_mins(2), || {
+        const MUTATORS: usize = 1000;
+        let world = World::new();
+        let (done, attached) = (Flag::default(), AtomicU32::new(0));
+        thread::scope(|scope| {
+            for at in 0..MUTATORS {
+                let (world, done, attached) = (&world, &done, &attached);
+                let work = move || {
+                    let mut own = world.attach().unwrap();
+                    attached.fetch_add(1, Ordering::Relaxed);
+                    if at % 50 == 0 {
+                        poll_until(&mut own, done);
+                    } else {
+                        own.blocking(|| {
+                            while !done.is_up() {
+                                thread::sleep(Duration::from_millis(50));
+                            }
+                        });
+                    }
+                };
+                let small = thread::Builder::new().stack_size(64 << 10);
+                small.spawn_scoped(scope, work).expect("room for a thread");
+            }
+            eventually(|| attached.load(Ordering::Relaxed) as usize == MUTATORS);
+            let beside = scope.spawn(|| {
+                let mut own = world.attach().unwrap();
+                for _ in 0..budget(5) {
+                    let answers = own.handshake_all(patient(), |_| ()).unwrap();
+                    assert!(number_of_answers(&answers) > MUTATORS);
+                }
+            });
+            for _ in 0..budget(5) {
+                let answers = world.handshake_all(patient(), |_| ()).unwrap();
+                assert!(number_of_answers(&answers) >= MUTATORS);
+            }
+            beside.join().unwrap();
+            done.raise();
+        });
+    });
+}
+
+#[test]
+fn nobody_waits_for_an_asynchronous_operation() {
+    in_child("handshake::nobody_waits_for_an_asynchronous_operation", SOON, || {
+        let world = World::new();
+        let mut own = world.attach().unwrap();
+        let ran = Arc::new(Mutex::new(Vec::new()));
+        for number in 0..3 {
+            let ran = ran.clone();
+            let operation = move |p: &Processor<'_>| {
+                assert!(p.is_current());
+                ran.lock().unwrap().push(number);
+                assert!(number != 1, "it is caught");
+            };
+            world.handshake_async(own.id(), operation).unwrap();
+        }
+        assert_eq!(*ran.lock().unwrap(), [], "it has not polled");
+        own.blocking(|| assert_eq!(*ran.lock().unwrap(), [0, 1, 2], "on its way into the region"));
+        // The mutator goes without a poll.
+        let (id, held) = (own.id(), ran.clone());
+        world.handshake_async(id, move |_| drop(held)).unwrap();
+        own.detach();
+        assert_eq!(Arc::strong_count(&ran), 1, "dropped");
+        let gone = world.handshake_async(id, |_| ());
+        assert!(matches!(gone, Err(HandshakeError::Gone { .. })));
+    });
+}
+
+/// Also what is dropped unrun is dropped in a running world.
+#[test]
+fn an_asynchronous_operation_waits_for_the_end_of_a_stop() {
+    in_child("handshake::an_asynchronous_operation_waits_for_the_end_of_a_stop", SOON, || {
+        let (world, stopped, over) = (World::new(), Flag::default(), Arc::new(Flag::default()));
+        thread_local! {
+            static OWN: RefCell<Option<Mutator>> = const { RefCell::new(None) };
+        }
+        struct Looks(Arc<Flag>);
+        impl Drop for Looks {
+            fn drop(&mut self) {
+                assert!(self.0.is_up(), "in the stopped world");
+            }
+        }
+        let (entered, panics) = (Flag::default(), Arc::new(AtomicU32::new(0)));
+        let counted = panics.clone();
+        panic::set_hook(Box::new(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }));
+        thread::scope(|scope| {
+            let exits = scope.spawn(|| {
+                OWN.set(Some(world.attach().unwrap()));
+                let raw = world.current().unwrap();
+                // SAFETY: the mutator lives until the thread's end, and there is no heap.
+                let _before = unsafe { raw.enter() };
+                entered.raise();
+                stopped.wait();
+                // It ends in its region.
+            });
+            entered.wait();
+            let stop = world.stop_from_outside("test").unwrap();
+            let looks = Looks(over.clone());
+            world.handshake_async(only(&world), move |_| drop(looks)).unwrap();
+            stopped.raise();
+            thread::sleep(Duration::from_millis(20));
+            over.raise();
+            stop.resume();
+            exits.join().unwrap();
+        });
+        assert_eq!(panics.load(Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
+fn a_callback_comes_when_all_have_polled() {
+    in_child("handshake::a_callback_comes_when_all_have_polled", SOON, || {
+        let world = World::new();
+        let called = Arc::new(Flag::default());
+        let callback = called.clone();
+        world.when_all_have_polled(move || callback.raise());
+        assert!(called.is_up(), "at once, where there is no mutator");
+        // By a poll, at the edge of a region, or by its end.
+        let ends: [fn(&mut Mutator); 3] = [Mutator::poll, |m| m.blocking(|| ()), |_| ()];
+        for end in ends {
+            let called = Arc::new(Flag::default());
+            let (safe, go, done) = (Flag::default(), Flag::default(), Flag::default());
+            let mut own = world.attach().unwrap();
+            thread::scope(|scope| {
+                mutator(scope, &world, "sleeps", |m| {
+                    m.blocking(|| {
+                        safe.raise();
+                        done.wait();
+                    });
+                });
+                safe.wait();
+                let other = mutator(scope, &world, "runs", |m| {
+                    go.wait();
+                    end(m);
+                });
+                let callback = called.clone();
+                world.when_all_have_polled(move || callback.raise());
+                own.poll();
+                assert!(!called.is_up(), "the other has not");
+                go.raise();
+                other.join().unwrap();
+                assert!(called.is_up());
+                done.raise();
+            });
+        }
+    });
+}
+
+/// What a table of readers is for: none finds what it reads freed.
+#[test]
+fn stress_no_reader_finds_what_was_freed() {
+    in_child("handshake::stress_no_reader_finds_what_was_freed", Duration::from_mins(2), || {
+        const FREED: u32 = 0;
+        let world = World::new();
+        // Places in an array stand for addresses: reading a freed one is no undefined behaviour.
+        let cells: Vec<_> = (0..64).map(|_| Arc::new(AtomicU32::new(1))).collect();
+        let (current, done) = (AtomicU32::new(0), Flag::default());
+        thread::scope(|scope| {
+            for blocks in [false, false, true] {
+                let (cells, current, done) = (&cells, &current, &done);
+                mutator(scope, &world, "reads", move |m| {
+                    while !done.is_up() {
+                        let cell = &cells[current.load(Ordering::Acquire) as usize];
+                        for _ in 0..10 {
+                            assert_ne!(cell.load(Ordering::Relaxed), FREED);
+                        }
+                        if blocks {
+                            m.blocking(|| ());
+                        } else {
+                            m.poll();
+                        }
+                    }
+                });
+            }
+            for round in 0..budget(20_000) {
+                let (old, new) = (round as usize % cells.len(), (round as usize + 1) % cells.len());
+                eventually(|| {
+                    round as usize + 1 < cells.len() || cells[new].load(Ordering::Acquire) == FREED
+                });
+                cells[new].store(1, Ordering::Relaxed);
+                current.store(new as u32, Ordering::Release);
+                let cell = cells[old].clone();
+                world.when_all_have_polled(move || cell.store(FREED, Ordering::Release));
+            }
             done.raise();
         });
     });
