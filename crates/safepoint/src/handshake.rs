@@ -4,11 +4,12 @@ use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::abort::abort_in;
 use crate::error::HandshakeError;
 use crate::for_each::Processor;
 use crate::id::MutatorId;
 use crate::mutator::Mutator;
-use crate::options::HandshakeOptions;
+use crate::options::{AtDeadline, HandshakeOptions};
 use crate::pace::Clock;
 use crate::protocol::{Answer as Answered, Ask, MutatorSlot, MutatorState, SlotUse};
 use crate::straggler::{Straggler, StragglerCause};
@@ -66,7 +67,7 @@ impl Mutator {
     pub fn handshake<R: Send>(
         &mut self,
         target: MutatorId,
-        options: HandshakeOptions,
+        options: HandshakeOptions<'_>,
         operation: impl FnOnce(&Processor<'_>) -> R + Send,
     ) -> Result<R, HandshakeError> {
         Requester::running(self)?.one(target, options, operation)
@@ -99,7 +100,7 @@ impl Mutator {
     /// ```
     pub fn handshake_all<R: Send>(
         &mut self,
-        options: HandshakeOptions,
+        options: HandshakeOptions<'_>,
         operation: impl Fn(&Processor<'_>) -> R + Sync,
     ) -> Result<Vec<(MutatorId, Answer<R>)>, HandshakeError> {
         Requester::running(self)?.all(options, &operation)
@@ -160,7 +161,7 @@ impl World {
     pub fn handshake<R: Send>(
         &self,
         target: MutatorId,
-        options: HandshakeOptions,
+        options: HandshakeOptions<'_>,
         operation: impl FnOnce(&Processor<'_>) -> R + Send,
     ) -> Result<R, HandshakeError> {
         Requester::outside(self)?.one(target, options, operation)
@@ -188,7 +189,7 @@ impl World {
     /// ```
     pub fn handshake_all<R: Send>(
         &self,
-        options: HandshakeOptions,
+        options: HandshakeOptions<'_>,
         operation: impl Fn(&Processor<'_>) -> R + Sync,
     ) -> Result<Vec<(MutatorId, Answer<R>)>, HandshakeError> {
         Requester::outside(self)?.all(options, &operation)
@@ -358,7 +359,7 @@ impl<'a> Requester<'a> {
     fn one<R: Send>(
         self,
         target: MutatorId,
-        options: HandshakeOptions,
+        options: HandshakeOptions<'_>,
         operation: impl FnOnce(&Processor<'_>) -> R + Send,
     ) -> Result<R, HandshakeError> {
         let Some(slot) = self.shared.protocol.slot(target.0.index) else {
@@ -379,7 +380,7 @@ impl<'a> Requester<'a> {
 
     fn all<R: Send>(
         self,
-        options: HandshakeOptions,
+        options: HandshakeOptions<'_>,
         operation: &(impl Fn(&Processor<'_>) -> R + Sync),
     ) -> Result<Vec<(MutatorId, Answer<R>)>, HandshakeError> {
         let slots = self.shared.protocol.live();
@@ -402,17 +403,17 @@ impl<'a> Requester<'a> {
     fn ask(
         &self,
         asks: Vec<Ask<'_, Identity>>,
-        options: HandshakeOptions,
+        options: HandshakeOptions<'_>,
     ) -> Result<Vec<Answered<Option<Straggler>>>, HandshakeError> {
         let Self { shared, own, tid } = *self;
-        let HandshakeOptions { timeout, nudge_after, self_only } = options;
+        let HandshakeOptions { timeout, nudge_after, on_late, at_deadline, self_only } = options;
         let is_own = |ask: &Ask<'_, Identity>| {
             ask.slot.status.identity.tid.load(core::sync::atomic::Ordering::Relaxed) == tid
         };
         if self_only && own.is_none() && asks.iter().any(is_own) {
             return Err(HandshakeError::OwnRegion { tid });
         }
-        let mut clock = Clock::start(&shared.protocol, tid, timeout, nudge_after);
+        let mut clock = Clock::start(&shared.protocol, tid, timeout, nudge_after).warning(on_late);
         let mut answers = shared.protocol.handshake(own, tid, self_only, asks, &mut clock);
         let mut stragglers = Vec::new();
         for answer in &mut answers {
@@ -430,11 +431,15 @@ impl<'a> Requester<'a> {
             return Ok(answers);
         }
         let answered = answers.iter().filter(|answer| matches!(answer, Answered::Done)).count();
-        Err(if clock.is_own_fault() {
-            HandshakeError::HoldsMutators { answered, stragglers }
-        } else {
-            HandshakeError::TimedOut { answered, stragglers }
-        })
+        if clock.is_own_fault() {
+            return Err(HandshakeError::HoldsMutators { answered, stragglers });
+        }
+        let culprit = stragglers.first().map(|straggler| straggler.tid);
+        let error = HandshakeError::TimedOut { answered, stragglers };
+        if at_deadline == AtDeadline::Abort {
+            abort_in(culprit, format_args!("{error}"));
+        }
+        Err(error)
     }
 }
 

@@ -232,17 +232,21 @@ impl<'a> EachOptions<'a> {
 /// All methods are async-signal-safe (AS-Safe).
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
-pub struct HandshakeOptions {
+pub struct HandshakeOptions<'a> {
     /// The longest wait for operations to begin. `None`: no limit. Those that have begun are waited for beyond it, and
     /// so are stops by other threads.
     pub timeout: Option<Duration>,
     /// As [`EachOptions::nudge_after`].
     pub nudge_after: Option<Duration>,
+    /// What is called for each late mutator before the deadline.
+    pub on_late: Option<OnLate<'a>>,
+    /// What happens at the deadline if mutators are late.
+    pub at_deadline: AtDeadline,
     /// Whether the mutator alone may run its operation, and nobody for it while it is in a safe region.
     pub self_only: bool,
 }
 
-impl HandshakeOptions {
+impl<'a> HandshakeOptions<'a> {
     /// No timeout, nudges by what is known of each mutator, and anybody may run the operation.
     #[must_use]
     pub fn new() -> Self {
@@ -260,6 +264,20 @@ impl HandshakeOptions {
     #[must_use]
     pub fn nudge_after(mut self, after: Duration) -> Self {
         self.nudge_after = Some(after);
+        self
+    }
+
+    /// As [`StopOptions::on_late`].
+    #[must_use]
+    pub fn on_late(mut self, after: Duration, call: &'a (dyn Fn(&Straggler) + Sync)) -> Self {
+        self.on_late = Some(OnLate { after, call });
+        self
+    }
+
+    /// As [`StopOptions::at_deadline`].
+    #[must_use]
+    pub fn at_deadline(mut self, what: AtDeadline) -> Self {
+        self.at_deadline = what;
         self
     }
 

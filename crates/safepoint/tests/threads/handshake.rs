@@ -16,11 +16,11 @@ use testkit::{budget, in_child};
 
 const SOON: Duration = Duration::from_secs(30);
 
-fn patient() -> HandshakeOptions {
+fn patient() -> HandshakeOptions<'static> {
     HandshakeOptions::new()
 }
 
-fn at_once() -> HandshakeOptions {
+fn at_once() -> HandshakeOptions<'static> {
     patient().timeout(Duration::ZERO)
 }
 
