@@ -9,7 +9,9 @@ mod failure;
 mod preemption;
 mod report;
 mod stops;
+mod timeline;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -33,6 +35,10 @@ struct Args {
     /// How often to interrupt the loop that holds a pattern in every register.
     #[arg(long, default_value_t = 10_000)]
     preemptions: u64,
+    /// Also record some stops and a for-each, and draw what the threads did: as SVG, or for Perfetto if the name ends
+    /// in `.json`.
+    #[arg(long, value_name = "FILE")]
+    timeline: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -69,6 +75,10 @@ fn run(args: &Args) -> Result<bool, Failure> {
     done(stops::introduce(&cast).map_err(Failure::of("list the threads"))?)?;
     let stopped = stops::stop_the_world(&cast, args.stops);
     done(stopped.map_err(Failure::of("stop the world"))?)?;
+    if let Some(file) = &args.timeline {
+        let drawn = timeline::draw(&cast, file);
+        done(drawn.map_err(Failure::of("draw the timeline"))?)?;
+    }
     let ran = stops::for_each_processor(&cast, args.stops);
     done(ran.map_err(Failure::of("run on every processor"))?)?;
     let interrupted = preemption::interrupt(&cast, args.preemptions);

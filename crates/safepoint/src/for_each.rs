@@ -5,6 +5,7 @@ use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use sigctx::sys;
 use threadreg::ThreadRef;
@@ -18,6 +19,7 @@ use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, NotVisited, Run, Visitor};
 use crate::straggler::Straggler;
 use crate::system::{self, Identity, Linux};
+use crate::tape::{EachEvent, Event};
 
 impl Mutator {
     /// Runs `visit` once for every mutator of the world, this one included, without stopping them all at the
@@ -114,6 +116,13 @@ impl Mutator {
         let mut clock = clock.warning(options.on_late);
         let protocol = &self.shared.protocol;
         let result = protocol.for_each(self.slot, tid, &caught, &mut clock);
+        if let Ok(visited) | Err(NotVisited::TimedOut(visited, _)) = &result {
+            protocol.system.tape.note(|| {
+                let (requested, started) = (clock.requested(), clock.started());
+                let (ended, visited) = (Instant::now(), *visited as usize);
+                Event::Each(EachEvent { requested, started, ended, visited })
+            });
+        }
         let panics = caught.panics.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(first) = panics.into_iter().next() {
             panic::resume_unwind(first);

@@ -16,6 +16,7 @@ use crate::options::Reason;
 use crate::pace::Clock;
 use crate::protocol::{Counted, MutatorSlot, SlotUse};
 use crate::system::Identity;
+use crate::tape::{Event, StopEvent};
 use crate::world::Shared;
 
 /// A stop that succeeded, whoever has it.
@@ -54,6 +55,12 @@ impl Held {
             stopped: resumed - self.since,
             resume: resumed.elapsed(),
             mutators,
+        });
+        shared.protocol.system.tape.note(|| {
+            let Self { reason, requested, last, .. } = *self;
+            let (started, stopped) = (requested + queued, Some(self.since));
+            let ended = resumed;
+            Event::Stop(StopEvent { reason, requested, started, stopped, ended, mutators, last })
         });
         shared.protocol.stop_turn.release(&shared.protocol.system);
     }

@@ -15,8 +15,12 @@
 //! | `mutator` | [`Mutator`]: attaching, polls, safe regions |
 //! | `raw`, `region` | [`RawMutator`]; the end of a region where something is pending |
 //! | `world`, `pace` | [`World`]; how long a requester waits, and when it nudges |
+//! | `picture`, `chrome` | a `Timeline` as SVG and as JSON |
+//! | `recording`, `timeline` | what mutators and requests did, sampled and put in order (feature `timeline`) |
+//! | `background` | a thread that looks at a world again and again |
 //! | `forks` | what the child of a fork does with the worlds |
 //! | `system` | Linux: fences, waiting, memory, and which thread has a slot |
+//! | `tape` | where requesters write what they did, while a recording is on |
 //! | `stops` | how many stops are over, and waiting for the next |
 //! | `chaos` | [`Chaos`]: worlds for tests |
 //! | `metrics` | what stops cost: counts and histograms |
@@ -52,6 +56,10 @@ cfg_if::cfg_if! {
 cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
         mod abort;
+        #[cfg(feature = "timeline")]
+        mod background;
+        #[cfg(feature = "timeline")]
+        mod chrome;
         mod chaos;
         mod error;
         mod for_each;
@@ -63,13 +71,20 @@ cfg_if::cfg_if! {
         mod mutator;
         mod options;
         mod pace;
+        #[cfg(feature = "timeline")]
+        mod picture;
         mod raw;
+        #[cfg(feature = "timeline")]
+        mod recording;
         mod reenter;
         mod region;
         mod stop;
         mod straggler;
         mod stops;
         mod system;
+        mod tape;
+        #[cfg(feature = "timeline")]
+        mod timeline;
         mod world;
 
         pub use chaos::Chaos;
@@ -85,11 +100,17 @@ cfg_if::cfg_if! {
         };
         pub use protocol::MutatorState;
         pub use raw::RawMutator;
+        #[cfg(feature = "timeline")]
+        pub use recording::{RecordError, Recording, RecordingOptions};
         pub use reenter::Region;
         pub use stop::Stopped;
         pub use stops::StopEpoch;
         pub use straggler::{KernelView, Straggler, StragglerCause};
         pub use system::Fences;
+        #[cfg(feature = "timeline")]
+        pub use timeline::{
+            Activity, ForEachSpan, MutatorTrack, NudgeMark, Span, StopSpan, Timeline,
+        };
         pub use world::World;
     }
 }

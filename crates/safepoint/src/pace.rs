@@ -15,6 +15,7 @@ use crate::options::OnLate;
 use crate::protocol::{Limit, MutatorSlot, MutatorState, Pace, Protocol, SlotUse};
 use crate::straggler::{KernelView, LastNudge, Straggler, StragglerCause};
 use crate::system::{self, Identity, Linux, NudgePanicked, Target};
+use crate::tape::Event;
 
 /// When a target that runs is nudged of which nothing is known. Well above the time from a request to a poll's
 /// acknowledgement.
@@ -65,6 +66,8 @@ struct Late {
     last: Option<Sent>,
     /// How much its thread had run, and when that was asked.
     watched: Option<(Served, Instant)>,
+    /// Whether it is on the tape.
+    noted: bool,
     /// Whether it was told of.
     warned: bool,
 }
@@ -170,7 +173,14 @@ impl<'a> Clock<'a> {
     fn note_late(&mut self, slot_use: SlotUse) -> &mut Late {
         let at = self.lates.iter().position(|late| late.slot_use == slot_use);
         let at = at.unwrap_or_else(|| {
-            self.lates.push(Late { slot_use, nudges: 0, last: None, watched: None, warned: false });
+            self.lates.push(Late {
+                slot_use,
+                nudges: 0,
+                last: None,
+                watched: None,
+                noted: false,
+                warned: false,
+            });
             self.lates.len() - 1
         });
         &mut self.lates[at]
@@ -181,7 +191,8 @@ impl<'a> Clock<'a> {
         late.nudges += 1;
         let failed = !matches!(sent, Sent::Requests);
         late.last = Some(sent);
-        let counters = &self.protocol.system.counters;
+        let Linux { counters, tape, .. } = &self.protocol.system;
+        tape.note(|| Event::Nudge(slot_use, Instant::now(), !failed));
         count(&counters.nudges);
         if failed {
             count(&counters.nudges_failed);
@@ -335,9 +346,11 @@ impl Pace<Linux> for Clock<'_> {
         let Some(thread) = slot.status.identity.thread() else { return };
         // Nudged again at each nap. A target that exits acknowledges on its way.
         let elapsed = self.elapsed();
-        if elapsed >= self.nudge_after.unwrap_or(NUDGE_AFTER)
-            && let Some(sent) = self.nudge(slot, thread, wanted)
-        {
+        let is_late = elapsed >= self.nudge_after.unwrap_or(NUDGE_AFTER);
+        if is_late && !mem::replace(&mut self.note_late(slot_use).noted, true) {
+            self.protocol.system.tape.note(|| Event::Late(slot_use, Instant::now()));
+        }
+        if is_late && let Some(sent) = self.nudge(slot, thread, wanted) {
             self.note_sent(slot_use, sent);
         }
         if elapsed >= WATCH_AFTER {

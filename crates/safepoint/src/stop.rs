@@ -16,6 +16,7 @@ use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, MutatorState, Protocol, Stance, TimedOut};
 use crate::straggler::Straggler;
 use crate::system::{self, Identity, Linux};
+use crate::tape::{Event, StopEvent};
 use crate::world::{Shared, World};
 
 impl Mutator {
@@ -212,6 +213,20 @@ impl<'a> Stopped<'a> {
             Err(TimedOut(seen)) => {
                 let stragglers = seen.into_iter().flatten().collect();
                 shared.recorder.given_up(reason);
+                protocol.system.tape.note(|| {
+                    let (requested, started) = (clock.requested(), clock.started());
+                    let (stopped, ended) = (None, Instant::now());
+                    let (mutators, last) = (0, None);
+                    Event::Stop(StopEvent {
+                        reason,
+                        requested,
+                        started,
+                        stopped,
+                        ended,
+                        mutators,
+                        last,
+                    })
+                });
                 protocol.stop_turn.release(&protocol.system);
                 Err(if clock.is_own_fault() {
                     StopError::HoldsMutators { reason, stragglers }

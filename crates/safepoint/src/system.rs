@@ -19,6 +19,7 @@ use crate::abort::abort_with;
 use crate::chaos::{Disturbance, UnreliableNudge};
 use crate::metrics::{Counters, count};
 use crate::protocol::{Chunk, Edge, MutatorSlot, MutatorState, Protocol, Spare, System};
+use crate::tape::Tape;
 
 /// A requester spins for this long before it sleeps, if there is a processor to spin on. A poll
 /// acknowledges in well under a microsecond, a sleep and a wake take tens.
@@ -69,6 +70,7 @@ impl Fences {
 pub(crate) struct Linux {
     pub(crate) fences: Fences,
     pub(crate) counters: Counters,
+    pub(crate) tape: Tape,
     /// Read by requesters and by targets that may have been nudged, in ordinary code.
     pub(crate) nudge: ArcSwapOption<Arc<dyn Nudge>>,
     /// Whether mutators fence when they enter a safe region (I2). Relaxed: a mutator that misses the nudge
@@ -87,7 +89,8 @@ impl fmt::Debug for Linux {
 impl Linux {
     pub(crate) fn new(fences: Fences) -> Self {
         let (nudge, fenced_entry) = (ArcSwapOption::empty(), AtomicBool::new(false));
-        Self { fences, counters: Counters::default(), nudge, fenced_entry, chaos: None }
+        let (counters, tape) = (Counters::default(), Tape::default());
+        Self { fences, counters, tape, nudge, fenced_entry, chaos: None }
     }
 
     pub(crate) fn with_chaos(self, chaos: Disturbance) -> Self {

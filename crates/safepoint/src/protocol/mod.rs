@@ -104,6 +104,8 @@ pub(crate) use self::handshake::{Answer, Ask};
 use self::request::{Round, RoundNumber, Turn};
 #[cfg(not(loom))]
 pub(crate) use self::run::{Run, Visitor};
+#[cfg(all(not(loom), feature = "timeline"))]
+pub(crate) use self::slot::Glance;
 pub use self::slot::MutatorState;
 #[cfg(any(test, not(loom)))]
 pub(crate) use self::slot::Stance;

@@ -74,6 +74,22 @@ pub(crate) enum Stance {
     Waits = 1 << 4,
 }
 
+/// A state, and a stance in it.
+#[cfg(all(not(loom), feature = "timeline"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Glance {
+    /// [`MutatorState::Running`].
+    Runs,
+    /// [`Stance::Works`].
+    Works,
+    /// [`Stance::Away`].
+    Away,
+    /// [`Stance::Waits`].
+    Waits,
+    /// No mutator, or one on its way in or out.
+    Gone,
+}
+
 impl MutatorState {
     fn from_word(word: u32) -> Self {
         match word & STATE {
@@ -272,6 +288,19 @@ impl<I> MutatorSlot<I> {
             word if word == Stance::Away as u32 => Stance::Away,
             _ => Stance::Waits,
         })
+    }
+
+    /// What the target does, as any thread sees it. It may have changed before it is looked at.
+    #[cfg(all(not(loom), feature = "timeline"))]
+    pub(crate) fn glance(&self) -> Glance {
+        let word = self.status.state.load(Ordering::Relaxed);
+        match (MutatorState::from_word(word), word & !STATE) {
+            (MutatorState::Running, _) => Glance::Runs,
+            (MutatorState::Safe, 0) => Glance::Works,
+            (MutatorState::Safe, stance) if stance == Stance::Away as u32 => Glance::Away,
+            (MutatorState::Safe, _) => Glance::Waits,
+            _ => Glance::Gone,
+        }
     }
 
     /// Whether the target's task was held while the slot stood still. Relaxed: set on this thread.

@@ -10,6 +10,7 @@ mod handshake;
 mod late;
 mod metrics;
 mod nudge;
+mod recording;
 mod reenter;
 mod stop;
 mod storm;
