@@ -5,16 +5,17 @@ use core::marker::PhantomData;
 use core::ptr;
 use core::time::Duration;
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use sigctx::fork;
 use threadreg::{Name, ThreadRef};
 
 use crate::id::MutatorId;
-use crate::metrics::Pause;
+use crate::metrics::{Pause, Place};
 use crate::options::Reason;
 use crate::pace::Clock;
-use crate::protocol::{Counted, MutatorSlot, SlotUse};
+use crate::protocol::{Counted, MutatorSlot, Protocol, SlotUse};
 use crate::system::Identity;
 use crate::tape::{Event, StopEvent};
 use crate::world::Shared;
@@ -23,6 +24,7 @@ use crate::world::Shared;
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) reason: Reason,
+    pub(crate) place: Place,
     pub(crate) stats: StopStats,
     pub(crate) last: Option<SlotUse>,
     pub(crate) requested: Instant,
@@ -43,11 +45,14 @@ impl Held {
     /// Lets the world run. By the thread that has the turn, or the handle that stands for it.
     pub(crate) fn end(&self, shared: &Shared) {
         let resumed = Instant::now();
-        // Before mutators run: one that has seen its stop end finds the count.
+        // Before mutators run: one that has seen its stop end finds the count. What ends by a panic may not be done.
+        if !thread::panicking() {
+            shared.recorder.serve(self.place);
+        }
         shared.stops.count();
         shared.protocol.resume();
         let StopStats { queued, time_to_stop, mutators, .. } = self.stats;
-        shared.recorder.record(Pause {
+        let pause = Pause {
             reason: self.reason,
             requested: self.requested,
             queued,
@@ -55,14 +60,20 @@ impl Held {
             stopped: resumed - self.since,
             resume: resumed.elapsed(),
             mutators,
-        });
-        shared.protocol.system.tape.note(|| {
+        };
+        shared.recorder.record(self.place, pause);
+        let Protocol { stop_turn, system, .. } = &shared.protocol;
+        system.tape.note(|| {
             let Self { reason, requested, last, .. } = *self;
             let (started, stopped) = (requested + queued, Some(self.since));
             let ended = resumed;
             Event::Stop(StopEvent { reason, requested, started, stopped, ended, mutators, last })
         });
-        shared.protocol.stop_turn.release(&shared.protocol.system);
+        if shared.stops.has_joiners() {
+            stop_turn.release_to_all(system);
+        } else {
+            stop_turn.release(system);
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | `handshake` | handshakes as users make them |
+//! | `turns` | stops that are tried, or join another thread's |
 //! | `stop`, `for_each` | the two other requests; [`Stopped`], [`Processor`] |
 //! | `handle` | a stop that succeeded, and [`StopHandle`] |
 //! | `reenter` | [`Region`]: safe regions that are left for a while |
@@ -85,6 +86,7 @@ cfg_if::cfg_if! {
         mod tape;
         #[cfg(feature = "timeline")]
         mod timeline;
+        mod turns;
         mod world;
 
         pub use chaos::Chaos;
@@ -111,6 +113,7 @@ cfg_if::cfg_if! {
         pub use timeline::{
             Activity, ForEachSpan, MutatorTrack, NudgeMark, Span, StopSpan, Timeline,
         };
+        pub use turns::StopOrJoined;
         pub use world::World;
     }
 }

@@ -125,6 +125,9 @@ pub struct ReasonMetrics {
     pub reason: Reason,
     /// How many stops had their turn, and were given up at their deadline.
     pub given_up: u32,
+    /// How many requests were served by another's stop
+    /// ([`Mutator::stop_or_join`](crate::Mutator::stop_or_join)). They are no stops, and are in no histogram.
+    pub coalesced: u32,
     /// How long each waited for its turn. Of those that succeeded, as all that follow.
     pub queued: Histogram,
     /// From its turn until all mutators had stopped.
@@ -178,6 +181,10 @@ pub struct Pause {
 struct Kept {
     reason: Reason,
     given_up: AtomicU32,
+    /// Written by any thread.
+    coalesced: AtomicU32,
+    /// How many stops are over whose work was done.
+    served: AtomicU32,
     queued: Counts,
     time_to_stop: Counts,
     stopped: Counts,
@@ -186,11 +193,15 @@ struct Kept {
 
 impl Kept {
     fn new(reason: Reason) -> Self {
-        let given_up = AtomicU32::new(0);
+        let [given_up, coalesced, served] = array::from_fn(|_| AtomicU32::new(0));
         let [queued, time_to_stop, stopped, resume] = array::from_fn(|_| Counts::new());
-        Self { reason, given_up, queued, time_to_stop, stopped, resume }
+        Self { reason, given_up, coalesced, served, queued, time_to_stop, stopped, resume }
     }
 }
+
+/// Where a [`Recorder`] keeps a reason.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place(usize);
 
 /// Counts of what several threads do.
 #[derive(Debug, Default)]
@@ -242,28 +253,50 @@ impl Recorder {
         self.kept.iter().map_while(|place| unsafe { place.load(Ordering::Acquire).as_ref() })
     }
 
-    /// What is kept for the reason. By the thread that has the stop turn.
-    fn of(&self, reason: Reason) -> &Kept {
+    /// Where the reason is kept. By the thread that has the stop turn, before it stops the world: this may allocate.
+    pub(crate) fn place(&self, reason: Reason) -> Place {
         let is_other = |(at, kept): &(usize, &Kept)| *at == REASONS - 1 || kept.reason == reason;
-        if let Some((_, kept)) = self.all().enumerate().find(is_other) {
-            return kept;
+        if let Some((at, _)) = self.all().enumerate().find(is_other) {
+            return Place(at);
         }
         let at = self.all().count();
         let reason = if at == REASONS - 1 { Reason::new("other") } else { reason };
         let made = Box::into_raw(Box::new(Kept::new(reason)));
         self.kept[at].store(made, Ordering::Release);
-        // SAFETY: just made, and not freed before the recorder.
-        unsafe { &*made }
+        Place(at)
+    }
+
+    fn at(&self, place: Place) -> &Kept {
+        self.all().nth(place.0).expect("a place is filled before it is known")
     }
 
     /// A stop did not come about in time. By the thread that has the stop turn.
-    pub(crate) fn given_up(&self, reason: Reason) {
-        increment(&self.of(reason).given_up);
+    pub(crate) fn given_up(&self, place: Place) {
+        increment(&self.at(place).given_up);
+    }
+
+    /// The work of a stop is done, and its mutators do not run yet. By the thread that has the stop turn.
+    pub(crate) fn serve(&self, place: Place) {
+        // Relaxed: a mutator that runs again has seen the end of its stop, which comes later.
+        increment(&self.at(place).served);
+    }
+
+    /// How many stops for the reason have done their work. Always 0 if the reason has no place of its own.
+    pub(crate) fn served(&self, reason: Reason) -> u32 {
+        let own = self.all().take(REASONS - 1).find(|kept| kept.reason == reason);
+        own.map_or(0, |kept| kept.served.load(Ordering::Relaxed))
+    }
+
+    /// A request was served by the stop of another thread. By any thread, when [`Recorder::served`] has changed.
+    pub(crate) fn coalesced(&self, reason: Reason) {
+        if let Some(kept) = self.all().find(|kept| kept.reason == reason) {
+            count(&kept.coalesced);
+        }
     }
 
     /// A stop is over. By the thread that has the stop turn.
-    pub(crate) fn record(&self, pause: Pause) {
-        let kept = self.of(pause.reason);
+    pub(crate) fn record(&self, place: Place, pause: Pause) {
+        let kept = self.at(place);
         kept.queued.add(pause.queued);
         kept.time_to_stop.add(pause.time_to_stop);
         kept.stopped.add(pause.stopped);
@@ -287,6 +320,7 @@ impl Recorder {
         let stops = self.all().map(|kept| ReasonMetrics {
             reason: kept.reason,
             given_up: kept.given_up.load(Ordering::Relaxed),
+            coalesced: kept.coalesced.load(Ordering::Relaxed),
             queued: kept.queued.read(),
             time_to_stop: kept.time_to_stop.read(),
             stopped: kept.stopped.read(),
@@ -344,7 +378,7 @@ mod tests {
             (0..20).map(|at| &*Box::leak(format!("reason {at}").into_boxed_str())).collect();
         for _ in 0..2 {
             for &name in &names {
-                recorder.given_up(Reason::new(name));
+                recorder.given_up(recorder.place(Reason::new(name)));
             }
         }
         let read = recorder.read(&Counters::default());

@@ -13,7 +13,7 @@ use crate::handle::{Held, LastToStop, StopHandle, StopStats, StoppedMutator, sto
 use crate::mutator::Mutator;
 use crate::options::{AtDeadline, Reason, StopOptions};
 use crate::pace::Clock;
-use crate::protocol::{MutatorSlot, MutatorState, Protocol, Stance, TimedOut};
+use crate::protocol::{Limit, MutatorSlot, MutatorState, Protocol, Stance, TimedOut};
 use crate::straggler::Straggler;
 use crate::system::{self, Identity, Linux};
 use crate::tape::{Event, StopEvent};
@@ -69,10 +69,7 @@ impl Mutator {
     /// As for [`Mutator::stop_the_world`]. Also [`StopError::Busy`] if the timeout is over before it is this
     /// thread's turn, and [`StopError::TimedOut`] if it is over before all mutators have stopped.
     pub fn stop_with(&mut self, options: StopOptions<'_>) -> Result<Stopped<'_>, StopError> {
-        if system::in_closure() {
-            return Err(StopError::InCallback);
-        }
-        Stopped::stop(&self.shared, Some(self.slot), self.tid(), options)
+        Request::of(self, options)?.stop_in_turn()
     }
 }
 
@@ -122,17 +119,7 @@ impl World {
         &self,
         options: StopOptions<'_>,
     ) -> Result<Stopped<'_>, StopError> {
-        if system::in_closure() {
-            return Err(StopError::InCallback);
-        }
-        let (protocol, tid) = (&self.shared.protocol, system::tid());
-        // A mutator that has the world stopped is safe, and gets the more telling `Nested`.
-        if !protocol.stop_turn.is_held_by(tid)
-            && system::own_slot(protocol).is_some_and(|slot| slot.state() != MutatorState::Safe)
-        {
-            return Err(StopError::OwnMutatorRuns { tid });
-        }
-        Stopped::stop(&self.shared, None, tid, options)
+        Request::from_outside(self, options)?.stop_in_turn()
     }
 }
 
@@ -158,90 +145,7 @@ impl fmt::Debug for Stopped<'_> {
     }
 }
 
-impl<'a> Stopped<'a> {
-    /// Stops the world from the thread `tid`. `own` is its slot if it is a mutator that runs.
-    pub(crate) fn stop(
-        shared: &'a Arc<Shared>,
-        own: Option<&'static MutatorSlot<Identity>>,
-        tid: i32,
-        options: StopOptions<'_>,
-    ) -> Result<Self, StopError> {
-        let protocol = &shared.protocol;
-        if protocol.stop_turn.is_held_by(tid) {
-            return Err(StopError::Nested { tid });
-        }
-        // A thread that waits for the guard to make a thread may be a mutator, and would not stop.
-        if threadreg::holds_freeze() {
-            return Err(StopError::HoldsFreeze { tid });
-        }
-        let reason = options.reason;
-        let clock = Clock::start(protocol, tid, options.timeout, options.nudge_after);
-        let mut clock = clock.warning(options.on_late);
-        // Safe from here on: the holder of the turn may stop this thread, which waits for it.
-        let safe = Requester::enter(protocol, own);
-        let turn = &protocol.stop_turn;
-        // Most find the turn free, and need not look at the clock again.
-        let mut at_once = true;
-        loop {
-            if !turn.try_acquire(tid) {
-                at_once = false;
-                if !turn.acquire(&protocol.system, own, tid, &mut clock) {
-                    let holder = turn.holder();
-                    // Waits while another thread has the world stopped.
-                    drop(safe);
-                    return Err(StopError::Busy { reason, holder, waited: clock.elapsed() });
-                }
-            }
-            let Some(own) = own.filter(|own| !protocol.begin_work(own)) else { break };
-            // The thread's task is held. The thread that holds it may be a mutator that has to stop.
-            turn.release(&protocol.system);
-            protocol.stay_while_held(own);
-            at_once = false;
-        }
-        if !at_once {
-            clock.restart();
-        }
-        match protocol.stop(own, &mut clock) {
-            Ok(counted) => {
-                let since = Instant::now();
-                let stats = StopStats::new(counted, &clock, since);
-                safe.stay();
-                let (last, requested) = (counted.last, clock.requested());
-                let held = Held { reason, stats, last, requested, since };
-                Ok(Self { shared, own, held, not_send: PhantomData })
-            }
-            Err(TimedOut(seen)) => {
-                let stragglers = seen.into_iter().flatten().collect();
-                shared.recorder.given_up(reason);
-                protocol.system.tape.note(|| {
-                    let (requested, started) = (clock.requested(), clock.started());
-                    let (stopped, ended) = (None, Instant::now());
-                    let (mutators, last) = (0, None);
-                    Event::Stop(StopEvent {
-                        reason,
-                        requested,
-                        started,
-                        stopped,
-                        ended,
-                        mutators,
-                        last,
-                    })
-                });
-                protocol.stop_turn.release(&protocol.system);
-                Err(if clock.is_own_fault() {
-                    StopError::HoldsMutators { reason, stragglers }
-                } else {
-                    let culprit = stragglers.first().map(|straggler: &Straggler| straggler.tid);
-                    let error = StopError::TimedOut { reason, stragglers };
-                    if options.at_deadline == AtDeadline::Abort {
-                        abort_in(culprit, format_args!("{error}"));
-                    }
-                    error
-                })
-            }
-        }
-    }
-
+impl Stopped<'_> {
     /// What the stop took.
     #[must_use]
     pub fn stats(&self) -> &StopStats {
@@ -360,6 +264,182 @@ struct Waits<'a> {
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
         self.shared.protocol.leave(self.own);
+    }
+}
+
+/// A stop that is asked for. The thread is in a safe region, which dropping this leaves. What the options borrow, `'o`,
+/// the stop does not.
+pub(crate) struct Request<'a, 'o> {
+    pub(crate) shared: &'a Arc<Shared>,
+    tid: i32,
+    options: StopOptions<'o>,
+    clock: Clock<'o>,
+    /// The turn was free: the clock need not be looked at again.
+    at_once: bool,
+    safe: Requester<'a>,
+}
+
+impl<'a: 'o, 'o> Request<'a, 'o> {
+    pub(crate) fn of(
+        mutator: &'a mut Mutator,
+        options: StopOptions<'o>,
+    ) -> Result<Self, StopError> {
+        let tid = mutator.tid();
+        refusal(&mutator.shared.protocol, tid)?;
+        Ok(Self::new(&mutator.shared, Some(mutator.slot), tid, options))
+    }
+
+    pub(crate) fn from_outside(
+        world: &'a World,
+        options: StopOptions<'o>,
+    ) -> Result<Self, StopError> {
+        let (protocol, tid) = (&world.shared.protocol, system::tid());
+        refusal(protocol, tid)?;
+        if system::own_slot(protocol).is_some_and(|slot| slot.state() != MutatorState::Safe) {
+            return Err(StopError::OwnMutatorRuns { tid });
+        }
+        Ok(Self::new(&world.shared, None, tid, options))
+    }
+
+    /// For the thread `tid`. `own` is its slot if it is a mutator that runs.
+    fn new(
+        shared: &'a Arc<Shared>,
+        own: Option<&'static MutatorSlot<Identity>>,
+        tid: i32,
+        options: StopOptions<'o>,
+    ) -> Self {
+        let protocol = &shared.protocol;
+        let clock = Clock::start(protocol, tid, options.timeout, options.nudge_after);
+        let clock = clock.warning(options.on_late);
+        // Safe from here on: the holder of the turn may stop this thread, which waits for it.
+        let safe = Requester::enter(protocol, own);
+        Self { shared, tid, options, clock, at_once: true, safe }
+    }
+
+    /// Waits for the turn, and stops the world.
+    fn stop_in_turn(mut self) -> Result<Stopped<'a>, StopError> {
+        if self.acquire(|| false) { self.stop() } else { Err(self.busy()) }
+    }
+
+    /// Stops the world if the turn is free.
+    pub(crate) fn stop_at_once(mut self) -> Result<Stopped<'a>, StopError> {
+        if self.acquire(|| true) { self.stop() } else { Err(self.busy()) }
+    }
+
+    /// Acquires the turn. False if others have it at the deadline, or when `gives_up` holds before a wait.
+    pub(crate) fn acquire(&mut self, gives_up: impl Fn() -> bool) -> bool {
+        let (protocol, own) = (&self.shared.protocol, self.safe.own);
+        let turn = &protocol.stop_turn;
+        loop {
+            if !turn.try_acquire(self.tid) {
+                self.at_once = false;
+                let limit = Queue { clock: &self.clock, gives_up: &gives_up };
+                if !turn.acquire(&protocol.system, own, self.tid, &limit) {
+                    return false;
+                }
+            }
+            let Some(own) = own.filter(|own| !protocol.begin_work(own)) else { return true };
+            // The thread's task is held. The thread that holds it may be a mutator that has to stop.
+            turn.release(&protocol.system);
+            protocol.stay_while_held(own);
+            self.at_once = false;
+        }
+    }
+
+    /// Gives the turn up, with no stop made.
+    pub(crate) fn release(&self) {
+        let protocol = &self.shared.protocol;
+        protocol.stop_turn.release(&protocol.system);
+    }
+
+    /// Leaves the safe region, with no stop made and without the turn: waits while another thread has the world
+    /// stopped. Returns how long all has taken.
+    pub(crate) fn leave(self) -> Duration {
+        drop(self.safe);
+        self.clock.elapsed()
+    }
+
+    /// Others have the turn.
+    pub(crate) fn busy(self) -> StopError {
+        let reason = self.options.reason;
+        let holder = self.shared.protocol.stop_turn.holder();
+        StopError::Busy { reason, holder, waited: self.leave() }
+    }
+
+    /// Stops the world, for the thread that has the turn.
+    pub(crate) fn stop(mut self) -> Result<Stopped<'a>, StopError> {
+        let (shared, own, reason) = (self.shared, self.safe.own, self.options.reason);
+        let (protocol, clock) = (&shared.protocol, &mut self.clock);
+        if !self.at_once {
+            clock.restart();
+        }
+        let place = shared.recorder.place(reason);
+        match protocol.stop(own, clock) {
+            Ok(counted) => {
+                let since = Instant::now();
+                let stats = StopStats::new(counted, clock, since);
+                let (last, requested) = (counted.last, clock.requested());
+                self.safe.stay();
+                let held = Held { reason, place, stats, last, requested, since };
+                Ok(Stopped { shared, own, held, not_send: PhantomData })
+            }
+            Err(TimedOut(seen)) => {
+                let stragglers = seen.into_iter().flatten().collect();
+                shared.recorder.given_up(place);
+                protocol.system.tape.note(|| {
+                    let (requested, started) = (clock.requested(), clock.started());
+                    let (stopped, ended) = (None, Instant::now());
+                    let (mutators, last) = (0, None);
+                    Event::Stop(StopEvent {
+                        reason,
+                        requested,
+                        started,
+                        stopped,
+                        ended,
+                        mutators,
+                        last,
+                    })
+                });
+                protocol.stop_turn.release(&protocol.system);
+                Err(if clock.is_own_fault() {
+                    StopError::HoldsMutators { reason, stragglers }
+                } else {
+                    let culprit = stragglers.first().map(|straggler: &Straggler| straggler.tid);
+                    let error = StopError::TimedOut { reason, stragglers };
+                    if self.options.at_deadline == AtDeadline::Abort {
+                        abort_in(culprit, format_args!("{error}"));
+                    }
+                    error
+                })
+            }
+        }
+    }
+}
+
+/// What could never end, or would hold up others that could.
+pub(crate) fn refusal(protocol: &Protocol<Linux>, tid: i32) -> Result<(), StopError> {
+    if system::in_closure() {
+        return Err(StopError::InCallback);
+    }
+    if protocol.stop_turn.is_held_by(tid) {
+        return Err(StopError::Nested { tid });
+    }
+    // A thread that waits for the guard to make a thread may be a mutator, and would not stop.
+    if threadreg::holds_freeze() {
+        return Err(StopError::HoldsFreeze { tid });
+    }
+    Ok(())
+}
+
+/// The wait for the turn.
+struct Queue<'a, F> {
+    clock: &'a Clock<'a>,
+    gives_up: &'a F,
+}
+
+impl<F: Fn() -> bool> Limit for Queue<'_, F> {
+    fn left(&self) -> Option<Duration> {
+        if (self.gives_up)() { Some(Duration::ZERO) } else { self.clock.left() }
     }
 }
 

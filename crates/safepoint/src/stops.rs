@@ -3,6 +3,7 @@
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
 //! | `over` | holder of the stop turn +1 | any | sequentially consistent | changed before a stop's mutators run |
+//! | `joiners` | threads that may join a stop, +1 and -1 | holder of the stop turn | relaxed | one that is not counted yet is woken by the thread that was |
 //! | `waiting` | threads that wait, +1 and -1 | holder of the stop turn | sequentially consistent | a thread that is not counted yet finds the new `over` |
 
 use core::time::Duration;
@@ -19,15 +20,27 @@ pub struct StopEpoch(u32);
 pub(crate) struct Stops {
     over: AtomicU32,
     waiting: AtomicU32,
+    joiners: AtomicU32,
 }
 
 impl Stops {
     pub(crate) fn new() -> Self {
-        Self { over: AtomicU32::new(0), waiting: AtomicU32::new(0) }
+        let [over, waiting, joiners] = core::array::from_fn(|_| AtomicU32::new(0));
+        Self { over, waiting, joiners }
     }
 
     pub(crate) fn epoch(&self) -> StopEpoch {
         StopEpoch(self.over.load(Ordering::SeqCst))
+    }
+
+    /// The thread waits for the turn, or for a stop that it can join, until the result is dropped.
+    pub(crate) fn join(&self) -> Joiner<'_> {
+        self.joiners.fetch_add(1, Ordering::Relaxed);
+        Joiner(self)
+    }
+
+    pub(crate) fn has_joiners(&self) -> bool {
+        self.joiners.load(Ordering::Relaxed) != 0
     }
 
     /// A stop is over, and its mutators do not run yet.
@@ -57,5 +70,15 @@ impl Stops {
         };
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         is_over
+    }
+}
+
+/// From [`Stops::join`].
+#[derive(Debug)]
+pub(crate) struct Joiner<'a>(&'a Stops);
+
+impl Drop for Joiner<'_> {
+    fn drop(&mut self) {
+        self.0.joiners.fetch_sub(1, Ordering::Relaxed);
     }
 }

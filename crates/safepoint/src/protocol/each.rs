@@ -484,7 +484,7 @@ mod tests {
                 scope.spawn(|| {
                     inside.wait();
                     let (turn, system) = (&protocol.stop_turn, &protocol.system);
-                    assert!(turn.acquire(system, None, 2, &mut Patient), "no limit");
+                    assert!(turn.acquire(system, None, 2, &Patient), "no limit");
                     protocol.stop(None, &mut Patient).expect("no limit");
                     stopped.store(true, Ordering::Relaxed);
                     protocol.resume();

@@ -207,7 +207,7 @@ impl World {
 
     /// Stops all mutators but one.
     fn stop_but(&self, one: Option<Mutator>) -> u32 {
-        assert!(self.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient), "has no deadline");
+        assert!(self.protocol.stop_turn.acquire(&Model, None, 1, &Patient), "has no deadline");
         let counted = self.protocol.stop(one, &mut Patient).expect("has no deadline");
         self.in_stop();
         self.protocol.resume();
@@ -217,7 +217,7 @@ impl World {
 
     pub(super) fn stop_as(&self, own: Mutator) {
         self.protocol.enter(own, Stance::Waits);
-        let took = self.protocol.stop_turn.acquire(&Model, Some(own), 1, &mut Patient);
+        let took = self.protocol.stop_turn.acquire(&Model, Some(own), 1, &Patient);
         assert!(took && self.protocol.begin_work(own), "no deadline, nothing held");
         self.protocol.stop(Some(own), &mut Patient).expect("has no deadline");
         self.in_stop();

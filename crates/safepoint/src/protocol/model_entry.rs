@@ -52,7 +52,7 @@ fn stop_against_a_region_entered_without_a_fence() {
         let world = World::new();
         let slot = world.attach();
         let requester = spawn(&world, |world| {
-            assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient), "no deadline");
+            assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &Patient), "no deadline");
             let counted = world.protocol.stop(None, &mut LooksAgain).expect("no deadline");
             world.in_stop();
             world.protocol.resume();

@@ -143,7 +143,7 @@ fn no_nudge_for_a_stop_comes_to_a_region() {
         let world = World::new();
         let slot = world.attach();
         let requester = spawn(&world, |world| {
-            assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient), "no deadline");
+            assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &Patient), "no deadline");
             world.protocol.stop(None, &mut Nudges(true)).expect("no deadline");
             world.in_stop();
             world.protocol.resume();
@@ -191,7 +191,7 @@ fn nudges_at_once_against_a_region(nudged: bool) {
         let requester = spawn(&world, {
             let over = over.clone();
             move |world| {
-                let took = world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient);
+                let took = world.protocol.stop_turn.acquire(&Model, None, 1, &Patient);
                 assert!(took, "no deadline");
                 let counted = world.protocol.stop(None, &mut Nudges(true)).expect("no deadline");
                 assert_eq!(counted.mutators, 1, "counted once");
@@ -273,7 +273,7 @@ fn a_recall_in_a_stop_is_served() {
         let world = World::new();
         let slot = world.attach();
         let requester = spawn(&world, |world| {
-            assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient), "no deadline");
+            assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &Patient), "no deadline");
             world.protocol.stop(None, &mut Patient).expect("no deadline");
             // The requester holds the task, too.
             let only = world.protocol.live().next().expect("the mutator");
@@ -326,14 +326,11 @@ fn a_recalled_requester_does_not_go_to_work() {
     loom::model(|| {
         let world = World::new();
         let slot = world.attach();
-        assert!(
-            world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient),
-            "no thread has it"
-        );
+        assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &Patient), "no thread has it");
         let waiter = spawn(&world, move |world| {
             world.protocol.enter(slot, Stance::Waits);
             loop {
-                let took = world.protocol.stop_turn.acquire(&Model, Some(slot), 2, &mut Patient);
+                let took = world.protocol.stop_turn.acquire(&Model, Some(slot), 2, &Patient);
                 assert!(took, "no deadline");
                 if world.protocol.begin_work(slot) {
                     break;
@@ -404,7 +401,7 @@ fn stop_past_its_deadline() {
         let slot = world.attach();
         let requester = spawn(&world, |world| {
             assert!(
-                world.protocol.stop_turn.acquire(&Model, None, 1, &mut Impatient),
+                world.protocol.stop_turn.acquire(&Model, None, 1, &Impatient),
                 "no other thread has it"
             );
             let stopped = world.protocol.stop(None, &mut Impatient);

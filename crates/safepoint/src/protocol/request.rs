@@ -31,7 +31,7 @@
 use core::sync::atomic::{AtomicI32 as PlainI32, AtomicU32 as PlainU32, Ordering as Plain};
 
 use super::slot::{MutatorSlot, SlotUse};
-use super::{Pace, System};
+use super::{Limit, System};
 use sigctx::sync::{AtomicU32, Ordering};
 
 const FREE: u32 = 0;
@@ -55,8 +55,8 @@ impl Turn {
         Self { word: AtomicU32::new(FREE), holder: PlainI32::new(0) }
     }
 
-    /// Acquires the turn for the thread `me`; false when `pace` expired first. The caller is in a safe
-    /// region. While it waits it runs what the thread that holds its task wants of it.
+    /// Acquires the turn for the thread `me`; false when `limit` passed first, at which it looks before each
+    /// wait. The caller is in a safe region. While it waits it runs what the thread that holds its task wants of it.
     ///
     /// Acquire, with `release`'s release: a requester sees what the one before it wrote.
     pub(crate) fn acquire<S: System>(
@@ -64,20 +64,21 @@ impl Turn {
         system: &S,
         own: Option<&'static MutatorSlot<S::Identity>>,
         me: i32,
-        pace: &mut impl Pace<S>,
+        limit: &impl Limit,
     ) -> bool {
         if self.try_acquire(me) {
             return true;
         }
         // Taken as WANTED although perhaps no thread waits: that costs one needless wake.
         while self.word.swap(WANTED, Ordering::Acquire) & STATE != FREE {
-            if pace.expired() {
+            let left = limit.left();
+            if left.is_some_and(|left| left.is_zero()) {
                 return false;
             }
             if own.is_some_and(|own| own.is_recalled(system)) {
                 system.serve();
             }
-            system.wait(&self.word, WANTED, pace.left());
+            system.wait(&self.word, WANTED, left);
         }
         self.holder.store(me, Plain::Relaxed);
         true
@@ -92,11 +93,27 @@ impl Turn {
         taken.is_ok()
     }
 
+    /// Whether no thread has the turn, at this moment.
+    #[cfg(not(loom))]
+    pub(crate) fn is_free(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & STATE == FREE
+    }
+
     /// Releases the turn.
     pub(crate) fn release<S: System>(&self, system: &S) {
+        self.release_and(|word| system.wake_one(word));
+    }
+
+    /// Releases the turn, and has all threads that wait for it look at their limits.
+    #[cfg(not(loom))]
+    pub(crate) fn release_to_all<S: System>(&self, system: &S) {
+        self.release_and(|word| system.wake_all(word));
+    }
+
+    fn release_and(&self, wake: impl FnOnce(&AtomicU32)) {
         self.holder.store(0, Plain::Relaxed);
         if self.word.swap(FREE, Ordering::Release) & STATE == WANTED {
-            system.wake_one(&self.word);
+            wake(&self.word);
         }
     }
 

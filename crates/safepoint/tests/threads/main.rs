@@ -16,4 +16,5 @@ mod stop;
 mod storm;
 mod straggler;
 mod stress;
+mod turns;
 mod warn;

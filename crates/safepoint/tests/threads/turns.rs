@@ -1,0 +1,171 @@
+//! Stops that are tried, and stops that join another thread's.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::common::{Flag, eventually, mutator, poll_until};
+use safepoint::{
+    Mutator, RawMutator, Reason, ReasonMetrics, StopError, StopOptions, StopOrJoined, World,
+};
+use testkit::{in_child, is_asleep};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn gettid() -> i32 {
+    // SAFETY: no preconditions.
+    unsafe { libc::gettid() }
+}
+
+/// Waits until a requester has asked the mutator, which runs.
+fn wait_until_asked(m: &Mutator) {
+    let word = m.as_raw().poll_word();
+    // SAFETY: the mutator lives.
+    let asked = || unsafe { &*word }.load(Ordering::Relaxed) & RawMutator::POLL_MASK != 0;
+    eventually(asked);
+}
+
+#[test]
+fn a_try_waits_for_mutators_and_not_for_the_turn() {
+    in_child("turns::a_try_waits_for_mutators_and_not_for_the_turn", SOON, || {
+        let world = World::new();
+        let (done, asked) = (Flag::default(), Mutex::new(0));
+        thread::scope(|scope| {
+            let tried = mutator(scope, &world, "tries", |m| {
+                let options = StopOptions::new("try");
+                // The turn is free.
+                for _ in 0..100 {
+                    m.try_stop(options).unwrap().resume();
+                }
+                scope.spawn(|| {
+                    *asked.lock().unwrap() = gettid();
+                    world.stop_from_outside("slow").unwrap().resume();
+                });
+                wait_until_asked(m);
+                // That stop waits for this mutator, which goes on.
+                let refused = m.try_stop(options).map(drop);
+                let Err(StopError::Busy { holder, waited, .. }) = refused else {
+                    panic!("{refused:?}")
+                };
+                assert_eq!((holder, waited), (Some(*asked.lock().unwrap()), Duration::ZERO));
+                m.poll();
+                poll_until(m, &done);
+            });
+            eventually(|| world.metrics().stops.iter().any(|of| of.reason.as_str() == "slow"));
+            // From outside: the mutator polls, and has to be waited for.
+            for _ in 0..100 {
+                world.try_stop_from_outside(StopOptions::new("try")).map_or_else(
+                    |error| assert!(matches!(error, StopError::Busy { .. }), "{error}"),
+                    safepoint::Stopped::resume,
+                );
+            }
+            done.raise();
+            tried.join().unwrap();
+        });
+    });
+}
+
+/// What is known of the stops for a reason.
+fn of(world: &World, reason: Reason) -> ReasonMetrics {
+    let metrics = world.metrics();
+    metrics.stops.iter().find(|of| of.reason == reason).expect("there was a stop").clone()
+}
+
+/// Asks for a collection, and does the work if it is to.
+fn collect(m: &mut Mutator, work: impl FnOnce()) {
+    match m.stop_or_join(StopOptions::new(Reason::GC)).unwrap() {
+        StopOrJoined::Stopped(_stopped) => work(),
+        StopOrJoined::Joined { .. } => (),
+    }
+}
+
+/// Has `N` mutators ask for a collection, each once, and none before all run. The first that does the work waits until
+/// the others sleep.
+fn all_collect<const N: usize>(world: &World, work: impl Fn() + Sync) {
+    let tids: [_; N] = std::array::from_fn(|_| AtomicU32::new(0));
+    let (go, first) = (Flag::default(), Flag::default());
+    thread::scope(|scope| {
+        for tid in &tids {
+            let (tids, go, first, work) = (&tids, &go, &first, &work);
+            mutator(scope, world, "wants a collection", move |m| {
+                tid.store(gettid() as u32, Ordering::Relaxed);
+                go.wait();
+                let work = || {
+                    if !first.is_up() {
+                        first.raise();
+                        let others = tids.iter().map(|tid| tid.load(Ordering::Relaxed) as i32);
+                        others
+                            .filter(|tid| *tid != gettid())
+                            .for_each(|tid| eventually(|| is_asleep(tid)));
+                    }
+                    work();
+                };
+                let collected = panic::catch_unwind(AssertUnwindSafe(|| collect(m, work)));
+                drop(collected);
+            });
+        }
+        // No mutator polls, so the first stop has to wait until each has asked.
+        eventually(|| tids.iter().all(|tid| tid.load(Ordering::Relaxed) != 0));
+        go.raise();
+    });
+}
+
+#[test]
+fn mutators_that_ask_for_a_collection_at_once_get_one() {
+    in_child("turns::mutators_that_ask_for_a_collection_at_once_get_one", SOON, || {
+        let (world, collections) = (World::new(), AtomicU32::new(0));
+        for round in 1..=5 {
+            let before = world.stops();
+            all_collect::<4>(&world, || _ = collections.fetch_add(1, Ordering::Relaxed));
+            assert_eq!(collections.load(Ordering::Relaxed), round);
+            assert_ne!(world.stops(), before);
+            let metrics = of(&world, Reason::GC);
+            assert_eq!(metrics.time_to_stop.count(), u64::from(round), "stops are counted once");
+            assert_eq!(metrics.coalesced, 3 * round);
+        }
+    });
+}
+
+/// It may not have come to its work.
+#[test]
+fn a_collection_that_panics_serves_no_other() {
+    in_child("turns::a_collection_that_panics_serves_no_other", SOON, || {
+        let (world, begun) = (World::new(), AtomicU32::new(0));
+        all_collect::<3>(&world, || {
+            if begun.fetch_add(1, Ordering::Relaxed) == 0 {
+                panic::panic_any("in the collection");
+            }
+        });
+        assert_eq!(begun.load(Ordering::Relaxed), 2, "the second serves the third");
+        assert_eq!(of(&world, Reason::GC).coalesced, 1);
+    });
+}
+
+/// A stop for something else does not serve; nor does one whose work was done before.
+#[test]
+fn only_a_later_stop_for_the_same_reason_is_joined() {
+    in_child("turns::only_a_later_stop_for_the_same_reason_is_joined", SOON, || {
+        let world = World::new();
+        let worked = Flag::default();
+        thread::scope(|scope| {
+            let stopped = world.stop_from_outside(Reason::GC).unwrap();
+            stopped.resume();
+            let wants = mutator(scope, &world, "wants a collection", |m| {
+                wait_until_asked(m);
+                collect(m, || worked.raise());
+            });
+            // This one has its turn, and waits for the mutator to ask.
+            let dump = scope.spawn(|| {
+                let stopped = world.stop_from_outside(Reason::DUMP).unwrap();
+                assert!(!worked.is_up());
+                stopped.resume();
+            });
+            dump.join().unwrap();
+            wants.join().unwrap();
+            assert!(worked.is_up());
+            assert_eq!(of(&world, Reason::GC).coalesced, 0);
+        });
+    });
+}
