@@ -201,7 +201,7 @@ pub struct LastToStop {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct StopStats {
-    /// How long the request waited for its turn.
+    /// How long the request waited for its turn, and gave way to mutators that stops before it had passed over.
     pub queued: Duration,
     /// From then until all had stopped.
     pub time_to_stop: Duration,

@@ -19,6 +19,9 @@ use crate::system::{self, Identity, Linux};
 use crate::tape::{Event, StopEvent};
 use crate::world::{Shared, World};
 
+/// The longest time for which a stop gives way. A thread that can run gets a processor in less, unless they are scarce.
+const GIVE_WAY: Duration = Duration::from_millis(10);
+
 impl Mutator {
     /// Stops every other mutator of the world, until the result is dropped.
     ///
@@ -338,6 +341,9 @@ impl<'a: 'o, 'o> Request<'a, 'o> {
                     return false;
                 }
             }
+            if protocol.give_way(own, || Patience::of(&self.clock)) {
+                self.at_once = false;
+            }
             let Some(own) = own.filter(|own| !protocol.begin_work(own)) else { return true };
             // The thread's task is held. The thread that holds it may be a mutator that has to stop.
             turn.release(&protocol.system);
@@ -413,6 +419,25 @@ impl<'a: 'o, 'o> Request<'a, 'o> {
                 })
             }
         }
+    }
+}
+
+/// How long a stop gives way to mutators that others have passed over.
+struct Patience<'a> {
+    clock: &'a Clock<'a>,
+    until: Instant,
+}
+
+impl<'a> Patience<'a> {
+    fn of(clock: &'a Clock<'a>) -> Self {
+        Self { clock, until: Instant::now() + GIVE_WAY }
+    }
+}
+
+impl Limit for Patience<'_> {
+    fn left(&self) -> Option<Duration> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        Some(self.clock.left().map_or(left, |of_all| of_all.min(left)))
     }
 }
 

@@ -31,6 +31,7 @@
 //! | `awaits`, `each_awaited` | target 0→1, before it sleeps on a claim; `awaits` target 1→0, `each_awaited` requester 1→0 | requester | release / acq-rel; fences before the sleep, and after a pass over the claims | I4 |
 //! | `pending` (one a round) | requester, threads that acknowledge | requester | acq-rel | I5 |
 //! | `stop_word` | holder of the stop turn +1; a handler that recalls +2 | targets | release / acquire, fence after it is made odd | odd: a stop is wanted or on |
+//! | `passed_over` | targets +1 and -1; holder of the stop turn | holder of the stop turn | fence after +1 / the fence after `stop_word` is made odd; release / acquire | see `passed` |
 //! | turns | requesters; a handler adds to the upper bits | requesters | acquire / release | one thread has a turn |
 //! | `served`, HANDSHAKE | see `handshake` | | | H2, H3 |
 //! | `each_call` | holder of the for-each turn | the thread that took `each_pending` | release / acquire | I6 |
@@ -76,6 +77,7 @@
 mod each;
 mod handshake;
 mod operations;
+mod passed;
 mod request;
 mod run;
 mod slot;
@@ -89,6 +91,8 @@ mod model_entry;
 #[cfg(all(test, loom))]
 mod model_handshake;
 #[cfg(all(test, loom))]
+mod model_passed;
+#[cfg(all(test, loom))]
 mod model_regions;
 
 use core::fmt;
@@ -101,6 +105,7 @@ use self::each::Call;
 pub(crate) use self::each::NotVisited;
 #[cfg(any(test, not(loom)))]
 pub(crate) use self::handshake::{Answer, Ask};
+use self::passed::PassedOver;
 use self::request::{Round, RoundNumber, Turn};
 #[cfg(not(loom))]
 pub(crate) use self::run::{Run, Visitor};
@@ -219,6 +224,7 @@ pub(crate) struct Protocol<S: System> {
     /// Read by every thread that waits for a resume.
     stop_word: CachePadded<AtomicU32>,
     stop: Round,
+    passed_over: PassedOver,
     each: Round,
     each_call: AtomicPtr<Call<'static, S>>,
     /// 1 if a target has come to wait for a claim since the requester looked last.
@@ -234,6 +240,7 @@ impl<S: System> Protocol<S> {
             arena: Arena::new(),
             stop_word: CachePadded::new(AtomicU32::new(0)),
             stop: Round::new(),
+            passed_over: PassedOver::new(),
             each: Round::new(),
             each_call: AtomicPtr::new(core::ptr::null_mut()),
             each_awaited: AtomicU32::new(0),
@@ -309,6 +316,7 @@ impl<S: System> Protocol<S> {
         });
         // A round that the survivor is counting is over. Later acknowledgements of it are ignored.
         self.stop.after_fork();
+        self.passed_over.after_fork();
         self.each.after_fork();
         let word = self.stop_word.load(Ordering::Relaxed);
         if !stopping && !word.is_multiple_of(2) {

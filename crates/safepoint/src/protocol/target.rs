@@ -3,6 +3,7 @@
 
 use core::time::Duration;
 
+use super::passed::Waits;
 use super::request::{MOST, RoundNumber};
 use super::slot::{
     CLAIMED, EACH, FENCED, HANDSHAKE, MutatorSlot, MutatorState, NUDGED, REST, SLOW, STOP, Stance,
@@ -53,13 +54,15 @@ impl<S: System> Protocol<S> {
         // Pairs with the fence between a requester's odd stop word and its walk: either the walk
         // meets this slot, or this look meets the odd word.
         fence(Ordering::SeqCst);
-        let mut in_time = true;
+        let (mut in_time, mut waits) = (true, Waits::default());
         if self.is_stopping() {
             slot.requests.poll.fetch_or(STOP, Ordering::Relaxed);
             // Not by way of `Running`, where a stop that times out would find this slot and blame it.
-            in_time = self.be_stopped(slot, limit);
+            in_time = self.be_stopped(slot, limit, &mut waits);
         }
-        if in_time && self.leave_within(slot, limit) {
+        in_time = in_time && self.leave_within(slot, limit, &mut waits);
+        self.waits_no_longer(&mut waits);
+        if in_time {
             return Ok(slot);
         }
         // It never ran: it acknowledges what it is asked, and does not do it.
@@ -207,8 +210,13 @@ impl<S: System> Protocol<S> {
     }
 
     /// [`Protocol::leave`], until `limit`'s deadline. Past it: false, and the slot is still safe.
-    fn leave_within(&self, slot: &'static MutatorSlot<S::Identity>, limit: &impl Limit) -> bool {
-        self.try_leave(slot) || self.process_within(slot, limit)
+    fn leave_within(
+        &self,
+        slot: &'static MutatorSlot<S::Identity>,
+        limit: &impl Limit,
+        waits: &mut Waits,
+    ) -> bool {
+        self.try_leave(slot) || self.process_within(slot, limit, waits)
     }
 
     /// The slow path of a poll: does what is pending until nothing is. The state is `Running` before and
@@ -216,7 +224,7 @@ impl<S: System> Protocol<S> {
     #[cold]
     #[inline(never)]
     pub(crate) fn process(&self, slot: &'static MutatorSlot<S::Identity>) {
-        self.process_within(slot, &Unlimited);
+        self.process_within(slot, &Unlimited, &mut Waits::default());
     }
 
     /// [`Protocol::process`], in a nudged call. Requesters nudge the target at once the next time, unless it
@@ -224,13 +232,18 @@ impl<S: System> Protocol<S> {
     pub(crate) fn process_nudged(&self, slot: &'static MutatorSlot<S::Identity>) {
         // Relaxed: the target's own next look finds it.
         slot.requests.poll.fetch_or(NUDGED, Ordering::Relaxed);
-        self.process_but(NUDGED, slot, &Unlimited);
+        self.process_but(NUDGED, slot, &Unlimited, &mut Waits::default());
     }
 
     /// [`Protocol::process`], with a deadline for being stopped. Past it: false, and the state is `Safe`.
-    fn process_within(&self, slot: &'static MutatorSlot<S::Identity>, limit: &impl Limit) -> bool {
+    fn process_within(
+        &self,
+        slot: &'static MutatorSlot<S::Identity>,
+        limit: &impl Limit,
+        waits: &mut Waits,
+    ) -> bool {
         slot.forget_nudge();
-        self.process_but(0, slot, limit)
+        self.process_but(0, slot, limit, waits)
     }
 
     /// [`Protocol::process_within`], with some bits left alone.
@@ -239,15 +252,16 @@ impl<S: System> Protocol<S> {
         left_alone: u32,
         slot: &'static MutatorSlot<S::Identity>,
         limit: &impl Limit,
+        waits: &mut Waits,
     ) -> bool {
-        loop {
+        let in_time = loop {
             self.system.edge(Edge::Published);
             // I2, in full: requesters need not have made the heavy fence yet.
             fence(Ordering::SeqCst);
             let poll = slot.requests.poll.load(Ordering::Acquire) & !left_alone;
             if poll & STOP != 0 {
-                if !self.be_stopped(slot, limit) {
-                    return false;
+                if !self.be_stopped(slot, limit, waits) {
+                    break false;
                 }
             } else if poll & HANDSHAKE != 0 {
                 // H2.
@@ -257,18 +271,26 @@ impl<S: System> Protocol<S> {
             } else if poll & REST != 0 {
                 self.be_held(slot);
             } else {
-                return true;
+                break true;
             }
-        }
+        };
+        // Not earlier: the next stop may come between its store of `Running` and its last look.
+        self.waits_no_longer(waits);
+        in_time
     }
 
     /// Acknowledges a stop and waits for its end. False if `limit`'s deadline passed first.
-    fn be_stopped(&self, slot: &'static MutatorSlot<S::Identity>, limit: &impl Limit) -> bool {
+    fn be_stopped(
+        &self,
+        slot: &'static MutatorSlot<S::Identity>,
+        limit: &impl Limit,
+        waits: &mut Waits,
+    ) -> bool {
         slot.set_safe(Stance::Waits);
         fence(Ordering::SeqCst);
         self.acknowledge_stop(slot);
         loop {
-            if !self.wait_while_stopped(slot, limit) {
+            if !self.wait_while_stopped(slot, limit, waits) {
                 return false;
             }
             // I7: no nudge is wanted for a slot that is safe.
@@ -288,7 +310,12 @@ impl<S: System> Protocol<S> {
         true
     }
 
-    fn wait_while_stopped(&self, slot: &MutatorSlot<S::Identity>, limit: &impl Limit) -> bool {
+    fn wait_while_stopped(
+        &self,
+        slot: &MutatorSlot<S::Identity>,
+        limit: &impl Limit,
+        waits: &mut Waits,
+    ) -> bool {
         loop {
             // Acquire, with the resume's release: this thread sees what was done in the stop.
             let word = self.stop_word.load(Ordering::Acquire);
@@ -299,6 +326,7 @@ impl<S: System> Protocol<S> {
             if left.is_some_and(|left| left.is_zero()) {
                 return false;
             }
+            self.is_passed_over(waits, word);
             // I8: after the load. A recall that comes later changes the word.
             if slot.is_recalled(&self.system) {
                 self.system.serve();
