@@ -233,6 +233,10 @@ pub struct StoppedMutator<'a> {
 }
 
 impl StoppedMutator<'_> {
+    pub(crate) fn slot(&self) -> &'static MutatorSlot<Identity> {
+        self.slot
+    }
+
     /// Its thread.
     #[must_use]
     pub fn thread(&self) -> ThreadRef {

@@ -11,6 +11,7 @@
 //! | `handshake` | handshakes as users make them |
 //! | `turns` | stops that are tried, or join another thread's |
 //! | `stop`, `for_each` | the two other requests; [`Stopped`], [`Processor`] |
+//! | `jit` | bits of the runtime's in the poll word, the stack watermark, [`sync_core`] |
 //! | `handle` | a stop that succeeded, and [`StopHandle`] |
 //! | `reenter` | [`Region`]: safe regions that are left for a while |
 //! | `mutator` | [`Mutator`]: attaching, polls, safe regions |
@@ -68,6 +69,7 @@ cfg_if::cfg_if! {
         mod handle;
         mod handshake;
         mod id;
+        mod jit;
         mod metrics;
         mod mutator;
         mod options;
@@ -95,6 +97,7 @@ cfg_if::cfg_if! {
         pub use handshake::Answer;
         pub use handle::{LastToStop, StopHandle, StopStats, StoppedMutator};
         pub use id::MutatorId;
+        pub use jit::{NoSyncCore, sync_core};
         pub use metrics::{Histogram, Metrics, Pause, ReasonMetrics};
         pub use mutator::Mutator;
         pub use options::{

@@ -19,7 +19,7 @@ use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Protocol, Stance};
 use crate::raw::RawMutator;
 use crate::region::{OwnStop, leave, leave_armed, poll_armed};
-use crate::system::{self, Identity, Target};
+use crate::system::{self, Identity, NO_WATERMARK, Target};
 use crate::world::{Shared, World};
 
 impl World {
@@ -163,6 +163,7 @@ impl Mutator {
             let identity = &slot.status.identity;
             identity.world.store((&raw const shared.protocol).cast_mut(), Ordering::Relaxed);
             identity.tid.store(tid, Ordering::Relaxed);
+            identity.watermark.store(NO_WATERMARK, Ordering::Relaxed);
             identity.set_target(Some(Target { thread, tid, name: thread.name() }));
             system::add_own(slot);
             place.set(rest::register(place_of(slot)));

@@ -75,6 +75,10 @@ impl RawMutator {
         Self { slot, shared }
     }
 
+    pub(crate) fn slot(self) -> &'static MutatorSlot<Identity> {
+        self.slot
+    }
+
     /// # Safety
     ///
     /// The mutator lives: it keeps its world.

@@ -5,7 +5,9 @@ use core::fmt;
 use core::hint;
 use core::marker::PhantomData;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering, fence};
+use core::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence,
+};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -136,6 +138,9 @@ impl Linux {
 #[derive(Debug)]
 pub(crate) struct NudgePanicked;
 
+/// The stack watermark above all frames.
+pub(crate) const NO_WATERMARK: usize = usize::MAX;
+
 /// The thread that has a slot: the target of requests. Kept when the thread has ended and its mutator was
 /// not detached.
 #[derive(Debug, Clone, Copy)]
@@ -153,6 +158,8 @@ pub(crate) struct Identity {
     /// What the runtime keeps for the thread, see [`Mutator::set_data`](crate::Mutator::set_data). Null when another
     /// thread takes the slot. Release and acquire: whoever finds it finds what it points to.
     pub(crate) data: AtomicPtr<()>,
+    /// What emitted code compares the stack pointer with, see `jit`. Relaxed: a stop hands it over.
+    pub(crate) watermark: AtomicUsize,
     /// Whether a for-each closure runs for the slot, on the target's own thread. Relaxed: the target looks at it
     /// while it runs. A requester that sets it has seen a target that is about to wait for its claim, and the
     /// target sees that claim end.

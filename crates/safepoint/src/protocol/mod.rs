@@ -74,6 +74,7 @@
 //! References: Go commits f0dd002 (a count and a wait word each), ff7cf2d (requesters can be
 //! stopped); HotSpot `safepoint.cpp`, `handshake.cpp` (JEP 312); Dekker's pair as in membarrier(2).
 
+mod arena;
 mod each;
 mod handshake;
 mod operations;
@@ -100,6 +101,10 @@ use core::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
+use self::arena::Arena;
+pub(crate) use self::arena::Chunk;
+#[cfg(not(loom))]
+pub(crate) use self::arena::Spare;
 use self::each::Call;
 #[cfg(not(loom))]
 pub(crate) use self::each::NotVisited;
@@ -111,15 +116,15 @@ use self::request::{Round, RoundNumber, Turn};
 pub(crate) use self::run::{Run, Visitor};
 #[cfg(all(not(loom), feature = "timeline"))]
 pub(crate) use self::slot::Glance;
+pub(crate) use self::slot::MutatorSlot;
 pub use self::slot::MutatorState;
+use self::slot::Requests;
 #[cfg(any(test, not(loom)))]
 pub(crate) use self::slot::Stance;
-use self::slot::{Arena, Requests};
-pub(crate) use self::slot::{Chunk, MutatorSlot};
 #[cfg(not(loom))]
 use self::slot::{FENCED, REST, SLOW, STOP};
 #[cfg(not(loom))]
-pub(crate) use self::slot::{POLL_MASK, SlotUse, Spare};
+pub(crate) use self::slot::{POLL_MASK, SlotUse, USER_BITS, USER_SHIFT};
 #[cfg(not(loom))]
 pub(crate) use self::stop::{Counted, TimedOut};
 #[cfg(not(loom))]
@@ -300,7 +305,7 @@ impl<S: System> Protocol<S> {
         // Requests of threads that are gone end. A survivor that has the world stopped from inside its safe
         // region has armed its own slot. A recall came from its own handler (I8): the task is held no more,
         // and has to be told so when the region ends. Whether targets fence stays as it is.
-        let kept = REST | FENCED | SLOW | if stopping { STOP } else { 0 };
+        let kept = REST | FENCED | SLOW | USER_BITS | if stopping { STOP } else { 0 };
         self.arena.each_slot(|slot| {
             slot.requests.poll.fetch_and(kept, Ordering::Relaxed);
             slot.requests.stop_pending.store(0, Ordering::Relaxed);

@@ -150,7 +150,7 @@ pub(super) struct World {
     /// Touched by mutators only when they run, and changed by requesters only when no mutator runs.
     heap: UnsafeCell<u32>,
     /// A mutator's own, by slot: touched by the mutator when it runs, and by the closure for it.
-    own: [UnsafeCell<u32>; slot::CHUNK],
+    own: [UnsafeCell<u32>; arena::CHUNK],
 }
 
 // SAFETY: that accesses to the cells are ordered is what the models check.
@@ -528,7 +528,7 @@ fn a_spare_chunk_is_taken_once() {
     // SAFETY: as above.
     unsafe impl Send for Contents {}
 
-    fn use_one(spare: &slot::Spare<()>, contents: &Contents) {
+    fn use_one(spare: &arena::Spare<()>, contents: &Contents) {
         let Some(chunk) = spare.take() else { return };
         let (_, cell) = contents
             .0
@@ -541,7 +541,7 @@ fn a_spare_chunk_is_taken_once() {
     }
 
     loom::model(|| {
-        let spare = Arc::new(slot::Spare::new());
+        let spare = Arc::new(arena::Spare::new());
         let contents = Arc::new(Contents([(); 2].map(|()| {
             let chunk = Model::fresh();
             spare.put(chunk);

@@ -4,7 +4,8 @@
 //! what a closure needs around it (a panic is to be caught, the thread is inside a closure) would cost as much. It
 //! is done once for a run of them.
 
-use super::slot::{MutatorSlot, Slots};
+use super::arena::Slots;
+use super::slot::MutatorSlot;
 use super::{Protocol, System};
 use sigctx::sync::Ordering;
 

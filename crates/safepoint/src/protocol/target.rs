@@ -46,6 +46,7 @@ impl<S: System> Protocol<S> {
         self.acknowledge_unserved(slot);
         slot.set_standing(FENCED, self.system.targets_fence());
         slot.set_standing(SLOW, self.system.is_slow());
+        slot.forget_user_bits();
         // First: what is found of this thread is found with this generation, not the last thread's.
         slot.status.generation.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
         slot.open_queue();

@@ -7,6 +7,7 @@ mod for_each;
 mod fork;
 mod handle;
 mod handshake;
+mod jit;
 mod late;
 mod metrics;
 mod nudge;
