@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use allthreads::AllThreads;
 use preempt::{CodeRange, StoppedAt, Task};
-use safepoint::{Reason, StopError, StopOptions, World};
+use safepoint::{HandshakeOptions, Reason, StopError, StopOptions, World};
 use threadreg::JoinHandle;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -73,6 +73,24 @@ impl Loops {
         self.stop.store(true, Relaxed);
         self.thread.join().expect("no panic");
     }
+}
+
+/// On its own thread, in a nudged call, and without a stop.
+#[test]
+fn a_mutator_that_never_polls_answers_a_handshake() {
+    testkit::in_child("a_mutator_that_never_polls_answers_a_handshake", SOON, || {
+        let loops = Loops::start();
+        let [id] = loops.world.mutators()[..] else { panic!("one mutator") };
+        for _ in 0..100 {
+            let before = loops.count.load(Relaxed);
+            let answer = loops.world.handshake(id, HandshakeOptions::new(), |p| p.is_current());
+            assert!(answer.expect("it is there"));
+            while loops.count.load(Relaxed) == before {
+                thread::yield_now();
+            }
+        }
+        loops.end();
+    });
 }
 
 #[test]

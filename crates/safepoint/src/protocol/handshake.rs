@@ -56,7 +56,7 @@ use super::each::MustNotUnwind;
 use super::operations::{AWAITED, DONE, FREE, Operation, Request, SERVED, Ticket, WITHDRAWN};
 use super::slot::{CLAIMED, HANDSHAKE, MutatorSlot, MutatorState, Stance};
 use super::target::NAP;
-use super::{Pace, Protocol, System};
+use super::{Edge, Pace, Protocol, System};
 use sigctx::fork::process;
 use sigctx::sync::{AtomicU32, Ordering, fence};
 
@@ -252,6 +252,7 @@ impl<S: System> Protocol<S> {
         let mut asked = Asked { own, me, self_only, request, slots };
         let must_not_unwind = MustNotUnwind("handshake");
         let (running, safe) = self.ask(&asked, asks, pace);
+        self.system.edge(Edge::Published);
         let mut fenced = false;
         if safe && !self_only {
             // I2: a target that is seen running after the fence sees the bit before it changes state.
@@ -481,6 +482,7 @@ impl<S: System> Protocol<S> {
             Own::Served => {
                 // H3. The requester may be stopped meanwhile, and so may this thread.
                 slot.set_safe(Stance::Waits);
+                self.system.edge(Edge::Published);
                 fence(Ordering::SeqCst);
                 self.acknowledge_stop(slot);
                 self.await_server(slot);

@@ -1,8 +1,12 @@
 //! Models of handshakes.
 
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+
 use super::model::*;
 use super::model_entry::LooksAgain;
 use super::*;
+use sigctx::sync::Ordering;
 
 /// Asks for one operation. True if it ran; false if the target was gone.
 fn ask_at(
@@ -213,4 +217,112 @@ fn handshake_beside_a_for_each() {
         world.protocol.leave(slot);
         assert_eq!(world.visits(slot), 2, "each ran once");
     });
+}
+
+/// What readers read without a lock, until it is replaced.
+struct Table {
+    replaced: AtomicU32,
+    old: UnsafeCell<u32>,
+    freed: AtomicU32,
+}
+
+// SAFETY: that accesses to the cell are ordered is what the model checks.
+unsafe impl Sync for Table {}
+// SAFETY: as above.
+unsafe impl Send for Table {}
+
+impl Table {
+    fn read(&self) {
+        if self.replaced.load(Ordering::Relaxed) == 0 {
+            // SAFETY: checked by loom.
+            self.old.with(|old| unsafe { *old });
+        }
+    }
+}
+
+/// Frees the old table when it is dropped.
+struct Frees(Arc<Table>);
+
+impl Drop for Frees {
+    fn drop(&mut self) {
+        // SAFETY: checked by loom.
+        self.0.old.with_mut(|old| unsafe { *old = 1 });
+        self.0.freed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn callback_against(target: impl Fn(&World, Mutator, &Table) + Send + Sync + Copy + 'static) {
+    loom::model(move || {
+        let world = World::new();
+        let slot = world.attach();
+        let table = Arc::new(Table {
+            replaced: AtomicU32::new(0),
+            old: UnsafeCell::new(0),
+            freed: AtomicU32::new(0),
+        });
+        let writer = spawn(&world, {
+            let table = table.clone();
+            move |world| {
+                table.replaced.store(1, Ordering::Relaxed);
+                let frees = Arc::new(Frees(table));
+                world.protocol.when_all_have_polled(|_| {
+                    let frees = frees.clone();
+                    Box::new(move || drop(frees))
+                });
+            }
+        });
+        table.read();
+        target(&world, slot, &table);
+        writer.join().unwrap();
+        world.poll(slot);
+        assert_eq!(table.freed.load(Ordering::Relaxed), 1, "once, when it has polled");
+    });
+}
+
+#[test]
+fn callback_against_a_poll() {
+    callback_against(|world, slot, table| {
+        world.poll(slot);
+        table.read();
+    });
+}
+
+#[test]
+fn callback_against_a_safe_region() {
+    callback_against(|world, slot, table| {
+        world.protocol.enter(slot, Stance::Away);
+        world.protocol.leave(slot);
+        table.read();
+    });
+}
+
+/// What nobody waits for runs once, or is dropped once where the target goes first.
+#[test]
+fn asynchronous_operation_against_detach() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        let ended = Arc::new(AtomicU32::new(0));
+        let asks = spawn(&world, {
+            let ended = ended.clone();
+            move |world| {
+                let ends = Ends(ended);
+                world.protocol.handshake_async(slot, 1, Box::new(move || drop(ends)))
+            }
+        });
+        world.work(slot);
+        world.poll(slot);
+        world.detach(slot);
+        asks.join().unwrap();
+        assert_eq!(ended.load(Ordering::Relaxed), 1);
+    });
+}
+
+/// Counts how often it is dropped.
+struct Ends(Arc<AtomicU32>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }

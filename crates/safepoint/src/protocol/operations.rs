@@ -7,7 +7,7 @@ use core::sync::atomic::AtomicU32 as PlainU32;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::System;
+use super::{Edge, System};
 use sigctx::fork::process;
 use sigctx::sync::{AtomicU32, Mutex, Ordering};
 
@@ -106,6 +106,7 @@ impl Operation {
 
     pub(super) fn run<S: System>(self, system: &S) {
         (self.work)();
+        system.edge(Edge::Acknowledges);
         end(self.ticket, DONE, system);
     }
 

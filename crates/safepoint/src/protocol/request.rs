@@ -251,3 +251,22 @@ impl Round {
         self.pending.fetch_and(!COUNT, Ordering::Relaxed);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// A target that forks inside its closure acknowledges in the child, where its requester is not, and where the
+    /// next request may have begun.
+    #[test]
+    fn a_late_acknowledgement_is_none_of_the_next_request() {
+        let round = Round::new();
+        let before = round.begin();
+        round.expect();
+        round.after_fork();
+        let next = round.begin();
+        assert!(!round.acknowledge(before, None));
+        assert_eq!(round.pending().map(|pending| pending & COUNT), Some(1), "still outstanding");
+        assert!(round.acknowledge(next, None), "the last");
+    }
+}

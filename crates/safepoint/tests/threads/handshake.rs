@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -428,6 +428,7 @@ fn an_asynchronous_operation_waits_for_the_end_of_a_stop() {
                 assert!(self.0.is_up(), "in the stopped world");
             }
         }
+        let tid = AtomicI32::new(0);
         let (entered, panics) = (Flag::default(), Arc::new(AtomicU32::new(0)));
         let counted = panics.clone();
         panic::set_hook(Box::new(move |_| {
@@ -436,6 +437,7 @@ fn an_asynchronous_operation_waits_for_the_end_of_a_stop() {
         thread::scope(|scope| {
             let exits = scope.spawn(|| {
                 OWN.set(Some(world.attach().unwrap()));
+                tid.store(sigctx::sys::gettid(), Ordering::Relaxed);
                 let raw = world.current().unwrap();
                 // SAFETY: the mutator lives until the thread's end, and there is no heap.
                 let _before = unsafe { raw.enter() };
@@ -446,9 +448,14 @@ fn an_asynchronous_operation_waits_for_the_end_of_a_stop() {
             entered.wait();
             let stop = world.stop_from_outside("test").unwrap();
             let looks = Looks(over.clone());
-            world.handshake_async(only(&world), move |_| drop(looks)).unwrap();
+            let id = only(&world);
+            world.handshake_async(id, move |_| drop(looks)).unwrap();
             stopped.raise();
-            thread::sleep(Duration::from_millis(20));
+            testkit::until("it waits with what it has found, or has gone", || {
+                let waits = || testkit::is_asleep(tid.load(Ordering::Relaxed));
+                world.handshake_async(id, |_| ()).is_err()
+                    && (world.number_of_mutators() == 0 || waits())
+            });
             over.raise();
             stop.resume();
             exits.join().unwrap();
