@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::cmd::{arches, bench, ci, demo, lint, snapshots, systems, test};
+use crate::cmd::{arches, bench, ci, client, demo, lint, snapshots, systems, test};
 use crate::workspace::Workspace;
 
 /// Commands of the workspace.
@@ -34,6 +34,7 @@ use crate::workspace::Workspace;
     bin_name = "cargo xtask",
     after_help = "Examples:
   cargo xtask demo                       show what the crates do, in a few seconds
+  cargo xtask client mmtk                a collector on top, with its pauses
   cargo xtask test                       every test: unit, doc, loom, mutants, examples, paths
   cargo xtask test --fast unit           unit and integration tests, stress at a tenth
   cargo xtask test -p preempt loom       the models of one crate
@@ -52,6 +53,8 @@ struct Cli {
 enum Task {
     /// Runs the demonstration (package `demo`), built for release
     Demo(demo::Options),
+    /// Runs a program in `clients`, which uses the crates as others would, built for release
+    Client(client::Options),
     /// Runs the tests and ends with a line `N passed, N failed`
     Test(test::Options),
     /// Runs the tests of all 13 architectures, emulated where the machine is another one, and with musl
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
     let workspace = Workspace::find();
     match cli.command {
         Task::Demo(options) => demo::command(&workspace, &options),
+        Task::Client(options) => client::command(&workspace, &options),
         Task::Test(options) => test::command(&workspace, options),
         Task::TestAllArches(options) => arches::command(&workspace, &options),
         Task::Snapshots(options) => snapshots::command(&workspace, &options),

@@ -20,6 +20,10 @@ pub(crate) fn command(workspace: &Workspace) -> ExitCode {
 /// The checks as steps of a report.
 pub(crate) fn steps(workspace: &Workspace, report: &mut Report) {
     report.step("format", |p| check(p, workspace.cargo(&["fmt", "--all", "--check"])));
+    report.step("format of clients", |p| {
+        let args = ["fmt", "--manifest-path", "clients/Cargo.toml", "--all", "--check"];
+        check(p, workspace.cargo(&args))
+    });
     // cargo fmt does not look into `cfg_select!`, which chooses among these.
     report.step("format of architectures", |p| {
         let files = workspace.root.join("crates/sigctx/src/arch");

@@ -3,6 +3,7 @@
 pub(crate) mod arches;
 pub(crate) mod bench;
 pub(crate) mod ci;
+pub(crate) mod client;
 pub(crate) mod demo;
 pub(crate) mod lint;
 pub(crate) mod snapshots;
