@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::cmd::client;
 use crate::cmd::test::{examples, patch};
 use crate::tree;
 use crate::workspace::Workspace;
@@ -109,14 +110,14 @@ fn architecture_is_known_in_one_place() {
 
 #[test]
 fn modules_form_layers() {
-    let root = Workspace::find().root;
+    let workspace = Workspace::find();
+    let root = &workspace.root;
     let mut offenders = Vec::new();
-    for package in Workspace::find().packages() {
-        let places = [Path::new("crates").join(&package), PathBuf::from(&package)];
-        let src = places.into_iter().map(|place| place.join("src"));
+    for package in workspace.packages().into_iter().chain(client::names(&workspace)) {
+        let places = ["crates", "", "clients"].map(|dir| Path::new(dir).join(&package).join("src"));
         let src =
-            src.into_iter().find(|src| root.join(src).is_dir()).expect("a package has sources");
-        let found = circles::find(&root, &src).expect("the tree can be read");
+            places.into_iter().find(|src| root.join(src).is_dir()).expect("a package has sources");
+        let found = circles::find(root, &src).expect("the tree can be read");
         offenders.extend(found);
     }
     none_of(&offenders, "modules import each other in a circle; move what they share to one below");

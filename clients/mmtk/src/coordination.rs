@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Mutex, PoisonError};
 use std::thread::Builder;
+use std::time::Instant;
 
 use mmtk::util::alloc::AllocationError;
 use mmtk::util::{VMMutatorThread, VMThread, VMWorkerThread};
 use mmtk::vm::{ActivePlan, Collection, GCThreadContext};
 use mmtk::{Mutator, memory_manager};
-use safepoint::{Reason, StopHandle, StopOptions};
+use safepoint::{Reason, StopHandle, StopOptions, StoppedMutator};
 
 use crate::check;
 use crate::thread::Thread;
@@ -21,6 +22,12 @@ fn with_pause<R>(work: impl FnOnce(&mut Option<StopHandle>) -> R) -> R {
     work(&mut PAUSE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// mmtk's part of a stopped thread; none if that only waits to become a mutator.
+fn part(mutator: &StoppedMutator<'_>) -> Option<&'static mut Mutator<Vm>> {
+    // SAFETY: the thread is stopped, and mmtk asks.
+    Thread::stopped(mutator).map(|thread| unsafe { thread.mmtk() })
+}
+
 #[derive(Debug)]
 pub(crate) struct Coordination;
 
@@ -30,9 +37,7 @@ impl Collection<Vm> for Coordination {
         // The error names the threads that have not come, and what keeps each.
         let stopped =
             world().stop_from_outside_with(options).unwrap_or_else(|error| give_up(error));
-        // SAFETY: the threads are stopped, and mmtk asks.
-        let mmtk = |thread: &Thread| unsafe { thread.mmtk() };
-        stopped.mutators().filter_map(|m| Thread::stopped(&m)).map(mmtk).for_each(visit);
+        stopped.mutators().filter_map(|mutator| part(&mutator)).for_each(visit);
         stopped.hand_over(|handle| with_pause(|pause| *pause = Some(handle)));
     }
 
@@ -51,12 +56,14 @@ impl Collection<Vm> for Coordination {
         let before = collections();
         // SAFETY: attached, and whoever allocates knows that this is a safe point.
         let running = unsafe { raw.enter() };
+        let start = Instant::now();
         loop {
             let stops = world.stops();
             if collections() != before {
                 break;
             }
-            if !world.wait_for_stop(stops, Some(PATIENCE)) {
+            // It may be a stop for another reason that is over.
+            if start.elapsed() > PATIENCE || !world.wait_for_stop(stops, Some(PATIENCE)) {
                 give_up("no collection has ended in time");
             }
         }
@@ -94,9 +101,7 @@ impl ActivePlan<Vm> for Coordination {
     fn mutators<'a>() -> Box<dyn Iterator<Item = &'a mut Mutator<Vm>> + 'a> {
         let all: Vec<_> = with_pause(|pause| {
             let pause = pause.as_ref().expect("mmtk asks in a collection");
-            // SAFETY: the threads are stopped, and mmtk asks.
-            let mmtk = |thread: &Thread| unsafe { thread.mmtk() };
-            pause.mutators().filter_map(|m| Thread::stopped(&m)).map(mmtk).collect()
+            pause.mutators().filter_map(|mutator| part(&mutator)).collect()
         });
         Box::new(all.into_iter())
     }

@@ -51,7 +51,7 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> ExitCode {
 }
 
 /// The clients: the directories with a manifest.
-fn names(workspace: &Workspace) -> Vec<String> {
+pub(crate) fn names(workspace: &Workspace) -> Vec<String> {
     let entries = fs::read_dir(workspace.root.join("clients")).into_iter().flatten().flatten();
     let dirs = entries.map(|entry| entry.path()).filter(|dir| dir.join("Cargo.toml").is_file());
     let name = |name: &OsStr| name.to_string_lossy().into_owned();
