@@ -31,12 +31,15 @@ fn stops_give_way_to_a_thread_that_attaches() {
                 world.protocol.enter(slot, Stance::Away);
             }
         });
-        let mut stops = 0;
+        let (mut stops, mut gave_way) = (0, false);
         while ran.load(Ordering::Acquire) == 0 {
             assert!(stops < STOPS, "passed over again and again");
             stops += 1;
             assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &Patient), "no deadline");
-            world.protocol.give_way(None, || Patient);
+            if world.protocol.give_way(None, || Patient) {
+                assert!(!gave_way, "waited for in vain: it did not get past its last look");
+                gave_way = true;
+            }
             world.protocol.stop(None, &mut Patient).expect("no deadline");
             world.in_stop();
             thread::yield_now();
