@@ -118,6 +118,7 @@ fn after_fork(world: &Protocol<Linux>, parent: i32, me: i32) {
         |slot| {
             let identity = &slot.status.identity;
             identity.after_fork(None);
+            identity.forbidden.clear();
             identity.visited.store(false, Ordering::Relaxed);
         },
     );

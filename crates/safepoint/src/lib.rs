@@ -16,6 +16,8 @@
 //! | `reenter` | [`Region`]: safe regions that are left for a while |
 //! | `mutator` | [`Mutator`]: attaching, polls, safe regions |
 //! | `raw`, `region` | [`RawMutator`]; the end of a region where something is pending |
+//! | `mutex` | [`Mutex`], whose waiters can be stopped |
+//! | `no_safepoint`, `forbidden` | [`NoSafepoint`]: code without safe points |
 //! | `world`, `pace` | [`World`]; how long a requester waits, and when it nudges |
 //! | `picture`, `chrome` | a `Timeline` as SVG and as JSON |
 //! | `recording`, `timeline` | what mutators and requests did, sampled and put in order (feature `timeline`) |
@@ -64,6 +66,7 @@ cfg_if::cfg_if! {
         mod chrome;
         mod chaos;
         mod error;
+        mod forbidden;
         mod for_each;
         mod forks;
         mod handle;
@@ -72,6 +75,8 @@ cfg_if::cfg_if! {
         mod jit;
         mod metrics;
         mod mutator;
+        mod mutex;
+        mod no_safepoint;
         mod options;
         mod pace;
         #[cfg(feature = "timeline")]
@@ -100,6 +105,8 @@ cfg_if::cfg_if! {
         pub use jit::{NoSyncCore, sync_core};
         pub use metrics::{Histogram, Metrics, Pause, ReasonMetrics};
         pub use mutator::Mutator;
+        pub use mutex::{LockError, Mutex, MutexGuard};
+        pub use no_safepoint::{NoSafepoint, RawNoSafepoint};
         pub use options::{
             AtDeadline, EachOptions, HandshakeOptions, OnLate, Reason, StopOptions,
         };

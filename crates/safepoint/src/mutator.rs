@@ -403,6 +403,7 @@ impl Drop for Mutator {
 fn forget(slot: &'static MutatorSlot<Identity>) {
     system::remove_own(slot);
     slot.status.identity.data.store(ptr::null_mut(), Ordering::Release);
+    slot.status.identity.forbidden.clear();
     slot.status.identity.tid.store(0, Ordering::Relaxed);
     slot.status.identity.set_target(None);
 }

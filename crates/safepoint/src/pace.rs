@@ -369,6 +369,7 @@ impl Pace<Linux> for Clock<'_> {
         let late = self.late_of(slot.current_use());
         let waited = self.elapsed();
         let (cause, seen) = self.cause(target, late);
+        let cause = cause.or_no_safepoint(slot.status.identity.forbidden.at());
         let nudges = late.map_or(0, |late| late.nudges);
         let Target { tid, name, .. } = target;
         Some(Straggler { tid, name, state, waited, nudges, seen, cause })
@@ -393,7 +394,8 @@ unsafe fn nudged(data: usize) {
     let own = identity.tid.load(core::sync::atomic::Ordering::Relaxed) == me;
     // Under the guard of `freeze_creation` it would hold up mutators that wait to make a thread and have to
     // stop. It is nudged again.
-    let may = !system::in_closure() && !threadreg::holds_freeze();
+    let may =
+        !system::in_closure() && !threadreg::holds_freeze() && identity.forbidden.at().is_none();
     if own && may && slot.state() == MutatorState::Running && slot.is_asked() {
         let world = identity.world.load(core::sync::atomic::Ordering::Relaxed);
         // SAFETY: written by this thread at attach; alive as said above.
@@ -413,6 +415,23 @@ mod tests {
     use super::*;
     use crate::World;
     use crate::protocol::Stance;
+
+    #[test]
+    fn a_nudge_is_no_safe_point_in_code_without() {
+        let world = World::new();
+        let mut mutator = world.attach().expect("a world of its own");
+        let slot = mutator.slot;
+        let atomic = mutator.no_safepoint();
+        world.shared.protocol.recall(slot);
+        let data = ptr::from_ref(slot).expose_provenance();
+        // SAFETY: the exposed address of a slot.
+        unsafe { nudged(data) };
+        assert!(slot.is_asked(), "it is nudged again");
+        drop(atomic);
+        // SAFETY: as above.
+        unsafe { nudged(data) };
+        assert!(!slot.is_asked());
+    }
 
     /// Such a thread is running for a moment, in which it may be nudged for a for-each.
     #[test]

@@ -41,7 +41,7 @@ use crate::world::{Shared, World};
 /// ```
 #[derive(Clone, Copy)]
 pub struct RawMutator {
-    slot: &'static MutatorSlot<Identity>,
+    pub(crate) slot: &'static MutatorSlot<Identity>,
     shared: *const Shared,
 }
 
@@ -118,9 +118,11 @@ impl RawMutator {
     ///
     /// # Panics
     ///
-    /// As [`Mutator::poll`](crate::Mutator::poll).
+    /// As [`Mutator::poll`](crate::Mutator::poll), and in [code without safe points](RawMutator::no_safepoint).
     pub unsafe fn poll(self) {
-        if !self.slot.is_armed() || self.slot.state() != MutatorState::Running {
+        if !(cfg!(debug_assertions) || self.slot.is_armed())
+            || self.slot.state() != MutatorState::Running
+        {
             return;
         }
         // SAFETY: the caller's first obligation.
@@ -133,10 +135,16 @@ impl RawMutator {
     ///
     /// As [`RawMutator::poll`]. Until it leaves the region the thread touches nothing that a stop protects, and what
     /// has the [`Mutator`](crate::Mutator) does not use it.
+    /// # Panics
+    ///
+    /// With debug assertions in [code without safe points](RawMutator::no_safepoint).
     #[must_use = "it is what restores the state"]
     pub unsafe fn enter(self) -> MutatorState {
         let before = self.slot.state();
         if before == MutatorState::Running {
+            if cfg!(debug_assertions) {
+                self.slot.status.identity.forbidden.refuse("a safe region");
+            }
             // SAFETY: the caller's first obligation.
             unsafe { self.shared() }.protocol.enter(self.slot, Stance::Away);
         }

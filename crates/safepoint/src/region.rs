@@ -24,6 +24,7 @@ pub(crate) fn poll_armed(shared: &Shared, slot: &'static MutatorSlot<Identity>) 
         !threadreg::holds_freeze(),
         "a poll under the guard of freeze_creation: poll first, freeze second"
     );
+    slot.status.identity.forbidden.refuse("a poll");
     if slot.is_armed() {
         shared.protocol.process(slot);
     }

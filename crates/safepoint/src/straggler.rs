@@ -1,6 +1,7 @@
 //! A thread that was late, what is known of it, and why it was late.
 
 use core::fmt;
+use core::panic::Location;
 use core::time::Duration;
 
 use sigctx::sys::Tid;
@@ -115,6 +116,11 @@ pub enum StragglerCause {
     InSafeRegion,
     /// It could run, and had no processor: it ran for less than a hundredth of the time that it was watched.
     Starved,
+    /// It was in code without safe points ([`Mutator::no_safepoint`](crate::Mutator::no_safepoint)).
+    NoSafepoint {
+        /// Where that begins.
+        at: &'static Location<'static>,
+    },
     /// It ran and did not poll, and the world has no nudge.
     NoNudge,
     /// It ran and did not poll, and it was too early for a nudge.
@@ -186,6 +192,23 @@ impl From<LastNudge> for StragglerCause {
 }
 
 impl StragglerCause {
+    /// The mutator is in code without safe points that begins `at` a place. If its thread could have come to the end
+    /// of it, that is the cause: so a system call in there is, which has no place in a safe region either.
+    pub(crate) fn or_no_safepoint(self, at: Option<&'static Location<'static>>) -> Self {
+        let could_not = matches!(
+            self,
+            Self::Ended
+                | Self::Suspended { .. }
+                | Self::Traced { .. }
+                | Self::Stopped
+                | Self::Frozen
+                | Self::PageFault { .. }
+                | Self::Uninterruptible { .. }
+                | Self::Starved
+        );
+        at.filter(|_| !could_not).map_or(self, |at| Self::NoSafepoint { at })
+    }
+
     /// Judges a thread that is alive and not suspended. `ran` is for how much of which time it had a processor.
     pub(crate) fn judge(
         seen: Option<&KernelView>,
@@ -217,6 +240,9 @@ impl fmt::Display for StragglerCause {
                 f.write_str("is in a safe region, and alone may run the operation")
             }
             Self::Starved => f.write_str("was not scheduled"),
+            Self::NoSafepoint { at } => {
+                write!(f, "in code without safe points, which begins at {at}")
+            }
             Self::NoNudge => f.write_str("no poll, and the world has no nudge"),
             Self::NotNudged => f.write_str("no poll, and not nudged yet"),
             Self::NudgeFailed(error) => write!(f, "no poll, and the nudge failed: {error}"),

@@ -19,6 +19,7 @@ use threadreg::{Name, Nudge, ThreadRef, rest, spin};
 
 use crate::abort::abort_with;
 use crate::chaos::{Disturbance, UnreliableNudge};
+use crate::forbidden::Forbidden;
 use crate::metrics::{Counters, count};
 use crate::protocol::{Chunk, Edge, MutatorSlot, MutatorState, Protocol, Spare, System};
 use crate::tape::Tape;
@@ -164,6 +165,7 @@ pub(crate) struct Identity {
     /// while it runs. A requester that sets it has seen a target that is about to wait for its claim, and the
     /// target sees that claim end.
     pub(crate) visited: AtomicBool,
+    pub(crate) forbidden: Forbidden,
     /// The target holds the world for as long as `tid` is not 0.
     pub(crate) world: AtomicPtr<Protocol<Linux>>,
     /// The next of the target's slots, see [`OWN`]. Relaxed: only the target looks.
@@ -253,6 +255,11 @@ fn own_slots() -> impl Iterator<Item = &'static MutatorSlot<Identity>> {
 /// The calling thread's slot in the world, if it is a mutator of it.
 pub(crate) fn own_slot(world: &Protocol<Linux>) -> Option<&'static MutatorSlot<Identity>> {
     own_slots().find(|slot| ptr::eq(slot.status.identity.world.load(Ordering::Relaxed), world))
+}
+
+/// Whether the calling thread is a running mutator, of whichever world.
+pub(crate) fn runs() -> bool {
+    own_slots().any(|slot| slot.state() == MutatorState::Running)
 }
 
 /// The calling thread has taken the slot.

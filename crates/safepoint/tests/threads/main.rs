@@ -10,6 +10,8 @@ mod handshake;
 mod jit;
 mod late;
 mod metrics;
+mod mutex;
+mod no_safepoint;
 mod nudge;
 mod recording;
 mod reenter;
