@@ -114,10 +114,16 @@ unsafe extern "C" {
     /// Async-signal-safe (AS-Safe).
     #[link_name = symbol!("spill")]
     pub safe fn callee_saved(into: &mut CalleeSaved) -> usize;
-    /// The same, with these words in the registers.
-    #[cfg(test)]
-    #[link_name = symbol!("spill_marked")]
-    pub(crate) safe fn spill_marked(marks: &[usize; SPILLED], into: &mut CalleeSaved) -> usize;
+    /// Calls the function at an address, with a word as its argument, and `marks` in the callee-saved registers:
+    /// `written` of them. Nothing may unwind through this.
+    #[cfg(any(test, feature = "probe"))]
+    #[link_name = symbol!("call_marked")]
+    pub(crate) fn call_marked(
+        marks: &[usize; SPILLED],
+        written: usize,
+        function: usize,
+        data: usize,
+    ) -> usize;
 }
 
 /// The address of the handler that the kernel is given; in ELF V1 of powerpc64 that of its descriptor.

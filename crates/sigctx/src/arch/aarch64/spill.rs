@@ -34,11 +34,11 @@ global_asm!(
     ".popsection",
 );
 
-// x0 = what to put in the registers, x1 = room.
-#[cfg(test)]
+// x0 = what to put in the registers, x1 = how much, x2 = the function, x3 = its argument.
+#[cfg(any(test, feature = "probe"))]
 global_asm!(
     ".pushsection .text.sigctx_spill, \"ax\", @progbits",
-    function!("spill_marked"),
+    function!("call_marked"),
     "stp x29, x30, [sp, #-176]!",
     "stp x19, x20, [sp, #16]",
     "stp x21, x22, [sp, #32]",
@@ -59,8 +59,8 @@ global_asm!(
     "ldp d10, d11, [x0, #104]",
     "ldp d12, d13, [x0, #120]",
     "ldp d14, d15, [x0, #136]",
-    "mov x0, x1",
-    concat!("bl ", symbol!("spill")),
+    "mov x0, x3",
+    "blr x2",
     "ldp x19, x20, [sp, #16]",
     "ldp x21, x22, [sp, #32]",
     "ldp x23, x24, [sp, #48]",
@@ -72,6 +72,6 @@ global_asm!(
     "ldp d14, d15, [sp, #144]",
     "ldp x29, x30, [sp], #176",
     "ret",
-    end!("spill_marked"),
+    end!("call_marked"),
     ".popsection",
 );

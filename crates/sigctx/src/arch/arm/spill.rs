@@ -45,17 +45,16 @@ global_asm!(
     general = const GENERAL,
 );
 
-// r0 = what to put in the registers, r1 = room.
-#[cfg(test)]
+// r0 = what to put in the registers, r1 = how much, r2 = the function, r3 = its argument.
+#[cfg(any(test, feature = "probe"))]
 global_asm!(
     ".arm",
     ".fpu vfpv2",
     ".pushsection .text.sigctx_spill, \"ax\", %progbits",
     ".balign 4",
-    function!("spill_marked"),
+    function!("call_marked"),
     "push {{r3, r4, r5, r6, r7, r8, r9, r10, r11, lr}}",
-    "ldr r2, [r1, #{written}]",
-    "cmp r2, #{general}",
+    "cmp r1, #{general}",
     "beq 2f",
     "vpush {{d8-d15}}",
     "2:",
@@ -64,18 +63,16 @@ global_asm!(
     "vldmia r0!, {{d8-d15}}",
     "3:",
     "str r1, [sp, #-8]!",
-    "mov r0, r1",
-    concat!("bl ", symbol!("spill")),
+    "mov r0, r3",
+    "blx r2",
     "ldr r1, [sp], #8",
-    "ldr r2, [r1, #{written}]",
-    "cmp r2, #{general}",
+    "cmp r1, #{general}",
     "beq 4f",
     "vpop {{d8-d15}}",
     "4:",
     "pop {{r3, r4, r5, r6, r7, r8, r9, r10, r11, lr}}",
     "bx lr",
-    end!("spill_marked"),
+    end!("call_marked"),
     ".popsection",
-    written = const offset_of!(CalleeSaved, written),
     general = const GENERAL,
 );

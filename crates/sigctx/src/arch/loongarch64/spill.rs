@@ -28,12 +28,12 @@ global_asm!(
     ".popsection",
 );
 
-// a0 = what to put in the registers, a1 = room.
-#[cfg(test)]
+// a0 = what to put in the registers, a1 = how much, a2 = the function, a3 = its argument.
+#[cfg(any(test, feature = "probe"))]
 global_asm!(
     ".pushsection .text.sigctx_spill, \"ax\", @progbits",
     ".balign 4",
-    function!("spill_marked"),
+    function!("call_marked"),
     "addi.d $sp, $sp, -160",
     "st.d $ra, $sp, 144",
     ".irp n,22,23,24,25,26,27,28,29,30,31",
@@ -44,8 +44,8 @@ global_asm!(
     "fst.d $f\\n, $sp, 80 + 8*(\\n - 24)",
     "fld.d $f\\n, $a0, 80 + 8*(\\n - 24)",
     ".endr",
-    "move $a0, $a1",
-    concat!("bl ", symbol!("spill")),
+    "move $a0, $a3",
+    "jirl $ra, $a2, 0",
     ".irp n,22,23,24,25,26,27,28,29,30,31",
     "ld.d $r\\n, $sp, 8*(\\n - 22)",
     ".endr",
@@ -55,6 +55,6 @@ global_asm!(
     "ld.d $ra, $sp, 144",
     "addi.d $sp, $sp, 160",
     "ret",
-    end!("spill_marked"),
+    end!("call_marked"),
     ".popsection",
 );

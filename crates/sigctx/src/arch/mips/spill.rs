@@ -2,7 +2,7 @@
 
 use core::arch::global_asm;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "probe"))]
 use super::abi::{add_const, load};
 use super::abi::{kept_doubles, set_isa, store};
 
@@ -46,15 +46,15 @@ global_asm!(
     scale = const SCALE,
 );
 
-// $4 = what to put in the registers, $5 = room.
-#[cfg(test)]
+// $4 = what to put in the registers, $5 = how much, $6 = the function, $7 = its argument.
+#[cfg(any(test, feature = "probe"))]
 global_asm!(
     ".pushsection .text.sigctx_spill, \"ax\", @progbits",
     ".set push",
     ".set noreorder",
     set_isa!(),
     ".balign 16",
-    function!("spill_marked"),
+    function!("call_marked"),
     add_const!("$29, $29, -208"),
     add_const!("$8, $29, 32"),  // above the home of the arguments
     store!("$31, 200($29)"),
@@ -70,8 +70,9 @@ global_asm!(
     "sdc1 $f\\n, {doubles} + {scale}*\\n($8)",
     "ldc1 $f\\n, {doubles} + {scale}*\\n($4)",
     ".endr",
-    concat!("bal ", symbol!("spill")),
-    "move $4, $5",
+    "move $25, $6",
+    "jalr $25",
+    "move $4, $7",
     add_const!("$8, $29, 32"),
     ".irp n,16,17,18,19,20,21,22,23",
     load!("$\\n, {word}*(\\n - 16)($8)"),
@@ -84,7 +85,7 @@ global_asm!(
     load!("$31, 200($29)"),
     "jr $31",
     add_const!("$29, $29, 208"),
-    end!("spill_marked"),
+    end!("call_marked"),
     ".set pop",
     ".popsection",
     word = const size_of::<usize>(),

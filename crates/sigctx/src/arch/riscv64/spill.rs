@@ -29,14 +29,14 @@ global_asm!(
     ".option pop",
 );
 
-// a0 = what to put in the registers, a1 = room.
-#[cfg(test)]
+// a0 = what to put in the registers, a1 = how much, a2 = the function, a3 = its argument.
+#[cfg(any(test, feature = "probe"))]
 global_asm!(
     ".option push",
     ".option arch, +d",
     ".pushsection .text.sigctx_spill, \"ax\", @progbits",
     ".balign 4",
-    function!("spill_marked"),
+    function!("call_marked"),
     "addi sp, sp, -208",
     "sd ra, 192(sp)",
     ".irp n,0,1,2,3,4,5,6,7,8,9,10,11",
@@ -45,8 +45,8 @@ global_asm!(
     "ld s\\n, 8*\\n(a0)",
     "fld fs\\n, 96 + 8*\\n(a0)",
     ".endr",
-    "mv a0, a1",
-    concat!("call ", symbol!("spill")),
+    "mv a0, a3",
+    "jalr a2",
     ".irp n,0,1,2,3,4,5,6,7,8,9,10,11",
     "ld s\\n, 8*\\n(sp)",
     "fld fs\\n, 96 + 8*\\n(sp)",
@@ -54,7 +54,7 @@ global_asm!(
     "ld ra, 192(sp)",
     "addi sp, sp, 208",
     "ret",
-    end!("spill_marked"),
+    end!("call_marked"),
     ".popsection",
     ".option pop",
 );

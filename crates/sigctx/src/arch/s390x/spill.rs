@@ -26,12 +26,12 @@ global_asm!(
     ".popsection",
 );
 
-// r2 = what to put in the registers, r3 = room.
-#[cfg(test)]
+// r2 = what to put in the registers, r3 = how much, r4 = the function, r5 = its argument.
+#[cfg(any(test, feature = "probe"))]
 global_asm!(
     ".pushsection .text.sigctx_spill, \"ax\", @progbits",
     ".balign 16",
-    function!("spill_marked"),
+    function!("call_marked"),
     "stmg %r6, %r15, 48(%r15)",
     "aghi %r15, -224",
     ".irp n,8,9,10,11,12,13,14,15",
@@ -39,14 +39,14 @@ global_asm!(
     "ld %f\\n, 8*\\n(%r2)",
     ".endr",
     "lmg %r6, %r13, 0(%r2)",
-    "lgr %r2, %r3",
-    concat!("brasl %r14, ", symbol!("spill")),
+    "lgr %r2, %r5",
+    "basr %r14, %r4",
     ".irp n,8,9,10,11,12,13,14,15",
     "ld %f\\n, 96 + 8*\\n(%r15)",
     ".endr",
     "aghi %r15, 224",
     "lmg %r6, %r15, 48(%r15)",
     "br %r14",
-    end!("spill_marked"),
+    end!("call_marked"),
     ".popsection",
 );

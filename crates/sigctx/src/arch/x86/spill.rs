@@ -27,26 +27,29 @@ global_asm!(
     ".popsection",
 );
 
-// [esp + 4] = what to put in the registers, [esp + 8] = room.
-#[cfg(test)]
+// [esp + 4] = what to put in the registers, [esp + 8] = how much, [esp + 12] = the function, [esp + 16] = its argument.
+#[cfg(any(test, feature = "probe"))]
 global_asm!(
     ".pushsection .text.sigctx_spill, \"ax\", @progbits",
-    function!("spill_marked"),
+    function!("call_marked"),
     ".irp r,ebx,esi,edi,ebp",
     "push \\r",
     ".endr",
     "mov ecx, [esp + 20]",
-    "push dword ptr [esp + 24]",
+    "mov eax, [esp + 28]",
+    "mov edx, [esp + 32]",
+    "sub esp, 8",
+    "push edx",
     "mov ebx, [ecx]",
     "mov esi, [ecx + 4]",
     "mov edi, [ecx + 8]",
     "mov ebp, [ecx + 12]",
-    concat!("call ", symbol!("spill")),
-    "add esp, 4",
+    "call eax",
+    "add esp, 12",
     ".irp r,ebp,edi,esi,ebx",
     "pop \\r",
     ".endr",
     "ret",
-    end!("spill_marked"),
+    end!("call_marked"),
     ".popsection",
 );

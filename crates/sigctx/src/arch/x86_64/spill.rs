@@ -30,26 +30,28 @@ global_asm!(
     ".popsection",
 );
 
-// Calls the function above with the words at rdi in the registers; rsi = room.
-#[cfg(test)]
+// Calls rdx, for tests, with rcx as its argument and the words at rdi, of which there are rsi, in the registers.
+#[cfg(any(test, feature = "probe"))]
 global_asm!(
     ".pushsection .text.sigctx_spill, \"ax\", @progbits",
-    function!("spill_marked"),
+    function!("call_marked"),
     ".irp r,rbx,rbp,r12,r13,r14,r15",
     "push \\r",
     ".endr",
+    "sub rsp, 8",
     "mov rbx, [rdi]",
     "mov rbp, [rdi + 8]",
     "mov r12, [rdi + 16]",
     "mov r13, [rdi + 24]",
     "mov r14, [rdi + 32]",
     "mov r15, [rdi + 40]",
-    "mov rdi, rsi",
-    concat!("call ", symbol!("spill")),
+    "mov rdi, rcx",
+    "call rdx",
+    "add rsp, 8",
     ".irp r,r15,r14,r13,r12,rbp,rbx",
     "pop \\r",
     ".endr",
     "ret",
-    end!("spill_marked"),
+    end!("call_marked"),
     ".popsection",
 );
