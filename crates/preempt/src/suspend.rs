@@ -189,7 +189,7 @@ impl<'a> Attempt<'a> {
         loop {
             // The calling thread may be a mutator, whose world stops before the target does.
             if me.is_some_and(is_called) {
-                make_calls();
+                make_calls(None);
             }
             let seen = match self.target.word.try_hold() {
                 Ok(mode) => return Ok(mode),
@@ -231,7 +231,7 @@ impl<'a> Attempt<'a> {
         let mut round = FIRST_WAIT;
         loop {
             if me.is_some_and(is_called) {
-                make_calls();
+                make_calls(None);
             }
             let seen = self.target.word.seen();
             if !seen.is_yield() {

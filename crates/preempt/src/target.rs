@@ -472,8 +472,8 @@ fn serve_once(mut frame: Option<&mut Frame<'_>>) -> bool {
     if is_called_here() {
         frame = frame.map(opened);
         match current() {
-            Some(task) => task.with_frame(frame.as_deref_mut(), make_calls),
-            None => make_calls(),
+            Some(task) => task.with_frame(frame.as_deref_mut(), || make_calls(task.frame.get())),
+            None => make_calls(frame.as_deref_mut().map(|frame| NonNull::from(frame).cast())),
         }
     }
     let Some(task) = current() else { return false };
@@ -537,7 +537,7 @@ impl Waiter for Wait<'_> {
 
     fn look(&mut self) {
         self.task.open_mask();
-        make_calls();
+        make_calls(self.task.frame.get());
     }
 
     fn left(&mut self) -> Option<Duration> {

@@ -12,6 +12,7 @@ use core::time::Duration;
 use std::time::Instant;
 
 use sigctx::fork::{Hooks, process};
+use sigctx::inject::Frame;
 use sigctx::sys::{self, MaskHow, SigSet};
 use threadreg::{NudgeCall, SignalError, Slot, SlotId, ThreadRef};
 
@@ -168,13 +169,14 @@ pub(crate) fn is_called(me: ThreadRef) -> bool {
     !is_disabled() && ThreadState::get(me).is_some_and(ThreadState::has_call)
 }
 
-/// Makes the calls that the calling thread is asked to make. They come back on it.
-pub(crate) fn make_calls() {
+/// Makes the calls that the calling thread is asked to make. They come back on it. `frame` is that of the injected
+/// call in which they are made, and is not written when they begin.
+pub(crate) fn make_calls(frame: Option<NonNull<Frame<'static>>>) {
     let Some(me) = threadreg::current() else { return };
     let Some(state) = ThreadState::get(me) else { return };
     while let Some(call) = state.take_call(me) {
         // SAFETY: the requester promised that the call may run on this thread at a safe point.
-        unsafe { call.call() };
+        unsafe { call.call_at(frame) };
     }
 }
 

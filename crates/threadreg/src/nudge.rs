@@ -1,9 +1,12 @@
 //! The interface between a crate that wants a thread at a safe point and a crate that can bring it
 //! there.
 
+use core::cell::Cell;
 use core::fmt;
+use core::ptr::NonNull;
 use core::time::Duration;
 
+use sigctx::inject::Frame;
 use sigctx::sys::Errno;
 
 use crate::thread_ref::{SignalError, ThreadRef};
@@ -71,6 +74,11 @@ pub trait Nudge: Send + Sync {
         let _ = thread;
         NudgeOutcome::Unknown
     }
+}
+
+thread_local! {
+    /// The frame of the call that the thread is in.
+    static INTERRUPTED: Cell<Option<NonNull<Frame<'static>>>> = const { Cell::new(None) };
 }
 
 /// What came of a nudge, as far as the thread that sent it can know.
@@ -153,6 +161,30 @@ impl NudgeCall {
     pub unsafe fn call(self) {
         // SAFETY: place and time by the obligations of this function; the rest by those of `new`.
         unsafe { (self.function)(self.data) }
+    }
+
+    /// Makes the call as [`NudgeCall::call`] does, in an injected call: at the instruction that `frame` belongs to.
+    /// The call finds it by [`NudgeCall::interrupted`].
+    ///
+    /// # Signal safety
+    ///
+    /// Not async-signal-safe (AS-Unsafe): it runs the caller's function.
+    ///
+    /// # Safety
+    ///
+    /// As [`NudgeCall::call`]. The frame, if there is one, is that of an injected call which has not returned, and is
+    /// not written while [`NudgeCall::interrupted`] reads it.
+    pub unsafe fn call_at(self, frame: Option<NonNull<Frame<'_>>>) {
+        let before = INTERRUPTED.replace(frame.map(NonNull::cast));
+        // SAFETY: the caller's obligation. It comes back on this thread, and does not unwind.
+        unsafe { self.call() };
+        INTERRUPTED.set(before);
+    }
+
+    /// In a call: what was interrupted for it. `None` at a poll, and where no call is made.
+    pub fn interrupted<R>(read: impl FnOnce(Option<&Frame<'_>>) -> R) -> R {
+        // SAFETY: the obligation of `call_at`, which has not returned on this thread.
+        read(INTERRUPTED.get().map(|frame| unsafe { frame.as_ref() }))
     }
 
     /// Function and argument, to be kept in two words. [`NudgeCall::new`] makes the same call of them
