@@ -17,6 +17,7 @@ use crate::mutator::Mutator;
 use crate::options::{AtDeadline, EachOptions};
 use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, NotVisited, Run, Visitor};
+use crate::roots::{Parked, Place, RootsError, Stand, stand_here};
 use crate::straggler::Straggler;
 use crate::system::{self, Identity, Linux};
 use crate::tape::{EachEvent, Event};
@@ -115,6 +116,7 @@ impl Mutator {
         let clock = Clock::start(&self.shared.protocol, tid, options.timeout, options.nudge_after);
         let mut clock = clock.warning(options.on_late);
         let protocol = &self.shared.protocol;
+        stand_here!(Some(self.slot), Stand::new(Place::Request));
         let result = protocol.for_each(self.slot, tid, &caught, &mut clock);
         if let Ok(visited) | Err(NotVisited::TimedOut(visited, _)) = &result {
             protocol.system.tape.note(|| {
@@ -233,6 +235,16 @@ impl Processor<'_> {
     #[must_use]
     pub fn thread(&self) -> ThreadRef {
         self.slot.status.identity.thread().expect("visited mutators are attached")
+    }
+
+    /// Where it stands, and where its roots are: also if the closure runs on its own thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`StoppedMutator::parked`](crate::StoppedMutator::parked).
+    pub fn parked(&self) -> Result<Parked<'_>, RootsError> {
+        // SAFETY: it does not go on before the visit is over.
+        unsafe { Parked::of_another(self.slot) }
     }
 
     /// Whether the closure runs on the mutator's own thread.

@@ -16,6 +16,7 @@ use crate::metrics::{Pause, Place};
 use crate::options::Reason;
 use crate::pace::Clock;
 use crate::protocol::{Counted, MutatorSlot, Protocol, SlotUse};
+use crate::roots::{Parked, RootsError};
 use crate::system::Identity;
 use crate::tape::{Event, StopEvent};
 use crate::world::Shared;
@@ -267,5 +268,17 @@ impl StoppedMutator<'_> {
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.slot.generation()
+    }
+
+    /// Where it stands, and where its roots are: for conservative scanners.
+    ///
+    /// # Errors
+    ///
+    /// [`RootsError::NotAsked`] in a world that was not made with
+    /// [`WorldOptions::roots`](crate::WorldOptions::roots). [`RootsError::OffStack`] if the mutator is on another
+    /// stack than the one that is known.
+    pub fn parked(&self) -> Result<Parked<'_>, RootsError> {
+        // SAFETY: it does not go on before the stop is over.
+        unsafe { Parked::of_another(self.slot) }
     }
 }

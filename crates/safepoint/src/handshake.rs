@@ -12,6 +12,7 @@ use crate::mutator::Mutator;
 use crate::options::{AtDeadline, HandshakeOptions};
 use crate::pace::Clock;
 use crate::protocol::{Answer as Answered, Ask, MutatorSlot, MutatorState, SlotUse};
+use crate::roots::{Place, Stand, stand_here};
 use crate::straggler::{Straggler, StragglerCause};
 use crate::system::{self, Identity};
 use crate::world::{Shared, World};
@@ -414,6 +415,7 @@ impl<'a> Requester<'a> {
             return Err(HandshakeError::OwnRegion { tid });
         }
         let mut clock = Clock::start(&shared.protocol, tid, timeout, nudge_after).warning(on_late);
+        stand_here!(own, Stand::new(Place::Request));
         let mut answers = shared.protocol.handshake(own, tid, self_only, asks, &mut clock);
         let mut stragglers = Vec::new();
         for answer in &mut answers {

@@ -18,10 +18,11 @@
 //! | `raw`, `region` | [`RawMutator`]; the end of a region where something is pending |
 //! | `mutex` | [`Mutex`], whose waiters can be stopped |
 //! | `no_safepoint`, `forbidden` | [`NoSafepoint`]: code without safe points |
-//! | `world`, `pace` | [`World`]; how long a requester waits, and when it nudges |
+//! | `world`, `pace` | [`World`], [`WorldOptions`]; how long a requester waits, and when it nudges |
 //! | `picture`, `chrome` | a `Timeline` as SVG and as JSON |
 //! | `recording`, `timeline` | what mutators and requests did, sampled and put in order (feature `timeline`) |
 //! | `background` | a thread that looks at a world again and again |
+//! | `roots` | where a mutator stands, and what a conservative scanner reads of it: [`Parked`], [`Hooks`] |
 //! | `forks` | what the child of a fork does with the worlds |
 //! | `system` | Linux: fences, waiting, memory, and which thread has a slot |
 //! | `tape` | where requesters write what they did, while a recording is on |
@@ -86,6 +87,7 @@ cfg_if::cfg_if! {
         mod recording;
         mod reenter;
         mod region;
+        mod roots;
         mod stop;
         mod straggler;
         mod stops;
@@ -115,6 +117,7 @@ cfg_if::cfg_if! {
         #[cfg(feature = "timeline")]
         pub use recording::{RecordError, Recording, RecordingOptions};
         pub use reenter::Region;
+        pub use roots::{Hooks, Parked, Place, RootKind, RootRange, RootsError};
         pub use stop::Stopped;
         pub use stops::StopEpoch;
         pub use straggler::{KernelView, Straggler, StragglerCause};
@@ -124,6 +127,6 @@ cfg_if::cfg_if! {
             Activity, ForEachSpan, MutatorTrack, NudgeMark, Span, StopSpan, Timeline,
         };
         pub use turns::StopOrJoined;
-        pub use world::World;
+        pub use world::{World, WorldOptions};
     }
 }

@@ -4,11 +4,13 @@ use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
+use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::sync::Arc;
 
+use sigctx::spill::callee_saved;
 use threadreg::rest::{self, Place, Registered, Rest};
 use threadreg::{Attached, ThreadRef};
 
@@ -18,7 +20,8 @@ use crate::id::MutatorId;
 use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Protocol, Stance};
 use crate::raw::RawMutator;
-use crate::region::{OwnStop, leave, leave_armed, poll_armed};
+use crate::region::{OwnStop, leave_armed, poll_armed};
+use crate::roots::{self, Stand};
 use crate::system::{self, Identity, NO_WATERMARK, Target};
 use crate::world::{Shared, World};
 
@@ -119,6 +122,8 @@ pub struct Mutator {
     pub(crate) slot: &'static MutatorSlot<Identity>,
     pub(crate) shared: Arc<Shared>,
     thread: ThreadRef,
+    /// Where it stands in [`Mutator::blocking`], if its world wants to know. There is one such region at a time.
+    stand: Stand,
     /// Tells handlers on this thread where it stands, while it has the slot.
     place: Option<Registered>,
     /// Dropped last: requesters name the thread while it has a slot.
@@ -164,6 +169,8 @@ impl Mutator {
             identity.world.store((&raw const shared.protocol).cast_mut(), Ordering::Relaxed);
             identity.tid.store(tid, Ordering::Relaxed);
             identity.watermark.store(NO_WATERMARK, Ordering::Relaxed);
+            let (low, high) = thread.call_stack().bounds();
+            identity.set_stack(low..high);
             identity.set_target(Some(Target { thread, tid, name: thread.name() }));
             system::add_own(slot);
             place.set(rest::register(place_of(slot)));
@@ -181,7 +188,8 @@ impl Mutator {
             }
         });
         let (slot, place) = (slot?, place.take());
-        Ok(Self { slot, shared, thread, place, registration, not_send: PhantomData })
+        let stand = Stand::new(roots::Place::Region);
+        Ok(Self { slot, shared, thread, stand, place, registration, not_send: PhantomData })
     }
 
     /// Says that the thread is at a safe point. If a stop or a for-each is pending, does its part now.
@@ -248,12 +256,17 @@ impl Mutator {
     pub fn blocking<R>(&mut self, work: impl FnOnce() -> R) -> R {
         // Read once: it stays in a register while `work` runs.
         let slot = self.slot;
-        let region = SafeRegion::enter(self);
+        if !Protocol::try_enter_of(|| &self.shared.protocol, slot, Stance::Away, false) {
+            // In this frame, which is there for as long as the region.
+            let sp = callee_saved(self.stand.room());
+            enter_region(self, sp);
+        }
+        let region = SafeRegion { mutator: self };
         let result = work();
         if !Protocol::try_leave_of(|| &self.shared.protocol, slot) {
             // Where this panics, unwinding drops the result before the region, and with it the stop if it is in
             // there.
-            leave_armed(&self.shared, slot, OwnStop::Panic);
+            leave_region(region.mutator, OwnStop::Panic);
         }
         let _left = ManuallyDrop::new(region);
         result
@@ -315,6 +328,17 @@ impl Mutator {
     /// ```
     pub fn set_data(&self, data: *mut ()) {
         self.slot.status.identity.data.store(data, Ordering::Release);
+    }
+
+    /// Says which stack the thread is on, for [`Parked::stack`](crate::Parked::stack): for runtimes that switch
+    /// stacks. At first it is the thread's own. To be called while the mutator runs, where it switches; what it
+    /// leaves on another stack the runtime scans itself.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe (AS-Safe).
+    pub fn set_stack(&self, stack: Range<usize>) {
+        self.slot.status.identity.set_stack(stack);
     }
 
     /// The mutator's place in the world: a small number, distinct among the mutators of a moment, and used again
@@ -390,6 +414,13 @@ impl Drop for Mutator {
                 self.tid()
             ));
         }
+        // Its closure may be pending, and a stop come before that has run. In a region it has a stand.
+        let mut stand = None;
+        if self.slot.status.stands.are_said() && self.slot.state() == MutatorState::Running {
+            let stand = stand.insert(Stand::new(roots::Place::Request));
+            let sp = callee_saved(stand.room());
+            self.slot.status.stands.set(stand.at(self.slot, sp).address());
+        }
         let place = &mut self.place;
         self.shared.protocol.detach(self.slot, || {
             // Before the slot can be another thread's.
@@ -450,14 +481,6 @@ struct SafeRegion<'a> {
     mutator: &'a Mutator,
 }
 
-impl<'a> SafeRegion<'a> {
-    #[inline]
-    fn enter(mutator: &'a Mutator) -> Self {
-        Protocol::enter_of(|| &mutator.shared.protocol, mutator.slot, Stance::Away);
-        Self { mutator }
-    }
-}
-
 impl Drop for SafeRegion<'_> {
     /// In unwinding alone. In line, so that nothing has the address of the region.
     #[inline(always)]
@@ -470,7 +493,32 @@ impl Drop for SafeRegion<'_> {
 #[cold]
 #[inline(never)]
 fn unwind(mutator: &Mutator) {
-    leave(&mutator.shared, mutator.slot, OwnStop::Abort);
+    if !mutator.shared.protocol.try_leave(mutator.slot) {
+        leave_region(mutator, OwnStop::Abort);
+    }
+}
+
+/// The slow path of a region's entry. `sp` came with the registers that are in the mutator's stand.
+#[cold]
+#[inline(never)]
+fn enter_region(mutator: &mut Mutator, sp: usize) {
+    let Mutator { slot, shared, stand, .. } = mutator;
+    if slot.status.stands.are_said() {
+        stand.at(slot, sp).enter(&shared.protocol, slot);
+    } else {
+        shared.protocol.enter_armed(slot, Stance::Away);
+    }
+}
+
+/// The slow path of a region's end.
+#[cold]
+#[inline(never)]
+fn leave_region(mutator: &Mutator, own_stop: OwnStop) {
+    let Mutator { slot, shared, stand, .. } = mutator;
+    leave_armed(shared, slot, own_stop);
+    if slot.status.stands.are_said() {
+        stand.left(&shared.protocol, slot);
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
 use std::time::{Duration, Instant};
 
+use sigctx::inject::Frame;
 use sigctx::sys::{self, Tid};
 use threadreg::procfs::{Served, TaskDir};
 use threadreg::{NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
@@ -13,6 +14,7 @@ use threadreg::{NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
 use crate::metrics::count;
 use crate::options::OnLate;
 use crate::protocol::{Limit, MutatorSlot, MutatorState, Pace, Protocol, SlotUse};
+use crate::roots::{Interrupted, Stand, stand_here};
 use crate::straggler::{KernelView, LastNudge, Straggler, StragglerCause};
 use crate::system::{self, Identity, Linux, NudgePanicked, Target};
 use crate::tape::Event;
@@ -403,6 +405,11 @@ unsafe fn nudged(data: usize) {
         // A thread that leaves its region while it has the world stopped is running for a moment, until it
         // has found that out. Here it would wait for itself.
         if !world.stop_turn.is_held_by(me) {
+            let of = |frame: Option<&Frame<'_>>| {
+                frame.filter(|_| slot.status.stands.are_said()).map(Interrupted::of)
+            };
+            let interrupted = NudgeCall::interrupted(of);
+            stand_here!(Some(slot), Stand::of_a_nudge(interrupted.as_ref()));
             world.process_nudged(slot);
         }
     }

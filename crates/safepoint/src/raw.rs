@@ -3,10 +3,13 @@
 use core::fmt;
 use core::sync::atomic::AtomicU32;
 
+use sigctx::spill::callee_saved;
+
 use crate::abort::abort_with;
 use crate::protocol::{MutatorSlot, MutatorState, POLL_MASK, Stance};
 use crate::region::{OwnStop, leave_armed, poll_armed};
-use crate::system::{self, Identity};
+use crate::roots::{Place, Stand};
+use crate::system::{self, Identity, Moment};
 use crate::world::{Shared, World};
 
 /// A mutator of the calling thread as two words, which can be copied and cannot be sent.
@@ -129,17 +132,102 @@ impl RawMutator {
         poll_armed(unsafe { self.shared() }, self.slot);
     }
 
+    /// Runs `work` in a safe region, if the thread is in none; as [`Mutator::blocking`](crate::Mutator::blocking), but
+    /// without a borrow.
+    ///
+    /// # Safety
+    ///
+    /// As [`RawMutator::poll`]. `work` touches nothing that a stop protects, and does not use the
+    /// [`Mutator`](crate::Mutator).
+    ///
+    /// # Blocking
+    ///
+    /// # Aborts
+    ///
+    /// As [`RawMutator::leave`], when `work` has ended.
+    pub unsafe fn blocking<R>(self, work: impl FnOnce() -> R) -> R {
+        if self.slot.state() != MutatorState::Running {
+            return work();
+        }
+        // SAFETY: the caller's first obligation.
+        let shared = unsafe { self.shared() };
+        let mut stand = None;
+        let stand = if self.slot.status.stands.are_said() {
+            let stand = stand.insert(Stand::new(Place::Region));
+            // In this frame, which is there for as long as the region.
+            let sp = callee_saved(stand.room());
+            Some(stand.at(self.slot, sp))
+        } else {
+            None
+        };
+        match stand {
+            Some(stand) => stand.enter(&shared.protocol, self.slot),
+            None => shared.protocol.enter(self.slot, Stance::Away),
+        }
+        let _region = Left { raw: self, shared, stand };
+        work()
+    }
+
+    /// Leaves the safe region, if the thread is in one, runs `work`, and enters the region again: a callback from
+    /// foreign code. As [`Region::reenter`](crate::Region::reenter), but without a borrow.
+    ///
+    /// # Safety
+    ///
+    /// As [`RawMutator::poll`].
+    ///
+    /// # Blocking
+    ///
+    /// # Aborts
+    ///
+    /// As [`RawMutator::leave`], before `work`.
+    pub unsafe fn reenter<R>(self, work: impl FnOnce() -> R) -> R {
+        if self.slot.state() != MutatorState::Safe {
+            return work();
+        }
+        // SAFETY: the caller's first obligation.
+        let shared = unsafe { self.shared() };
+        self.leave_region(shared);
+        shared.protocol.system.tell(self.slot, Moment::Running);
+        let _again = Entered { raw: self, shared };
+        work()
+    }
+
+    /// Leaves the region, of which there may be no frames to unwind.
+    fn leave_region(self, shared: &Shared) {
+        // The slot of a mutator that has stopped the world is not armed.
+        let is_own = shared.protocol.stop_turn.is_held_by(system::tid());
+        if is_own || !shared.protocol.try_leave(self.slot) {
+            leave_armed(shared, self.slot, OwnStop::Abort);
+        }
+    }
+
+    /// In a world that knows roots the function that enters the region has to be there until it ends.
+    fn must_not_stand(self) {
+        if self.slot.status.stands.are_said() {
+            abort_with(format_args!(
+                "RawMutator::enter, leave and restore are of no use in a world with roots: use blocking and reenter"
+            ));
+        }
+    }
+
     /// Enters a safe region, if the thread is in none. Returns where it was.
     ///
     /// # Safety
     ///
     /// As [`RawMutator::poll`]. Until it leaves the region the thread touches nothing that a stop protects, and what
     /// has the [`Mutator`](crate::Mutator) does not use it.
+    ///
     /// # Panics
     ///
     /// With debug assertions in [code without safe points](RawMutator::no_safepoint).
+    ///
+    /// # Aborts
+    ///
+    /// In a world with [`WorldOptions::roots`](crate::WorldOptions::roots): this returns before the region ends, so
+    /// it cannot say which registers are to be read. [`RawMutator::blocking`] can.
     #[must_use = "it is what restores the state"]
     pub unsafe fn enter(self) -> MutatorState {
+        self.must_not_stand();
         let before = self.slot.state();
         if before == MutatorState::Running {
             if cfg!(debug_assertions) {
@@ -165,18 +253,15 @@ impl RawMutator {
     ///
     /// # Aborts
     ///
-    /// If the thread has the world stopped: it would wait for itself. There may be no frames to unwind.
+    /// If the thread has the world stopped: it would wait for itself. There may be no frames to unwind. In a world with
+    /// [`WorldOptions::roots`](crate::WorldOptions::roots), as [`RawMutator::enter`]: use [`RawMutator::reenter`].
     #[must_use = "it is what restores the state"]
     pub unsafe fn leave(self) -> MutatorState {
+        self.must_not_stand();
         let before = self.slot.state();
         if before == MutatorState::Safe {
             // SAFETY: the caller's first obligation.
-            let shared = unsafe { self.shared() };
-            // The slot of a mutator that has stopped the world is not armed.
-            let is_own = shared.protocol.stop_turn.is_held_by(system::tid());
-            if is_own || !shared.protocol.try_leave(self.slot) {
-                leave_armed(shared, self.slot, OwnStop::Abort);
-            }
+            self.leave_region(unsafe { self.shared() });
         }
         before
     }
@@ -205,6 +290,43 @@ impl RawMutator {
                 let _entered = unsafe { self.enter() };
             }
             other => abort_with(format_args!("a mutator's state is set to {other}")),
+        }
+    }
+}
+
+/// In a region until it is dropped.
+struct Left<'a> {
+    raw: RawMutator,
+    shared: &'a Shared,
+    stand: Option<&'a Stand>,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        let Self { raw, shared, stand } = *self;
+        raw.leave_region(shared);
+        if let Some(stand) = stand {
+            stand.left(&shared.protocol, raw.slot);
+        }
+    }
+}
+
+/// Out of a region until it is dropped.
+struct Entered<'a> {
+    raw: RawMutator,
+    shared: &'a Shared,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        let Self { raw, shared } = *self;
+        let (protocol, slot) = (&shared.protocol, raw.slot);
+        if slot.status.stands.are_said() {
+            // What ran meanwhile has put back where the region stands.
+            let parking = || protocol.system.tell(slot, Moment::Parking);
+            protocol.enter_standing(slot, Stance::Away, slot.status.stands.at(), parking);
+        } else {
+            protocol.enter(slot, Stance::Away);
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Safe regions that their code can leave for a while: callbacks from foreign code.
 
+use sigctx::spill::callee_saved;
+
 use crate::mutator::Mutator;
 use crate::protocol::Stance;
 use crate::region::{OwnStop, leave};
+use crate::roots::{Place, Stand};
 
 impl Mutator {
     /// Runs `work` in a safe region as [`Mutator::blocking`] does, and lets it come back into the world for a while:
@@ -32,7 +35,16 @@ impl Mutator {
     /// # Ok::<(), safepoint::AttachError>(())
     /// ```
     pub fn blocking_with<R>(&mut self, work: impl FnOnce(&mut Region<'_>) -> R) -> R {
-        let mut region = Region { mutator: self, is_entered: false };
+        let mut stand = None;
+        let stand = if self.slot.status.stands.are_said() {
+            let stand = stand.insert(Stand::new(Place::Region));
+            // In this frame, which is there for as long as the region.
+            let sp = callee_saved(stand.room());
+            Some(stand.at(self.slot, sp))
+        } else {
+            None
+        };
+        let mut region = Region { mutator: self, stand, is_entered: false };
         region.enter();
         let result = work(&mut region);
         // As in `blocking`.
@@ -62,6 +74,8 @@ impl Mutator {
 #[derive(Debug)]
 pub struct Region<'a> {
     mutator: &'a mut Mutator,
+    /// Where it stands, if its world wants to know.
+    stand: Option<&'a Stand>,
     is_entered: bool,
 }
 
@@ -83,13 +97,20 @@ impl Region<'_> {
     }
 
     fn enter(&mut self) {
-        self.mutator.shared.protocol.enter(self.mutator.slot, Stance::Away);
+        let Mutator { shared, slot, .. } = &*self.mutator;
+        match self.stand {
+            Some(stand) => stand.enter(&shared.protocol, slot),
+            None => shared.protocol.enter(slot, Stance::Away),
+        }
         self.is_entered = true;
     }
 
     fn leave(&mut self, own_stop: OwnStop) {
         let Mutator { shared, slot, .. } = &*self.mutator;
         leave(shared, slot, own_stop);
+        if let Some(stand) = self.stand {
+            stand.left(&shared.protocol, slot);
+        }
         self.is_entered = false;
     }
 }

@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering;
 
 use crate::abort::abort_with;
 use crate::protocol::MutatorSlot;
+use crate::roots::{Place, Stand, stand_here};
 use crate::system::Identity;
 use crate::world::Shared;
 
@@ -26,6 +27,7 @@ pub(crate) fn poll_armed(shared: &Shared, slot: &'static MutatorSlot<Identity>) 
     );
     slot.status.identity.forbidden.refuse("a poll");
     if slot.is_armed() {
+        stand_here!(Some(slot), Stand::new(Place::Poll));
         shared.protocol.process(slot);
     }
 }

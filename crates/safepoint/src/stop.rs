@@ -14,6 +14,7 @@ use crate::mutator::Mutator;
 use crate::options::{AtDeadline, Reason, StopOptions};
 use crate::pace::Clock;
 use crate::protocol::{Limit, MutatorSlot, MutatorState, Protocol, Stance, TimedOut};
+use crate::roots::{Place, Stand, stand_here};
 use crate::straggler::Straggler;
 use crate::system::{self, Identity, Linux};
 use crate::tape::{Event, StopEvent};
@@ -72,6 +73,7 @@ impl Mutator {
     /// As for [`Mutator::stop_the_world`]. Also [`StopError::Busy`] if the timeout is over before it is this
     /// thread's turn, and [`StopError::TimedOut`] if it is over before all mutators have stopped.
     pub fn stop_with(&mut self, options: StopOptions<'_>) -> Result<Stopped<'_>, StopError> {
+        stand_here!(Some(self.slot), Stand::new(Place::Request));
         Request::of(self, options)?.stop_in_turn()
     }
 }
@@ -224,6 +226,8 @@ impl Stopped<'_> {
         let this = ManuallyDrop::new(self);
         let Self { shared, own, ref held, .. } = *this;
         let protocol = &shared.protocol;
+        // While no other thread looks.
+        stand_here!(own, Stand::new(Place::Request));
         // Also where `to` panics.
         let _waits = own.map(|own| Waits { shared, own });
         if let Some(own) = own {
@@ -251,6 +255,8 @@ impl Stopped<'_> {
 
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {
+        // While no other thread looks: the next stop may find this one before it has left its region.
+        stand_here!(self.own, Stand::new(Place::Request));
         self.held.end(self.shared);
         if let Some(own) = self.own {
             self.shared.protocol.leave(own);

@@ -4,6 +4,7 @@ use core::cell::{Cell, UnsafeCell};
 use core::fmt;
 use core::hint;
 use core::marker::PhantomData;
+use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence,
@@ -69,6 +70,18 @@ impl Fences {
     }
 }
 
+/// What a world's hook is called for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// A mutator is about to stand still.
+    Parking,
+    /// It goes on.
+    Running,
+}
+
+/// A world's hook.
+pub(crate) type Tell = dyn Fn(&'static MutatorSlot<Identity>, Moment) + Send + Sync;
+
 /// The system as the protocol sees it.
 pub(crate) struct Linux {
     pub(crate) fences: Fences,
@@ -76,6 +89,10 @@ pub(crate) struct Linux {
     pub(crate) tape: Tape,
     /// Read by requesters and by targets that may have been nudged, in ordinary code.
     pub(crate) nudge: ArcSwapOption<Arc<dyn Nudge>>,
+    /// Whether mutators say where they stand (I10).
+    pub(crate) stands: bool,
+    /// Called on a mutator's thread when it is about to stand still, and when it goes on.
+    pub(crate) tells: Option<Box<Tell>>,
     /// Whether mutators fence when they enter a safe region (I2). Relaxed: a mutator that misses the nudge
     /// that was set at the same moment may get it in that one region.
     fenced_entry: AtomicBool,
@@ -93,11 +110,22 @@ impl Linux {
     pub(crate) fn new(fences: Fences) -> Self {
         let (nudge, fenced_entry) = (ArcSwapOption::empty(), AtomicBool::new(false));
         let (counters, tape) = (Counters::default(), Tape::default());
-        Self { fences, counters, tape, nudge, fenced_entry, chaos: None }
+        let (stands, tells, chaos) = (false, None, None);
+        Self { fences, counters, tape, nudge, stands, tells, fenced_entry, chaos }
     }
 
     pub(crate) fn with_chaos(self, chaos: Disturbance) -> Self {
         Self { chaos: Some(Arc::new(chaos)), ..self }
+    }
+
+    /// Calls the hook. Unwinding would leave a mutator that neither runs nor stands still.
+    pub(crate) fn tell(&self, slot: &'static MutatorSlot<Identity>, moment: Moment) {
+        if let Some(tell) = &self.tells
+            && let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| tell(slot, moment)))
+        {
+            Box::leak(payload);
+            abort_with(format_args!("a hook of a world panicked ({moment:?})"));
+        }
     }
 
     pub(crate) fn set_nudge(&self, nudge: Arc<dyn Nudge>) {
@@ -168,6 +196,8 @@ pub(crate) struct Identity {
     pub(crate) forbidden: Forbidden,
     /// The target holds the world for as long as `tid` is not 0.
     pub(crate) world: AtomicPtr<Protocol<Linux>>,
+    /// The lowest address of the target's stack, and the one past the highest. Relaxed: only the target looks.
+    stack: [AtomicUsize; 2],
     /// The next of the target's slots, see [`OWN`]. Relaxed: only the target looks.
     next_own: AtomicPtr<MutatorSlot<Identity>>,
     /// Locked by the target when it attaches and detaches, and by requesters for a copy. No thread is
@@ -182,6 +212,18 @@ unsafe impl Sync for Identity {}
 impl Identity {
     pub(crate) fn target(&self) -> Option<Target> {
         *self.lock()
+    }
+
+    /// The stack that the target is on.
+    pub(crate) fn stack(&self) -> Range<usize> {
+        let [low, high] = &self.stack;
+        low.load(Ordering::Relaxed)..high.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_stack(&self, stack: Range<usize>) {
+        let [low, high] = &self.stack;
+        low.store(stack.start, Ordering::Relaxed);
+        high.store(stack.end, Ordering::Relaxed);
     }
 
     /// What the target's runtime keeps for it.
@@ -332,6 +374,10 @@ impl System for Linux {
 
     fn targets_fence(&self) -> bool {
         self.fences == Fences::Full
+    }
+
+    fn targets_stand(&self) -> bool {
+        self.stands
     }
 
     #[inline]

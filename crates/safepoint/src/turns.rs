@@ -14,7 +14,10 @@ use core::time::Duration;
 use crate::error::StopError;
 use crate::mutator::Mutator;
 use crate::options::StopOptions;
+use crate::protocol::MutatorSlot;
+use crate::roots::{Place, Stand, stand_here};
 use crate::stop::{Request, Stopped, refusal};
+use crate::system::Identity;
 use crate::world::World;
 
 impl Mutator {
@@ -52,6 +55,7 @@ impl Mutator {
             let holder = protocol.stop_turn.holder();
             return Err(StopError::Busy { reason: options.reason, holder, waited: Duration::ZERO });
         }
+        stand_here!(Some(self.slot), Stand::new(Place::Request));
         Request::of(self, options)?.stop_at_once()
     }
 
@@ -90,6 +94,7 @@ impl Mutator {
         let reason = options.reason;
         // While the mutator runs: no work of a stop is under way.
         let before = self.shared.recorder.served(reason);
+        stand_here!(Some(self.slot), Stand::new(Place::Request));
         let mut request = Request::of(self, options)?;
         let shared = request.shared;
         let is_served = || shared.recorder.served(reason) != before;

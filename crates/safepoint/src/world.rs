@@ -12,8 +12,9 @@ use crate::forks;
 use crate::id::MutatorId;
 use crate::metrics::{Metrics, Pause, Recorder};
 use crate::protocol::Protocol;
+use crate::roots::{Hooks, Parked};
 use crate::stops::{StopEpoch, Stops};
-use crate::system::{Fences, Linux};
+use crate::system::{Fences, Linux, Moment, Tell};
 
 /// What the handles of a world share.
 pub(crate) struct Shared {
@@ -39,6 +40,85 @@ impl fmt::Debug for Shared {
             .field("holder", &self.protocol.stop_turn.holder())
             .field("live", &self.protocol.live().count())
             .finish_non_exhaustive()
+    }
+}
+
+/// What a world is to be like. The default is [`World::new`]'s.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
+///
+/// # Examples
+///
+/// ```
+/// use safepoint::{World, WorldOptions};
+///
+/// let world = World::with_options(WorldOptions::new().roots());
+/// let mutator = world.attach()?;
+/// std::thread::scope(|scope| {
+///     scope.spawn(|| {
+///         let mut other = world.attach().unwrap();
+///         other.blocking(|| {
+///             let stopped = world.stop_from_outside("collection").unwrap();
+///             for mutator in stopped.mutators() {
+///                 let parked = mutator.parked().unwrap();
+///                 for range in parked.roots() {
+///                     println!("{:?} {:x?}", range.kind(), range.addresses());
+///                 }
+///             }
+///         });
+///     });
+///     let mut mutator = mutator;
+///     mutator.poll();
+/// # drop(mutator);
+/// });
+/// # Ok::<(), safepoint::AttachError>(())
+/// ```
+#[derive(Clone, Default)]
+#[must_use]
+pub struct WorldOptions {
+    fully_fenced: bool,
+    roots: bool,
+    hooks: Option<Arc<dyn Hooks>>,
+}
+
+impl fmt::Debug for WorldOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorldOptions")
+            .field("fully_fenced", &self.fully_fenced)
+            .field("roots", &self.roots)
+            .field("hooks", &self.hooks.is_some())
+            .finish()
+    }
+}
+
+impl WorldOptions {
+    /// The best fences that the system has, and nothing else.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// As [`World::fully_fenced`].
+    pub fn fully_fenced(self) -> Self {
+        Self { fully_fenced: true, ..self }
+    }
+
+    /// Mutators say where their roots are before they count as safe, so that a conservative scanner finds all of
+    /// them: [`StoppedMutator::parked`](crate::StoppedMutator::parked),
+    /// [`Processor::parked`](crate::Processor::parked).
+    ///
+    /// A poll costs the same. Each safe region is entered and left by the slow path, which costs some ten
+    /// nanoseconds. [`RawMutator::enter`](crate::RawMutator::enter), which returns before the region ends, cannot
+    /// say that in such a world, and aborts: use [`RawMutator::blocking`](crate::RawMutator::blocking).
+    pub fn roots(self) -> Self {
+        Self { roots: true, ..self }
+    }
+
+    /// Has mutators call the hooks when they are about to stand still and when they go on, with what
+    /// [`WorldOptions::roots`] does, which this includes.
+    pub fn hooks(self, hooks: Arc<dyn Hooks>) -> Self {
+        Self { roots: true, hooks: Some(hooks), ..self }
     }
 }
 
@@ -75,14 +155,34 @@ impl World {
     /// An empty, running world with the best fences that the system has.
     #[must_use]
     pub fn new() -> Self {
-        Self::with(Linux::new(Fences::probe()))
+        Self::with_options(WorldOptions::new())
+    }
+
+    /// An empty, running world as the options want it.
+    #[must_use]
+    pub fn with_options(options: WorldOptions) -> Self {
+        let WorldOptions { fully_fenced, roots, hooks } = options;
+        let fences = if fully_fenced { Fences::Full } else { Fences::probe() };
+        let mut system = Linux::new(fences);
+        system.stands = roots;
+        system.tells = hooks.map(|hooks| -> Box<Tell> {
+            Box::new(move |slot, moment| {
+                // SAFETY: called on the mutator's own thread.
+                let Ok(at) = (unsafe { Parked::of(slot) }) else { return };
+                match moment {
+                    Moment::Parking => hooks.parking(&at),
+                    Moment::Running => hooks.running(&at),
+                }
+            })
+        });
+        Self::with(system)
     }
 
     /// An empty, running world that does without `membarrier(2)`, for a program that is going to forbid itself
     /// that call. Leaving a safe region costs a fence and, in a world with a nudge, entering it another.
     #[must_use]
     pub fn fully_fenced() -> Self {
-        Self::with(Linux::new(Fences::Full))
+        Self::with_options(WorldOptions::new().fully_fenced())
     }
 
     /// An empty, running world for tests, in which what is rare is common.

@@ -34,6 +34,7 @@
 //! | `passed_over` | targets +1 and -1; holder of the stop turn | holder of the stop turn | fence after +1 / the fence after `stop_word` is made odd; release / acquire | see `passed` |
 //! | turns | requesters; a handler adds to the upper bits | requesters | acquire / release | one thread has a turn |
 //! | `served`, HANDSHAKE | see `handshake` | | | H2, H3 |
+//! | `stand` | target | requester in its stop, or with its claim | relaxed, before the state | I10 |
 //! | `each_call` | holder of the for-each turn | the thread that took `each_pending` | release / acquire | I6 |
 //!
 //! - **I1** A slot outlives every thread that holds its world.
@@ -66,6 +67,11 @@
 //!   it again if need be. So a requester that has written that, and fenced, may leave a bit that it finds. A
 //!   bit that stays from a request before, on a target that has not left its region since, costs no
 //!   read-modify-write.
+//! - **I10** In a world whose targets say where they stand (`stand`), each does so before it publishes `Safe` with
+//!   KNOWN, by a release that requesters acquire. The way into a region that has no slow path publishes `Safe`
+//!   without KNOWN first. Requesters take that for `Running`, and wait for the acknowledgement, or for KNOWN. A
+//!   target writes `stand` only while no requester reads it: it runs, and has been in no stop and no claim since
+//!   its last look, or has the world stopped itself. On the way out of a region it writes it behind that look.
 //!
 //! *Exit*: detach acknowledges what is pending; for a slot found dead the requester acknowledges. *Fork*:
 //! the child puts each world in order, see [`Protocol::after_fork`]. *Signals*: a handler calls `recall`
@@ -76,12 +82,14 @@
 
 mod arena;
 mod each;
+mod entry;
 mod handshake;
 mod operations;
 mod passed;
 mod request;
 mod run;
 mod slot;
+mod stand;
 mod stop;
 mod target;
 
@@ -122,7 +130,7 @@ use self::slot::Requests;
 #[cfg(any(test, not(loom)))]
 pub(crate) use self::slot::Stance;
 #[cfg(not(loom))]
-use self::slot::{FENCED, REST, SLOW, STOP};
+use self::slot::{FENCED, REST, SLOW, STANDS, STOP};
 #[cfg(not(loom))]
 pub(crate) use self::slot::{POLL_MASK, SlotUse, USER_BITS, USER_SHIFT};
 #[cfg(not(loom))]
@@ -138,6 +146,10 @@ pub(crate) trait System: fmt::Debug + Send + Sync + Sized + 'static {
 
     /// Whether targets fence in full, since [`System::heavy`] is no fence of theirs. Always the same.
     fn targets_fence(&self) -> bool;
+    /// Whether targets say where they stand before they count as safe (I10). Always the same.
+    fn targets_stand(&self) -> bool {
+        false
+    }
     /// The target's side of a fence pair, where [targets fence](System::targets_fence). The other side is
     /// [`System::heavy`], or a full fence that both sides make.
     fn light(&self);
@@ -304,8 +316,8 @@ impl<S: System> Protocol<S> {
         self.each_turn.after_fork(parent, me);
         // Requests of threads that are gone end. A survivor that has the world stopped from inside its safe
         // region has armed its own slot. A recall came from its own handler (I8): the task is held no more,
-        // and has to be told so when the region ends. Whether targets fence stays as it is.
-        let kept = REST | FENCED | SLOW | USER_BITS | if stopping { STOP } else { 0 };
+        // and has to be told so when the region ends. What the world is like stays as it is, and what the runtime asks.
+        let kept = REST | FENCED | SLOW | STANDS | USER_BITS | if stopping { STOP } else { 0 };
         self.arena.each_slot(|slot| {
             slot.requests.poll.fetch_and(kept, Ordering::Relaxed);
             slot.requests.stop_pending.store(0, Ordering::Relaxed);

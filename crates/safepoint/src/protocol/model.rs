@@ -29,6 +29,10 @@ impl System for Model {
         true
     }
 
+    fn targets_stand(&self) -> bool {
+        super::model_entry::targets_stand()
+    }
+
     fn light(&self) {
         if !ASKS_ONLY.with(Cell::get) && !super::model_regions::is_light() {
             fence(Ordering::SeqCst);

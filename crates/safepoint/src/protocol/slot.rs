@@ -9,6 +9,8 @@ use core::sync::atomic::{AtomicU32 as PlainU32, Ordering as Plain, compiler_fenc
 
 use super::System;
 use super::operations::{self, Queue};
+pub(crate) use super::stand::Stance;
+use super::stand::{KNOWN, Stands};
 use sigctx::sync::{AtomicU32, Ordering};
 
 /// Bit of the poll word: a stop is pending, or was.
@@ -29,12 +31,14 @@ pub(crate) const HANDSHAKE: u32 = 1 << 5;
 /// Bit of the poll word: the target takes the slow paths, in a world for tests. The target sets it when it takes the
 /// slot. It asks for nothing else.
 pub(crate) const SLOW: u32 = 1 << 6;
+/// Bit of the poll word: the targets of this world say where they stand before they count as safe (I10). It asks
+/// for nothing, and has regions entered and left by the slow path. The target sets it when it takes the slot.
+pub(crate) const STANDS: u32 = 1 << 7;
 /// Bits of the poll word that are the runtime's: any thread sets them, the target clears them. They ask for nothing.
 pub(crate) const USER_BITS: u32 = 0xff << USER_SHIFT;
 pub(crate) const USER_SHIFT: u32 = 24;
 /// The bits of the poll word with which a poll takes its slow path.
-#[cfg(not(loom))]
-pub(crate) const POLL_MASK: u32 = !FENCED;
+pub(crate) const POLL_MASK: u32 = !(FENCED | STANDS);
 /// Bit of `each_pending`: the requester has claimed the closure, and runs it or hands it back.
 pub(crate) const CLAIMED: u32 = 1 << 31;
 
@@ -57,18 +61,6 @@ pub enum MutatorState {
 
 /// The bits of the state word that are the state. Above them is the [`Stance`].
 const STATE: u32 = 0b111;
-
-/// What a thread does in a safe region. Only handlers on that thread look at it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub(crate) enum Stance {
-    /// It has the world stopped, or is about to, and runs the code that asked for that.
-    Works = 0,
-    /// It runs a closure that touches nothing that a stop protects.
-    Away = 1 << 3,
-    /// It waits inside the protocol.
-    Waits = 1 << 4,
-}
 
 /// A state, and a stance in it.
 #[cfg(all(not(loom), feature = "timeline"))]
@@ -133,9 +125,10 @@ pub(crate) struct Requests {
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Status<I> {
-    state: AtomicU32,
+    pub(super) state: AtomicU32,
     /// 1 while the target sleeps, or is about to, because the requester has claimed its closure.
     pub(crate) awaits: AtomicU32,
+    pub(crate) stands: Stands,
     /// How many threads have had the slot. Not part of the protocol, so not modelled.
     pub(crate) generation: PlainU32,
     /// Place in the world's arena. Written before the slot is published there.
@@ -166,6 +159,7 @@ impl<I: Default> MutatorSlot<I> {
             status: Status {
                 state: AtomicU32::new(MutatorState::Dead as u32),
                 awaits: AtomicU32::new(0),
+                stands: Stands::new(),
                 generation: PlainU32::new(0),
                 index: PlainU32::new(0),
                 identity: I::default(),
@@ -182,11 +176,11 @@ impl<I> MutatorSlot<I> {
     /// for behind a fence.
     #[inline(always)]
     pub(crate) fn is_armed(&self) -> bool {
-        self.requests.poll.load(Ordering::Relaxed) & !FENCED != 0
+        self.requests.poll.load(Ordering::Relaxed) & POLL_MASK != 0
     }
 
-    /// Target only, after its store of a state: whether the poll word is armed. Calls `fence` before it looks, in
-    /// a world whose targets fence; elsewhere this is one load.
+    /// Target only, after its store of a state: whether the poll word is armed, or the target says where it stands.
+    /// Calls `fence` before it looks, in a world whose targets fence; elsewhere this is one load.
     #[inline(always)]
     pub(crate) fn is_armed_behind(&self, fence: impl FnOnce()) -> bool {
         // I2: the store is not to be moved below the look.
@@ -224,7 +218,8 @@ impl<I> MutatorSlot<I> {
     /// Whether a nudged call finds something to do.
     #[cfg(not(loom))]
     pub(crate) fn is_asked(&self) -> bool {
-        self.requests.poll.load(Ordering::Relaxed) & !(NUDGED | FENCED | SLOW | USER_BITS) != 0
+        let asks = !(NUDGED | FENCED | SLOW | STANDS | USER_BITS);
+        self.requests.poll.load(Ordering::Relaxed) & asks != 0
     }
 
     /// Requester only, for a slot whose bit it has set: whether the target takes the slow path before its next
@@ -233,12 +228,14 @@ impl<I> MutatorSlot<I> {
         self.requests.poll.load(Ordering::Relaxed) & NUDGED != 0
     }
 
-    /// Target only, where it comes to a safe point by itself.
-    pub(crate) fn forget_nudge(&self) {
+    /// Target only, where it comes to a safe point by itself. Returns whether a nudge brought it to the last one.
+    pub(crate) fn forget_nudge(&self) -> bool {
+        let is_nudged = self.is_nudged();
         // Acquire: it then sees what a requester wrote that has found the bit there.
-        if self.is_nudged() {
+        if is_nudged {
             self.requests.poll.fetch_and(!NUDGED, Ordering::AcqRel);
         }
+        is_nudged
     }
 
     /// Requester only: sets a bit of the poll word. A bit that an earlier request has left there is left as
@@ -268,7 +265,14 @@ impl<I> MutatorSlot<I> {
 
     /// Acquire, with `set_state`'s release: a requester that sees `Safe` sees all that the target did before.
     pub(crate) fn state(&self) -> MutatorState {
-        MutatorState::from_word(self.status.state.load(Ordering::Acquire))
+        let word = self.status.state.load(Ordering::Acquire);
+        match MutatorState::from_word(word) {
+            // I10.
+            MutatorState::Safe if word & KNOWN == 0 && self.status.stands.are_said() => {
+                MutatorState::Running
+            }
+            state => state,
+        }
     }
 
     /// Target only. Release, see [`MutatorSlot::state`]. The caller makes the fence that must follow.
@@ -277,21 +281,17 @@ impl<I> MutatorSlot<I> {
         self.status.state.store(state as u32, Ordering::Release);
     }
 
-    /// Target only: `Safe`, with what the thread does there. As [`MutatorSlot::set_state`].
-    #[inline(always)]
-    pub(crate) fn set_safe(&self, stance: Stance) {
-        self.status.state.store(MutatorState::Safe as u32 | stance as u32, Ordering::Release);
-    }
-
-    /// What the target does in its safe region; `None` outside of one. Relaxed: called on the target's
-    /// thread only, also in handlers.
+    /// What the target does in its safe region; `None` outside of one. Relaxed: called on the target's thread, also in
+    /// handlers; and by a requester that keeps the target where it is.
     pub(crate) fn stance(&self) -> Option<Stance> {
         let word = self.status.state.load(Ordering::Relaxed);
-        (MutatorState::from_word(word) == MutatorState::Safe).then_some(match word & !STATE {
-            0 => Stance::Works,
-            word if word == Stance::Away as u32 => Stance::Away,
-            _ => Stance::Waits,
-        })
+        (MutatorState::from_word(word) == MutatorState::Safe).then_some(
+            match word & !(STATE | KNOWN) {
+                0 => Stance::Works,
+                word if word == Stance::Away as u32 => Stance::Away,
+                _ => Stance::Waits,
+            },
+        )
     }
 
     /// What the target does, as any thread sees it. It may have changed before it is looked at.

@@ -6,7 +6,8 @@ use core::time::Duration;
 use super::passed::Waits;
 use super::request::{MOST, RoundNumber};
 use super::slot::{
-    CLAIMED, EACH, FENCED, HANDSHAKE, MutatorSlot, MutatorState, NUDGED, REST, SLOW, STOP, Stance,
+    CLAIMED, EACH, FENCED, HANDSHAKE, MutatorSlot, MutatorState, NUDGED, POLL_MASK, REST, SLOW,
+    STANDS, STOP, Stance,
 };
 use super::{Edge, Limit, Protocol, System};
 use sigctx::sync::{Ordering, fence};
@@ -47,6 +48,8 @@ impl<S: System> Protocol<S> {
         slot.set_standing(FENCED, self.system.targets_fence());
         slot.set_standing(SLOW, self.system.is_slow());
         slot.forget_user_bits();
+        slot.set_standing(STANDS, self.system.targets_stand());
+        slot.status.stands.begin(self.system.targets_stand());
         // First: what is found of this thread is found with this generation, not the last thread's.
         slot.status.generation.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
         slot.open_queue();
@@ -132,35 +135,39 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// Enters a safe region.
+    /// Enters a safe region. A target that says where it stands has done so.
     pub(crate) fn enter(&self, slot: &'static MutatorSlot<S::Identity>, stance: Stance) {
-        Self::enter_of(|| self, slot, stance);
+        if !Self::try_enter_of(|| self, slot, stance, true) {
+            self.enter_armed(slot, stance);
+        }
     }
 
-    /// [`Protocol::enter`], which asks for the protocol only if it needs more than the slot.
+    /// Enters a safe region if nothing is pending, and the target does not say where it stands. If false the state is
+    /// `Safe` all the same, and the caller goes on with [`Protocol::enter_armed`]; or with
+    /// [`Protocol::enter_standing`] if the slot says where it stands, and this is not `known` yet.
     #[inline(always)]
-    pub(crate) fn enter_of<'a>(
+    pub(crate) fn try_enter_of<'a>(
         protocol: impl Fn() -> &'a Self,
         slot: &'static MutatorSlot<S::Identity>,
         stance: Stance,
-    ) {
+        known: bool,
+    ) -> bool {
         // I2: the state, then the flag.
-        slot.set_safe(stance);
-        if slot.is_armed_behind(|| protocol().system.light_to_enter()) {
-            protocol().enter_armed(slot, stance);
-        }
+        slot.set_entering(stance, known);
+        !slot.is_armed_behind(|| protocol().system.light_to_enter())
     }
 
     /// Acknowledges a request that came while the slot was running, before the region is entered: its
     /// requester may have seen `Running`, and gone to sleep.
     #[cold]
-    fn enter_armed(&self, slot: &'static MutatorSlot<S::Identity>, stance: Stance) {
-        slot.forget_nudge();
+    pub(crate) fn enter_armed(&self, slot: &'static MutatorSlot<S::Identity>, stance: Stance) {
+        let mut is_asked = slot.forget_nudge();
         loop {
             self.system.edge(Edge::Published);
             fence(Ordering::SeqCst);
             // Acquire: the bit is set after the pending word.
             let poll = slot.requests.poll.load(Ordering::Acquire);
+            is_asked |= poll & POLL_MASK != 0;
             if poll & STOP != 0 {
                 self.acknowledge_stop(slot);
             }
@@ -172,8 +179,10 @@ impl<S: System> Protocol<S> {
             self.process(slot);
             slot.set_safe(stance);
         }
-        // I7.
-        self.system.settle_nudges();
+        // I7. A target that only had to say where it stands is not on anyone's list.
+        if is_asked {
+            self.system.settle_nudges();
+        }
     }
 
     /// Leaves a safe region. Waits while the world is stopped, a requester runs a closure for this slot, or
@@ -190,7 +199,7 @@ impl<S: System> Protocol<S> {
         Self::try_leave_of(|| self, slot)
     }
 
-    /// [`Protocol::try_leave`], as [`Protocol::enter_of`].
+    /// [`Protocol::try_leave`], which asks for the protocol only if it needs more than the slot.
     #[inline(always)]
     pub(crate) fn try_leave_of<'a>(
         protocol: impl Fn() -> &'a Self,

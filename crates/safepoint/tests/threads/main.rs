@@ -15,6 +15,7 @@ mod no_safepoint;
 mod nudge;
 mod recording;
 mod reenter;
+mod roots;
 mod stop;
 mod storm;
 mod straggler;
