@@ -206,6 +206,15 @@ pub(crate) trait Limit {
     fn left(&self) -> Option<Duration>;
 }
 
+/// No deadline.
+struct Unlimited;
+
+impl Limit for Unlimited {
+    fn left(&self) -> Option<Duration> {
+        None
+    }
+}
+
 /// How long a requester waits, and what it does about late targets.
 pub(crate) trait Pace<S: System>: Limit {
     /// What is kept of a late target.

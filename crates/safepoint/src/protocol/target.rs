@@ -9,20 +9,11 @@ use super::slot::{
     CLAIMED, EACH, FENCED, HANDSHAKE, MutatorSlot, MutatorState, NUDGED, POLL_MASK, REST, SLOW,
     STANDS, STOP, Stance,
 };
-use super::{Edge, Limit, Protocol, System};
+use super::{Edge, Limit, Protocol, System, Unlimited};
 use sigctx::sync::{Ordering, fence};
 
 /// How often a wait that a recall does not end looks for one.
 pub(super) const NAP: Duration = Duration::from_millis(10);
-
-/// No deadline.
-struct Unlimited;
-
-impl Limit for Unlimited {
-    fn left(&self) -> Option<Duration> {
-        None
-    }
-}
 
 /// Why a thread got no slot.
 #[derive(Debug)]
