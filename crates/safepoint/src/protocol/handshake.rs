@@ -24,12 +24,14 @@
 //!   bit takes the lock before it runs anything else, a for-each's closure included.
 //! - **H3** A requester takes its slot's first operation under the lock, where it sees that the slot is `Safe` and
 //!   that its own operation is still queued. It has made the heavy fence since that was queued. So a target that
-//!   leaves its region finds the bit (I2), and under the lock either its operations or that it is served. Then it
-//!   waits, safe, and takes none. What the requester takes from there on, until it serves no more, needs no look.
+//!   leaves its region finds the bit (I2), and under the lock that it is served. Then it waits, safe. Or it is not
+//!   served, and a requester that takes the lock afterwards sees it running. What the requester takes from there on,
+//!   until it serves no more, needs no look.
 //! - **H4** A queue is open for one generation of its slot. The target closes it before it gives the slot up, and
 //!   takes what is in there. So no operation reaches the slot's next thread.
 //! - **H5** A slot is served or claimed by a for-each (I4), not both: each side writes its word, fences, and looks at
-//!   the other's. Both may give way. Then they look again.
+//!   the other's. Both may give way. Then they look again. A target that is not served settles its closure before it
+//!   takes an operation: a requester that finds the closure pending may claim it, unless it sees the target running.
 //! - **H6** The requester keeps what its operations borrow until none is outstanding. The thread that took one
 //!   counts it as over when it has run, or dropped, its work.
 //!
@@ -83,14 +85,6 @@ pub(crate) struct Ask<'a, I: 'static> {
     pub(crate) work: Box<dyn FnOnce() + Send + 'a>,
 }
 
-/// What the target finds in its own queue.
-enum Own {
-    Operation(Operation),
-    /// A requester runs operations for it.
-    Served,
-    Empty,
-}
-
 impl<I: 'static> MutatorSlot<I> {
     fn served(&self) -> &AtomicU32 {
         &self.requests.served
@@ -118,15 +112,9 @@ impl<I: 'static> MutatorSlot<I> {
         })
     }
 
-    /// Target only, while it runs.
-    fn take_own(&self) -> Own {
-        self.status.queue.locked(|operations| {
-            // H3.
-            if self.is_awaited() {
-                return Own::Served;
-            }
-            operations.pop_front().map_or(Own::Empty, |first| Own::Operation(first.mark_taken()))
-        })
+    /// Target only, while it runs and is not served.
+    fn take_own(&self) -> Option<Operation> {
+        self.status.queue.locked(|operations| operations.pop_front().map(Operation::mark_taken))
     }
 
     /// Target only, under the lock: whether a requester serves the slot. That is told that the target waits.
@@ -475,24 +463,31 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// The target's side, while it runs and has found its bit: one operation, or a wait, or the bit's end.
+    /// The target's side, while it runs and has found its bit: whether a requester serves the slot. If so it waits, and
+    /// looks again. If not, no requester begins to before the target is safe again (H3).
+    pub(super) fn is_served_by_another(&self, slot: &'static MutatorSlot<S::Identity>) -> bool {
+        let is_served = slot.status.queue.locked(|_| slot.is_awaited());
+        if is_served {
+            // The requester may be stopped meanwhile, and so may this thread.
+            slot.set_safe(Stance::Waits);
+            self.system.edge(Edge::Published);
+            fence(Ordering::SeqCst);
+            self.acknowledge_stop(slot);
+            self.await_server(slot);
+            slot.set_state(MutatorState::Running);
+        }
+        is_served
+    }
+
+    /// The target's side, while it runs, is not served, and has no closure of a for-each to run: one operation, or the
+    /// bit's end.
     pub(super) fn serve_own(&self, slot: &'static MutatorSlot<S::Identity>) {
-        match slot.take_own() {
-            Own::Operation(operation) => operation.run(&self.system),
-            Own::Served => {
-                // H3. The requester may be stopped meanwhile, and so may this thread.
-                slot.set_safe(Stance::Waits);
-                self.system.edge(Edge::Published);
-                fence(Ordering::SeqCst);
-                self.acknowledge_stop(slot);
-                self.await_server(slot);
-                slot.set_state(MutatorState::Running);
-            }
-            Own::Empty => {
-                // I7: no nudge is wanted for a slot with nothing queued.
-                self.system.settle_nudges();
-                slot.disarm_handshakes();
-            }
+        if let Some(operation) = slot.take_own() {
+            operation.run(&self.system);
+        } else {
+            // I7: no nudge is wanted for a slot with nothing queued.
+            self.system.settle_nudges();
+            slot.disarm_handshakes();
         }
     }
 

@@ -26,8 +26,8 @@ fn ask(world: &World, own: Option<Mutator>, target: Mutator) -> bool {
     ask_at(world, own, false, target, &mut Patient)
 }
 
-/// With three threads: one preemption less than usual, or it would take minutes.
-fn model_of_three(run: impl Fn() + Send + Sync + 'static) {
+/// With much to do: one preemption less than usual, or it would take minutes.
+fn smaller_model(run: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = model.preemption_bound.map(|n| n.min(2));
     model.check(run);
@@ -132,7 +132,7 @@ fn handshake_past_its_deadline() {
 /// The operations of two requesters run one after the other, on whichever threads.
 #[test]
 fn two_handshakes_against_a_mutator_that_leaves_a_safe_region() {
-    model_of_three(|| {
+    smaller_model(|| {
         let world = World::new();
         let slot = world.attach();
         world.protocol.enter(slot, Stance::Away);
@@ -152,7 +152,7 @@ fn two_handshakes_against_a_mutator_that_leaves_a_safe_region() {
 #[test]
 fn mutators_that_ask_each_other() {
     for self_only in [false, true] {
-        loom::model(move || {
+        smaller_model(move || {
             let world = World::new();
             let (one, other) = (world.attach(), world.attach());
             let asks = spawn(&world, move |world| {
@@ -176,7 +176,7 @@ fn mutators_that_ask_each_other() {
 #[test]
 fn handshake_beside_a_stop() {
     for from_outside in [false, true] {
-        model_of_three(move || {
+        smaller_model(move || {
             let world = World::new();
             let (slot, own) = (world.attach(), world.attach());
             world.protocol.enter(slot, Stance::Away);
@@ -199,10 +199,35 @@ fn handshake_beside_a_stop() {
     }
 }
 
+/// As [`handshake_beside_a_for_each`], for a mutator that comes back and runs both itself, or neither.
+#[test]
+fn handshake_beside_a_for_each_against_a_mutator_that_leaves() {
+    smaller_model(|| {
+        let world = World::new();
+        let (slot, own) = (world.attach(), world.attach());
+        world.protocol.enter(slot, Stance::Away);
+        let visitor = spawn(&world, move |world| {
+            world.for_each_at(own, &mut LooksAgain);
+            world.protocol.enter(own, Stance::Away);
+        });
+        // Asked for, and not waited for: the mutator finds it as it leaves.
+        let work = {
+            let world = world.clone();
+            Box::new(move || world.visit(slot, || ()))
+        };
+        assert!(world.protocol.handshake_async(slot, 1, work), "not gone");
+        world.protocol.leave(slot);
+        world.protocol.enter(slot, Stance::Away);
+        visitor.join().unwrap();
+        world.protocol.leave(slot);
+        assert_eq!(world.visits(slot), 2, "each ran once");
+    });
+}
+
 /// A for-each's closure and an operation do not run for a mutator at the same time (H5).
 #[test]
 fn handshake_beside_a_for_each() {
-    model_of_three(|| {
+    smaller_model(|| {
         let world = World::new();
         let (slot, own) = (world.attach(), world.attach());
         world.protocol.enter(slot, Stance::Away);

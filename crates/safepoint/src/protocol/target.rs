@@ -264,11 +264,13 @@ impl<S: System> Protocol<S> {
                 if !self.be_stopped(slot, limit, waits) {
                     break false;
                 }
-            } else if poll & HANDSHAKE != 0 {
-                // H2.
-                self.serve_own(slot);
+            } else if poll & HANDSHAKE != 0 && self.is_served_by_another(slot) {
+                // H2. It has waited.
             } else if poll & EACH != 0 {
+                // H5: before it runs operations.
                 self.serve_each(slot);
+            } else if poll & HANDSHAKE != 0 {
+                self.serve_own(slot);
             } else if poll & REST != 0 {
                 self.be_held(slot);
             } else {
