@@ -1,9 +1,8 @@
 //! How mmtk stops, resumes and lists the threads: all of it that is not in `safepoint`.
 
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 use std::thread::Builder;
-use std::time::Instant;
 
 use mmtk::util::alloc::AllocationError;
 use mmtk::util::{VMMutatorThread, VMThread, VMWorkerThread};
@@ -43,7 +42,7 @@ impl Collection<Vm> for Coordination {
 
     fn resume_mutators(_: VMWorkerThread) {
         let pause = with_pause(Option::take).expect("mmtk has stopped the mutators");
-        counts().collections.fetch_add(1, SeqCst);
+        counts().collections.fetch_add(1, Relaxed);
         check::after_collection(&pause);
         pause.resume();
     }
@@ -51,21 +50,12 @@ impl Collection<Vm> for Coordination {
     fn block_for_gc(_: VMMutatorThread) {
         let world = world();
         let raw = world.current().expect("mmtk asks on the mutator's thread");
-        let collections = || counts().collections.load(SeqCst);
         // This thread runs: the collection that it waits for has not stopped it yet.
-        let before = collections();
+        let before = world.stops_for(Reason::GC);
         // SAFETY: attached, and whoever allocates knows that this is a safe point.
         let running = unsafe { raw.enter() };
-        let start = Instant::now();
-        loop {
-            let stops = world.stops();
-            if collections() != before {
-                break;
-            }
-            // It may be a stop for another reason that is over.
-            if start.elapsed() > PATIENCE || !world.wait_for_stop(stops, Some(PATIENCE)) {
-                give_up("no collection has ended in time");
-            }
+        if !world.wait_for_stop(before, Some(PATIENCE)) {
+            give_up("no collection has ended in time");
         }
         // SAFETY: as above.
         unsafe { raw.restore(running) };

@@ -281,10 +281,20 @@ impl Recorder {
         increment(&self.at(place).served);
     }
 
+    /// What is kept for the reason alone.
+    fn own(&self, reason: Reason) -> Option<&Kept> {
+        self.all().take(REASONS - 1).find(|kept| kept.reason == reason)
+    }
+
     /// How many stops for the reason have done their work. Always 0 if the reason has no place of its own.
     pub(crate) fn served(&self, reason: Reason) -> u32 {
-        let own = self.all().take(REASONS - 1).find(|kept| kept.reason == reason);
-        own.map_or(0, |kept| kept.served.load(Ordering::Relaxed))
+        self.own(reason).map_or(0, |kept| kept.served.load(Ordering::Relaxed))
+    }
+
+    /// As [`Recorder::served`]; if the reason shares the last place, `of_all`.
+    pub(crate) fn served_or(&self, reason: Reason, of_all: impl FnOnce() -> u32) -> u32 {
+        let shares = self.own(reason).is_none() && self.all().count() == REASONS;
+        if shares { of_all() } else { self.served(reason) }
     }
 
     /// A request was served by the stop of another thread. By any thread, when [`Recorder::served`] has changed.

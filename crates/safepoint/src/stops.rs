@@ -11,10 +11,16 @@ use std::time::Instant;
 
 use sigctx::sync::{self, AtomicU32, Ordering};
 
-/// How many stops of a world are over: of a moment, from [`World::stops`](crate::World::stops). Two differ if a stop
-/// has ended in between; the number begins anew after 2³².
+use crate::options::Reason;
+
+/// How many stops of a world are over: of a moment, from [`World::stops`](crate::World::stops), or from
+/// [`World::stops_for`](crate::World::stops_for) of those for one reason. Two of a kind differ if such a stop has ended
+/// in between; the number begins anew after 2³².
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct StopEpoch(u32);
+pub struct StopEpoch {
+    pub(crate) reason: Option<Reason>,
+    pub(crate) over: u32,
+}
 
 #[derive(Debug)]
 pub(crate) struct Stops {
@@ -29,8 +35,8 @@ impl Stops {
         Self { over, waiting, joiners }
     }
 
-    pub(crate) fn epoch(&self) -> StopEpoch {
-        StopEpoch(self.over.load(Ordering::SeqCst))
+    pub(crate) fn over(&self) -> u32 {
+        self.over.load(Ordering::SeqCst)
     }
 
     /// The thread waits for the turn, or for a stop that it can join, until the result is dropped.
@@ -51,22 +57,25 @@ impl Stops {
         }
     }
 
-    /// Waits until a stop is over that was not at `after`. False after the timeout.
-    pub(crate) fn wait(&self, after: StopEpoch, timeout: Option<Duration>) -> bool {
-        if self.epoch() != after {
+    /// Waits for ends of stops until `is_over`, which one of them makes true before it is counted. False after the
+    /// timeout.
+    pub(crate) fn wait(&self, timeout: Option<Duration>, is_over: impl Fn() -> bool) -> bool {
+        if is_over() {
             return true;
         }
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let is_over = loop {
-            if self.epoch() != after {
+            // Before the look: the end that makes it true changes this later.
+            let over = self.over();
+            if is_over() {
                 break true;
             }
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 break false;
             }
-            sync::wait(&self.over, after.0, left);
+            sync::wait(&self.over, over, left);
         };
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         is_over

@@ -11,6 +11,7 @@ use crate::chaos::{Chaos, Disturbance};
 use crate::forks;
 use crate::id::MutatorId;
 use crate::metrics::{Metrics, Pause, Recorder};
+use crate::options::Reason;
 use crate::protocol::Protocol;
 use crate::roots::{Hooks, Parked};
 use crate::stops::{StopEpoch, Stops};
@@ -251,10 +252,41 @@ impl World {
     /// Async-signal-safe (AS-Safe).
     #[must_use]
     pub fn stops(&self) -> StopEpoch {
-        self.shared.stops.epoch()
+        StopEpoch { reason: None, over: self.shared.stops.over() }
     }
 
-    /// Waits until a stop is over that was not when [`World::stops`] was `after`: what a thread does that wants a
+    /// How many stops for this reason are over, for [`World::wait_for_stop`]: stops for others do not end that wait.
+    ///
+    /// A stop that ends by a panic is not counted. Of a world that has stopped for more than 15 reasons those beyond are
+    /// not told apart: all stops count for them.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe (AS-Safe).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use safepoint::{Reason, World};
+    /// use std::time::Duration;
+    ///
+    /// let world = World::new();
+    /// let before = world.stops_for(Reason::GC);
+    /// world.stop_from_outside(Reason::DUMP)?.resume();
+    /// assert!(!world.wait_for_stop(before, Some(Duration::ZERO)));
+    /// world.stop_from_outside(Reason::GC)?.resume();
+    /// assert!(world.wait_for_stop(before, Some(Duration::ZERO)));
+    /// # Ok::<(), safepoint::StopError>(())
+    /// ```
+    #[must_use]
+    pub fn stops_for(&self, reason: impl Into<Reason>) -> StopEpoch {
+        let reason = reason.into();
+        let Shared { recorder, stops, .. } = &*self.shared;
+        let over = recorder.served_or(reason, || stops.over());
+        StopEpoch { reason: Some(reason), over }
+    }
+
+    /// Waits until a stop is over that was not when [`World::stops`], or [`World::stops_for`], was `after`: what a thread does that wants a
     /// collection, and lets another stop the world for it. False if none is at the end of `timeout`; `None` is no
     /// limit.
     ///
@@ -282,7 +314,8 @@ impl World {
     #[doc(alias = "block_for_gc")]
     #[must_use]
     pub fn wait_for_stop(&self, after: StopEpoch, timeout: Option<Duration>) -> bool {
-        self.shared.stops.wait(after, timeout)
+        let now = || after.reason.map_or_else(|| self.stops(), |reason| self.stops_for(reason));
+        self.shared.stops.wait(timeout, || now() != after)
     }
 
     /// What the stops of the world have cost so far.

@@ -198,3 +198,39 @@ fn a_wait_for_a_stop_ends_at_its_limit() {
         assert!(world.wait_for_stop(before, Some(Duration::ZERO)), "it has been");
     });
 }
+
+#[test]
+fn a_wait_for_a_reason_outlasts_stops_for_others() {
+    in_child("handle::a_wait_for_a_reason_outlasts_stops_for_others", SOON, || {
+        let world = World::new();
+        let stop = |reason| world.stop_from_outside(reason).expect("stops").resume();
+        let (any, before) = (world.stops(), world.stops_for("gc"));
+        stop("dump");
+        assert!(world.wait_for_stop(any, None), "this was any");
+        assert!(!world.wait_for_stop(before, Some(Duration::from_millis(5))));
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| world.wait_for_stop(before, Some(SOON)));
+            // Whether it waits already or not: none of these is for it.
+            (0..100).for_each(|_| stop("dump"));
+            assert!(!waiting.is_finished(), "ended by a stop for another reason");
+            stop("gc");
+            assert!(waiting.join().expect("no panic"), "it has been");
+        });
+    });
+}
+
+/// The last place of the counts is shared: its reasons are woken by each stop, not by none.
+#[test]
+fn a_wait_for_a_reason_that_is_not_counted_ends_with_any_stop() {
+    in_child("handle::a_wait_for_a_reason_that_is_not_counted_ends_with_any_stop", SOON, || {
+        let world = World::new();
+        for number in 0..16 {
+            let reason = &*Box::leak(format!("reason {number}").into_boxed_str());
+            world.stop_from_outside(reason).expect("stops").resume();
+        }
+        let before = world.stops_for("reason 16");
+        assert!(!world.wait_for_stop(before, Some(Duration::from_millis(5))));
+        world.stop_from_outside("reason 16").expect("stops").resume();
+        assert!(world.wait_for_stop(before, Some(Duration::ZERO)), "it has been");
+    });
+}
