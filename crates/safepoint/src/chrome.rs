@@ -63,10 +63,9 @@ fn requests(timeline: &Timeline) -> impl Iterator<Item = Value> {
         [stopping].into_iter().chain(held)
     });
     let eaches = timeline.for_eaches().iter().map(|each| {
-        let ForEachSpan { requested, started, ended, visited } = *each;
-        let queued = microseconds(started.saturating_sub(requested));
-        let args = json!({ "visited": visited, "queued_us": queued });
-        lasting(FOR_EACHES, "for_each", "for each mutator", started, ended, &args)
+        let ForEachSpan { requested, ended, visited } = *each;
+        let args = json!({ "visited": visited });
+        lasting(FOR_EACHES, "for_each", "for each mutator", requested, ended, &args)
     });
     names.chain(stops).chain(eaches)
 }

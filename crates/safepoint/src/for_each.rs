@@ -21,6 +21,7 @@ use crate::roots::{Parked, Place, RootsError, Stand, stand_here};
 use crate::straggler::Straggler;
 use crate::system::{self, Identity, Linux};
 use crate::tape::{EachEvent, Event};
+use crate::trace::Trace;
 
 impl Mutator {
     /// Runs `visit` once for every mutator of the world, this one included, without stopping them all at the
@@ -113,6 +114,7 @@ impl Mutator {
             return Err(EachError::HoldsFreeze { tid });
         }
         let caught = Caught { visit, panics: Mutex::new(Vec::new()) };
+        let mut trace = Trace::for_each();
         let clock = Clock::start(&self.shared.protocol, tid, options.timeout, options.nudge_after);
         let mut clock = clock.warning(options.on_late);
         let protocol = &self.shared.protocol;
@@ -120,28 +122,34 @@ impl Mutator {
         let result = protocol.for_each(self.slot, tid, &caught, &mut clock);
         if let Ok(visited) | Err(NotVisited::TimedOut(visited, _)) = &result {
             protocol.system.tape.note(|| {
-                let (requested, started) = (clock.requested(), clock.started());
                 let (ended, visited) = (Instant::now(), *visited as usize);
-                Event::Each(EachEvent { requested, started, ended, visited })
+                Event::Each(EachEvent { requested: clock.requested(), ended, visited })
             });
         }
+        let lasted = clock.elapsed();
         let panics = caught.panics.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(first) = panics.into_iter().next() {
             panic::resume_unwind(first);
         }
+        trace.keep(|| clock.take_lates());
         match result {
-            Ok(visited) => Ok(visited as usize),
+            Ok(visited) => {
+                trace.for_each_is_over(visited as usize, lasted);
+                Ok(visited as usize)
+            }
             Err(NotVisited::NoTurn) => {
                 let holder = protocol.each_turn.holder();
+                trace.given_up(&[]);
                 Err(EachError::Busy { holder, waited: clock.elapsed() })
             }
             Err(NotVisited::TimedOut(visited, seen)) => {
                 let visited = visited as usize;
-                let stragglers = seen.into_iter().flatten().collect();
+                let stragglers: Vec<Straggler> = seen.into_iter().flatten().collect();
+                trace.given_up(&stragglers);
                 Err(if clock.is_own_fault() {
                     EachError::HoldsMutators { visited, stragglers }
                 } else {
-                    let culprit = stragglers.first().map(|straggler: &Straggler| straggler.tid);
+                    let culprit = stragglers.first().map(|straggler| straggler.tid);
                     let error = EachError::TimedOut { visited, stragglers };
                     if options.at_deadline == AtDeadline::Abort {
                         abort_in(culprit, format_args!("{error}"));

@@ -19,6 +19,7 @@ use crate::protocol::{Counted, MutatorSlot, Protocol, SlotUse};
 use crate::roots::{Parked, RootsError};
 use crate::system::Identity;
 use crate::tape::{Event, StopEvent};
+use crate::trace::Trace;
 use crate::world::Shared;
 
 /// A stop that succeeded, whoever has it.
@@ -31,6 +32,7 @@ pub(crate) struct Held {
     pub(crate) requested: Instant,
     /// When all mutators had stopped.
     pub(crate) since: Instant,
+    pub(crate) trace: Trace,
 }
 
 impl Held {
@@ -75,6 +77,7 @@ impl Held {
         } else {
             stop_turn.release(system);
         }
+        self.trace.stop_is_over(&pause);
     }
 }
 

@@ -18,6 +18,7 @@
 //! | `raw`, `region` | [`RawMutator`]; the end of a region where something is pending |
 //! | `mutex` | [`Mutex`], whose waiters can be stopped |
 //! | `no_safepoint`, `forbidden` | [`NoSafepoint`]: code without safe points |
+//! | `trace` | spans and events of `tracing` (feature `tracing`) |
 //! | `world`, `pace` | [`World`], [`WorldOptions`]; how long a requester waits, and when it nudges |
 //! | `picture`, `chrome` | a `Timeline` as SVG and as JSON |
 //! | `recording`, `timeline` | what mutators and requests did, sampled and put in order (feature `timeline`) |
@@ -95,6 +96,7 @@ cfg_if::cfg_if! {
         mod tape;
         #[cfg(feature = "timeline")]
         mod timeline;
+        mod trace;
         mod turns;
         mod world;
 

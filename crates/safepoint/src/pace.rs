@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sigctx::inject::Frame;
 use sigctx::sys::{self, Tid};
 use threadreg::procfs::{Served, TaskDir};
-use threadreg::{NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
+use threadreg::{Name, NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
 
 use crate::metrics::count;
 use crate::options::OnLate;
@@ -60,18 +60,36 @@ pub(crate) struct Clock<'a> {
     own_fault: bool,
 }
 
+/// A target, when it was found late.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "nobody is told"))]
+pub(crate) struct Found {
+    pub(crate) tid: Tid,
+    pub(crate) name: Name,
+    /// How long after the request.
+    pub(crate) after: Duration,
+}
+
 /// What is kept of a late target.
 #[derive(Debug)]
-struct Late {
+pub(crate) struct Late {
     slot_use: SlotUse,
     nudges: u32,
     last: Option<Sent>,
     /// How much its thread had run, and when that was asked.
     watched: Option<(Served, Instant)>,
-    /// Whether it is on the tape.
-    noted: bool,
+    /// That it was found late.
+    found: Option<Found>,
     /// Whether it was told of.
     warned: bool,
+}
+
+#[cfg(feature = "tracing")]
+impl Late {
+    /// That it was found late, and how often it was nudged.
+    pub(crate) fn found(&self) -> Option<(Found, u32)> {
+        Some((self.found?, self.nudges))
+    }
 }
 
 #[derive(Debug)]
@@ -151,6 +169,11 @@ impl<'a> Clock<'a> {
         self.own_fault
     }
 
+    /// What is kept of late targets, when the request is over.
+    pub(crate) fn take_lates(&mut self) -> Vec<Late> {
+        mem::take(&mut self.lates)
+    }
+
     fn nudge(
         &self,
         slot: &'static MutatorSlot<Identity>,
@@ -180,7 +203,7 @@ impl<'a> Clock<'a> {
                 nudges: 0,
                 last: None,
                 watched: None,
-                noted: false,
+                found: None,
                 warned: false,
             });
             self.lates.len() - 1
@@ -345,11 +368,12 @@ impl Pace<Linux> for Clock<'_> {
 
     fn late(&mut self, slot: &'static MutatorSlot<Identity>, wanted: &dyn Fn() -> bool) {
         let slot_use = slot.current_use();
-        let Some(thread) = slot.status.identity.thread() else { return };
+        let Some(Target { thread, tid, name }) = slot.status.identity.target() else { return };
         // Nudged again at each nap. A target that exits acknowledges on its way.
         let elapsed = self.elapsed();
         let is_late = elapsed >= self.nudge_after.unwrap_or(NUDGE_AFTER);
-        if is_late && !mem::replace(&mut self.note_late(slot_use).noted, true) {
+        if is_late && self.note_late(slot_use).found.is_none() {
+            self.note_late(slot_use).found = Some(Found { tid, name, after: elapsed });
             self.protocol.system.tape.note(|| Event::Late(slot_use, Instant::now()));
         }
         if is_late && let Some(sent) = self.nudge(slot, thread, wanted) {

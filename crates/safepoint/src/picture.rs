@@ -226,12 +226,12 @@ impl Picture {
 
     fn for_eaches(&mut self, for_eaches: &[ForEachSpan], bottom: f64) -> fmt::Result {
         let (top, height) = (TOP - 6.0, bottom - TOP + 12.0);
-        let shown = for_eaches.iter().filter(|each| self.shows(each.started, each.ended));
+        let shown = for_eaches.iter().filter(|each| self.shows(each.requested, each.ended));
         for each in shown.collect::<Vec<_>>() {
-            let (started, ended) = (self.x(each.started), self.x(each.ended));
-            let lasted = each.ended.saturating_sub(each.started);
+            let (requested, ended) = (self.x(each.requested), self.x(each.ended));
+            let lasted = each.ended.saturating_sub(each.requested);
             let title = format!("for-each: {} visited in {lasted:.1?}", each.visited);
-            self.rect([started, top, (ended - started).max(1.0), height], EACH, 0.25, &title)?;
+            self.rect([requested, top, (ended - requested).max(1.0), height], EACH, 0.25, &title)?;
         }
         Ok(())
     }

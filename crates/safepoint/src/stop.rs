@@ -2,7 +2,7 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use core::mem::ManuallyDrop;
+use core::mem::{self, ManuallyDrop};
 use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,6 +18,7 @@ use crate::roots::{Place, Stand, stand_here};
 use crate::straggler::Straggler;
 use crate::system::{self, Identity, Linux};
 use crate::tape::{Event, StopEvent};
+use crate::trace::Trace;
 use crate::world::{Shared, World};
 
 /// The longest time for which a stop gives way. A thread that can run gets a processor in less, unless they are scarce.
@@ -223,7 +224,8 @@ impl Stopped<'_> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn hand_over(self, to: impl FnOnce(StopHandle)) {
-        let this = ManuallyDrop::new(self);
+        let mut this = ManuallyDrop::new(self);
+        let trace = mem::take(&mut this.held.trace);
         let Self { shared, own, ref held, .. } = *this;
         let protocol = &shared.protocol;
         // While no other thread looks.
@@ -234,7 +236,7 @@ impl Stopped<'_> {
             Protocol::<Linux>::stop_too(own);
         }
         protocol.stop_turn.hand_over();
-        to(StopHandle::new(shared.clone(), Held { ..*held }));
+        to(StopHandle::new(shared.clone(), Held { trace, ..*held }));
     }
 
     /// Lets the world run, as dropping this does.
@@ -286,6 +288,7 @@ pub(crate) struct Request<'a, 'o> {
     /// The turn was free: the clock need not be looked at again.
     at_once: bool,
     safe: Requester<'a>,
+    trace: Trace,
 }
 
 impl<'a: 'o, 'o> Request<'a, 'o> {
@@ -322,7 +325,8 @@ impl<'a: 'o, 'o> Request<'a, 'o> {
         let clock = clock.warning(options.on_late);
         // Safe from here on: the holder of the turn may stop this thread, which waits for it.
         let safe = Requester::enter(protocol, own);
-        Self { shared, tid, options, clock, at_once: true, safe }
+        let trace = Trace::stop(options.reason);
+        Self { shared, tid, options, clock, at_once: true, safe, trace }
     }
 
     /// Waits for the turn, and stops the world.
@@ -372,10 +376,12 @@ impl<'a: 'o, 'o> Request<'a, 'o> {
     }
 
     /// Others have the turn.
-    pub(crate) fn busy(self) -> StopError {
-        let reason = self.options.reason;
+    pub(crate) fn busy(mut self) -> StopError {
+        let (reason, trace) = (self.options.reason, mem::take(&mut self.trace));
         let holder = self.shared.protocol.stop_turn.holder();
-        StopError::Busy { reason, holder, waited: self.leave() }
+        let waited = self.leave();
+        trace.given_up(&[]);
+        StopError::Busy { reason, holder, waited }
     }
 
     /// Stops the world, for the thread that has the turn.
@@ -392,11 +398,13 @@ impl<'a: 'o, 'o> Request<'a, 'o> {
                 let stats = StopStats::new(counted, clock, since);
                 let (last, requested) = (counted.last, clock.requested());
                 self.safe.stay();
-                let held = Held { reason, place, stats, last, requested, since };
+                let mut trace = self.trace;
+                trace.keep(|| clock.take_lates());
+                let held = Held { reason, place, stats, last, requested, since, trace };
                 Ok(Stopped { shared, own, held, not_send: PhantomData })
             }
             Err(TimedOut(seen)) => {
-                let stragglers = seen.into_iter().flatten().collect();
+                let stragglers: Vec<Straggler> = seen.into_iter().flatten().collect();
                 shared.recorder.given_up(place);
                 protocol.system.tape.note(|| {
                     let (requested, started) = (clock.requested(), clock.started());
@@ -413,10 +421,11 @@ impl<'a: 'o, 'o> Request<'a, 'o> {
                     })
                 });
                 protocol.stop_turn.release(&protocol.system);
+                self.trace.given_up(&stragglers);
                 Err(if clock.is_own_fault() {
                     StopError::HoldsMutators { reason, stragglers }
                 } else {
-                    let culprit = stragglers.first().map(|straggler: &Straggler| straggler.tid);
+                    let culprit = stragglers.first().map(|straggler| straggler.tid);
                     let error = StopError::TimedOut { reason, stragglers };
                     if self.options.at_deadline == AtDeadline::Abort {
                         abort_in(culprit, format_args!("{error}"));

@@ -37,8 +37,6 @@ pub(crate) struct StopEvent {
 #[cfg_attr(not(feature = "timeline"), expect(dead_code, reason = "no tape is read"))]
 pub(crate) struct EachEvent {
     pub(crate) requested: Instant,
-    /// When it had its turn.
-    pub(crate) started: Instant,
     pub(crate) ended: Instant,
     pub(crate) visited: usize,
 }

@@ -151,10 +151,8 @@ pub struct StopSpan {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct ForEachSpan {
-    /// When it was asked for.
+    /// When it was asked for. It may have waited for its turn from then on.
     pub requested: Duration,
-    /// When it had its turn.
-    pub started: Duration,
     /// When the last closure had run.
     pub ended: Duration,
     /// How many mutators were visited.
@@ -207,10 +205,9 @@ impl Timeline {
                     mutators,
                     last: last.and_then(place),
                 }),
-                Event::Each(EachEvent { requested, started, ended, visited }) => {
+                Event::Each(EachEvent { requested, ended, visited }) => {
                     for_eaches.push(ForEachSpan {
                         requested: since(requested),
-                        started: since(started),
                         ended: since(ended),
                         visited,
                     });
@@ -230,7 +227,7 @@ impl Timeline {
         let waits: Vec<_> = stops
             .iter()
             .map(|stop| (stop.started, stop.stopped.unwrap_or(stop.ended)))
-            .chain(for_eaches.iter().map(|each| (each.started, each.ended)))
+            .chain(for_eaches.iter().map(|each| (each.requested, each.ended)))
             .collect();
         let track = |(at, (seen, nudges)): (usize, (Seen, Vec<NudgeMark>))| {
             let Seen { slot_use, tid, name, changes, ended } = seen;
@@ -420,12 +417,7 @@ pub(crate) mod tests {
     fn a_mutator_is_late_while_a_request_waits_for_it() {
         let events = |start| {
             let late = |at| Event::Late(MUTATOR, start + us(at));
-            let each = EachEvent {
-                requested: start,
-                started: start + us(700),
-                ended: start + us(900),
-                visited: 2,
-            };
+            let each = EachEvent { requested: start + us(700), ended: start + us(900), visited: 2 };
             vec![
                 late(110),
                 stop(start, [10, 200, 300]),

@@ -20,5 +20,6 @@ mod stop;
 mod storm;
 mod straggler;
 mod stress;
+mod trace;
 mod turns;
 mod warn;

@@ -104,11 +104,11 @@ fn a_for_each_is_recorded_with_the_mutator_that_was_late_for_it() {
                 );
             });
             let [each] = timeline.for_eaches() else { panic!("{timeline:?}") };
-            assert!(each.visited == 3 && each.requested <= each.started, "{each:?}");
-            assert!(between(each.started, each.ended) >= SHORT, "{each:?}");
+            assert_eq!(each.visited, 3);
+            assert!(between(each.requested, each.ended) >= SHORT, "{each:?}");
             let track = of(&timeline, "late");
             let [late] = late(track)[..] else { panic!("{track:?}") };
-            assert!(late.from >= each.started && late.to <= each.ended, "{track:?}");
+            assert!(late.from >= each.requested && late.to <= each.ended, "{track:?}");
         },
     );
 }
