@@ -22,6 +22,7 @@
 //! | `world`, `pace` | [`World`], [`WorldOptions`]; how long a requester waits, and when it nudges |
 //! | `picture`, `chrome` | a `Timeline` as SVG and as JSON |
 //! | `recording`, `timeline` | what mutators and requests did, sampled and put in order (feature `timeline`) |
+//! | `gaps` | [`World::sample_poll_gaps`]: which code polls rarely |
 //! | `background` | a thread that looks at a world again and again |
 //! | `roots` | where a mutator stands, and what a conservative scanner reads of it: [`Parked`], [`Hooks`] |
 //! | `forks` | what the child of a fork does with the worlds |
@@ -62,7 +63,6 @@ cfg_if::cfg_if! {
 cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
         mod abort;
-        #[cfg(feature = "timeline")]
         mod background;
         #[cfg(feature = "timeline")]
         mod chrome;
@@ -71,6 +71,7 @@ cfg_if::cfg_if! {
         mod forbidden;
         mod for_each;
         mod forks;
+        mod gaps;
         mod handle;
         mod handshake;
         mod id;
@@ -103,6 +104,7 @@ cfg_if::cfg_if! {
         pub use chaos::Chaos;
         pub use error::{AttachError, EachError, HandshakeError, StopError};
         pub use for_each::Processor;
+        pub use gaps::{LongestGap, MutatorGaps, PollGapOptions, PollGapSampler, PollGaps};
         pub use handshake::Answer;
         pub use handle::{LastToStop, StopHandle, StopStats, StoppedMutator};
         pub use id::MutatorId;

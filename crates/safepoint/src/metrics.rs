@@ -26,20 +26,20 @@ const REASONS: usize = 16;
 
 /// How often each time came, in buckets that are 1/16 wide. Lock-free.
 #[derive(Debug)]
-struct Counts([AtomicU32; BUCKETS]);
+pub(crate) struct Counts([AtomicU32; BUCKETS]);
 
 impl Counts {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(array::from_fn(|_| AtomicU32::new(0)))
     }
 
-    /// By the thread that has the stop turn.
-    fn add(&self, time: Duration) {
+    /// By one thread at a time.
+    pub(crate) fn add(&self, time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         increment(&self.0[bucket(nanoseconds)]);
     }
 
-    fn read(&self) -> Histogram {
+    pub(crate) fn read(&self) -> Histogram {
         Histogram(self.0.iter().map(|count| count.load(Ordering::Relaxed)).collect())
     }
 }

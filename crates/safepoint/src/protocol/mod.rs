@@ -24,7 +24,7 @@
 //!
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
-//! | `poll` | requesters and target set bits, target clears | target; requesters, before they set one | set: release; clear: acq-rel, then a fence, then the sources are looked at again | a bit may be set in vain, never missing; I9 |
+//! | `poll` | requesters, probes and target set bits, target clears | target; requesters, before they set one | set: release; clear: acq-rel, then a fence, then the sources are looked at again | a bit may be set in vain, never missing; I9 |
 //! | `state` | target | requesters | release / acquire, and a fence before the target's next look at `poll` | I2 |
 //! | `stop_pending`, `each_pending` | requester 0→n; target or requester n→0 by exchange | both | acq-rel | I3 |
 //! | `each_pending`, claimed | requester 0→claimed by a store, n→claimed by exchange, claimed→0 or n by a store | both | release / acquire | I4 |
@@ -86,6 +86,7 @@ mod entry;
 mod handshake;
 mod operations;
 mod passed;
+mod probe;
 mod request;
 mod run;
 mod slot;

@@ -239,6 +239,23 @@ fn stop_against_a_bit_of_the_stop_before() {
     });
 }
 
+/// I9. Another thread asks for nothing, at any moment beside the stop.
+#[test]
+fn stop_against_a_probe() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        let requester = spawn(&world, World::stop_outside);
+        let prober = spawn(&world, move |_| Protocol::<Model>::probe(slot));
+        world.work(slot);
+        world.protocol.process(slot);
+        world.work(slot);
+        world.protocol.enter(slot, Stance::Away);
+        assert_eq!(requester.join().unwrap(), 1, "counted once");
+        prober.join().unwrap();
+    });
+}
+
 /// I9. The bit of the for-each before is there, and the second leaves it as it is. The target may be about to
 /// clear it, and then does not find it when it leaves its next region.
 #[test]

@@ -5,6 +5,7 @@ mod chaos;
 mod common;
 mod for_each;
 mod fork;
+mod gaps;
 mod handle;
 mod handshake;
 mod jit;
