@@ -229,7 +229,7 @@ impl StopStats {
 /// # Signal safety
 ///
 /// All methods are async-signal-safe (AS-Safe).
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct StoppedMutator<'a> {
     slot: &'static MutatorSlot<Identity>,
     thread: ThreadRef,

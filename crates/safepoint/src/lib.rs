@@ -9,6 +9,8 @@
 //! | module | what is in it |
 //! |---|---|
 //! | `handshake` | handshakes as users make them |
+//! | `many` | several worlds in one stop |
+//! | `par` | [`ParMutators`]: the mutators of a stop, shared out |
 //! | `turns` | stops that are tried, or join another thread's |
 //! | `stop`, `for_each` | the two other requests; [`Stopped`], [`Processor`] |
 //! | `jit` | bits of the runtime's in the poll word, the stack watermark, [`sync_core`] |
@@ -76,12 +78,14 @@ cfg_if::cfg_if! {
         mod handshake;
         mod id;
         mod jit;
+        mod many;
         mod metrics;
         mod mutator;
         mod mutex;
         mod no_safepoint;
         mod options;
         mod pace;
+        mod par;
         #[cfg(feature = "timeline")]
         mod picture;
         mod raw;
@@ -109,6 +113,7 @@ cfg_if::cfg_if! {
         pub use handle::{LastToStop, StopHandle, StopStats, StoppedMutator};
         pub use id::MutatorId;
         pub use jit::{NoSyncCore, sync_core};
+        pub use many::{StopManyError, StoppedMany};
         pub use metrics::{Histogram, Metrics, Pause, ReasonMetrics};
         pub use mutator::Mutator;
         pub use mutex::{LockError, Mutex, MutexGuard};
@@ -116,6 +121,7 @@ cfg_if::cfg_if! {
         pub use options::{
             AtDeadline, EachOptions, HandshakeOptions, OnLate, Reason, StopOptions,
         };
+        pub use par::ParMutators;
         pub use protocol::MutatorState;
         pub use raw::RawMutator;
         #[cfg(feature = "timeline")]

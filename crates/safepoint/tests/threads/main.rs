@@ -10,6 +10,7 @@ mod handle;
 mod handshake;
 mod jit;
 mod late;
+mod many;
 mod metrics;
 mod mutex;
 mod no_safepoint;
