@@ -16,7 +16,7 @@ global_asm!(
     // x0 = room for the words.
     function!("spill"),
     ".cfi_startproc",
-    "hint #34",                 // bti c
+    "hint #34", // bti c
     "stp x19, x20, [x0]",
     "stp x21, x22, [x0, #16]",
     "stp x23, x24, [x0, #32]",
