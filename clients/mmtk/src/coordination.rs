@@ -53,12 +53,10 @@ impl Collection<Vm> for Coordination {
         // This thread runs: the collection that it waits for has not stopped it yet.
         let before = world.stops_for(Reason::GC);
         // SAFETY: attached, and whoever allocates knows that this is a safe point.
-        let running = unsafe { raw.enter() };
-        if !world.wait_for_stop(before, Some(PATIENCE)) {
+        let in_time = unsafe { raw.blocking(|| world.wait_for_stop(before, Some(PATIENCE))) };
+        if !in_time {
             give_up("no collection has ended in time");
         }
-        // SAFETY: as above.
-        unsafe { raw.restore(running) };
     }
 
     fn spawn_gc_thread(_: VMThread, context: GCThreadContext<Vm>) {
