@@ -83,7 +83,7 @@ fn a_mutator_that_never_polls_answers_a_handshake() {
         let [id] = loops.world.mutators()[..] else { panic!("one mutator") };
         for _ in 0..100 {
             let before = loops.count.load(Relaxed);
-            let answer = loops.world.handshake(id, HandshakeOptions::new(), |p| p.is_current());
+            let answer = loops.world.handshake(id, HandshakeOptions::new(), Processor::is_current);
             assert!(answer.expect("it is there"));
             while loops.count.load(Relaxed) == before {
                 thread::yield_now();

@@ -117,7 +117,7 @@ fn a_stop_sees_where_a_target_stands() {
         let world = World::new();
         let slot = world.attach();
         let requester = spawn(&world, move |world| {
-            assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &mut Patient), "no deadline");
+            assert!(world.protocol.stop_turn.acquire(&Model, None, 1, &Patient), "no deadline");
             world.protocol.stop(None, &mut Patient).expect("no deadline");
             let is_there = slot.state() == MutatorState::Safe;
             world.in_stop();

@@ -190,7 +190,7 @@ fn handshake_beside_a_stop() {
                     world.protocol.enter(own, Stance::Away);
                 }
             });
-            let stopper = spawn(&world, |world| world.stop_outside());
+            let stopper = spawn(&world, World::stop_outside);
             requester.join().unwrap();
             assert_eq!(stopper.join().unwrap(), 2, "each counted once");
             world.protocol.leave(slot);
