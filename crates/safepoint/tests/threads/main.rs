@@ -8,6 +8,7 @@ mod fork;
 mod gaps;
 mod handle;
 mod handshake;
+mod interrupted;
 mod jit;
 mod late;
 mod many;

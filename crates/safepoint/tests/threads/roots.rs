@@ -38,6 +38,15 @@ fn assert_found(parked: &Parked<'_>, marks: &[usize]) {
     assert!(parked.stack().contains(&parked.sp()));
 }
 
+/// Lets the mutator go on, also where the test fails.
+struct Raises<'a>(&'a Flag);
+
+impl Drop for Raises<'_> {
+    fn drop(&mut self) {
+        self.0.raise();
+    }
+}
+
 /// Has a mutator do `work` with a mark in each callee-saved register, stops the world when that has raised the flag
 /// which it gets, and looks for the marks.
 fn finds_marks(place: Place, work: impl Fn(&mut Mutator, &Flag, &Flag) + Send + Sync) {
@@ -50,6 +59,7 @@ fn finds_marks(place: Place, work: impl Fn(&mut Mutator, &Flag, &Flag) + Send + 
             with_marks(|| work(mutator, &ready, &done));
         });
         ready.wait();
+        let _done = Raises(&done);
         for _ in 0..100 {
             let stopped = world.stop_from_outside("test").unwrap();
             for mutator in stopped.mutators() {
@@ -59,7 +69,6 @@ fn finds_marks(place: Place, work: impl Fn(&mut Mutator, &Flag, &Flag) + Send + 
             }
             stopped.resume();
         }
-        done.raise();
     });
 }
 
