@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use allthreads::AllThreads;
 use preempt::{CodeRange, StoppedAt, Task};
-use safepoint::{HandshakeOptions, Reason, StopError, StopOptions, World};
+use safepoint::{HandshakeOptions, Processor, Reason, StopError, StopOptions, World};
 use threadreg::JoinHandle;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -83,7 +83,10 @@ fn a_mutator_that_never_polls_answers_a_handshake() {
         let [id] = loops.world.mutators()[..] else { panic!("one mutator") };
         for _ in 0..100 {
             let before = loops.count.load(Relaxed);
-            let answer = loops.world.handshake(id, HandshakeOptions::new(), Processor::is_current);
+            let answer =
+                loops
+                    .world
+                    .handshake(id, HandshakeOptions::new(), |it: &Processor<'_>| it.is_current());
             assert!(answer.expect("it is there"));
             while loops.count.load(Relaxed) == before {
                 thread::yield_now();
