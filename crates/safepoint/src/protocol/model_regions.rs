@@ -242,12 +242,14 @@ fn stop_against_a_bit_of_the_stop_before() {
 /// I9. Another thread asks for nothing, at any moment beside the stop.
 #[test]
 fn stop_against_a_probe() {
-    loom::model(|| {
+    let mut model = loom::model::Builder::new();
+    // Three threads.
+    model.preemption_bound = model.preemption_bound.map(|n| n.min(2));
+    model.check(|| {
         let world = World::new();
         let slot = world.attach();
         let requester = spawn(&world, World::stop_outside);
         let prober = spawn(&world, move |_| Protocol::<Model>::probe(slot));
-        world.work(slot);
         world.protocol.process(slot);
         world.work(slot);
         world.protocol.enter(slot, Stance::Away);
