@@ -20,9 +20,10 @@ use threadreg::procfs::TaskDir;
 use threadreg::{Label, Name};
 
 use crate::mutator::Mutator;
-use crate::protocol::Stance;
+use crate::protocol::{MutatorSlot, Stance};
 use crate::region::{OwnStop, leave_armed};
-use crate::system;
+use crate::roots::{Place, Stand, stand_here};
+use crate::system::{self, Identity};
 
 /// A mutex for mutators. One that waits is in a safe region, and does not have the mutex in a stop.
 ///
@@ -186,6 +187,7 @@ impl<T: ?Sized> Mutex<T> {
             }
             let wait = wait.get_or_insert_with(|| Wait::begin(timeout));
             let (shared, slot) = (&mutator.shared, mutator.slot);
+            stand_here!(Some(slot), Stand::new(Place::Region));
             shared.protocol.enter(slot, Stance::Away);
             let locked = self.lock.lock(fork::process(), || wait.left());
             let late = locked.is_err().then(|| wait.error(self.holder()));

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{Flag, eventually, mutator, poll_until};
-use safepoint::{LockError, Mutex, MutexGuard, World};
+use safepoint::{LockError, Mutex, MutexGuard, Place, World, WorldOptions};
 use testkit::{budget, in_child, is_asleep, patience};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -18,7 +18,8 @@ fn gettid() -> i32 {
 #[test]
 fn a_waiter_is_stopped_and_lets_go_of_the_mutex() {
     in_child("mutex::a_waiter_is_stopped_and_lets_go_of_the_mutex", SOON, || {
-        let (world, mutex, tid) = (World::new(), Mutex::new(0), AtomicI32::new(0));
+        let world = World::with_options(WorldOptions::new().roots());
+        let (mutex, tid) = (Mutex::new(0), AtomicI32::new(0));
         thread::scope(|scope| {
             let mine = mutex.lock_from_outside();
             let waits = mutator(scope, &world, "waits", |m| {
@@ -30,6 +31,10 @@ fn a_waiter_is_stopped_and_lets_go_of_the_mutex() {
             eventually(|| tid.load(Ordering::Relaxed) != 0 && asleep());
             let stopped = world.stop_from_outside("test").unwrap();
             assert_eq!(stopped.stats().running, 0, "it waits in a safe region");
+            let waiter = stopped.mutators().next().expect("it is there");
+            let parked = waiter.parked().expect("its world has roots");
+            assert_eq!(parked.place(), Place::Region);
+            assert!(parked.stack().contains(&parked.sp()) && parked.roots().count() >= 2);
             // It gets the mutex, and is to wait for the end of the stop.
             drop(mine);
             eventually(asleep);
