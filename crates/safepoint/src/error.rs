@@ -24,6 +24,11 @@ pub enum AttachError {
         /// The thread.
         tid: Tid,
     },
+    /// The thread runs a for-each closure, which may be that of the mutator that it was to get.
+    InCallback {
+        /// The thread.
+        tid: Tid,
+    },
     /// The world was stopped until the timeout was over.
     Stopped {
         /// The thread.
@@ -62,6 +67,9 @@ impl fmt::Display for AttachError {
             }
             Self::HoldsStop { tid } => {
                 write!(f, "thread {tid} has the world stopped, and cannot attach to it")
+            }
+            Self::InCallback { tid } => {
+                write!(f, "thread {tid} is in a for-each closure, and cannot get a mutator there")
             }
             Self::Stopped { tid, holder, waited } => {
                 write!(f, "thread {tid} did not attach within {waited:?}: {}", Holder(*holder))

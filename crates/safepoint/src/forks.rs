@@ -17,7 +17,7 @@ use sigctx::fork::Hooks;
 use sigctx::sys;
 
 use crate::protocol::{MutatorState, Protocol};
-use crate::system::{self, Linux};
+use crate::system::{self, Linux, NO_THREAD};
 
 /// A world's place in the list.
 #[derive(Debug)]
@@ -105,9 +105,11 @@ fn after_fork(world: &Protocol<Linux>, parent: i32, me: i32) {
         me,
         |slot| {
             let identity = &slot.status.identity;
-            let survives = identity.tid.load(Ordering::Relaxed) == parent;
+            let tid = identity.tid.load(Ordering::Relaxed);
+            // What is no thread's is there in the child, too.
+            let survives = tid == parent || tid == NO_THREAD;
             if survives {
-                identity.after_fork(Some(me));
+                identity.after_fork(Some(if tid == parent { me } else { NO_THREAD }));
                 // A safe slot was visited by another thread. A running one is inside its own closure.
                 if slot.state() == MutatorState::Safe {
                     identity.visited.store(false, Ordering::Relaxed);

@@ -9,6 +9,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | `handshake` | handshakes as users make them |
+//! | `moved` | [`SafeMutator`]: from one thread to another |
 //! | `many` | several worlds in one stop |
 //! | `par` | [`ParMutators`]: the mutators of a stop, shared out |
 //! | `turns` | stops that are tried, or join another thread's |
@@ -80,6 +81,7 @@ cfg_if::cfg_if! {
         mod jit;
         mod many;
         mod metrics;
+        mod moved;
         mod mutator;
         mod mutex;
         mod no_safepoint;
@@ -115,6 +117,7 @@ cfg_if::cfg_if! {
         pub use jit::{NoSyncCore, sync_core};
         pub use many::{StopManyError, StoppedMany};
         pub use metrics::{Histogram, Metrics, Pause, ReasonMetrics};
+        pub use moved::SafeMutator;
         pub use mutator::Mutator;
         pub use mutex::{LockError, Mutex, MutexGuard};
         pub use no_safepoint::{NoSafepoint, RawNoSafepoint};

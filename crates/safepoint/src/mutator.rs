@@ -20,9 +20,9 @@ use crate::id::MutatorId;
 use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Protocol, Stance};
 use crate::raw::RawMutator;
-use crate::region::{OwnStop, leave_armed, poll_armed};
+use crate::region::{OwnStop, leave, leave_armed, poll_armed};
 use crate::roots::{self, Stand};
-use crate::system::{self, Identity, NO_WATERMARK, Target};
+use crate::system::{self, Identity, NO_THREAD, NO_WATERMARK, Target};
 use crate::world::{Shared, World};
 
 impl World {
@@ -145,19 +145,7 @@ impl fmt::Debug for Mutator {
 impl Mutator {
     fn attach(shared: Arc<Shared>, timeout: Option<Duration>) -> Result<Self, AttachError> {
         let tid = system::tid();
-        if shared.protocol.stop_turn.is_held_by(tid) {
-            return Err(AttachError::HoldsStop { tid });
-        }
-        if system::own_slot(&shared.protocol).is_some() {
-            return Err(AttachError::AlreadyAttached { tid });
-        }
-        let (thread, registration) = if let Some(thread) = threadreg::current() {
-            (thread, None)
-        } else {
-            let registration =
-                threadreg::attach().map_err(|error| AttachError::Unregistered { tid, error })?;
-            (registration.thread(), Some(registration))
-        };
+        let (thread, registration) = Self::registered(&shared, tid)?;
         // If it waited for the end of a stop it would hold up mutators that have to stop and wait for the
         // guard to make a thread.
         let frozen = threadreg::holds_freeze();
@@ -167,13 +155,7 @@ impl Mutator {
         let identify = |slot: &'static MutatorSlot<Identity>| {
             let identity = &slot.status.identity;
             identity.world.store((&raw const shared.protocol).cast_mut(), Ordering::Relaxed);
-            identity.tid.store(tid, Ordering::Relaxed);
-            identity.watermark.store(NO_WATERMARK, Ordering::Relaxed);
-            let (low, high) = thread.call_stack().bounds();
-            identity.set_stack(low..high);
-            identity.set_target(Some(Target { thread, tid, name: thread.name() }));
-            system::add_own(slot);
-            place.set(rest::register(place_of(slot)));
+            place.set(become_target(slot, thread, tid));
         };
         let forget = |slot: &'static MutatorSlot<Identity>| {
             place.take();
@@ -190,6 +172,52 @@ impl Mutator {
         let (slot, place) = (slot?, place.take());
         let stand = Stand::new(roots::Place::Region);
         Ok(Self { slot, shared, thread, stand, place, registration, not_send: PhantomData })
+    }
+
+    /// The calling thread, `tid`, as the registry has it, if it can become a mutator of the world.
+    pub(crate) fn registered(
+        shared: &Shared,
+        tid: i32,
+    ) -> Result<(ThreadRef, Option<Attached>), AttachError> {
+        if shared.protocol.stop_turn.is_held_by(tid) {
+            return Err(AttachError::HoldsStop { tid });
+        }
+        if system::own_slot(&shared.protocol).is_some() {
+            return Err(AttachError::AlreadyAttached { tid });
+        }
+        if let Some(thread) = threadreg::current() {
+            return Ok((thread, None));
+        }
+        let registration =
+            threadreg::attach().map_err(|error| AttachError::Unregistered { tid, error })?;
+        Ok((registration.thread(), Some(registration)))
+    }
+
+    /// The calling thread, `tid`, gets a slot that is safe and no thread's, and leaves its region.
+    pub(crate) fn take_over(
+        slot: &'static MutatorSlot<Identity>,
+        shared: Arc<Shared>,
+        tid: i32,
+        (thread, registration): (ThreadRef, Option<Attached>),
+    ) -> Self {
+        let place = become_target(slot, thread, tid);
+        leave(&shared, slot, OwnStop::Abort);
+        let stand = Stand::new(roots::Place::Region);
+        Self { slot, shared, thread, stand, place, registration, not_send: PhantomData }
+    }
+
+    /// The slot, which is safe, is no thread's from here on, and knows its last thread by name alone.
+    pub(crate) fn give_up_thread(self) -> Arc<Shared> {
+        let mut this = ManuallyDrop::new(self);
+        system::remove_own(this.slot);
+        this.place.take();
+        // A recall that came before that.
+        this.shared.protocol.stay_while_held(this.slot);
+        this.slot.status.identity.tid.store(NO_THREAD, Ordering::Relaxed);
+        this.slot.set_safe(Stance::Away);
+        this.registration.take();
+        // SAFETY: read once, and not dropped.
+        unsafe { ptr::read(&raw const this.shared) }
     }
 
     /// Says that the thread is at a safe point. If a stop or a for-each is pending, does its part now.
@@ -430,9 +458,30 @@ impl Drop for Mutator {
     }
 }
 
+/// The calling thread, `tid`, is the slot's target from here on.
+fn become_target(
+    slot: &'static MutatorSlot<Identity>,
+    thread: ThreadRef,
+    tid: i32,
+) -> Option<Registered> {
+    let identity = &slot.status.identity;
+    identity.tid.store(tid, Ordering::Relaxed);
+    identity.watermark.store(NO_WATERMARK, Ordering::Relaxed);
+    let (low, high) = thread.call_stack().bounds();
+    identity.set_stack(low..high);
+    identity.set_target(Some(Target { thread, tid, name: thread.name() }));
+    system::add_own(slot);
+    rest::register(place_of(slot))
+}
+
 /// Clears the identity of the calling thread's slot, which has nothing pending.
 fn forget(slot: &'static MutatorSlot<Identity>) {
     system::remove_own(slot);
+    clear_identity(slot);
+}
+
+/// Clears the identity of a slot that is on no thread's list and has nothing pending.
+pub(crate) fn clear_identity(slot: &'static MutatorSlot<Identity>) {
     slot.status.identity.data.store(ptr::null_mut(), Ordering::Release);
     slot.status.identity.forbidden.clear();
     slot.status.identity.tid.store(0, Ordering::Relaxed);

@@ -179,10 +179,13 @@ pub(crate) struct Target {
     pub(crate) name: Name,
 }
 
+/// The id of no thread.
+pub(crate) const NO_THREAD: i32 = -1;
+
 /// Which thread has a slot, and in which world.
 #[derive(Debug, Default)]
 pub(crate) struct Identity {
-    /// The thread's id; 0 for none.
+    /// The thread's id; 0 for none, [`NO_THREAD`] for a mutator that is on its way from one to another.
     pub(crate) tid: AtomicI32,
     /// What the runtime keeps for the thread, see [`Mutator::set_data`](crate::Mutator::set_data). Null when another
     /// thread takes the slot. Release and acquire: whoever finds it finds what it points to.

@@ -13,6 +13,7 @@ mod jit;
 mod late;
 mod many;
 mod metrics;
+mod moved;
 mod mutex;
 mod no_safepoint;
 mod nudge;

@@ -1,0 +1,112 @@
+//! A mutator that goes from one thread to another.
+
+use std::ptr;
+use std::thread;
+use std::time::Duration;
+
+use crate::common::{Flag, mutator};
+use safepoint::{AttachError, Place, World, WorldOptions};
+use testkit::{forked, in_child};
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_mutator_goes_from_thread_to_thread() {
+    in_child("moved::a_mutator_goes_from_thread_to_thread", SOON, || {
+        let with_roots = World::with_options(WorldOptions::new().roots());
+        for (world, has_roots) in [(with_roots, true), (World::fully_fenced(), false)] {
+            let data = ptr::from_ref(&SOON).cast_mut().cast();
+            let mutator = world.attach().unwrap();
+            mutator.set_data(data);
+            let (index, generation) = (mutator.index(), mutator.generation());
+            let safe = mutator.detach_from_thread();
+            assert!(world.current().is_none());
+            // This thread has none, and gets another.
+            let mut own = world.attach().unwrap();
+            assert_ne!(own.index(), index);
+            let stopped = own.stop_the_world("test").unwrap();
+            let between = stopped.mutators().next().expect("the other one");
+            assert_eq!((between.index(), between.data()), (index, data));
+            let place = between.parked().map(|parked| parked.place());
+            assert_eq!(place.ok(), has_roots.then_some(Place::Outside), "it has no stack");
+            stopped.resume();
+            let visits = own.for_each_processor(|_| ());
+            assert!(visits.is_ok());
+            let (safe, error) = safe.attach().map(drop).unwrap_err();
+            assert!(matches!(error, AttachError::AlreadyAttached { .. }), "{error}");
+            let (runs, done) = (Flag::default(), Flag::default());
+            thread::scope(|scope| {
+                let (runs, done, world, data) = (&runs, &done, &world, data.addr());
+                let gets = move || {
+                    let mut mutator = safe.attach().unwrap();
+                    assert_eq!((mutator.index(), mutator.generation()), (index, generation));
+                    assert_eq!(world.current().expect("it is its own").data().addr(), data);
+                    runs.raise();
+                    while !done.is_up() {
+                        mutator.poll();
+                    }
+                    mutator.detach_from_thread()
+                };
+                let gets = thread::Builder::new().name("gets it".into()).spawn_scoped(scope, gets);
+                runs.wait();
+                // It runs there, and is waited for.
+                let stopped = own.stop_the_world("test").unwrap();
+                assert_eq!(stopped.last_to_stop().expect("it ran").name.as_str(), "gets it");
+                stopped.resume();
+                done.raise();
+                let safe = gets.unwrap().join().unwrap();
+                assert_eq!((world.number_of_mutators(), safe.data().addr()), (2, data));
+                drop(safe);
+                assert_eq!(world.number_of_mutators(), 1);
+            });
+            own.poll();
+        }
+    });
+}
+
+/// And a thread that drops it in the stop does not wait.
+#[test]
+fn a_thread_that_gets_a_mutator_waits_for_the_end_of_a_stop() {
+    in_child("moved::a_thread_that_gets_a_mutator_waits_for_the_end_of_a_stop", SOON, || {
+        let (world, got) = (World::new(), Flag::default());
+        let safe = world.attach().unwrap().detach_from_thread();
+        let dropped = world.attach().unwrap().detach_from_thread();
+        let stopped = world.stop_from_outside("test").unwrap();
+        assert_eq!((stopped.stats().mutators, stopped.stats().running), (2, 0));
+        thread::scope(|scope| {
+            let gets = scope.spawn(|| {
+                let mutator = safe.attach().unwrap();
+                got.raise();
+                mutator.detach();
+            });
+            scope.spawn(|| drop(dropped)).join().unwrap();
+            thread::sleep(Duration::from_millis(5));
+            assert!(!got.is_up(), "it ran in a stop");
+            stopped.resume();
+            gets.join().unwrap();
+        });
+        assert_eq!(world.number_of_mutators(), 0);
+    });
+}
+
+/// No thread that is gone had it.
+#[test]
+fn a_mutator_of_no_thread_is_there_in_the_child_of_a_fork() {
+    in_child("moved::a_mutator_of_no_thread_is_there_in_the_child_of_a_fork", SOON, || {
+        let (world, done) = (World::new(), Flag::default());
+        thread::scope(|scope| {
+            let safe = world.attach().unwrap().detach_from_thread();
+            mutator(scope, &world, "is gone", |m| m.blocking(|| done.wait()));
+            let mut safe = Some(safe);
+            let status = forked(|| {
+                assert_eq!(world.number_of_mutators(), 1);
+                let mut mutator = safe.take().expect("it is here").attach().unwrap();
+                mutator.stop_the_world("in the child").unwrap().resume();
+                mutator.detach();
+                assert_eq!(world.number_of_mutators(), 0);
+            });
+            assert_eq!(status, 0, "in the child of fork");
+            done.raise();
+        });
+    });
+}
