@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::abort::abort_with;
 use crate::error::AttachError;
-use crate::mutator::{Mutator, clear_identity};
+use crate::mutator::Mutator;
 use crate::protocol::{MutatorSlot, MutatorState, Stance};
 use crate::system::{self, Identity};
 use crate::world::{Shared, World};
@@ -138,6 +138,6 @@ impl Drop for SafeMutator {
                 system::tid()
             ));
         }
-        self.shared.protocol.detach(self.slot, || clear_identity(self.slot));
+        self.shared.protocol.detach(self.slot, || self.slot.status.identity.clear());
     }
 }

@@ -477,15 +477,7 @@ fn become_target(
 /// Clears the identity of the calling thread's slot, which has nothing pending.
 fn forget(slot: &'static MutatorSlot<Identity>) {
     system::remove_own(slot);
-    clear_identity(slot);
-}
-
-/// Clears the identity of a slot that is on no thread's list and has nothing pending.
-pub(crate) fn clear_identity(slot: &'static MutatorSlot<Identity>) {
-    slot.status.identity.data.store(ptr::null_mut(), Ordering::Release);
-    slot.status.identity.forbidden.clear();
-    slot.status.identity.tid.store(0, Ordering::Relaxed);
-    slot.status.identity.set_target(None);
+    slot.status.identity.clear();
 }
 
 /// Where a slot's thread tells its handlers that it stands still.

@@ -229,6 +229,14 @@ impl Identity {
         high.store(stack.end, Ordering::Relaxed);
     }
 
+    /// No thread has the slot any more. It is on no thread's list and has nothing pending.
+    pub(crate) fn clear(&self) {
+        self.data.store(ptr::null_mut(), Ordering::Release);
+        self.forbidden.clear();
+        self.tid.store(0, Ordering::Relaxed);
+        self.set_target(None);
+    }
+
     /// What the target's runtime keeps for it.
     pub(crate) fn data(&self) -> *mut () {
         self.data.load(Ordering::Acquire)
