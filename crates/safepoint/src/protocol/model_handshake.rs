@@ -148,6 +148,27 @@ fn two_handshakes_against_a_mutator_that_leaves_a_safe_region() {
     });
 }
 
+/// The requester has seen it safe. It has left its region since, and runs another operation itself (H3).
+#[test]
+fn handshake_against_a_mutator_with_an_operation_of_its_own() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        world.protocol.enter(slot, Stance::Away);
+        let own = {
+            let world = world.clone();
+            Box::new(move || world.visit(slot, || ()))
+        };
+        assert!(world.protocol.handshake_async(slot, 1, own), "not gone");
+        let requester = spawn(&world, move |world| ask(world, None, slot));
+        world.protocol.leave(slot);
+        world.protocol.enter(slot, Stance::Away);
+        assert!(requester.join().unwrap(), "not gone");
+        world.protocol.leave(slot);
+        assert_eq!(world.visits(slot), 2, "each ran once");
+    });
+}
+
 /// Two mutators ask each other. Each is served by the other or serves itself, though nobody may do so for it.
 #[test]
 fn mutators_that_ask_each_other() {
