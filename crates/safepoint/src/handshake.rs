@@ -200,9 +200,10 @@ impl World {
     /// operation and in a stop.
     ///
     /// The mutator alone runs it: at its next poll, or where it next enters or leaves a safe region, but not in a
-    /// stopped world. It is not nudged for that. Operations of this kind run in the order in which they were asked
-    /// for. When the mutator detaches before, the operation is dropped on its thread. A panic in it, or in its drop,
-    /// is caught when the panic hook has reported it.
+    /// stopped world. It is not nudged for that. Asked for in a stop, it runs before the mutator goes on with code of
+    /// its own. Operations of this kind run in the order in which they were asked for. When the mutator detaches
+    /// before, the operation is dropped on its thread. A panic in it, or in its drop, is caught when the panic hook has
+    /// reported it.
     ///
     /// # Errors
     ///

@@ -1,16 +1,17 @@
-//! Stops that are tried, and stops that join another thread's.
+//! Stops that are tried, stops that join another thread's, and what comes straight after a stop.
 
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use crate::common::{Flag, eventually, mutator, poll_until};
 use safepoint::{
-    Mutator, RawMutator, Reason, ReasonMetrics, StopError, StopOptions, StopOrJoined, World,
+    Mutator, Processor, RawMutator, Reason, ReasonMetrics, StopError, StopOptions, StopOrJoined,
+    World,
 };
-use testkit::{in_child, is_asleep};
+use testkit::{budget, in_child, is_asleep};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -166,6 +167,51 @@ fn only_a_later_stop_for_the_same_reason_is_joined() {
             wants.join().unwrap();
             assert!(worked.is_up());
             assert_eq!(of(&world, Reason::GC).coalesced, 0);
+        });
+    });
+}
+
+/// What a runtime changes in a stop, each mutator takes over before it runs its own code again.
+#[test]
+fn what_is_asked_for_in_a_stop_runs_before_the_mutator_goes_on() {
+    let name = "turns::what_is_asked_for_in_a_stop_runs_before_the_mutator_goes_on";
+    in_child(name, SOON, || {
+        const MUTATORS: usize = 3;
+        let (world, done) = (World::new(), &Flag::default());
+        // Changed in stops alone.
+        let wanted = &AtomicU32::new(0);
+        let ready = &AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for at in 0..MUTATORS {
+                mutator(scope, &world, &format!("goes on {at}"), move |mutator| {
+                    let mine = Arc::new(AtomicU32::new(0));
+                    mutator.set_data(Arc::as_ptr(&mine).cast_mut().cast());
+                    ready.fetch_add(1, Ordering::Relaxed);
+                    while !done.is_up() {
+                        mutator.poll();
+                        let has = || mine.load(Ordering::Relaxed);
+                        assert_eq!(has(), wanted.load(Ordering::Relaxed), "behind a poll");
+                        mutator.blocking(|| ());
+                        assert_eq!(has(), wanted.load(Ordering::Relaxed), "behind a region");
+                    }
+                });
+            }
+            testkit::until("all run", || ready.load(Ordering::Relaxed) == MUTATORS);
+            for _ in 0..budget(500) {
+                let stopped = world.stop_from_outside("change").expect("no deadline");
+                let next = wanted.load(Ordering::Relaxed) + 1;
+                wanted.store(next, Ordering::Relaxed);
+                for mutator in stopped.mutators() {
+                    let take_over = move |own: &Processor<'_>| {
+                        // SAFETY: each mutator has set this to what it keeps until it detaches.
+                        let mine = unsafe { &*own.data().cast::<AtomicU32>() };
+                        mine.store(next, Ordering::Relaxed);
+                    };
+                    world.handshake_async(mutator.id(), take_over).expect("it is there");
+                }
+                stopped.resume();
+            }
+            done.raise();
         });
     });
 }
