@@ -388,6 +388,8 @@ impl<S: System> Protocol<S> {
     pub(crate) fn stop_too(slot: &MutatorSlot<S::Identity>) {
         // Relaxed: its own next look finds it.
         slot.requests.poll.fetch_or(STOP, Ordering::Relaxed);
+        // What it runs from here on is none of the stop's: whoever has that finds it like all others.
+        slot.set_safe(Stance::Away);
     }
 
     fn is_stopping(&self) -> bool {
