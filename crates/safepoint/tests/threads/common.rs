@@ -1,5 +1,7 @@
 //! What the tests share: mutators on threads of their own, and waiting for them to get somewhere.
 
+#![allow(dead_code, reason = "every test binary uses a part of it")]
+
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};

@@ -327,11 +327,11 @@ impl Bench<'_> {
             Harness::Test => {
                 let mut command = self.workspace.cargo(&test);
                 command.env("CARGO_TARGET_DIR", self.dir.join("test"));
-                // A patch is a few lines. `.ci/run` switches it off for what is built once.
-                command.env("CARGO_INCREMENTAL", "1");
                 command
             }
         };
+        // A patch is a few lines, for releases too. `.ci/run` switches it off for what is built once.
+        command.env("CARGO_INCREMENTAL", "1");
         command.args(args).current_dir(self.copy());
         // The full size, whatever the environment says: at a tenth some bugs would slip through.
         command.envs(harness::environment(Some("100")));

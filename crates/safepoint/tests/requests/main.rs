@@ -1,0 +1,13 @@
+//! What else is asked of mutators than to stop, and how stops are asked for, on real threads.
+//! What may hang runs in a child process with a watchdog.
+
+#[path = "../threads/common.rs"]
+mod common;
+mod handle;
+mod handshake;
+mod many;
+mod moved;
+mod mutex;
+mod no_safepoint;
+mod reenter;
+mod turns;
