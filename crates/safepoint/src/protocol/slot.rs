@@ -78,6 +78,17 @@ pub(crate) enum Glance {
     Gone,
 }
 
+impl Stance {
+    /// Of a word that says `Safe`.
+    fn from_word(word: u32) -> Self {
+        match word & !(STATE | KNOWN) {
+            0 => Self::Works,
+            word if word == Self::Away as u32 => Self::Away,
+            _ => Self::Waits,
+        }
+    }
+}
+
 impl MutatorState {
     fn from_word(word: u32) -> Self {
         match word & STATE {
@@ -285,24 +296,18 @@ impl<I> MutatorSlot<I> {
     /// handlers; and by a requester that keeps the target where it is.
     pub(crate) fn stance(&self) -> Option<Stance> {
         let word = self.status.state.load(Ordering::Relaxed);
-        (MutatorState::from_word(word) == MutatorState::Safe).then_some(
-            match word & !(STATE | KNOWN) {
-                0 => Stance::Works,
-                word if word == Stance::Away as u32 => Stance::Away,
-                _ => Stance::Waits,
-            },
-        )
+        (MutatorState::from_word(word) == MutatorState::Safe).then_some(Stance::from_word(word))
     }
 
     /// What the target does, as any thread sees it. It may have changed before it is looked at.
     #[cfg(all(not(loom), feature = "timeline"))]
     pub(crate) fn glance(&self) -> Glance {
         let word = self.status.state.load(Ordering::Relaxed);
-        match (MutatorState::from_word(word), word & !STATE) {
+        match (MutatorState::from_word(word), Stance::from_word(word)) {
             (MutatorState::Running, _) => Glance::Runs,
-            (MutatorState::Safe, 0) => Glance::Works,
-            (MutatorState::Safe, stance) if stance == Stance::Away as u32 => Glance::Away,
-            (MutatorState::Safe, _) => Glance::Waits,
+            (MutatorState::Safe, Stance::Works) => Glance::Works,
+            (MutatorState::Safe, Stance::Away) => Glance::Away,
+            (MutatorState::Safe, Stance::Waits) => Glance::Waits,
             _ => Glance::Gone,
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::common::{Flag, mutator};
 use safepoint::{
     Activity, EachOptions, MutatorTrack, RecordError, RecordingOptions, Span, StopOptions,
-    Timeline, World,
+    Timeline, World, WorldOptions,
 };
 use testkit::{forked, in_child};
 
@@ -181,5 +181,25 @@ fn the_child_of_a_fork_records_anew() {
         assert_eq!(status, 0);
         let timeline = parents.take().expect("not the child's").finish();
         assert!(timeline.stops().is_empty(), "{timeline:?}");
+    });
+}
+
+/// It is not one of those that it has stopped.
+#[test]
+fn a_mutator_that_has_the_world_stopped_is_shown_as_that() {
+    in_child("recording::a_mutator_that_has_the_world_stopped_is_shown_as_that", SOON, || {
+        for world in [World::new(), World::with_options(WorldOptions::new().roots())] {
+            let mut own = world.attach().expect("attached once");
+            // The recording's thread may get no processor while the world is stopped.
+            testkit::until("it is seen", || {
+                let recording = world.record(RecordingOptions::new()).expect("a thread");
+                let stopped = own.stop_the_world("gc").expect("no other mutator");
+                thread::sleep(SHORT);
+                stopped.resume();
+                let timeline = recording.finish();
+                let mut spans = timeline.mutators().iter().flat_map(|track| &track.spans);
+                spans.any(|span| span.activity == Activity::Requesting)
+            });
+        }
     });
 }
