@@ -4,7 +4,7 @@ use core::ffi::{c_int, c_void};
 use core::ops::Range;
 use core::sync::atomic::AtomicU32;
 
-use super::{Reg, SPILLED, SigInfoHead, SignalStack, Ucontext, spilled};
+use super::{Reg, SPILLED, SigInfoHead, SignalStack, Ucontext};
 use crate::sys::SigSet;
 
 /// Number of registers of [`Reg::ALL`].
@@ -18,6 +18,12 @@ pub(crate) const FRAME_ALIGN: usize = 64;
 #[cfg(not(target_arch = "aarch64"))]
 pub(crate) fn left_out(_told: usize) -> usize {
     0
+}
+
+/// How many of the registers that [`CalleeSaved`] has room for this CPU has: all of them.
+#[cfg(not(any(target_arch = "arm", target_arch = "powerpc64")))]
+pub(crate) fn spilled() -> usize {
+    SPILLED
 }
 
 impl SigInfoHead {
@@ -67,7 +73,7 @@ impl CalleeSaved {
     /// Zeroes.
     #[must_use]
     pub fn new() -> Self {
-        Self { words: [0; SPILLED], written: spilled() }
+        Self { words: [0; SPILLED], written: super::spilled() }
     }
 
     /// What was in the registers: the general ones, those of floating point that the ABI has among them, and on

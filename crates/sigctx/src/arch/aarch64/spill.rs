@@ -6,10 +6,6 @@ use core::arch::global_asm;
 /// agree on more: then the caller has called nothing of ours without writing it to its stack.
 pub(crate) const SPILLED: usize = 19;
 
-pub(crate) fn spilled() -> usize {
-    SPILLED
-}
-
 global_asm!(
     ".pushsection .text.sigctx_spill, \"ax\", @progbits",
     ".balign 16",

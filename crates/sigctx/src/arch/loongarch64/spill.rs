@@ -5,10 +5,6 @@ use core::arch::global_asm;
 /// fp, s0 to s8 ($r22 to $r31), fs0 to fs7 ($f24 to $f31). Of longer vectors no more is kept.
 pub(crate) const SPILLED: usize = 18;
 
-pub(crate) fn spilled() -> usize {
-    SPILLED
-}
-
 global_asm!(
     ".pushsection .text.sigctx_spill, \"ax\", @progbits",
     ".balign 4",

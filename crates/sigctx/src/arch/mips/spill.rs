@@ -9,10 +9,6 @@ use super::abi::{kept_doubles, set_isa, store};
 /// $16 to $23, $28, $30; in o32 the six even ones of $f20 to $f31, two words each, in n64 $f24 to $f31.
 pub(crate) const SPILLED: usize = if cfg!(target_arch = "mips64") { 18 } else { 22 };
 
-pub(crate) fn spilled() -> usize {
-    SPILLED
-}
-
 /// Where the first of [`kept_doubles`] is, less what its number adds.
 const DOUBLES: isize = if cfg!(target_arch = "mips64") { 80 - 8 * 24 } else { 40 - 4 * 20 };
 /// What the numbers of two registers that hold a double differ in is as many bytes times this.

@@ -5,10 +5,6 @@ use core::arch::global_asm;
 /// s0 to s11, fs0 to fs11. No vector is kept, but between functions that agree on that, of which none here is one.
 pub(crate) const SPILLED: usize = 24;
 
-pub(crate) fn spilled() -> usize {
-    SPILLED
-}
-
 global_asm!(
     ".option push",
     ".option arch, +d",

@@ -5,10 +5,6 @@ use core::arch::global_asm;
 /// r6 to r13, f8 to f15. Of the vectors whose first halves these are no more is kept.
 pub(crate) const SPILLED: usize = 16;
 
-pub(crate) fn spilled() -> usize {
-    SPILLED
-}
-
 global_asm!(
     ".pushsection .text.sigctx_spill, \"ax\", @progbits",
     ".balign 16",

@@ -5,10 +5,6 @@ use core::arch::global_asm;
 /// ebx, esi, edi, ebp.
 pub(crate) const SPILLED: usize = 4;
 
-pub(crate) fn spilled() -> usize {
-    SPILLED
-}
-
 global_asm!(
     ".pushsection .text.sigctx_spill, \"ax\", @progbits",
     ".balign 16",

@@ -5,11 +5,6 @@ use core::arch::global_asm;
 /// How many words they are: rbx, rbp, r12 to r15. No vector is kept.
 pub(crate) const SPILLED: usize = 6;
 
-/// How many of them this CPU has.
-pub(crate) fn spilled() -> usize {
-    SPILLED
-}
-
 // There is nothing to unwind through: the function has no frame of its own, and calls none.
 global_asm!(
     ".pushsection .text.sigctx_spill, \"ax\", @progbits",
