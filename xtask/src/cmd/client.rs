@@ -2,10 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 
 use clap::Args;
 
+use super::program;
 use crate::report;
 use crate::workspace::Workspace;
 
@@ -27,27 +28,7 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> ExitCode {
     };
     let package = format!("{name}-client");
     let package = ["--release", "--manifest-path", "clients/Cargo.toml", "-p", &package];
-    // Built apart, so that cargo tells of a long build and is silent afterwards.
-    report::tell("building the client; the first time this takes some minutes");
-    let built = workspace.cargo(&["build"]).args(package).status();
-    if !built.is_ok_and(|status| status.success()) {
-        report::tell("the client does not build");
-        return ExitCode::FAILURE;
-    }
-    let mut command = workspace.cargo(&["run", "--quiet"]);
-    command.args(package).arg("--").args(&options.args).stdin(Stdio::inherit());
-    match command.status() {
-        // It has said what was wrong.
-        Ok(status) if status.code().is_some() => ExitCode::from(status.code().unwrap_or(1) as u8),
-        Ok(status) => {
-            report::tell(&format!("the client died: {status}"));
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            report::tell(&format!("cannot run cargo: {error}"));
-            ExitCode::FAILURE
-        }
-    }
+    program::run(workspace, &format!("the client {name}"), &package, &options.args)
 }
 
 /// The clients: the directories with a manifest.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::report::{self, Progress, Step};
+use super::program;
+use crate::report::{Progress, Step};
 use crate::run;
 use crate::workspace::Workspace;
 
@@ -21,27 +22,7 @@ pub(crate) struct Options {
 
 /// The command. Its output is the demonstration's alone.
 pub(crate) fn command(workspace: &Workspace, options: &Options) -> ExitCode {
-    // Built apart, so that cargo tells of a long build and is silent afterwards.
-    report::tell("building the demonstration; the first time this takes a minute or more");
-    let built = workspace.cargo(&["build"]).args(PACKAGE).status();
-    if !built.is_ok_and(|status| status.success()) {
-        report::tell("the demonstration does not build");
-        return ExitCode::FAILURE;
-    }
-    let mut command = workspace.cargo(&["run", "--quiet"]);
-    command.args(PACKAGE).arg("--").args(&options.args).stdin(std::process::Stdio::inherit());
-    match command.status() {
-        // Its own exit status, which `--help` explains. It has said what was wrong.
-        Ok(status) if status.code().is_some() => ExitCode::from(status.code().unwrap_or(1) as u8),
-        Ok(status) => {
-            report::tell(&format!("the demonstration died: {status}"));
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            report::tell(&format!("cannot run cargo: {error}"));
-            ExitCode::FAILURE
-        }
-    }
+    program::run(workspace, "the demonstration", &PACKAGE, &options.args)
 }
 
 /// Runs it as a check.

@@ -6,6 +6,7 @@ pub(crate) mod ci;
 pub(crate) mod client;
 pub(crate) mod demo;
 pub(crate) mod lint;
+mod program;
 pub(crate) mod snapshots;
 pub(crate) mod systems;
 pub(crate) mod test;
