@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Flag, mutator, poll_until};
+use crate::common::{Flag, away, mutator, poll_until};
 use safepoint::{MutatorGaps, PollGapOptions, PollGaps, World};
 use sigctx::sys;
 use testkit::{budget, forked, in_child, is_asleep, until};
@@ -29,17 +29,11 @@ fn compute(time: Duration) {
 #[test]
 fn the_mutator_that_polls_rarely_is_named_with_its_longest_gap() {
     in_child("gaps::the_mutator_that_polls_rarely_is_named_with_its_longest_gap", SOON, || {
-        let (world, inside) = (World::new(), Flag::default());
+        let world = World::new();
         let (begin, done) = (Flag::default(), Flag::default());
         let gaps = thread::scope(|scope| {
             mutator(scope, &world, "polls", |mutator| poll_until(mutator, &done));
-            mutator(scope, &world, "away", |mutator| {
-                mutator.blocking(|| {
-                    inside.raise();
-                    done.wait();
-                });
-            });
-            inside.wait();
+            away(scope, &world, "away", &done);
             let computes = mutator(scope, &world, "computes", |mutator| {
                 begin.wait();
                 compute(GAP);

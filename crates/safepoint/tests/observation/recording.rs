@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Flag, mutator};
+use crate::common::{Flag, away, mutator};
 use safepoint::{
     Activity, EachOptions, MutatorTrack, RecordError, RecordingOptions, Span, StopOptions,
     Timeline, World, WorldOptions,
@@ -29,19 +29,12 @@ fn late(track: &MutatorTrack) -> Vec<&Span> {
 /// A mutator that is late for one request and one that is in a region, recorded from before to after.
 fn recorded(request: impl FnOnce(&World, &Flag)) -> Timeline {
     let (world, come, done) = (World::new(), Flag::default(), Flag::default());
-    let inside = Flag::default();
     thread::scope(|scope| {
         mutator(scope, &world, "late", |mutator| {
             come.wait();
             mutator.blocking(|| done.wait());
         });
-        mutator(scope, &world, "away", |mutator| {
-            mutator.blocking(|| {
-                inside.raise();
-                done.wait();
-            });
-        });
-        inside.wait();
+        away(scope, &world, "away", &done);
         let recording = world.record(RecordingOptions::new()).expect("a thread");
         request(&world, &come);
         let timeline = recording.finish();

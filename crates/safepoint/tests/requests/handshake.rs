@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Flag, eventually, mutator, poll_until};
+use crate::common::{Flag, away, eventually, mutator, poll_until};
 use safepoint::{
     Answer, HandshakeError, HandshakeOptions, Mutator, MutatorId, Processor, StragglerCause, World,
 };
@@ -91,15 +91,9 @@ fn a_blocked_mutator_is_served_by_the_requester() {
 fn a_mutator_alone_runs_what_it_alone_may() {
     in_child("handshake::a_mutator_alone_runs_what_it_alone_may", SOON, || {
         let world = &World::new();
-        let (safe, leave) = (Flag::default(), Flag::default());
+        let leave = Flag::default();
         thread::scope(|scope| {
-            mutator(scope, world, "target", |m| {
-                m.blocking(|| {
-                    safe.raise();
-                    leave.wait();
-                });
-            });
-            safe.wait();
+            away(scope, world, "target", &leave);
             let target = only(world);
             let soon = patient().self_only().timeout(Duration::from_millis(20));
             match world.handshake(target, soon, |_| panic!("not for it")) {
@@ -224,15 +218,9 @@ fn a_panic_is_the_requesters() {
 fn an_operation_waits_for_the_end_of_a_stop() {
     in_child("handshake::an_operation_waits_for_the_end_of_a_stop", SOON, || {
         let world = &World::new();
-        let (safe, done, ran) = (Flag::default(), Flag::default(), &Flag::default());
+        let (done, ran) = (Flag::default(), &Flag::default());
         thread::scope(|scope| {
-            mutator(scope, world, "target", |m| {
-                m.blocking(|| {
-                    safe.raise();
-                    done.wait();
-                });
-            });
-            safe.wait();
+            away(scope, world, "target", &done);
             let target = only(world);
             let stopped = world.stop_from_outside("test").unwrap();
             let asked = scope.spawn(move || {
@@ -254,17 +242,11 @@ fn an_operation_waits_for_the_end_of_a_stop() {
 fn every_mutator_answers_or_is_gone() {
     in_child("handshake::every_mutator_answers_or_is_gone", SOON, || {
         let world = World::new();
-        let (safe, done, asked) = (Flag::default(), Flag::default(), Flag::default());
+        let (done, asked) = (Flag::default(), Flag::default());
         thread::scope(|scope| {
             mutator(scope, &world, "runs", |m| poll_until(m, &done));
-            mutator(scope, &world, "sleeps", |m| {
-                m.blocking(|| {
-                    safe.raise();
-                    done.wait();
-                });
-            });
+            away(scope, &world, "sleeps", &done);
             mutator(scope, &world, "exits", |_| asked.wait());
-            safe.wait();
             let mut own = world.attach().unwrap();
             let ids = world.mutators();
             // Its operation runs first, when all have been asked.
@@ -476,16 +458,10 @@ fn a_callback_comes_when_all_have_polled() {
         let ends: [fn(&mut Mutator); 3] = [Mutator::poll, |m| m.blocking(|| ()), |_| ()];
         for end in ends {
             let called = Arc::new(Flag::default());
-            let (safe, go, done) = (Flag::default(), Flag::default(), Flag::default());
+            let (go, done) = (Flag::default(), Flag::default());
             let mut own = world.attach().unwrap();
             thread::scope(|scope| {
-                mutator(scope, &world, "sleeps", |m| {
-                    m.blocking(|| {
-                        safe.raise();
-                        done.wait();
-                    });
-                });
-                safe.wait();
+                away(scope, &world, "sleeps", &done);
                 let other = mutator(scope, &world, "runs", |m| {
                     go.wait();
                     end(m);

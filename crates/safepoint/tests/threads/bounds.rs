@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Flag, mutator, poll_until};
+use crate::common::{Flag, away, mutator, poll_until};
 use safepoint::{
     AttachError, EachError, EachOptions, StopError, StopOptions, StragglerCause, World,
 };
@@ -177,15 +177,9 @@ fn a_failed_stop_says_how_long_the_mutator_stood_still() {
 fn a_safe_mutator_is_not_late() {
     in_child("bounds::a_safe_mutator_is_not_late", SOON, || {
         let world = World::new();
-        let (safe, done) = (Flag::default(), Flag::default());
+        let done = Flag::default();
         thread::scope(|scope| {
-            mutator(scope, &world, "safe", |m| {
-                m.blocking(|| {
-                    safe.raise();
-                    done.wait();
-                });
-            });
-            safe.wait();
+            away(scope, &world, "safe", &done);
             let options = StopOptions::new("at once").timeout(Duration::ZERO);
             assert_eq!(world.stop_from_outside_with(options).unwrap().stats().mutators, 1);
             let mut own = world.attach().unwrap();

@@ -80,6 +80,24 @@ pub(crate) fn mutator<'scope, T: Send + 'scope>(
     handle
 }
 
+/// A mutator that is in a safe region until the flag is up.
+pub(crate) fn away<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    world: &World,
+    name: &str,
+    until: &'scope Flag,
+) -> ScopedJoinHandle<'scope, ()> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let handle = mutator(scope, world, name, move |mutator| {
+        mutator.blocking(|| {
+            tell.send(()).expect("the test waits");
+            until.wait();
+        });
+    });
+    told.recv().expect("it enters its region");
+    handle
+}
+
 /// Polls until the flag is up.
 pub(crate) fn poll_until(mutator: &mut Mutator, flag: &Flag) {
     while !flag.is_up() {

@@ -6,7 +6,7 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Flag, eventually, mutator, poll_until};
+use crate::common::{Flag, away, eventually, mutator, poll_until};
 use safepoint::{EachError, Mutator, StopError, World};
 use testkit::in_child;
 
@@ -19,16 +19,10 @@ fn every_mutator_is_visited_once_on_its_thread_or_in_its_safe_region() {
         SOON,
         || {
             let world = World::new();
-            let (safe, done) = (Flag::default(), Flag::default());
+            let done = Flag::default();
             thread::scope(|scope| {
                 mutator(scope, &world, "runs", |m| poll_until(m, &done));
-                mutator(scope, &world, "sleeps", |m| {
-                    m.blocking(|| {
-                        safe.raise();
-                        done.wait();
-                    });
-                });
-                safe.wait();
+                away(scope, &world, "sleeps", &done);
                 let mut own = world.attach().unwrap();
                 for _ in 0..50 {
                     let visits = Mutex::new(Vec::new());

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Flag, eventually, mutator};
+use crate::common::{Flag, Says, eventually, mutator};
 use safepoint::{Mutator, StopError, StopOptions, World};
 use sigctx::sys;
 use testkit::{child, in_child, patience};
@@ -193,26 +193,6 @@ fn a_mutator_that_is_dropped_in_its_own_closure_aborts() {
     assert!(ended.output.contains("detaches in a closure"), "{}", ended.output);
 }
 
-/// Counts how often it is asked, and does nothing about it.
-#[derive(Default)]
-struct Counter(AtomicU32);
-
-impl Nudge for Counter {
-    fn nudge(
-        &self,
-        _thread: ThreadRef,
-        _call: NudgeCall,
-        _wanted: &dyn Fn() -> bool,
-    ) -> Result<(), NudgeError> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn settle(&self, _timeout: Duration) -> bool {
-        true
-    }
-}
-
 extern "C" fn ignore(_signal: i32) {}
 
 /// Each signal cuts the requester's sleep short, which must not put the next look off.
@@ -224,7 +204,7 @@ fn a_requester_that_is_interrupted_all_the_time_nudges_as_often() {
         // SAFETY: the handler does nothing.
         let old = unsafe { libc::signal(libc::SIGPROF, ignore as *const () as usize) };
         assert_ne!(old, libc::SIG_ERR);
-        let (world, counter) = (World::new(), Arc::new(Counter::default()));
+        let (world, counter) = (World::new(), Arc::new(Says(Ok(()), AtomicU32::new(0))));
         // SAFETY: the mutator makes the calls that it hands out where it borrows nothing of the world.
         unsafe { world.set_nudge(counter.clone()) };
         let (done, me) = (Flag::default(), sys::gettid());
@@ -244,7 +224,7 @@ fn a_requester_that_is_interrupted_all_the_time_nudges_as_often() {
             let options = StopOptions::new("test").timeout(long);
             world.stop_from_outside_with(options).map(drop).unwrap_err();
             // One every 10 ms, by the longest nap; half of it for a busy machine.
-            let nudges = counter.0.swap(0, Ordering::Relaxed);
+            let nudges = counter.1.swap(0, Ordering::Relaxed);
             assert!(nudges >= 50, "only {nudges} nudges in the stop");
 
             let mut own = world.attach().unwrap();
@@ -254,7 +234,7 @@ fn a_requester_that_is_interrupted_all_the_time_nudges_as_often() {
             });
             let start = Instant::now();
             own.for_each_processor(|_| ()).unwrap();
-            let nudges = counter.0.load(Ordering::Relaxed);
+            let nudges = counter.1.load(Ordering::Relaxed);
             assert!(nudges >= 50, "only {nudges} nudges in a for-each of {:?}", start.elapsed());
         });
     });
