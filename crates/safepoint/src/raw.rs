@@ -3,12 +3,10 @@
 use core::fmt;
 use core::sync::atomic::AtomicU32;
 
-use sigctx::spill::callee_saved;
-
 use crate::abort::abort_with;
 use crate::protocol::{MutatorSlot, MutatorState, POLL_MASK, Stance};
 use crate::region::{OwnStop, leave_armed, poll_armed};
-use crate::roots::{Place, Stand};
+use crate::roots::{self, Place, Stand, stand_in_region};
 use crate::system::{self, Identity, Moment};
 use crate::world::{Shared, World};
 
@@ -152,18 +150,9 @@ impl RawMutator {
         // SAFETY: the caller's first obligation.
         let shared = unsafe { self.shared() };
         let mut stand = None;
-        let stand = if self.slot.status.stands.are_said() {
-            let stand = stand.insert(Stand::new(Place::Region));
-            // In this frame, which is there for as long as the region.
-            let sp = callee_saved(stand.room());
-            Some(stand.at(self.slot, sp))
-        } else {
-            None
-        };
-        match stand {
-            Some(stand) => stand.enter(&shared.protocol, self.slot),
-            None => shared.protocol.enter(self.slot, Stance::Away),
-        }
+        // In this frame, which is there for as long as the region.
+        let stand = stand_in_region!(self.slot, stand);
+        roots::enter(&shared.protocol, self.slot, stand);
         let _region = Left { raw: self, shared, stand };
         work()
     }

@@ -1,11 +1,8 @@
 //! Safe regions that their code can leave for a while: callbacks from foreign code.
 
-use sigctx::spill::callee_saved;
-
 use crate::mutator::Mutator;
-use crate::protocol::Stance;
 use crate::region::{OwnStop, leave};
-use crate::roots::{Place, Stand};
+use crate::roots::{self, Place, Stand, stand_in_region};
 
 impl Mutator {
     /// Runs `work` in a safe region as [`Mutator::blocking`] does, and lets it come back into the world for a while:
@@ -36,14 +33,8 @@ impl Mutator {
     /// ```
     pub fn blocking_with<R>(&mut self, work: impl FnOnce(&mut Region<'_>) -> R) -> R {
         let mut stand = None;
-        let stand = if self.slot.status.stands.are_said() {
-            let stand = stand.insert(Stand::new(Place::Region));
-            // In this frame, which is there for as long as the region.
-            let sp = callee_saved(stand.room());
-            Some(stand.at(self.slot, sp))
-        } else {
-            None
-        };
+        // In this frame, which is there for as long as the region.
+        let stand = stand_in_region!(self.slot, stand);
         let mut region = Region { mutator: self, stand, is_entered: false };
         region.enter();
         let result = work(&mut region);
@@ -98,10 +89,7 @@ impl Region<'_> {
 
     fn enter(&mut self) {
         let Mutator { shared, slot, .. } = &*self.mutator;
-        match self.stand {
-            Some(stand) => stand.enter(&shared.protocol, slot),
-            None => shared.protocol.enter(slot, Stance::Away),
-        }
+        roots::enter(&shared.protocol, slot, self.stand);
         self.is_entered = true;
     }
 

@@ -181,6 +181,35 @@ macro_rules! stand_here {
 }
 pub(crate) use stand_here;
 
+/// Where the mutator with the slot stands in the region that it enters next, if its world wants to know. `$room` is an
+/// empty `Option` that outlives the region.
+///
+/// As [`stand_here`]: the registers are written in the function that this is used in.
+macro_rules! stand_in_region {
+    ($slot:expr, $room:ident) => {
+        if $slot.status.stands.are_said() {
+            let stand = $room.insert(Stand::new(Place::Region));
+            let sp = sigctx::spill::callee_saved(stand.room());
+            Some(stand.at($slot, sp))
+        } else {
+            None
+        }
+    };
+}
+pub(crate) use stand_in_region;
+
+/// Enters a safe region, where the mutator stands if its world wants to know.
+pub(crate) fn enter(
+    protocol: &Protocol<Linux>,
+    slot: &'static MutatorSlot<Identity>,
+    stand: Option<&Stand>,
+) {
+    match stand {
+        Some(stand) => stand.enter(protocol, slot),
+        None => protocol.enter(slot, Stance::Away),
+    }
+}
+
 /// Where a mutator stands still, and what it has in registers and on its stack there. Of a world that was made with
 /// [`WorldOptions::roots`](crate::WorldOptions::roots).
 ///
