@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use preempt::Task;
-use safepoint::{Chaos, EachOptions, StopOptions, World};
+use safepoint::{Chaos, EachOptions, StopOptions, World, WorldOptions};
 use testkit::{budget, in_child, patience, skip, until};
 
 const LATE: Duration = Duration::from_mins(3);
@@ -56,7 +56,8 @@ fn stress_a_thousand_mutators_with_lost_nudges_a_full_queue_and_one_processor() 
         // SAFETY: the section holds one function of this file, which only counts.
         let code = unsafe { preempt::register_code(preempt::preemptible_section!()) };
         let _code = code.expect("registered once");
-        let world = World::with_chaos(Chaos::new().drop_nudges(2));
+        let chaos = Chaos::new().drop_nudges(2);
+        let world = World::with_options(WorldOptions::new().chaos(chaos));
         // SAFETY: the mutators keep no references into a heap; there is none.
         unsafe { world.set_nudge(Arc::new(preempt::Nudger)) };
         let stop = &AtomicBool::new(false);

@@ -9,7 +9,7 @@ use threadreg::{Nudge, NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
 
 use crate::protocol::Edge;
 
-/// What goes wrong, or slowly, in a world for tests: see [`World::with_chaos`](crate::World::with_chaos).
+/// What goes wrong, or slowly, in a world for tests: see [`WorldOptions::chaos`](crate::WorldOptions::chaos).
 ///
 /// It changes when things happen and whether nudges arrive, not what is promised: stops and for-eaches are what they
 /// are in other worlds, and take longer. Each mode is off until it is asked for. All polls, and all entries and ends
@@ -33,10 +33,10 @@ use crate::protocol::Edge;
 ///
 /// ```
 /// use std::time::Duration;
-/// use safepoint::{Chaos, World};
+/// use safepoint::{Chaos, World, WorldOptions};
 ///
 /// let chaos = Chaos::new().drop_nudges(2).delay_checks(Duration::from_micros(50), 3);
-/// let world = World::with_chaos(chaos);
+/// let world = World::with_options(WorldOptions::new().chaos(chaos));
 /// let mut mutator = world.attach()?;
 /// mutator.stop_the_world("test")?.resume();
 /// # Ok::<(), Box<dyn std::error::Error>>(())

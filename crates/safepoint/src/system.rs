@@ -97,7 +97,7 @@ pub(crate) struct Linux {
     /// that was set at the same moment may get it in that one region.
     fenced_entry: AtomicBool,
     /// Of worlds for tests.
-    chaos: Option<Arc<Disturbance>>,
+    pub(crate) chaos: Option<Arc<Disturbance>>,
 }
 
 impl fmt::Debug for Linux {
@@ -112,10 +112,6 @@ impl Linux {
         let (counters, tape) = (Counters::default(), Tape::default());
         let (stands, tells, chaos) = (false, None, None);
         Self { fences, counters, tape, nudge, stands, tells, fenced_entry, chaos }
-    }
-
-    pub(crate) fn with_chaos(self, chaos: Disturbance) -> Self {
-        Self { chaos: Some(Arc::new(chaos)), ..self }
     }
 
     /// Calls the hook. Unwinding would leave a mutator that neither runs nor stands still.

@@ -82,6 +82,7 @@ pub struct WorldOptions {
     fully_fenced: bool,
     roots: bool,
     hooks: Option<Arc<dyn Hooks>>,
+    chaos: Option<Chaos>,
 }
 
 impl fmt::Debug for WorldOptions {
@@ -90,6 +91,7 @@ impl fmt::Debug for WorldOptions {
             .field("fully_fenced", &self.fully_fenced)
             .field("roots", &self.roots)
             .field("hooks", &self.hooks.is_some())
+            .field("chaos", &self.chaos)
             .finish()
     }
 }
@@ -120,6 +122,11 @@ impl WorldOptions {
     /// [`WorldOptions::roots`] does, which this includes.
     pub fn hooks(self, hooks: Arc<dyn Hooks>) -> Self {
         Self { roots: true, hooks: Some(hooks), ..self }
+    }
+
+    /// For tests: what is rare is common.
+    pub fn chaos(self, chaos: Chaos) -> Self {
+        Self { chaos: Some(chaos), ..self }
     }
 }
 
@@ -162,10 +169,11 @@ impl World {
     /// An empty, running world as the options want it.
     #[must_use]
     pub fn with_options(options: WorldOptions) -> Self {
-        let WorldOptions { fully_fenced, roots, hooks } = options;
+        let WorldOptions { fully_fenced, roots, hooks, chaos } = options;
         let fences = if fully_fenced { Fences::Full } else { Fences::probe() };
         let mut system = Linux::new(fences);
         system.stands = roots;
+        system.chaos = chaos.map(|modes| Arc::new(Disturbance::new(modes)));
         system.tells = hooks.map(|hooks| -> Box<Tell> {
             Box::new(move |slot, moment| {
                 // SAFETY: called on the mutator's own thread.
@@ -176,7 +184,16 @@ impl World {
                 }
             })
         });
-        Self::with(system)
+        Self::of(system)
+    }
+
+    fn of(system: Linux) -> Self {
+        let protocol = Protocol::new(system);
+        let recorder = Recorder::new();
+        let mut shared = Arc::new(Shared { protocol, recorder, stops: Stops::new(), node: None });
+        let node = forks::enlist(&raw const shared.protocol);
+        Arc::get_mut(&mut shared).expect("no other handle yet").node = Some(node);
+        Self { shared }
     }
 
     /// An empty, running world that does without `membarrier(2)`, for a program that is going to forbid itself
@@ -184,27 +201,6 @@ impl World {
     #[must_use]
     pub fn fully_fenced() -> Self {
         Self::with_options(WorldOptions::new().fully_fenced())
-    }
-
-    /// An empty, running world for tests, in which what is rare is common.
-    #[must_use]
-    pub fn with_chaos(chaos: Chaos) -> Self {
-        Self::with(Linux::new(Fences::probe()).with_chaos(Disturbance::new(chaos)))
-    }
-
-    /// [`World::with_chaos`], with the fences of [`World::fully_fenced`].
-    #[must_use]
-    pub fn fully_fenced_with_chaos(chaos: Chaos) -> Self {
-        Self::with(Linux::new(Fences::Full).with_chaos(Disturbance::new(chaos)))
-    }
-
-    fn with(system: Linux) -> Self {
-        let protocol = Protocol::new(system);
-        let recorder = Recorder::new();
-        let mut shared = Arc::new(Shared { protocol, recorder, stops: Stops::new(), node: None });
-        let node = forks::enlist(&raw const shared.protocol);
-        Arc::get_mut(&mut shared).expect("no other handle yet").node = Some(node);
-        Self { shared }
     }
 
     /// The fences that the world uses.

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{Flag, mutator};
-use safepoint::{Chaos, RawMutator, World, sync_core};
+use safepoint::{Chaos, RawMutator, World, WorldOptions, sync_core};
 use sigctx::sys::{Membarrier, membarrier};
 use testkit::{budget, forked, in_child, skip};
 
@@ -63,7 +63,8 @@ fn user_bits_are_there_in_the_child_of_a_fork() {
 #[test]
 fn stress_no_user_bit_is_lost_amid_stops() {
     in_child("jit::stress_no_user_bit_is_lost_amid_stops", SOON, || {
-        for world in [World::new(), World::fully_fenced(), World::with_chaos(Chaos::new())] {
+        let chaotic = World::with_options(WorldOptions::new().chaos(Chaos::new()));
+        for world in [World::new(), World::fully_fenced(), chaotic] {
             let (stopped, rounds) = (Flag::default(), budget(2000));
             let (tell, told) = std::sync::mpsc::channel();
             let (answer, answers) = std::sync::mpsc::channel();
