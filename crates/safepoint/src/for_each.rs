@@ -10,11 +10,10 @@ use std::time::Instant;
 use sigctx::sys;
 use threadreg::ThreadRef;
 
-use crate::abort::abort_in;
 use crate::error::EachError;
 use crate::id::MutatorId;
 use crate::mutator::Mutator;
-use crate::options::{AtDeadline, EachOptions};
+use crate::options::EachOptions;
 use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, NotVisited, Run, Visitor};
 use crate::roots::{Parked, Place, RootsError, Stand, stand_here};
@@ -151,10 +150,7 @@ impl Mutator {
                 } else {
                     let culprit = stragglers.first().map(|straggler| straggler.tid);
                     let error = EachError::TimedOut { visited, stragglers };
-                    if options.at_deadline == AtDeadline::Abort {
-                        abort_in(culprit, format_args!("{error}"));
-                    }
-                    error
+                    options.at_deadline.or_abort(culprit, error)
                 })
             }
         }

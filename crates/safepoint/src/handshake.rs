@@ -4,12 +4,11 @@ use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::abort::abort_in;
 use crate::error::HandshakeError;
 use crate::for_each::Processor;
 use crate::id::MutatorId;
 use crate::mutator::Mutator;
-use crate::options::{AtDeadline, HandshakeOptions};
+use crate::options::HandshakeOptions;
 use crate::pace::Clock;
 use crate::protocol::{Answer as Answered, Ask, MutatorSlot, MutatorState, SlotUse};
 use crate::roots::{Place, Stand, stand_here};
@@ -439,10 +438,7 @@ impl<'a> Requester<'a> {
         }
         let culprit = stragglers.first().map(|straggler| straggler.tid);
         let error = HandshakeError::TimedOut { answered, stragglers };
-        if at_deadline == AtDeadline::Abort {
-            abort_in(culprit, format_args!("{error}"));
-        }
-        Err(error)
+        Err(at_deadline.or_abort(culprit, error))
     }
 }
 

@@ -3,6 +3,9 @@
 use core::fmt;
 use core::time::Duration;
 
+use sigctx::sys::Tid;
+
+use crate::abort::abort_in;
 use crate::straggler::Straggler;
 
 /// Why the world is stopped, for people who read statistics and errors.
@@ -74,6 +77,16 @@ pub enum AtDeadline {
     /// a second (the thread may block the signal, or its handler return) the requester aborts it.
     #[doc(alias = "AbortVMOnSafepointTimeout")]
     Abort,
+}
+
+impl AtDeadline {
+    /// The error of a request that is given up, if the process is to live on. The first of the stragglers is to blame.
+    pub(crate) fn or_abort<E: fmt::Display>(self, culprit: Option<Tid>, error: E) -> E {
+        if self == Self::Abort {
+            abort_in(culprit, format_args!("{error}"));
+        }
+        error
+    }
 }
 
 /// How to stop the world.

@@ -91,9 +91,9 @@ impl core::error::Error for RecordError {
 impl World {
     /// Records what the mutators and the requests of this world do, until the result is finished or dropped.
     ///
-    /// A thread of its own looks at each mutator's state again and again, first before this returns; requests are written down by the threads
-    /// that make them. Polls and safe regions are as they are without a recording: not one instruction is added. The
-    /// recording keeps the world. In the child of a fork it is empty.
+    /// A thread of its own looks at each mutator's state again and again, first before this returns; requests are
+    /// written down by the threads that make them. Polls and safe regions are as they are without a recording: not one
+    /// instruction is added. The recording keeps the world. In the child of a fork it is empty.
     ///
     /// # Errors
     ///

@@ -7,11 +7,10 @@ use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::abort::abort_in;
 use crate::error::StopError;
 use crate::handle::{Held, LastToStop, StopHandle, StopStats, StoppedMutator, stopped_mutators};
 use crate::mutator::Mutator;
-use crate::options::{AtDeadline, Reason, StopOptions};
+use crate::options::{Reason, StopOptions};
 use crate::pace::Clock;
 use crate::protocol::{Limit, MutatorSlot, MutatorState, Protocol, Stance, TimedOut};
 use crate::roots::{Place, Stand, stand_here};
@@ -407,17 +406,14 @@ impl<'a: 'o, 'o> Request<'a, 'o> {
                 let stragglers: Vec<Straggler> = seen.into_iter().flatten().collect();
                 shared.recorder.given_up(place);
                 protocol.system.tape.note(|| {
-                    let (requested, started) = (clock.requested(), clock.started());
-                    let (stopped, ended) = (None, Instant::now());
-                    let (mutators, last) = (0, None);
                     Event::Stop(StopEvent {
                         reason,
-                        requested,
-                        started,
-                        stopped,
-                        ended,
-                        mutators,
-                        last,
+                        requested: clock.requested(),
+                        started: clock.started(),
+                        stopped: None,
+                        ended: Instant::now(),
+                        mutators: 0,
+                        last: None,
                     })
                 });
                 protocol.stop_turn.release(&protocol.system);
@@ -427,10 +423,7 @@ impl<'a: 'o, 'o> Request<'a, 'o> {
                 } else {
                     let culprit = stragglers.first().map(|straggler| straggler.tid);
                     let error = StopError::TimedOut { reason, stragglers };
-                    if self.options.at_deadline == AtDeadline::Abort {
-                        abort_in(culprit, format_args!("{error}"));
-                    }
-                    error
+                    self.options.at_deadline.or_abort(culprit, error)
                 })
             }
         }

@@ -26,6 +26,21 @@ fn ask(world: &World, own: Option<Mutator>, target: Mutator) -> bool {
     ask_at(world, own, false, target, &mut Patient)
 }
 
+/// Asks for an operation that nobody waits for: the target finds it as it comes by.
+fn ask_and_go_on(world: &Arc<World>, target: Mutator) {
+    let work = {
+        let world = world.clone();
+        Box::new(move || world.visit(target, || ()))
+    };
+    assert!(world.protocol.handshake_async(target, 1, work), "not gone");
+}
+
+/// A for-each by a mutator, which is in a region afterwards.
+fn visit_all(world: &World, own: Mutator) {
+    world.for_each_at(own, &mut LooksAgain);
+    world.protocol.enter(own, Stance::Away);
+}
+
 /// With much to do: one preemption less than usual, or it would take minutes.
 fn smaller_model(run: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
@@ -155,11 +170,7 @@ fn handshake_against_a_mutator_with_an_operation_of_its_own() {
         let world = World::new();
         let slot = world.attach();
         world.protocol.enter(slot, Stance::Away);
-        let own = {
-            let world = world.clone();
-            Box::new(move || world.visit(slot, || ()))
-        };
-        assert!(world.protocol.handshake_async(slot, 1, own), "not gone");
+        ask_and_go_on(&world, slot);
         let requester = spawn(&world, move |world| ask(world, None, slot));
         world.protocol.leave(slot);
         world.protocol.enter(slot, Stance::Away);
@@ -227,16 +238,8 @@ fn handshake_beside_a_for_each_against_a_mutator_that_leaves() {
         let world = World::new();
         let (slot, own) = (world.attach(), world.attach());
         world.protocol.enter(slot, Stance::Away);
-        let visitor = spawn(&world, move |world| {
-            world.for_each_at(own, &mut LooksAgain);
-            world.protocol.enter(own, Stance::Away);
-        });
-        // Asked for, and not waited for: the mutator finds it as it leaves.
-        let work = {
-            let world = world.clone();
-            Box::new(move || world.visit(slot, || ()))
-        };
-        assert!(world.protocol.handshake_async(slot, 1, work), "not gone");
+        let visitor = spawn(&world, move |world| visit_all(world, own));
+        ask_and_go_on(&world, slot);
         world.protocol.leave(slot);
         world.protocol.enter(slot, Stance::Away);
         visitor.join().unwrap();
@@ -252,10 +255,7 @@ fn handshake_beside_a_for_each() {
         let world = World::new();
         let (slot, own) = (world.attach(), world.attach());
         world.protocol.enter(slot, Stance::Away);
-        let visitor = spawn(&world, move |world| {
-            world.for_each_at(own, &mut LooksAgain);
-            world.protocol.enter(own, Stance::Away);
-        });
+        let visitor = spawn(&world, move |world| visit_all(world, own));
         let requester =
             spawn(&world, move |world| ask_at(world, None, false, slot, &mut LooksAgain));
         visitor.join().unwrap();

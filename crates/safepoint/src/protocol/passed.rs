@@ -124,33 +124,8 @@ mod tests {
     use core::time::Duration;
 
     use super::*;
-    use crate::protocol::Pace;
-    use crate::system::{Fences, Identity, Linux};
-
-    /// Waits forever.
-    struct Patient;
-
-    impl Limit for Patient {
-        fn left(&self) -> Option<Duration> {
-            None
-        }
-    }
-
-    impl Pace<Linux> for Patient {
-        type Seen = ();
-
-        fn expired(&self) -> bool {
-            false
-        }
-        fn nap(&self) -> Option<Duration> {
-            None
-        }
-        fn due(&mut self) -> bool {
-            false
-        }
-        fn late(&mut self, _slot: &'static MutatorSlot<Identity>, _wanted: &dyn Fn() -> bool) {}
-        fn look(&self, _slot: &'static MutatorSlot<Identity>) {}
-    }
+    use crate::protocol::patient::Patient;
+    use crate::system::{Fences, Linux};
 
     /// Its patience is over.
     struct Impatient;
