@@ -162,8 +162,9 @@ impl<S: System> Protocol<S> {
     /// Asks every live slot but `own`, and claims those that seem safe.
     fn arm_each(&self, own: &'static MutatorSlot<S::Identity>, round: RoundNumber) -> Asked {
         let (mut running, mut safe, mut nudged) = (0, false, false);
+        let stands = self.system.targets_stand();
         for slot in self.arena.slots() {
-            match slot.state() {
+            match slot.state_in(stands) {
                 MutatorState::Dead | MutatorState::Attaching => {}
                 _ if ptr::eq(own, slot) => {}
                 MutatorState::Running => {
@@ -323,7 +324,7 @@ impl<S: System> Protocol<S> {
         pass: &mut Pass,
     ) {
         match slot.state() {
-            _ if slot.is_kept_safe() => {
+            _ if slot.is_kept_safe(self.system.targets_stand()) => {
                 call.visitor.visit(slot);
                 pass.visited += 1;
                 self.release_claim(slot);
@@ -427,32 +428,8 @@ mod tests {
 
     use super::{MutatorSlot, Ordering, Pace, Protocol, Stance};
     use crate::protocol::Limit;
+    use crate::protocol::patient::Patient;
     use crate::system::{Fences, Identity, Linux};
-
-    /// Waits, and does nothing about late targets.
-    struct Patient;
-
-    impl Limit for Patient {
-        fn left(&self) -> Option<Duration> {
-            None
-        }
-    }
-
-    impl Pace<Linux> for Patient {
-        type Seen = ();
-
-        fn expired(&self) -> bool {
-            false
-        }
-        fn nap(&self) -> Option<Duration> {
-            Some(Duration::from_millis(1))
-        }
-        fn due(&mut self) -> bool {
-            true
-        }
-        fn late(&mut self, _slot: &'static MutatorSlot<Identity>, _wanted: &dyn Fn() -> bool) {}
-        fn look(&self, _slot: &'static MutatorSlot<Identity>) {}
-    }
 
     fn soon(done: &dyn Fn() -> bool) {
         let start = Instant::now();

@@ -38,8 +38,8 @@
 //! A requester that is a mutator runs operations while its own state is `Running`, and any other thread while it has
 //! the stop turn: never in a stopped world (I6). A requester that waits is in a safe region, and serves its own
 //! queue whenever it looks, so two that ask each other do not wait for each other. It serves what was queued before
-//! its own operation too, and some that came after it. So operations for one mutator run in the order in which they were asked for, but for those
-//! that the target alone may run.
+//! its own operation too, and some that came after it. So operations for one mutator run in the order in which they
+//! were asked for, but for those that the target alone may run.
 //!
 //! A target that enters a region without a fence may leave its bit unseen (I2): the requester finds it safe when it
 //! looks again.

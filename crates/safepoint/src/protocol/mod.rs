@@ -104,6 +104,8 @@ mod model_handshake;
 mod model_passed;
 #[cfg(all(test, loom))]
 mod model_regions;
+#[cfg(all(test, not(loom)))]
+mod patient;
 
 use core::fmt;
 use core::time::Duration;
@@ -278,7 +280,7 @@ impl<S: System> Protocol<S> {
 
     /// Slots that belong to a thread now. Except in a stop this may change before it is looked at.
     pub(crate) fn live(&self) -> impl Iterator<Item = &'static MutatorSlot<S::Identity>> + use<S> {
-        self.arena.slots().filter(|slot| slot.state().is_live())
+        self.arena.slots().filter(|slot| slot.is_live())
     }
 
     /// The slot at `index`, which was found by a walk before.

@@ -130,7 +130,7 @@ impl<S: System> Protocol<S> {
         claimed: u32,
     ) -> bool {
         slot.requests.each_pending.load(Ordering::Relaxed) == claimed
-            && slot.is_kept_safe()
+            && slot.is_kept_safe(self.system.targets_stand())
             && !own.is_armed()
             && self.each_awaited.load(Ordering::Relaxed) == 0
     }

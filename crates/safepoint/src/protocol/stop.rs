@@ -101,8 +101,9 @@ impl<S: System> Protocol<S> {
         round: RoundNumber,
     ) -> Asked {
         let mut asked = Asked { running: 0, safe: 0, nudged: false };
+        let stands = self.system.targets_stand();
         self.live().filter(|slot| !is_own(own, slot)).for_each(|slot| {
-            if slot.state() == MutatorState::Running {
+            if slot.state_in(stands) == MutatorState::Running {
                 self.ask_to_stop(slot, round);
                 asked.running += 1;
                 asked.nudged |= slot.is_nudged();
@@ -130,10 +131,10 @@ impl<S: System> Protocol<S> {
         own: Option<&'static MutatorSlot<S::Identity>>,
         round: RoundNumber,
     ) -> u32 {
-        let mut left = 0;
+        let (mut left, stands) = (0, self.system.targets_stand());
         self.arena.slots().for_each(|slot| {
             let pending = slot.requests.stop_pending.load(Ordering::Relaxed) == round.0;
-            let runs = slot.state() == MutatorState::Running;
+            let runs = slot.state_in(stands) == MutatorState::Running;
             if runs && !pending && !is_own(own, slot) {
                 self.ask_to_stop(slot, round);
                 left += 1;
