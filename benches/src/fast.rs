@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};
 
 use benches::Series;
-use safepoint::{Mutator, World};
+use safepoint::{Mutator, World, WorldOptions};
 
 use crate::threads::Limits;
 
@@ -131,6 +131,19 @@ pub(crate) fn region_full(limits: &Limits) -> Vec<Series> {
         &mut [
             ("ours", &mut |times| regions(&mut me, times)),
             ("mfence", &mut |times| one_fence(times)),
+        ],
+    )
+}
+
+/// The same in a world whose mutators say where they stand, and in one where they do not.
+pub(crate) fn region_roots(limits: &Limits) -> Vec<Series> {
+    let mut says = mutator(&World::with_options(WorldOptions::new().roots()));
+    let mut silent = mutator(&World::new());
+    limits.sides(
+        BATCH / 4,
+        &mut [
+            ("ours", &mut |times| regions(&mut says, times)),
+            ("silent", &mut |times| regions(&mut silent, times)),
         ],
     )
 }

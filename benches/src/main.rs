@@ -23,7 +23,7 @@ use crate::threads::Limits;
 type Probe = fn(&Limits) -> Vec<benches::Series>;
 
 /// All probes, by name.
-const PROBES: [(&str, Probe); 23] = [
+const PROBES: [(&str, Probe); 24] = [
     ("all-threads", all::operations),
     ("attach", made::attach),
     ("current", fast::current),
@@ -41,6 +41,7 @@ const PROBES: [(&str, Probe); 23] = [
     ("poll", fast::poll),
     ("region", fast::region),
     ("region-full", fast::region_full),
+    ("region-roots", fast::region_roots),
     ("spawn", made::spawn),
     ("stop-deaf", stopped::stop_deaf),
     ("stop-poll", stopped::stop_poll),

@@ -111,7 +111,7 @@ impl WorldOptions {
     /// them: [`StoppedMutator::parked`](crate::StoppedMutator::parked),
     /// [`Processor::parked`](crate::Processor::parked).
     ///
-    /// A poll costs the same. Each safe region is entered and left by the slow path, which costs some ten
+    /// A poll costs the same. Each safe region is entered and left by the slow path, which costs some twenty
     /// nanoseconds. [`RawMutator::enter`](crate::RawMutator::enter), which returns before the region ends, cannot
     /// say that in such a world, and aborts: use [`RawMutator::blocking`](crate::RawMutator::blocking).
     pub fn roots(self) -> Self {

@@ -81,6 +81,10 @@ fn fast() -> Vec<Group> {
             &[Job::ours("region-full", 0)],
         ),
         group(
+            row("region-roots", "a safe region, in a world with roots", &[]),
+            &[Job::ours("region-roots", 0)],
+        ),
+        group(
             row("current", "`threadreg::current()`", &times(2.0, &["thread-local"])),
             &[Job::ours("current", 0)],
         ),
