@@ -282,9 +282,9 @@ impl World {
         StopEpoch { reason: Some(reason), over }
     }
 
-    /// Waits until a stop is over that was not when [`World::stops`], or [`World::stops_for`], was `after`: what a thread does that wants a
-    /// collection, and lets another stop the world for it. False if none is at the end of `timeout`; `None` is no
-    /// limit.
+    /// Waits until a stop is over that was not when [`World::stops`], or [`World::stops_for`], was `after`: what a
+    /// thread does that wants a collection, and lets another stop the world for it. False if none is at the end of
+    /// `timeout`; `None` is no limit.
     ///
     /// A mutator calls this in [`Mutator::blocking`](crate::Mutator::blocking): the stop has to come about.
     ///
