@@ -23,7 +23,7 @@ use crate::threads::Limits;
 type Probe = fn(&Limits) -> Vec<benches::Series>;
 
 /// All probes, by name.
-const PROBES: [(&str, Probe); 24] = [
+const PROBES: [(&str, Probe); 26] = [
     ("all-threads", all::operations),
     ("attach", made::attach),
     ("current", fast::current),
@@ -34,6 +34,8 @@ const PROBES: [(&str, Probe); 24] = [
     ("floor-stop-poll", floors::stop_poll),
     ("floor-stop-safe", floors::stop_safe),
     ("floor-signal", floors::signal),
+    ("handshake-poll", stopped::handshake_poll),
+    ("handshake-safe", stopped::handshake_safe),
     ("injection", injected::calls),
     ("memory", made::memory),
     ("memory-std", made::memory_std),

@@ -1,11 +1,11 @@
-//! A stop of the world, and a for-each, with threads that poll, that are safe, or that do neither.
+//! A stop of the world, a for-each, and a handshake, with threads that poll, that are safe, or that do neither.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use benches::Series;
-use safepoint::World;
+use safepoint::{HandshakeOptions, World};
 
 use crate::threads::{Limits, nap, ready, start, start_registered, wait_forever, wait_until_ready};
 
@@ -159,4 +159,62 @@ pub(crate) fn each_safe(limits: &Limits) -> Vec<Series> {
     let world = World::new();
     safe(&world, limits.threads);
     rounds(&world, limits)
+}
+
+/// A handshake with one of the threads, and in turns what else reaches it: a for-each, and a stop.
+///
+/// # Panics
+///
+/// A request fails, or does not reach all that it is for.
+fn handshakes(world: &World, limits: &Limits) -> Vec<Series> {
+    let mut me = world.attach().expect("attaches");
+    let own = me.id();
+    let ids = me.handshake_all(HandshakeOptions::new(), |_| ()).expect("all answer");
+    let target = ids.into_iter().map(|(id, _)| id).find(|id| *id != own).expect("one at least");
+    let mut ours = Series::new("ours");
+    let (mut each, mut stop) = (Series::new("for-each"), Series::new("stop"));
+    limits.repeat(WARM, |counts| {
+        let answered = AtomicBool::new(false);
+        let begin = Instant::now();
+        let answer = me.handshake(target, HandshakeOptions::new(), |_| {
+            answered.store(true, Ordering::Relaxed);
+        });
+        let shaken = begin.elapsed();
+        answer.expect("answers");
+        assert!(answered.into_inner());
+        nap();
+        let visits = AtomicU64::new(0);
+        let begin = Instant::now();
+        let visited = me.for_each_processor(|_| _ = visits.fetch_add(1, Ordering::Relaxed));
+        let visiting = begin.elapsed();
+        assert_eq!(visited.expect("visits"), limits.threads + 1);
+        assert_eq!(visits.into_inner(), limits.threads as u64 + 1);
+        nap();
+        let begin = Instant::now();
+        let stopped = me.stop_the_world("bench").expect("stops");
+        let stopping = begin.elapsed();
+        assert_eq!(stopped.stats().mutators, limits.threads);
+        stopped.resume();
+        if counts {
+            ours.add(shaken);
+            each.add(visiting);
+            stop.add(stopping);
+        }
+        nap();
+    });
+    vec![ours, each, stop]
+}
+
+/// A handshake with one of the threads, which poll.
+pub(crate) fn handshake_poll(limits: &Limits) -> Vec<Series> {
+    let world = World::new();
+    pollers(&world, limits.threads);
+    handshakes(&world, limits)
+}
+
+/// A handshake with one of the threads, which are in safe regions.
+pub(crate) fn handshake_safe(limits: &Limits) -> Vec<Series> {
+    let world = World::new();
+    safe(&world, limits.threads);
+    handshakes(&world, limits)
 }

@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 use sigctx::sys::Tid;
 use threadreg::Label;
 
-use crate::timeline::{ForEachSpan, MutatorTrack, NudgeMark, Span, StopSpan, Timeline};
+use crate::timeline::{
+    ForEachSpan, HandshakeSpan, MutatorTrack, NudgeMark, Span, StopSpan, Timeline,
+};
 
 impl Timeline {
     /// Writes the timeline for `ui.perfetto.dev` and `chrome://tracing`: a track for each mutator, one for stops, one
-    /// for for-eaches.
+    /// for for-eaches, and one for handshakes, which may overlap.
     ///
     /// # Errors
     ///
@@ -33,11 +35,13 @@ impl Timeline {
     }
 }
 
-/// Tracks for the stops and the for-eaches.
+/// Tracks for the stops, the for-eaches and the handshakes.
 fn requests(timeline: &Timeline) -> impl Iterator<Item = Value> {
     const STOPS: Tid = -1;
     const FOR_EACHES: Tid = -2;
-    let names = [(STOPS, "stops of the world"), (FOR_EACHES, "for-eaches")];
+    const HANDSHAKES: Tid = -3;
+    let names =
+        [(STOPS, "stops of the world"), (FOR_EACHES, "for-eaches"), (HANDSHAKES, "handshakes")];
     let names = names.into_iter().map(|(tid, name)| named(tid, name));
     let stops = timeline.stops().iter().flat_map(|stop| {
         let StopSpan { reason, requested, started, stopped, ended, mutators, last } = *stop;
@@ -67,7 +71,21 @@ fn requests(timeline: &Timeline) -> impl Iterator<Item = Value> {
         let args = json!({ "visited": visited });
         lasting(FOR_EACHES, "for_each", "for each mutator", requested, ended, &args)
     });
-    names.chain(stops).chain(eaches)
+    // Events of a kind of their own: those of one track may overlap, where complete events have to nest.
+    let handshakes = timeline.handshakes().iter().enumerate().flat_map(|(id, handshake)| {
+        let HandshakeSpan { requested, ended, asked, answered, target, given_up } = *handshake;
+        let target = target.map(|target| timeline.mutators()[target].name.to_string());
+        let args = json!({
+            "asked": asked, "answered": answered, "given up": given_up, "mutator": target,
+        });
+        [("b", requested), ("e", ended)].map(|(phase, at)| {
+            json!({
+                "name": "handshake", "cat": "handshake", "ph": phase, "id": id, "pid": PROCESS,
+                "tid": HANDSHAKES, "ts": microseconds(at), "args": args,
+            })
+        })
+    });
+    names.chain(stops).chain(eaches).chain(handshakes)
 }
 
 /// As the format has times: microseconds, with fractions.
@@ -113,13 +131,15 @@ mod tests {
     use super::*;
     use crate::protocol::Glance;
     use crate::tape::Event;
-    use crate::timeline::tests::{MUTATOR, stop, timeline, us};
+    use crate::timeline::tests::{MUTATOR, handshake, stop, timeline, us};
 
     #[test]
     fn the_json_has_what_perfetto_wants() {
         let events = |start| {
             let nudge = Event::Nudge(MUTATOR, start + us(120), true);
-            vec![nudge, stop(start, [90, 150, 250])]
+            // One within the other, and neither's end at the other's.
+            let (long, other) = (handshake(start, [300, 500]), handshake(start, [400, 600]));
+            vec![nudge, stop(start, [90, 150, 250]), long, other]
         };
         let timeline = timeline(&[(0, Glance::Runs)], events);
         let mut text = Vec::new();
@@ -133,6 +153,7 @@ mod tests {
                 "M" => assert_eq!(event["name"], "thread_name"),
                 "X" => assert!(event["ts"].is_f64() && event["dur"].is_f64()),
                 "i" => assert!(event["ts"].is_f64() && event["s"] == "t"),
+                "b" | "e" => assert!(event["ts"].is_f64() && event["id"].is_u64()),
                 other => panic!("{other}"),
             }
         }
@@ -141,5 +162,13 @@ mod tests {
         assert_eq!((gc["ts"].as_f64(), gc["dur"].as_f64()), (Some(150.0), Some(100.0)));
         assert_eq!(find("stopping")["args"]["last to stop"], "<a> & \"b\"");
         assert_eq!(find("nudge")["tid"], 42);
+        let handshakes = events.iter().filter(|event| event["cat"] == "handshake");
+        let times: Vec<_> = handshakes
+            .map(|event| (event["ph"].as_str(), event["id"].as_u64(), event["ts"].as_f64()))
+            .collect();
+        let at = |phase, id, time| (Some(phase), Some(id), Some(time));
+        let expected = [at("b", 0, 300.0), at("e", 0, 500.0), at("b", 1, 400.0), at("e", 1, 600.0)];
+        assert_eq!(times, expected);
+        assert_eq!(find("handshake")["args"]["mutator"], "<a> & \"b\"");
     }
 }

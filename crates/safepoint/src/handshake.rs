@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::error::HandshakeError;
 use crate::for_each::Processor;
@@ -14,6 +15,8 @@ use crate::protocol::{Answer as Answered, Ask, MutatorSlot, MutatorState, SlotUs
 use crate::roots::{Place, Stand, stand_here};
 use crate::straggler::{Straggler, StragglerCause};
 use crate::system::{self, Identity};
+use crate::tape::{Event, HandshakeEvent};
+use crate::trace::Trace;
 use crate::world::{Shared, World};
 
 impl Mutator {
@@ -414,9 +417,15 @@ impl<'a> Requester<'a> {
         if self_only && own.is_none() && asks.iter().any(is_own) {
             return Err(HandshakeError::OwnRegion { tid });
         }
+        let asked = asks.len();
+        let target = asks.first().filter(|_| asked == 1);
+        let target =
+            target.map(|ask| SlotUse { index: ask.slot.index(), generation: ask.generation });
+        let mut trace = Trace::handshake(asked);
         let mut clock = Clock::start(&shared.protocol, tid, timeout, nudge_after).warning(on_late);
         stand_here!(own, Stand::new(Place::Request));
         let mut answers = shared.protocol.handshake(own, tid, self_only, asks, &mut clock);
+        let lasted = clock.elapsed();
         let mut stragglers = Vec::new();
         for answer in &mut answers {
             if let Answered::Late(seen) = answer
@@ -429,10 +438,18 @@ impl<'a> Requester<'a> {
                 stragglers.push(straggler);
             }
         }
-        if stragglers.is_empty() {
+        let answered = answers.iter().filter(|answer| matches!(answer, Answered::Done)).count();
+        let given_up = !stragglers.is_empty();
+        shared.protocol.system.tape.note(|| {
+            let (requested, ended) = (clock.requested(), Instant::now());
+            Event::Handshake(HandshakeEvent { requested, ended, asked, answered, target, given_up })
+        });
+        trace.keep(|| clock.take_lates());
+        if !given_up {
+            trace.handshake_is_over(answered, lasted);
             return Ok(answers);
         }
-        let answered = answers.iter().filter(|answer| matches!(answer, Answered::Done)).count();
+        trace.given_up(&stragglers);
         if clock.is_own_fault() {
             return Err(HandshakeError::HoldsMutators { answered, stragglers });
         }

@@ -137,7 +137,7 @@ cfg_if::cfg_if! {
         pub use system::Fences;
         #[cfg(feature = "timeline")]
         pub use timeline::{
-            Activity, ForEachSpan, MutatorTrack, NudgeMark, Span, StopSpan, Timeline,
+            Activity, ForEachSpan, HandshakeSpan, MutatorTrack, NudgeMark, Span, StopSpan, Timeline,
         };
         pub use turns::StopOrJoined;
         pub use world::{World, WorldOptions};

@@ -374,7 +374,10 @@ impl Pace<Linux> for Clock<'_> {
         let is_late = elapsed >= self.nudge_after.unwrap_or(NUDGE_AFTER);
         if is_late && self.note_late(slot_use).found.is_none() {
             self.note_late(slot_use).found = Some(Found { tid, name, after: elapsed });
-            self.protocol.system.tape.note(|| Event::Late(slot_use, Instant::now()));
+            self.protocol
+                .system
+                .tape
+                .note(|| Event::Late(slot_use, Instant::now(), self.requested));
         }
         if is_late && let Some(sent) = self.nudge(slot, thread, wanted) {
             self.note_sent(slot_use, sent);

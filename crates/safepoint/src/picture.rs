@@ -4,7 +4,7 @@ use core::fmt::{self, Display, Write as _};
 use core::time::Duration;
 use std::io::{self, Write};
 
-use crate::timeline::{Activity, ForEachSpan, MutatorTrack, StopSpan, Timeline};
+use crate::timeline::{Activity, ForEachSpan, HandshakeSpan, MutatorTrack, StopSpan, Timeline};
 
 /// In pixels; the page scales them.
 const WIDTH: f64 = 1200.0;
@@ -22,6 +22,7 @@ const FAINT: &str = "#D0D7DE";
 /// Of medium lightness: these are seen on both.
 const STOP: &str = "#8B949E";
 const EACH: &str = "#D2A8FF";
+const HANDSHAKE: &str = "#E377C2";
 
 const ACTIVITIES: [(Activity, &str, &str); 5] = [
     (Activity::Running, "#1F77E6", "running"),
@@ -38,8 +39,9 @@ const STYLE: &str = r##"<style>text { font-family: sans-serif; font-size: 13px }
 }</style>"##;
 
 impl Timeline {
-    /// Draws the timeline: a row for each mutator, by their names, and stops and for-eaches as bands behind them. What is shorter than half a pixel
-    /// is drawn by what is most of it, and late if any is.
+    /// Draws the timeline: a row for each mutator, by their names, and stops, for-eaches and handshakes with all
+    /// mutators as bands behind them. A handshake with one mutator is a line under its row. What is shorter than half a
+    /// pixel is drawn by what is most of it, and late if any is.
     ///
     /// # Errors
     ///
@@ -104,11 +106,12 @@ impl Picture {
 
     fn draw(&mut self, timeline: &Timeline) -> fmt::Result {
         let is_shown =
-            |track: &&MutatorTrack| track.spans.iter().any(|span| self.shows(span.from, span.to));
-        let mut tracks: Vec<_> = timeline.mutators().iter().filter(is_shown).collect();
-        tracks.sort_by_key(|track| track.name.to_string());
+            |track: &MutatorTrack| track.spans.iter().any(|span| self.shows(span.from, span.to));
+        let mut tracks: Vec<_> = timeline.mutators().iter().enumerate().collect();
+        tracks.retain(|(_, track)| is_shown(track));
+        tracks.sort_by_key(|(_, track)| track.name.to_string());
         let bottom = TOP + ROW * tracks.len() as f64;
-        let height = bottom + 84.0;
+        let height = bottom + 106.0;
         writeln!(
             self.svg,
             r#"<svg width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" xmlns="http://www.w3.org/2000/svg">"#
@@ -119,8 +122,13 @@ impl Picture {
         // Behind the rows, whose colours they would change.
         self.for_eaches(timeline.for_eaches(), bottom)?;
         self.stops(timeline.stops(), bottom)?;
-        for (row, track) in tracks.into_iter().enumerate() {
-            self.track(track, TOP + ROW * row as f64)?;
+        let band = [TOP - 6.0, bottom - TOP + 12.0, 0.25];
+        self.handshakes(timeline, |handshake| handshake.asked != 1, band)?;
+        for (row, (at, track)) in tracks.into_iter().enumerate() {
+            let top = TOP + ROW * row as f64;
+            self.track(track, top)?;
+            let line = [top + f64::midpoint(ROW, BAR), 4.0, 1.0];
+            self.handshakes(timeline, |handshake| handshake.target == Some(at), line)?;
         }
         self.legend(bottom + 62.0)?;
         writeln!(self.svg, "</svg>")
@@ -236,6 +244,28 @@ impl Picture {
         Ok(())
     }
 
+    /// Those of a kind, in a band.
+    fn handshakes(
+        &mut self,
+        timeline: &Timeline,
+        is_meant: impl Fn(&HandshakeSpan) -> bool,
+        [top, height, opacity]: [f64; 3],
+    ) -> fmt::Result {
+        for handshake in timeline.handshakes().iter().filter(|handshake| is_meant(handshake)) {
+            let HandshakeSpan { requested, ended, asked, answered, given_up, .. } = *handshake;
+            if !self.shows(requested, ended) {
+                continue;
+            }
+            let lasted = ended.saturating_sub(requested);
+            let how = if given_up { "given up after" } else { "over in" };
+            let title = format!("handshake: {answered} of {asked} answered, {how} {lasted:.1?}");
+            let (requested, ended) = (self.x(requested), self.x(ended));
+            let width = (ended - requested).max(1.0);
+            self.rect([requested, top, width, height], HANDSHAKE, opacity, &title)?;
+        }
+        Ok(())
+    }
+
     fn stops(&mut self, stops: &[StopSpan], bottom: f64) -> fmt::Result {
         let (top, height) = (TOP - 6.0, bottom - TOP + 12.0);
         let mut written = LEFT - 100.0;
@@ -279,6 +309,8 @@ impl Picture {
             self.text(x + 20.0, y, "start", name)?;
             x += 38.0 + 7.0 * name.len() as f64;
         }
+        // Requests.
+        let (mut x, y) = (LEFT, y + 22.0);
         self.rect([x, y - 13.0, 8.0, 16.0], STOP, 0.25, "")?;
         self.rect([x + 8.0, y - 13.0, 12.0, 16.0], STOP, 0.6, "")?;
         self.text(x + 26.0, y, "start", "a stop: asked for, held")?;
@@ -286,6 +318,10 @@ impl Picture {
         self.rect([x, y - 13.0, 14.0, 16.0], EACH, 0.25, "")?;
         self.text(x + 20.0, y, "start", "a for-each")?;
         x += 100.0;
+        self.rect([x, y - 13.0, 14.0, 16.0], HANDSHAKE, 0.25, "")?;
+        self.rect([x, y - 1.0, 14.0, 4.0], HANDSHAKE, 1.0, "")?;
+        self.text(x + 20.0, y, "start", "a handshake: with all, with one")?;
+        x += 240.0;
         writeln!(self.svg, r#"<path d="M{x:.1} {up:.1}h8l-4 8Z" fill="{INK}"/>"#, up = y - 9.0)?;
         self.text(x + 14.0, y, "start", "nudge")
     }
@@ -316,16 +352,19 @@ mod tests {
     use super::*;
     use crate::protocol::Glance;
     use crate::timeline::Sampled;
-    use crate::timeline::tests::{stop, timeline, us};
+    use crate::timeline::tests::{handshake, stop, timeline, us};
 
     #[test]
     fn the_picture_is_well_formed_whatever_threads_are_called() {
-        let timeline = timeline(&[(0, Glance::Runs)], |start| vec![stop(start, [90, 150, 250])]);
+        let timeline = timeline(&[(0, Glance::Runs)], |start| {
+            vec![stop(start, [90, 150, 250]), handshake(start, [300, 400])]
+        });
         let mut text = Vec::new();
         timeline.to_svg(&mut text).expect("into memory");
         let text = String::from_utf8(text).expect("UTF-8");
         assert!(text.starts_with("<svg ") && text.ends_with("</svg>\n"));
         assert!(text.contains("&lt;a&gt; &amp; &quot;b&quot;") && text.contains(">gc<"), "{text}");
+        assert!(text.contains(">handshake: 1 of 1 answered, over in 100.0µs<"), "{text}");
     }
 
     #[test]

@@ -41,14 +41,28 @@ pub(crate) struct EachEvent {
     pub(crate) visited: usize,
 }
 
+/// A handshake that is over, or was given up.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "timeline"), expect(dead_code, reason = "no tape is read"))]
+pub(crate) struct HandshakeEvent {
+    pub(crate) requested: Instant,
+    pub(crate) ended: Instant,
+    pub(crate) asked: usize,
+    pub(crate) answered: usize,
+    /// The mutator, if one alone was asked.
+    pub(crate) target: Option<SlotUse>,
+    pub(crate) given_up: bool,
+}
+
 /// What a requester did.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "timeline"), expect(dead_code, reason = "no tape is read"))]
 pub(crate) enum Event {
     Stop(StopEvent),
     Each(EachEvent),
-    /// It found a mutator late.
-    Late(SlotUse, Instant),
+    Handshake(HandshakeEvent),
+    /// It found a mutator late, for the request that was made at the second time.
+    Late(SlotUse, Instant, Instant),
     /// It nudged a mutator; false if that failed.
     Nudge(SlotUse, Instant, bool),
 }
@@ -124,8 +138,8 @@ mod tests {
     #[test]
     fn what_finds_the_tape_full_is_counted() {
         let tape = Tape::default();
-        let note =
-            || tape.note(|| Event::Late(SlotUse { index: 0, generation: 0 }, Instant::now()));
+        let nudge = || Event::Nudge(SlotUse { index: 0, generation: 0 }, Instant::now(), true);
+        let note = || tape.note(nudge);
         note();
         let events = tape.begin().expect("no other");
         assert!(tape.begin().is_none(), "one at a time");

@@ -11,7 +11,7 @@ use threadreg::Name;
 
 use crate::options::Reason;
 use crate::protocol::{Glance, SlotUse};
-use crate::tape::{EachEvent, Event, StopEvent};
+use crate::tape::{EachEvent, Event, HandshakeEvent, StopEvent};
 
 /// A mutator that was seen, and what it did.
 #[derive(Debug)]
@@ -159,12 +159,30 @@ pub struct ForEachSpan {
     pub visited: usize,
 }
 
+/// A handshake whose requester waited. Times are exact, and since the recording began.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct HandshakeSpan {
+    /// When it was asked for.
+    pub requested: Duration,
+    /// When each mutator that was asked had answered, was gone, or was given up.
+    pub ended: Duration,
+    /// How many mutators were asked.
+    pub asked: usize,
+    /// For how many of them the operation ran.
+    pub answered: usize,
+    /// Which of [`Timeline::mutators`] was asked, if one alone was, and it was seen.
+    pub target: Option<usize>,
+    /// Whether it was given up at its deadline.
+    pub given_up: bool,
+}
+
 /// What the mutators and the requests of a world did while it was recorded; from
 /// [`Recording::finish`](crate::Recording::finish).
 ///
-/// Stops, for-eaches and nudges are exact. What mutators did is sampled: a change came at some time in the interval
+/// Stops, for-eaches, handshakes and nudges are exact. What mutators did is sampled: a change came at some time in the interval
 /// before, and what is shorter than an interval may be missing. But no mutator is shown to run in a stop, and late is
-/// one from the moment that its requester found it so.
+/// one from the moment that its requester found it so. Operations and callbacks for which no thread waits are not in it.
 ///
 /// # Signal safety
 ///
@@ -175,6 +193,7 @@ pub struct Timeline {
     mutators: Vec<MutatorTrack>,
     stops: Vec<StopSpan>,
     for_eaches: Vec<ForEachSpan>,
+    handshakes: Vec<HandshakeSpan>,
     dropped: u32,
 }
 
@@ -184,7 +203,8 @@ impl Timeline {
         let Sampled { start, end, seen, events, .. } = sampled;
         let since = |at: Instant| at.saturating_duration_since(start);
         let place = |slot_use: SlotUse| seen.iter().position(|seen| seen.slot_use == slot_use);
-        let (mut stops, mut for_eaches, mut lates) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut stops, mut for_eaches, mut handshakes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut lates = Vec::new();
         let mut nudges: Vec<Vec<NudgeMark>> = seen.iter().map(|_| Vec::new()).collect();
         for event in events {
             match event {
@@ -212,7 +232,24 @@ impl Timeline {
                         visited,
                     });
                 }
-                Event::Late(slot_use, at) => lates.extend(place(slot_use).zip(Some(since(at)))),
+                Event::Handshake(HandshakeEvent {
+                    requested,
+                    ended,
+                    asked,
+                    answered,
+                    target,
+                    given_up,
+                }) => handshakes.push(HandshakeSpan {
+                    requested: since(requested),
+                    ended: since(ended),
+                    asked,
+                    answered,
+                    target: target.and_then(place),
+                    given_up,
+                }),
+                Event::Late(slot_use, at, requested) => {
+                    lates.extend(place(slot_use).map(|late| (late, since(at), since(requested))));
+                }
                 Event::Nudge(slot_use, at, sent) => {
                     if let Some(to) = place(slot_use) {
                         nudges[to].push(NudgeMark { at: since(at), sent });
@@ -224,10 +261,12 @@ impl Timeline {
         // In the order of their ends, which one turn gives.
         let of_stops = stops.iter().filter_map(|stop| Some((stop.stopped?, stop.ended)));
         let stopped: Vec<_> = of_stops.collect();
+        // How long each request waited. Any number of handshakes wait at a time.
         let waits: Vec<_> = stops
             .iter()
-            .map(|stop| (stop.started, stop.stopped.unwrap_or(stop.ended)))
+            .map(|stop| (stop.requested, stop.stopped.unwrap_or(stop.ended)))
             .chain(for_eaches.iter().map(|each| (each.requested, each.ended)))
+            .chain(handshakes.iter().map(|asked| (asked.requested, asked.ended)))
             .collect();
         let track = |(at, (seen, nudges)): (usize, (Seen, Vec<NudgeMark>))| {
             let Seen { slot_use, tid, name, changes, ended } = seen;
@@ -238,14 +277,14 @@ impl Timeline {
             // Late from when it was found so until the request had it, or was given up.
             let mut late: Vec<_> = lates
                 .iter()
-                .filter(|(place, _)| *place == at)
-                .filter_map(|&(_, at)| {
-                    let of = waits.iter().find(|(from, to)| (*from..=*to).contains(&at))?;
+                .filter(|(place, ..)| *place == at)
+                .filter_map(|&(_, at, requested)| {
+                    let of = waits.iter().find(|(from, to)| *from == requested && *to >= at)?;
                     Some((at, of.1))
                 })
                 .collect();
             late.sort_unstable();
-            // Two requests may wait at a time.
+            // Several requests may wait at a time.
             late.dedup_by(|next, last| {
                 let meet = next.0 <= last.1;
                 if meet {
@@ -259,7 +298,7 @@ impl Timeline {
         };
         let mutators = seen.into_iter().zip(nudges).enumerate().map(track).collect();
         let dropped = dropped + sampled.dropped;
-        Self { length, mutators, stops, for_eaches, dropped }
+        Self { length, mutators, stops, for_eaches, handshakes, dropped }
     }
 
     /// How long the world was recorded.
@@ -284,6 +323,13 @@ impl Timeline {
     #[must_use]
     pub fn for_eaches(&self) -> &[ForEachSpan] {
         &self.for_eaches
+    }
+
+    /// The handshakes that were over, or given up, in the order of their ends: those with one mutator and those with
+    /// all.
+    #[must_use]
+    pub fn handshakes(&self) -> &[HandshakeSpan] {
+        &self.handshakes
     }
 
     /// How many events of requesters were dropped, since more came than there was room for.
@@ -416,18 +462,18 @@ pub(crate) mod tests {
     #[test]
     fn a_mutator_is_late_while_a_request_waits_for_it() {
         let events = |start| {
-            let late = |at| Event::Late(MUTATOR, start + us(at));
+            let late = |at, requested| Event::Late(MUTATOR, start + us(at), start + us(requested));
             let each = EachEvent { requested: start + us(700), ended: start + us(900), visited: 2 };
             vec![
-                late(110),
+                late(110, 10),
                 stop(start, [10, 200, 300]),
-                late(450),
+                late(450, 350),
                 // Given up.
                 stop(start, [350, 0, 500]),
-                late(800),
+                late(800, 700),
                 Event::Each(each),
                 // Of a request that is not over.
-                late(950),
+                late(950, 940),
             ]
         };
         assert_eq!(
@@ -443,5 +489,37 @@ pub(crate) mod tests {
                 (900, 1000, Activity::Running),
             ]
         );
+    }
+
+    pub(crate) fn handshake(start: Instant, [requested, ended]: [u64; 2]) -> Event {
+        Event::Handshake(HandshakeEvent {
+            requested: start + us(requested),
+            ended: start + us(ended),
+            asked: 1,
+            answered: 1,
+            target: Some(MUTATOR),
+            given_up: false,
+        })
+    }
+
+    /// Any number of handshakes wait at a time, and a mutator that is late for one may answer another.
+    #[test]
+    fn a_mutator_is_late_for_the_handshake_that_found_it_so() {
+        let events = |start| {
+            let late = |at, requested| Event::Late(MUTATOR, start + us(at), start + us(requested));
+            let long = handshake(start, [100, 900]);
+            vec![late(350, 300), handshake(start, [320, 380]), handshake(start, [300, 400]), long]
+        };
+        let timeline = timeline(&[(0, Glance::Runs)], events);
+        assert_eq!(
+            of(&timeline),
+            [
+                (0, 350, Activity::Running),
+                (350, 400, Activity::Late),
+                (400, 1000, Activity::Running),
+            ]
+        );
+        let [_, first, _] = timeline.handshakes() else { panic!("{timeline:?}") };
+        assert_eq!((first.requested, first.ended, first.target), (us(300), us(400), Some(0)));
     }
 }

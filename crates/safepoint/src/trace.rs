@@ -38,6 +38,11 @@ impl Trace {
     }
 
     #[inline]
+    pub(crate) fn handshake(_asked: usize) -> Self {
+        Self {}
+    }
+
+    #[inline]
     pub(crate) fn keep(&mut self, _lates: impl FnOnce() -> Vec<Late>) {}
 
     #[inline]
@@ -45,6 +50,9 @@ impl Trace {
 
     #[inline]
     pub(crate) fn for_each_is_over(&self, _visited: usize, _lasted: Duration) {}
+
+    #[inline]
+    pub(crate) fn handshake_is_over(&self, _answered: usize, _lasted: Duration) {}
 
     #[inline]
     pub(crate) fn given_up(&self, _stragglers: &[Straggler]) {}
@@ -131,6 +139,19 @@ impl Trace {
         })
     }
 
+    /// Before mutators are asked.
+    pub(crate) fn handshake(asked: usize) -> Self {
+        Self::of(|| {
+            tracing::info_span!(
+                "handshake",
+                asked,
+                answered = tracing::field::Empty,
+                lasted_us = tracing::field::Empty,
+                given_up = tracing::field::Empty,
+            )
+        })
+    }
+
     /// Keeps which mutators were late, until the request is over.
     pub(crate) fn keep(&mut self, lates: impl FnOnce() -> Vec<Late>) {
         if let Some(on) = &mut self.on {
@@ -170,6 +191,14 @@ impl Trace {
     pub(crate) fn for_each_is_over(&self, visited: usize, lasted: Duration) {
         self.call(|span| {
             span.record("visited", visited);
+            span.record("lasted_us", microseconds(lasted));
+        });
+    }
+
+    /// When all have answered, or are gone.
+    pub(crate) fn handshake_is_over(&self, answered: usize, lasted: Duration) {
+        self.call(|span| {
+            span.record("answered", answered);
             span.record("lasted_us", microseconds(lasted));
         });
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::common::{Flag, away, mutator};
 use safepoint::{
-    Activity, EachOptions, MutatorTrack, RecordError, RecordingOptions, Span, StopOptions,
-    Timeline, World, WorldOptions,
+    Activity, Answer, EachOptions, HandshakeError, HandshakeOptions, MutatorTrack, RecordError,
+    RecordingOptions, Span, StopOptions, Timeline, World, WorldOptions,
 };
 use testkit::{forked, in_child};
 
@@ -104,6 +104,45 @@ fn a_for_each_is_recorded_with_the_mutator_that_was_late_for_it() {
             assert!(late.from >= each.requested && late.to <= each.ended, "{track:?}");
         },
     );
+}
+
+#[test]
+fn handshakes_are_recorded_with_whom_they_asked() {
+    in_child("recording::handshakes_are_recorded_with_whom_they_asked", SOON, || {
+        let timeline = recorded(|world, come| {
+            let options = HandshakeOptions::new();
+            // Long enough for a look at which it is late.
+            let all = world.handshake_all(options.timeout(10 * SHORT), |_| ());
+            let Err(HandshakeError::TimedOut { stragglers, .. }) = all else { panic!("{all:?}") };
+            assert_eq!(stragglers.len(), 1);
+            let mut late = None;
+            world
+                .handshake_all(options.on_late(SHORT, &|_| come.raise()), |p| {
+                    (p.thread().name().as_str() == "late").then(|| p.id())
+                })
+                .expect("no timeout")
+                .into_iter()
+                .for_each(|(_, answer)| {
+                    if let Answer::Done(Some(id)) = answer {
+                        late = Some(id);
+                    }
+                });
+            world.handshake(late.expect("it answers"), options, |_| ()).expect("no timeout");
+        });
+        let [given_up, all, one] = timeline.handshakes() else { panic!("{timeline:?}") };
+        assert_eq!((given_up.asked, given_up.answered, given_up.given_up), (2, 1, true));
+        assert_eq!((all.asked, all.answered, all.given_up, all.target), (2, 2, false, None));
+        assert_eq!((one.asked, one.answered, one.given_up), (1, 1, false));
+        let target = one.target.expect("seen before it was asked");
+        assert_eq!(timeline.mutators()[target].name.as_str(), "late");
+        for asked in [given_up, all] {
+            assert!(between(asked.requested, asked.ended) >= SHORT, "{asked:?}");
+            let late = late(of(&timeline, "late"));
+            let is_of = |span: &&&Span| span.from >= asked.requested && span.to <= asked.ended;
+            assert_eq!(late.iter().filter(is_of).count(), 1, "{late:?} {asked:?}");
+        }
+        assert!(given_up.ended <= all.requested && all.ended <= one.requested);
+    });
 }
 
 #[test]

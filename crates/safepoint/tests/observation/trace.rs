@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{Flag, mutator};
-use safepoint::{EachOptions, StopOptions, World};
+use safepoint::{EachOptions, HandshakeOptions, StopOptions, World};
 use testkit::in_child;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -217,5 +217,39 @@ fn a_subscriber_that_panics_leaves_no_request_half_done() {
                 mutator.for_each_processor(|_| ()).expect("and no turn is held");
             }
         });
+    });
+}
+
+#[test]
+fn a_handshake_is_told_of_with_the_mutator_that_was_late() {
+    in_child("trace::a_handshake_is_told_of_with_the_mutator_that_was_late", SOON, || {
+        let listener = told(|world, come, _| {
+            let tell = |_: &_| come.raise();
+            let options = HandshakeOptions::new().on_late(SHORT, &tell);
+            let answers = world.handshake_all(options, |_| ()).expect("no timeout");
+            assert_eq!(answers.len(), 1);
+        });
+        let (id, span) = listener.the_span("handshake");
+        assert!(span.closed && span.number("asked") == 1, "{span:?}");
+        assert!(span.number("answered") == 1 && span.number("lasted_us") >= 2000, "{span:?}");
+        let [event] = &listener.events()[..] else { panic!("{:?}", listener.events()) };
+        assert_eq!((event.within, &*event.fields["name"]), (Some(id), "late"));
+    });
+}
+
+#[test]
+fn a_handshake_that_is_given_up_is_told_of_with_its_stragglers() {
+    in_child("trace::a_handshake_that_is_given_up_is_told_of_with_its_stragglers", SOON, || {
+        let listener = told(|world, come, _| {
+            let options = HandshakeOptions::new().timeout(SHORT);
+            world.handshake_all(options, |_| ()).map(drop).unwrap_err();
+            come.raise();
+        });
+        let (id, span) = listener.the_span("handshake");
+        assert!(span.closed && span.fields["given_up"] == "true", "{span:?}");
+        let events = listener.events();
+        let event = events.iter().find(|event| event.fields["message"] == "straggler");
+        let event = event.unwrap_or_else(|| panic!("{events:?}"));
+        assert_eq!((event.within, &*event.fields["name"]), (Some(id), "late"));
     });
 }

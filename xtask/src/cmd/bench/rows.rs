@@ -151,7 +151,19 @@ fn stops() -> Vec<Group> {
             row("each-safe-1000", "for-each, 1000 that are safe", &[Limit::Below(5000.0)]),
             &[Job::ours("each-safe", 1000), Job::ours("floor-stop-safe", 1000)],
         ),
+        // Beside what else reaches that mutator, and all others with it.
+        handshake("poll", 1, "handshake, 1 that polls", 1.5),
+        handshake("safe", 1, "handshake, 1 that is safe", 1.6),
+        handshake("safe", 1000, "handshake, 1 of 1000 that are safe", 0.8),
     ]
+}
+
+/// A handshake with one mutator of several: at most so many times a for-each, and a stop.
+fn handshake(how: &str, threads: usize, what: &str, most: f64) -> Group {
+    let limits = [Limit::Times(most, &["for-each"]), Limit::Times(most, &["stop"])];
+    let row = row(&format!("handshake-{how}-{threads}"), what, &limits);
+    let probe = if how == "poll" { "handshake-poll" } else { "handshake-safe" };
+    group(row, &[Job::ours(probe, threads)])
 }
 
 fn suspensions() -> Vec<Group> {
