@@ -81,11 +81,16 @@ fn hand_to_reader(delivery: &Delivery<'_>) -> bool {
 }
 
 /// Injects a call if something is asked of the thread and it is at a safe point.
-fn interrupt(delivery: &mut Delivery<'_>, me: ThreadRef, state: &'static ThreadState) -> Flow {
+pub(crate) fn interrupt(
+    delivery: &mut Delivery<'_>,
+    me: ThreadRef,
+    state: &'static ThreadState,
+) -> Flow {
     let inside = target::inside().filter(|inside| !inside.entered_at_rest);
     if inside.is_some() && !thread::is_disabled() && target::current().is_some_and(rest_in_place) {
         return Flow::Resume;
     }
+    target::end_slice(state);
     if !target::is_asked(state) {
         return Flow::Resume;
     }
@@ -101,9 +106,16 @@ fn interrupt(delivery: &mut Delivery<'_>, me: ThreadRef, state: &'static ThreadS
         let own = target::inside().map(|inside| unsafe { inside.stack.as_ref() });
         let stack = own.unwrap_or(me.call_stack());
         let injected = code::stop_at(pc, me, |stop| {
-            // SAFETY: the pc is in registered code, whose promise is that any call may be made there;
-            // the stack is a thread's, which is never forgotten, or a task's, which outlives the code.
-            let injection = unsafe { delivery.inject_masked(stack, interrupted, stop.as_word()) }?;
+            let data = stop.as_word();
+            let injection = if delivery.signal() == number() {
+                // SAFETY: the pc is in registered code, whose promise is that any call may be made there;
+                // the stack is a thread's, which is never forgotten, or a task's, which outlives the code.
+                unsafe { delivery.inject_masked(stack, interrupted, data) }
+            } else {
+                // The mask of another signal's handler leaves ours open.
+                // SAFETY: as above.
+                unsafe { delivery.inject(stack, interrupted, data) }
+            }?;
             // The call drops it.
             let _ = ManuallyDrop::new(stop);
             Ok(injection)

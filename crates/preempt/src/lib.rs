@@ -11,11 +11,13 @@
 //! |---|---|
 //! | `install`, `nudge` | which signal is installed; what `safepoint` calls for late mutators |
 //! | `handler` | the handler, and the injected call |
+//! | `slicer` | time slices: who ends them |
 //! | `suspend` | the requester's side: suspend, look, resume; requests |
 //! | `task` | tasks, and how a thread enters one and blocks in it |
 //! | `poll` | safe points that code has of its own accord, and sections without any |
 //! | `rest` | tasks whose thread stands still for another crate |
 //! | `target` | the target's side: what the thread of a task does at a safe point, and how it waits |
+//! | `slices` | which slices are over |
 //! | `thread` | what is known of a thread: the signal on its way, its calls, what it waits for |
 //! | `code`, `ranges` | which code may be interrupted |
 //! | `error`, `symbol` | errors, and names for addresses in them |
@@ -24,6 +26,7 @@
 //! | `word` | protocol: whether a task runs, is wanted, is held; checked by loom |
 //! | `pending` | protocol: the signal on its way, acknowledged first; checked by loom |
 //! | `asked` | protocol: whether a poll has anything to look for; checked by loom |
+//! | `slice` | protocol: since when a thread runs its task, and that the slice is over; checked by loom |
 //! | `clock` | how old a mark is, and how long ago a task went on |
 //!
 //! A suspension passes through `suspend`, `word`, `thread`, `signal`, `pending`, the kernel, `handler`,
@@ -40,6 +43,7 @@ cfg_if::cfg_if! {
         #[cfg(all(test, loom))]
         mod model;
         mod pending;
+        mod slice;
         mod word;
     }
 }
@@ -58,6 +62,8 @@ cfg_if::cfg_if! {
         mod ranges;
         mod rest;
         mod signal;
+        mod slicer;
+        mod slices;
         mod suspend;
         mod symbol;
         mod target;
@@ -74,8 +80,9 @@ cfg_if::cfg_if! {
         };
         pub use install::{Options, install, install_with};
         pub use nudge::Nudger;
-        pub use poll::{Disabled, disable, poll};
+        pub use poll::{Disabled, disable, poll, request_in};
         pub use sigctx::inject::Frame;
+        pub use slicer::{Slicer, SlicerError};
         pub use suspend::{StoppedAt, Suspended};
         pub use task::Task;
     }

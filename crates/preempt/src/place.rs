@@ -1,8 +1,9 @@
-//! Where a task runs: a thread, behind a mutex that a fork does not leave locked.
+//! Where a task runs, and for how long it has: a thread and two times, behind a mutex that a fork does not leave locked.
 //!
-//! The target writes it and requesters copy it, two words each time.
+//! The target writes them and others copy them, a few words each time.
 
 use core::cell::UnsafeCell;
+use core::time::Duration;
 
 use sigctx::fork::process;
 use sigctx::sync::{Found, Mutex};
@@ -11,23 +12,60 @@ use threadreg::ThreadRef;
 #[derive(Debug)]
 pub(crate) struct Place {
     mutex: Mutex,
-    thread: UnsafeCell<Option<ThreadRef>>,
+    run: UnsafeCell<Run>,
 }
 
-// SAFETY: `thread` is touched in `with` alone, by the thread that has the mutex.
+/// Times are in nanoseconds.
+#[derive(Debug)]
+struct Run {
+    thread: Option<ThreadRef>,
+    /// Since when its time counts, if it does.
+    since: Option<u64>,
+    /// Until then.
+    counted: u64,
+}
+
+impl Run {
+    const NOWHERE: Self = Self { thread: None, since: None, counted: 0 };
+
+    fn count(&mut self, now: u64) {
+        if let Some(since) = self.since.take() {
+            self.counted += now.saturating_sub(since);
+        }
+    }
+}
+
+// SAFETY: `run` is touched in `with` alone, by the thread that has the mutex.
 unsafe impl Sync for Place {}
 
 impl Place {
     pub(crate) const fn nowhere() -> Self {
-        Self { mutex: Mutex::new(), thread: UnsafeCell::new(None) }
+        Self { mutex: Mutex::new(), run: UnsafeCell::new(Run::NOWHERE) }
     }
 
     pub(crate) fn thread(&self) -> Option<ThreadRef> {
-        self.with(|thread| *thread)
+        self.with(|run| run.thread)
     }
 
     pub(crate) fn set(&self, thread: Option<ThreadRef>) {
-        self.with(|place| *place = thread);
+        self.with(|run| run.thread = thread);
+    }
+
+    /// The target: its time counts from now on.
+    pub(crate) fn count_from(&self, now: u64) {
+        self.with(|run| run.since = Some(now));
+    }
+
+    /// The target: its time, if it has counted, does not from now on.
+    pub(crate) fn count_until(&self, now: u64) {
+        self.with(|run| run.count(now));
+    }
+
+    /// The time that has counted.
+    pub(crate) fn run_time(&self, now: u64) -> Duration {
+        let nanos =
+            self.with(|run| run.counted + run.since.map_or(0, |since| now.saturating_sub(since)));
+        Duration::from_nanos(nanos)
     }
 
     /// In the child of a fork, on the thread that runs the task. That wrote nothing meanwhile, so a
@@ -36,16 +74,16 @@ impl Place {
         self.mutex.reset();
     }
 
-    fn with<R>(&self, work: impl FnOnce(&mut Option<ThreadRef>) -> R) -> R {
+    fn with<R>(&self, work: impl FnOnce(&mut Run) -> R) -> R {
         let locked = self.mutex.guard(process());
         if locked.found() == Found::Copied {
             // Half written, perhaps. The task that ran there does not run here: `after_fork` has reset
             // the place of the one that does.
             // SAFETY: this thread has the mutex, and the thread that had it is not in this process.
-            unsafe { *self.thread.get() = None };
+            unsafe { *self.run.get() = Run::NOWHERE };
         }
         // SAFETY: this thread has the mutex.
-        work(unsafe { &mut *self.thread.get() })
+        work(unsafe { &mut *self.run.get() })
     }
 }
 

@@ -2,7 +2,10 @@
 
 use core::marker::PhantomData;
 
-use crate::{target, thread};
+use sigctx::handler::{Delivery, Flow};
+
+use crate::thread::ThreadState;
+use crate::{handler, target, thread};
 
 /// A safe point for code that is not registered: does what is asked of the calling thread.
 ///
@@ -31,6 +34,39 @@ pub fn poll() {
     if thread::is_due() {
         target::look();
     }
+}
+
+/// Asks the task that the signal has interrupted to run its hook, and has it do so as the handler returns, if it is at a
+/// safe point: else at its next, as [`Task::request`](crate::Task::request) does. Without a task nothing happens.
+///
+/// For handlers of other signals, installed by `sigctx`: of a timer of the thread's own, say, whose ticks are to be
+/// its slices. No second signal is sent.
+///
+/// # Signal safety
+///
+/// Handler only (AS-Safe).
+///
+/// # Examples
+///
+/// ```
+/// use sigctx::handler::{self, Delivery, Flow, Options};
+///
+/// fn on_tick(delivery: &mut Delivery<'_>) -> Flow {
+///     preempt::request_in(delivery)
+/// }
+/// // SAFETY: the handler is async-signal-safe.
+/// let _ticks = unsafe { handler::install(libc::SIGVTALRM, on_tick, Options::new()) }?;
+/// # Ok::<(), handler::InstallError>(())
+/// ```
+pub fn request_in(delivery: &mut Delivery<'_>) -> Flow {
+    let Some(task) = target::current() else { return Flow::Resume };
+    task.word.request_yield();
+    let me = threadreg::current();
+    let Some((me, state)) = me.and_then(|me| Some((me, ThreadState::get(me)?))) else {
+        return Flow::Resume;
+    };
+    state.asked.set();
+    handler::interrupt(delivery, me, state)
 }
 
 /// Keeps the calling thread from being interrupted for as long as it lives; see [`disable`].

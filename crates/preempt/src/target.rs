@@ -15,6 +15,7 @@ use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwapOption;
 use sigctx::Registers;
 use sigctx::fork::Hooks;
 use sigctx::inject::{CallStack, Frame};
@@ -24,6 +25,7 @@ use threadreg::{SignalError, ThreadRef, spin};
 use crate::clock;
 use crate::error::Held;
 use crate::place::Place;
+use crate::slices::{self, Slices};
 use crate::thread;
 use crate::thread::{
     ThreadState, WaitsOn, is_called, is_disabled, is_rested, make_calls, take_rested,
@@ -63,6 +65,8 @@ pub(crate) struct TaskCore {
     /// Where the task runs; written by that thread before it enters Running.
     pub(crate) place: Place,
     hook: Option<Box<Hook>>,
+    /// Who ends its slices.
+    pub(crate) slicer: ArcSwapOption<Slices>,
     /// The hook runs, or has left its stack and will come back. Written by the target alone.
     in_hook: AtomicU32,
     /// Written by the target before it parks, read by the holder of the parked task.
@@ -109,6 +113,7 @@ impl TaskCore {
             word: TaskWord::new(),
             place: Place::nowhere(),
             hook,
+            slicer: ArcSwapOption::empty(),
             in_hook: AtomicU32::new(NO_HOOK),
             interrupted: UnsafeCell::new(None),
             errand: UnsafeCell::new(None),
@@ -198,11 +203,16 @@ impl TaskCore {
             let rested = take_rested();
             debug_assert!(rested, "the task was not running");
         }
+        slices::stop(&self.place);
     }
 
     /// Target: Blocked → Running, once it may run, or [`GoOn::TimedOut`] after `timeout`.
     pub(crate) fn unblock(&self, timeout: Option<Duration>) -> GoOn {
-        self.go_on(threadreg::current(), timeout)
+        let gone_on = self.go_on(threadreg::current(), timeout);
+        if gone_on != GoOn::TimedOut {
+            slices::start(&self.slicer, &self.place);
+        }
+        gone_on
     }
 
     /// Target: back to Running, once it may run; makes the calls of `me` meanwhile.
@@ -254,10 +264,12 @@ impl TaskCore {
         if !self.is_to_stop() {
             return false;
         }
+        slices::stop(&self.place);
         self.with_frame(frame, || {
             self.word.park(&mut Wait::new(self, threadreg::current(), None));
         });
         self.note_went_on();
+        slices::start(&self.slicer, &self.place);
         true
     }
 
@@ -432,11 +444,22 @@ fn stands(state: &ThreadState) -> bool {
 #[inline(never)] // see the documentation of `thread`
 pub(crate) fn look() {
     let Some(state) = threadreg::current().and_then(ThreadState::get) else { return };
+    end_slice(state);
     if is_disabled() {
         // The end of the last guard looks.
         state.asked.set();
     } else if state.asked.look(|| stands(state)) {
         serve(None);
+    }
+}
+
+/// Asks the task of the thread with `state`, which is the calling one, to run its hook, if it has had its slice.
+/// Async-signal-safe.
+pub(crate) fn end_slice(state: &ThreadState) {
+    if state.slice.take_over(clock::micros)
+        && let Some(task) = current()
+    {
+        task.word.request_yield();
     }
 }
 

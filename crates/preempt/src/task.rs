@@ -12,8 +12,10 @@ use std::time::Instant;
 use sigctx::inject::{CallStack, Frame};
 use threadreg::rest::Rest;
 
+use crate::clock;
 use crate::error::{EnterError, Held};
 use crate::rest;
+use crate::slices;
 use crate::target::{self, Hook, Inside, TaskCore, Wait, set_inside};
 use crate::thread::{ThreadState, settle};
 use crate::word::GoOn;
@@ -203,6 +205,7 @@ impl Task {
         let entered_at_rest = threadreg::rest::resting() != Rest::Running;
         set_inside(Some(Inside { task, stack, entered_at_rest }));
         let _entered = Entered(&self.0);
+        slices::start(&self.0.slicer, &self.0.place);
         // What was asked between `start` and the store found no task on this thread.
         target::look();
         Ok(body())
@@ -275,11 +278,26 @@ impl Task {
     }
 }
 
+impl Task {
+    /// How long the task has run, up to now, since it was [added](crate::Slicer::add) to a slicer: the time inside
+    /// [`Task::enter`] in which it was neither [blocked](Task::blocking) nor suspended at an instruction or a poll. By the
+    /// clock of the wall: whether its thread had a processor is the kernel's business.
+    ///
+    /// # Examples
+    ///
+    /// See [`Slicer`](crate::Slicer).
+    #[must_use]
+    pub fn run_time(&self) -> Duration {
+        self.0.place.run_time(clock::nanos())
+    }
+}
+
 /// Leaves the task on drop, so also when `body` panics.
 struct Entered<'a>(&'a TaskCore);
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
+        slices::stop(&self.0.place);
         set_inside(None);
         self.0.place.set(None);
         self.0.forget_went_on();

@@ -21,6 +21,7 @@ use crate::clock;
 use crate::error::SignalOutcome;
 use crate::pending::Pending;
 use crate::signal::{self, is_installed, number};
+use crate::slice::Slice;
 use crate::word::TaskWord;
 
 static STATE: Slot<ThreadState> = Slot::new(SlotId::Preempt);
@@ -50,6 +51,8 @@ pub(crate) struct ThreadState {
     pub(crate) pending: Pending,
     /// Whether the thread's polls have anything to look for.
     pub(crate) asked: Asked,
+    /// Of the task that the thread is inside.
+    pub(crate) slice: Slice,
     call: CallBox,
     outcome: AtomicU32,
     outcome_pc: AtomicUsize,
@@ -62,6 +65,7 @@ impl ThreadState {
         Self {
             pending: Pending::new(),
             asked: Asked::new(),
+            slice: Slice::new(),
             call: CallBox::new(),
             outcome: AtomicU32::new(SignalOutcome::Unknown as u32),
             outcome_pc: AtomicUsize::new(0),
