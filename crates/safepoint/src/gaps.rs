@@ -1,5 +1,6 @@
 //! Which code polls rarely: a thread asks running mutators for nothing, and sees how long they take to come.
 
+use core::mem;
 use core::ops::ControlFlow;
 use core::time::Duration;
 use std::collections::HashMap;
@@ -191,8 +192,9 @@ struct Kept {
 
 impl Kept {
     /// It came, or is waited for no longer.
-    fn end(&mut self, is_over: bool) {
+    fn end(&mut self, is_over: bool, system: &Linux) {
         let Some(asked) = self.asked.take() else { return };
+        system.set_sampled(self.slot, false);
         let (lasted, seen) = (asked.elapsed(), self.seen.take());
         self.gaps.add(lasted);
         if self.longest.is_none_or(|longest| longest.lasted < lasted) {
@@ -213,13 +215,21 @@ struct Gaps {
     tasks: Option<TaskDir>,
 }
 
+impl Drop for Gaps {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Gaps {
     /// Sees who has come, and asks all that run.
     fn look(&mut self) -> ControlFlow<()> {
+        let shared = self.shared.clone();
+        let system = &shared.protocol.system;
         for kept in &mut self.kept {
             let Some(asked) = kept.asked else { continue };
             if Protocol::<Linux>::has_come(kept.slot, kept.slot_use) {
-                kept.end(true);
+                kept.end(true, system);
             } else if kept.seen.is_none() && asked.elapsed() >= LONG {
                 if self.tasks.is_none() {
                     self.tasks = TaskDir::open().ok();
@@ -227,12 +237,12 @@ impl Gaps {
                 kept.seen = self.tasks.as_ref().and_then(|t| KernelView::read(t, kept.tid));
             }
         }
-        let shared = self.shared.clone();
         for slot in shared.protocol.live() {
             if let Some(at) = self.place_of(slot) {
                 let kept = &mut self.kept[at];
                 if kept.asked.is_none() && Protocol::<Linux>::probe(slot) {
                     kept.asked = Some(Instant::now());
+                    system.set_sampled(slot, true);
                 }
             }
         }
@@ -264,13 +274,22 @@ impl Gaps {
         at
     }
 
+    /// Waits for no mutator any longer.
+    fn end(&mut self) {
+        let system = &self.shared.protocol.system;
+        self.kept.iter_mut().for_each(|kept| kept.end(false, system));
+    }
+
     fn read(mut self) -> PollGaps {
-        self.kept.iter_mut().for_each(|kept| kept.end(false));
-        let mutators = self.kept.into_iter().filter(|kept| kept.longest.is_some()).map(|kept| {
-            let Kept { slot_use, tid, name, gaps, longest, .. } = kept;
-            let (index, generation) = (slot_use.index as usize, slot_use.generation);
-            MutatorGaps { tid, name, index, generation, gaps: gaps.read(), longest }
-        });
+        self.end();
+        let mutators = mem::take(&mut self.kept)
+            .into_iter()
+            .filter(|kept| kept.longest.is_some())
+            .map(|kept| {
+                let Kept { slot_use, tid, name, gaps, longest, .. } = kept;
+                let (index, generation) = (slot_use.index as usize, slot_use.generation);
+                MutatorGaps { tid, name, index, generation, gaps: gaps.read(), longest }
+            });
         let mut mutators: Vec<_> = mutators.collect();
         mutators.sort_by_key(|gaps| gaps.longest.map(|longest| longest.lasted));
         mutators.reverse();

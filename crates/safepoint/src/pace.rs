@@ -46,6 +46,9 @@ pub(crate) struct Clock<'a> {
     start: Instant,
     /// When the request was made. Until `start` it waited for its turn.
     requested: Instant,
+    /// The first nap: all targets have been asked, behind a heavy fence, and will find it. What has not acknowledged
+    /// since has come to no safe point since.
+    asked: Cell<Option<Instant>>,
     nap: Duration,
     /// When the next look is due.
     next_look: Instant,
@@ -119,6 +122,7 @@ impl<'a> Clock<'a> {
             on_late: None,
             start,
             requested: start,
+            asked: Cell::new(None),
             nap,
             next_look,
             me,
@@ -316,6 +320,14 @@ impl<'a> Clock<'a> {
         Some((view, ran.filter(|(_, of)| *of >= SHORTEST_WATCH)))
     }
 
+    /// For how long at least a target that has not acknowledged has come to no safe point.
+    fn not_polled_for(&self, slot: &MutatorSlot<Identity>) -> Duration {
+        // It came, for another request, and acknowledges when that closure is over.
+        let visited = slot.status.identity.visited.load(core::sync::atomic::Ordering::Relaxed);
+        let asked = self.asked.get().filter(|_| !visited);
+        asked.map_or(Duration::ZERO, |asked| asked.elapsed())
+    }
+
     /// What came of the last nudge.
     fn outcome(&self, thread: ThreadRef) -> NudgeOutcome {
         let answer = self.protocol.system.ask_nudge(|nudge| nudge.outcome(thread));
@@ -340,6 +352,7 @@ impl Pace<Linux> for Clock<'_> {
     fn nap(&self) -> Option<Duration> {
         count(&self.protocol.system.counters.sleeps);
         let now = Instant::now();
+        self.asked.set(self.asked.get().or(Some(now)));
         // A deadline that has passed has been acted on, and does not bound what is still waited for. With
         // no sleep at all, the wait would take the processor from that.
         let deadline = self.deadline.filter(|&at| at > now);
@@ -397,11 +410,23 @@ impl Pace<Linux> for Clock<'_> {
         let target = slot.status.identity.target()?;
         let late = self.late_of(slot.current_use());
         let waited = self.elapsed();
+        let not_polled_for = self.not_polled_for(slot);
+        let sampled_gap = self.protocol.system.sampled_gap(slot);
         let (cause, seen) = self.cause(target, late);
         let cause = cause.or_no_safepoint(slot.status.identity.forbidden.at());
         let nudges = late.map_or(0, |late| late.nudges);
         let Target { tid, name, .. } = target;
-        Some(Straggler { tid, name, state, waited, nudges, seen, cause })
+        Some(Straggler {
+            tid,
+            name,
+            state,
+            waited,
+            not_polled_for,
+            sampled_gap,
+            nudges,
+            seen,
+            cause,
+        })
     }
 }
 
@@ -484,6 +509,25 @@ mod tests {
                 stopped.resume();
             });
         });
+    }
+
+    /// From when it is known to have been asked, not from when the request began.
+    #[test]
+    fn a_straggler_has_not_polled_since_it_was_asked() {
+        const LONG: Duration = Duration::from_millis(5);
+        let world = World::new();
+        let mutator = world.attach().expect("a world of its own");
+        let clock = Clock::start(&world.shared.protocol, mutator.tid(), None, None);
+        let look = || clock.look(mutator.slot).expect("attached");
+        std::thread::sleep(LONG);
+        assert_eq!(look().not_polled_for, Duration::ZERO, "nobody was asked so far");
+        clock.nap();
+        std::thread::sleep(LONG);
+        clock.nap();
+        let Straggler { not_polled_for, waited, .. } = look();
+        assert!(not_polled_for >= LONG && waited >= not_polled_for + LONG, "{not_polled_for:?}");
+        let _inside = system::Visit::new(mutator.slot);
+        assert_eq!(look().not_polled_for, Duration::ZERO, "it came for another request");
     }
 
     /// What was looked at may be the slot's next mutator.

@@ -22,6 +22,16 @@ pub struct Straggler {
     pub state: MutatorState,
     /// How long the requester waited for it, from when it had its turn.
     pub waited: Duration,
+    /// For how long at least it has not polled, nor entered or left a safe region: it was asked before that, and would
+    /// have answered. Zero where that is not known: when it runs a closure or an operation of another request, for
+    /// which it may have come meanwhile, or was given up at once.
+    ///
+    /// When it last polled is not known to anybody: a poll writes nothing.
+    pub not_polled_for: Duration,
+    /// For how long a [`PollGapSampler`](crate::PollGapSampler) of the world has waited for it to come to a safe point,
+    /// if one is at work and waits for it. That may have begun before the request. As exact as the sampler is: if the
+    /// mutator came between its last look and the request, this is the gap that ended there, and what came after it.
+    pub sampled_gap: Option<Duration>,
     /// How many nudges it was sent, failed ones included.
     pub nudges: u32,
     /// What the kernel said of its thread. `None` where it does not tell, and for all stragglers of a request
@@ -278,6 +288,9 @@ impl fmt::Display for Straggler {
         let Self { tid, name, state, waited, nudges, cause, .. } = self;
         let thread = Label { tid: Some(*tid), name: *name };
         write!(f, "thread {thread}, {state}, waited for {waited:?}: {cause}")?;
+        if let Some(gap) = self.sampled_gap.filter(|gap| gap > waited) {
+            write!(f, ", and no poll sampled for {gap:?}")?;
+        }
         match nudges {
             0 => Ok(()),
             1 => f.write_str(" (1 nudge)"),

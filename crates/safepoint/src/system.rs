@@ -11,7 +11,7 @@ use core::sync::atomic::{
 };
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use sigctx::sync;
@@ -36,6 +36,9 @@ const LOOKS: u32 = 32;
 /// microseconds of the thread's next time on a processor. One that other code has consumed never comes, and
 /// the nudge sends it again.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// The unit of [`Identity::sampled`].
+const TICK: Duration = Duration::from_micros(100);
 
 /// How a mutator's state and a request's flag are ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +99,8 @@ pub(crate) struct Linux {
     /// Whether mutators fence when they enter a safe region (I2). Relaxed: a mutator that misses the nudge
     /// that was set at the same moment may get it in that one region.
     fenced_entry: AtomicBool,
+    /// What [`Identity::sampled`] is counted from.
+    epoch: Instant,
     /// Of worlds for tests.
     pub(crate) chaos: Option<Arc<Disturbance>>,
 }
@@ -111,7 +116,27 @@ impl Linux {
         let (nudge, fenced_entry) = (ArcSwapOption::empty(), AtomicBool::new(false));
         let (counters, tape) = (Counters::default(), Tape::default());
         let (stands, tells, chaos) = (false, None, None);
-        Self { fences, counters, tape, nudge, stands, tells, fenced_entry, chaos }
+        let epoch = Instant::now();
+        Self { fences, counters, tape, nudge, stands, tells, fenced_entry, epoch, chaos }
+    }
+
+    /// The time in ticks of 100 µs, modulo 2^32: five days. Not 0.
+    fn ticks(&self) -> u32 {
+        ((self.epoch.elapsed().as_micros() / TICK.as_micros()) as u32).max(1)
+    }
+
+    /// A thread that looks for poll gaps has asked the target, or waits for it no longer.
+    pub(crate) fn set_sampled(&self, slot: &MutatorSlot<Identity>, waits: bool) {
+        let since = if waits { self.ticks() } else { 0 };
+        slot.status.identity.sampled.store(since, Ordering::Relaxed);
+    }
+
+    /// How long a thread that looks for poll gaps has waited for the target, if one does. Up to a tick too long or too
+    /// short.
+    pub(crate) fn sampled_gap(&self, slot: &'static MutatorSlot<Identity>) -> Option<Duration> {
+        let since = slot.status.identity.sampled.load(Ordering::Relaxed);
+        let waits = since != 0 && !Protocol::<Self>::has_come(slot, slot.current_use());
+        waits.then(|| self.ticks().wrapping_sub(since) * TICK)
     }
 
     /// Calls the hook. Unwinding would leave a mutator that neither runs nor stands still.
@@ -192,6 +217,9 @@ pub(crate) struct Identity {
     /// while it runs. A requester that sets it has seen a target that is about to wait for its claim, and the
     /// target sees that claim end.
     pub(crate) visited: AtomicBool,
+    /// Since when a thread that looks for poll gaps has waited for the target, in ticks; 0 if none does. Relaxed: for
+    /// messages.
+    sampled: AtomicU32,
     pub(crate) forbidden: Forbidden,
     /// The target holds the world for as long as `tid` is not 0.
     pub(crate) world: AtomicPtr<Protocol<Linux>>,
@@ -229,6 +257,7 @@ impl Identity {
     pub(crate) fn clear(&self) {
         self.data.store(ptr::null_mut(), Ordering::Release);
         self.forbidden.clear();
+        self.sampled.store(0, Ordering::Relaxed);
         self.tid.store(0, Ordering::Relaxed);
         self.set_target(None);
     }
@@ -263,6 +292,8 @@ impl Identity {
             target = target.map(|target| Target { tid: me, ..target });
         }
         *lock = Mutex::new(target);
+        // The thread that looked is the parent's.
+        self.sampled.store(0, Ordering::Relaxed);
         self.tid.store(me.unwrap_or(0), Ordering::Relaxed);
     }
 }

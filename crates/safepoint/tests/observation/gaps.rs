@@ -2,12 +2,15 @@
 
 use std::io::{self, Read as _};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{Flag, away, mutator, poll_until};
-use safepoint::{MutatorGaps, PollGapOptions, PollGaps, World};
+use safepoint::{
+    HandshakeError, HandshakeOptions, MutatorGaps, PollGapOptions, PollGaps, Processor, StopError,
+    StopOptions, Straggler, World,
+};
 use sigctx::sys;
 use testkit::{budget, forked, in_child, is_asleep, until};
 
@@ -150,6 +153,89 @@ fn stress_no_mutator_runs_in_a_stop_beside_a_sampler() {
             }
             done.raise();
             drop(sampler);
+        });
+    });
+}
+
+/// Since before the request, which began when the gap had lasted for a while.
+#[test]
+fn a_straggler_is_told_with_the_gap_that_a_sampler_sees() {
+    in_child("gaps::a_straggler_is_told_with_the_gap_that_a_sampler_sees", SOON, || {
+        let (world, done) = (World::new(), Flag::default());
+        let late = |world: &World| {
+            let options = StopOptions::new("test").timeout(GAP);
+            let error = world.stop_from_outside_with(options).map(drop).unwrap_err();
+            let StopError::TimedOut { stragglers, .. } = error else { panic!("{error}") };
+            let [straggler] = &stragglers[..] else { panic!("{stragglers:?}") };
+            straggler.clone()
+        };
+        thread::scope(|scope| {
+            mutator(scope, &world, "deaf", |_| done.wait());
+            let unseen = late(&world);
+            assert_eq!(unseen.sampled_gap, None);
+            assert!(unseen.not_polled_for <= unseen.waited, "{unseen:?}");
+            // The mutator has the bit of the stop that was given up: it is not asked before it has come.
+            done.raise();
+        });
+        let (done, begin) = (Flag::default(), Flag::default());
+        thread::scope(|scope| {
+            mutator(scope, &world, "deaf", |mutator| {
+                begin.wait();
+                mutator.poll();
+                done.wait();
+            });
+            let before = Instant::now();
+            let sampler = world.sample_poll_gaps(PollGapOptions::new()).expect("a thread");
+            compute(GAP);
+            let seen = late(&world);
+            let gap = seen.sampled_gap.expect("the sampler waits for it");
+            // Less a tick of the clock.
+            assert!(gap + Duration::from_millis(1) >= seen.waited + GAP, "{seen:?}");
+            assert!(gap <= before.elapsed(), "{seen:?}");
+            assert!(seen.to_string().contains("no poll sampled for"), "{seen}");
+            drop(sampler);
+            assert_eq!(late(&world).sampled_gap, None, "nobody waits for it");
+            begin.raise();
+            done.raise();
+        });
+    });
+}
+
+/// It has come since it was asked, and answers when the operation is over.
+#[test]
+fn a_straggler_in_an_operation_is_not_said_to_have_polled_for_long() {
+    let name = "gaps::a_straggler_in_an_operation_is_not_said_to_have_polled_for_long";
+    in_child(name, SOON, || {
+        let (world, done, asked) = (World::new(), Arc::new(Flag::default()), Flag::default());
+        thread::scope(|scope| {
+            let (send, receive) = mpsc::channel();
+            let asked = &asked;
+            mutator(scope, &world, "works", move |mutator| {
+                send.send(mutator.id()).expect("received");
+                asked.wait();
+                mutator.poll();
+            });
+            let (begun, end) = (Arc::new(Flag::default()), Arc::clone(&done));
+            let begins = Arc::clone(&begun);
+            let operation = move |_: &Processor<'_>| {
+                begins.raise();
+                end.wait();
+            };
+            let target = receive.recv().expect("sent");
+            world.handshake_async(target, operation).expect("attached");
+            let told = Mutex::new(None);
+            let tell = |late: &Straggler| {
+                asked.raise();
+                begun.wait();
+                *told.lock().unwrap() = Some(late.clone());
+            };
+            let options = HandshakeOptions::new().timeout(10 * GAP).on_late(GAP, &tell);
+            let error = world.handshake(target, options, |_| ()).unwrap_err();
+            let before = told.into_inner().unwrap().expect("it was late");
+            assert!(before.not_polled_for > Duration::ZERO, "{before:?}");
+            let HandshakeError::TimedOut { stragglers, .. } = error else { panic!("{error}") };
+            assert_eq!(stragglers[0].not_polled_for, Duration::ZERO, "{stragglers:?}");
+            done.raise();
         });
     });
 }
