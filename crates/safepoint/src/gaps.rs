@@ -2,6 +2,7 @@
 
 use core::mem;
 use core::ops::ControlFlow;
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
@@ -21,6 +22,9 @@ use crate::world::{Shared, World};
 
 /// The kernel is asked about gaps from here on.
 const LONG: Duration = Duration::from_millis(10);
+
+/// The unit of [`Identity::sampled`].
+const TICK: Duration = Duration::from_micros(100);
 
 /// How to look for poll gaps.
 ///
@@ -213,6 +217,27 @@ struct Gaps {
     kept: Vec<Kept>,
     not_looked_at: usize,
     tasks: Option<TaskDir>,
+}
+
+impl Linux {
+    /// The time in ticks of 100 µs, modulo 2^32: five days. Not 0.
+    fn ticks(&self) -> u32 {
+        ((self.epoch.elapsed().as_micros() / TICK.as_micros()) as u32).max(1)
+    }
+
+    /// A thread that looks for poll gaps has asked the target, or waits for it no longer.
+    pub(crate) fn set_sampled(&self, slot: &MutatorSlot<Identity>, waits: bool) {
+        let since = if waits { self.ticks() } else { 0 };
+        slot.status.identity.sampled.store(since, Ordering::Relaxed);
+    }
+
+    /// How long a thread that looks for poll gaps has waited for the target, if one does. Up to a tick too long or too
+    /// short.
+    pub(crate) fn sampled_gap(&self, slot: &'static MutatorSlot<Identity>) -> Option<Duration> {
+        let since = slot.status.identity.sampled.load(Ordering::Relaxed);
+        let waits = since != 0 && !Protocol::<Self>::has_come(slot, slot.current_use());
+        waits.then(|| self.ticks().wrapping_sub(since) * TICK)
+    }
 }
 
 impl Drop for Gaps {

@@ -37,9 +37,6 @@ const LOOKS: u32 = 32;
 /// the nudge sends it again.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// The unit of [`Identity::sampled`].
-const TICK: Duration = Duration::from_micros(100);
-
 /// How a mutator's state and a request's flag are ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fences {
@@ -100,7 +97,7 @@ pub(crate) struct Linux {
     /// that was set at the same moment may get it in that one region.
     fenced_entry: AtomicBool,
     /// What [`Identity::sampled`] is counted from.
-    epoch: Instant,
+    pub(crate) epoch: Instant,
     /// Of worlds for tests.
     pub(crate) chaos: Option<Arc<Disturbance>>,
 }
@@ -118,25 +115,6 @@ impl Linux {
         let (stands, tells, chaos) = (false, None, None);
         let epoch = Instant::now();
         Self { fences, counters, tape, nudge, stands, tells, fenced_entry, epoch, chaos }
-    }
-
-    /// The time in ticks of 100 µs, modulo 2^32: five days. Not 0.
-    fn ticks(&self) -> u32 {
-        ((self.epoch.elapsed().as_micros() / TICK.as_micros()) as u32).max(1)
-    }
-
-    /// A thread that looks for poll gaps has asked the target, or waits for it no longer.
-    pub(crate) fn set_sampled(&self, slot: &MutatorSlot<Identity>, waits: bool) {
-        let since = if waits { self.ticks() } else { 0 };
-        slot.status.identity.sampled.store(since, Ordering::Relaxed);
-    }
-
-    /// How long a thread that looks for poll gaps has waited for the target, if one does. Up to a tick too long or too
-    /// short.
-    pub(crate) fn sampled_gap(&self, slot: &'static MutatorSlot<Identity>) -> Option<Duration> {
-        let since = slot.status.identity.sampled.load(Ordering::Relaxed);
-        let waits = since != 0 && !Protocol::<Self>::has_come(slot, slot.current_use());
-        waits.then(|| self.ticks().wrapping_sub(since) * TICK)
     }
 
     /// Calls the hook. Unwinding would leave a mutator that neither runs nor stands still.
@@ -219,7 +197,7 @@ pub(crate) struct Identity {
     pub(crate) visited: AtomicBool,
     /// Since when a thread that looks for poll gaps has waited for the target, in ticks; 0 if none does. Relaxed: for
     /// messages.
-    sampled: AtomicU32,
+    pub(crate) sampled: AtomicU32,
     pub(crate) forbidden: Forbidden,
     /// The target holds the world for as long as `tid` is not 0.
     pub(crate) world: AtomicPtr<Protocol<Linux>>,
@@ -257,9 +235,9 @@ impl Identity {
     pub(crate) fn clear(&self) {
         self.data.store(ptr::null_mut(), Ordering::Release);
         self.forbidden.clear();
-        self.sampled.store(0, Ordering::Relaxed);
         self.tid.store(0, Ordering::Relaxed);
         self.set_target(None);
+        self.sampled.store(0, Ordering::Relaxed);
     }
 
     /// What the target's runtime keeps for it.
