@@ -3,12 +3,13 @@
 use core::fmt;
 use core::marker::PhantomData;
 use core::ptr;
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use sigctx::fork;
+use sigctx::{fork, sys};
 use threadreg::{Name, ThreadRef};
 
 use crate::id::MutatorId;
@@ -90,10 +91,7 @@ pub(crate) fn stopped_mutators<'s>(
         .protocol
         .live()
         .filter(move |slot| own.is_none_or(|own| !ptr::eq(own, *slot)))
-        .filter_map(|slot| {
-            let thread = slot.status.identity.thread()?;
-            Some(StoppedMutator { slot, thread, of_the_stop: PhantomData })
-        })
+        .filter_map(StoppedMutator::of)
 }
 
 /// A stopped world, until it is dropped, on whichever thread. From [`Stopped::hand_over`](crate::Stopped::hand_over).
@@ -107,7 +105,7 @@ pub(crate) fn stopped_mutators<'s>(
 /// [`StopHandle::last_to_stop`] and [`StopHandle::resume`] (AS-Unsafe lock). The same holds for dropping it.
 #[must_use = "the world is resumed when this is dropped"]
 pub struct StopHandle {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     held: Held,
     /// The process that stopped the world. The child of a fork has put its own copy in order.
     process: u32,
@@ -165,7 +163,7 @@ impl StopHandle {
         stopped_mutators(&self.shared, None).filter(move |_| is_stopped)
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.process == fork::process()
     }
 
@@ -237,6 +235,12 @@ pub struct StoppedMutator<'a> {
 }
 
 impl StoppedMutator<'_> {
+    /// `None` if no thread has the slot. The caller keeps the world stopped for as long as the result lives.
+    pub(crate) fn of(slot: &'static MutatorSlot<Identity>) -> Option<Self> {
+        let thread = slot.status.identity.thread()?;
+        Some(Self { slot, thread, of_the_stop: PhantomData })
+    }
+
     pub(crate) fn slot(&self) -> &'static MutatorSlot<Identity> {
         self.slot
     }
@@ -271,6 +275,12 @@ impl StoppedMutator<'_> {
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.slot.generation()
+    }
+
+    /// Whether the calling thread is its thread: see [`Stopped::run_on_all`](crate::Stopped::run_on_all).
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.slot.status.identity.tid.load(Ordering::Relaxed) == sys::gettid()
     }
 
     /// Where it stands, and where its roots are: for conservative scanners.

@@ -460,22 +460,22 @@ impl<'a> Requester<'a> {
 }
 
 /// What an operation returned, or panicked with, on whichever thread.
-struct Outcome<R>(Mutex<Option<Result<R, Box<dyn Any + Send>>>>);
+pub(crate) struct Outcome<R>(Mutex<Option<Result<R, Box<dyn Any + Send>>>>);
 
 impl<R> Outcome<R> {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Mutex::new(None))
     }
 
     /// Does not unwind: the thread is not the one that asked.
-    fn of(&self, operation: impl FnOnce() -> R, slot: &MutatorSlot<Identity>) {
+    pub(crate) fn of(&self, operation: impl FnOnce() -> R, slot: &MutatorSlot<Identity>) {
         let _inside = system::Visit::new(slot);
         let outcome = panic::catch_unwind(AssertUnwindSafe(operation));
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
     }
 
     /// What it returned, if it has run. Panics as it did.
-    fn get(self) -> Option<R> {
+    pub(crate) fn get(self) -> Option<R> {
         match take(&self.0)? {
             Ok(result) => Some(result),
             Err(payload) => panic::resume_unwind(payload),

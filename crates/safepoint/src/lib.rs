@@ -12,6 +12,7 @@
 //! | `moved` | [`SafeMutator`]: from one thread to another |
 //! | `many` | several worlds in one stop |
 //! | `par` | [`ParMutators`]: the mutators of a stop, shared out |
+//! | `on_all` | [`Stopped::run_on_all`]: stopped threads help |
 //! | `turns` | stops that are tried, or join another thread's |
 //! | `stop`, `for_each` | the two other requests; [`Stopped`], [`Processor`] |
 //! | `jit` | bits of the runtime's in the poll word, the stack watermark, [`sync_core`] |
@@ -37,7 +38,7 @@
 //! | `error`, `options` | what can go wrong; timeouts |
 //! | `id` | [`MutatorId`] |
 //! | `straggler` | which threads were in the way, and why |
-//! | `protocol` | the protocol, without system calls: `stop` and `each` are the requester's side, `target` is the target's, `handshake` has both |
+//! | `protocol` | the protocol, without system calls: `stop` and `each` are the requester's side, `target` is the target's, `handshake` and `help` have both |
 //! | `abort` | the end of the process where no error can be returned |
 //!
 //! A stop goes through `stop`, `pace`, `protocol::request` (its turn), `protocol::stop`, `protocol::slot` and
@@ -85,6 +86,7 @@ cfg_if::cfg_if! {
         mod mutator;
         mod mutex;
         mod no_safepoint;
+        mod on_all;
         mod options;
         mod pace;
         mod par;
@@ -122,7 +124,7 @@ cfg_if::cfg_if! {
         pub use mutex::{LockError, Mutex, MutexGuard};
         pub use no_safepoint::{NoSafepoint, RawNoSafepoint};
         pub use options::{
-            AtDeadline, EachOptions, HandshakeOptions, OnLate, Reason, StopOptions,
+            AtDeadline, EachOptions, HandshakeOptions, OnLate, Reason, RunOptions, StopOptions,
         };
         pub use par::ParMutators;
         pub use protocol::MutatorState;

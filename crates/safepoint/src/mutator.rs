@@ -498,7 +498,7 @@ unsafe fn how_it_stands(data: usize) -> Rest {
     match unsafe { &*slot }.stance() {
         Some(Stance::Waits) => Rest::Waiting,
         Some(Stance::Away) => Rest::Away,
-        Some(Stance::Works) | None => Rest::Running,
+        Some(Stance::Works | Stance::Helps) | None => Rest::Running,
     }
 }
 

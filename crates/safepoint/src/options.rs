@@ -301,3 +301,41 @@ impl<'a> HandshakeOptions<'a> {
         self
     }
 }
+
+/// How to have stopped mutators run something: [`Stopped::run_on_all`](crate::Stopped::run_on_all).
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe).
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct RunOptions {
+    /// The longest wait for the function to begin on every thread. `None`: no limit. Where it has begun it is waited for
+    /// beyond it.
+    pub timeout: Option<Duration>,
+    /// Whether it runs on the mutators' own threads only.
+    pub self_only: bool,
+}
+
+impl RunOptions {
+    /// No timeout, and the calling thread runs the function for mutators that cannot.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the timeout. Past it, the function does not begin anywhere.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Has the function run on the mutators' own threads only. One in a safe region comes to it when it leaves that: set
+    /// a timeout.
+    #[must_use]
+    pub fn self_only(mut self) -> Self {
+        self.self_only = true;
+        self
+    }
+}

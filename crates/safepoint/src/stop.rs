@@ -138,8 +138,8 @@ impl World {
 /// [`Stopped::resume`] (AS-Unsafe lock). The same holds for dropping it.
 #[must_use = "the world is resumed when this is dropped"]
 pub struct Stopped<'a> {
-    shared: &'a Arc<Shared>,
-    own: Option<&'static MutatorSlot<Identity>>,
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) own: Option<&'static MutatorSlot<Identity>>,
     held: Held,
     not_send: PhantomData<*mut ()>,
 }

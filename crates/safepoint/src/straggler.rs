@@ -122,9 +122,10 @@ pub enum StragglerCause {
         /// Which.
         call: SyscallNumber,
     },
-    /// It is in a safe region, and it alone may run the operation.
+    /// It is in a safe region, or waits for what another thread does, and it alone may run the operation.
     InSafeRegion,
-    /// It could run, and had no processor: it ran for less than a hundredth of the time that it was watched.
+    /// It could run, and had no processor: it ran for less than a hundredth of the time that it was watched; or it was
+    /// woken, and has not come.
     Starved,
     /// It was in code without safe points ([`Mutator::no_safepoint`](crate::Mutator::no_safepoint)).
     NoSafepoint {
@@ -205,7 +206,22 @@ impl StragglerCause {
     /// The mutator is in code without safe points that begins `at` a place. If its thread could have come to the end
     /// of it, that is the cause: so a system call in there is, which has no place in a safe region either.
     pub(crate) fn or_no_safepoint(self, at: Option<&'static Location<'static>>) -> Self {
-        let could_not = matches!(
+        at.filter(|_| !self.could_not_run()).map_or(self, |at| Self::NoSafepoint { at })
+    }
+
+    /// Its thread stands still, and waits for the end of a stop or is in a region: polls and nudges are none of its
+    /// causes, and nor is the system call in which it waits.
+    pub(crate) fn of_stopped(self, waits: bool) -> Self {
+        match self {
+            _ if self.could_not_run() => self,
+            _ if waits => Self::Starved,
+            _ => Self::InSafeRegion,
+        }
+    }
+
+    /// Whether its thread could not go on with its code.
+    fn could_not_run(self) -> bool {
+        matches!(
             self,
             Self::Ended
                 | Self::Suspended { .. }
@@ -215,8 +231,7 @@ impl StragglerCause {
                 | Self::PageFault { .. }
                 | Self::Uninterruptible { .. }
                 | Self::Starved
-        );
-        at.filter(|_| !could_not).map_or(self, |at| Self::NoSafepoint { at })
+        )
     }
 
     /// Judges a thread that is alive and not suspended. `ran` is for how much of which time it had a processor.

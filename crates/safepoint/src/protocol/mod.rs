@@ -35,6 +35,7 @@
 //! | turns | requesters; a handler adds to the upper bits | requesters | acquire / release | one thread has a turn |
 //! | `served`, HANDSHAKE | see `handshake` | | | H2, H3 |
 //! | `stand` | target | requester in its stop, or with its claim | relaxed, before the state | I10 |
+//! | `help` | see `help` | | | I11 |
 //! | `each_call` | holder of the for-each turn | the thread that took `each_pending` | release / acquire | I6 |
 //!
 //! - **I1** A slot outlives every thread that holds its world.
@@ -73,6 +74,9 @@
 //!   target writes `stand` only while no requester reads it: it runs, and has been in no stop and no claim since
 //!   its last look, or has the world stopped itself. On the way out of a region it writes it behind that look.
 //!
+//! - **I11** What the holder of a stop has its targets do (`help`) is over before it resumes the world. So a target
+//!   that finds itself asked is stopped, wherever it is, and stays so until it has answered.
+//!
 //! *Exit*: detach acknowledges what is pending; for a slot found dead the requester acknowledges. *Fork*:
 //! the child puts each world in order, see [`Protocol::after_fork`]. *Signals*: a handler calls `recall`
 //! alone, and waits look again after `EINTR`. *Nesting* is refused by the crate's outer layer.
@@ -81,9 +85,11 @@
 //! stopped); HotSpot `safepoint.cpp`, `handshake.cpp` (JEP 312); Dekker's pair as in membarrier(2).
 
 mod arena;
+mod asked;
 mod each;
 mod entry;
 mod handshake;
+mod help;
 mod operations;
 mod passed;
 mod probe;
@@ -100,6 +106,8 @@ mod model;
 mod model_entry;
 #[cfg(all(test, loom))]
 mod model_handshake;
+#[cfg(all(test, loom))]
+mod model_help;
 #[cfg(all(test, loom))]
 mod model_passed;
 #[cfg(all(test, loom))]
@@ -121,6 +129,7 @@ use self::each::Call;
 pub(crate) use self::each::NotVisited;
 #[cfg(any(test, not(loom)))]
 pub(crate) use self::handshake::{Answer, Ask};
+pub(crate) use self::help::Job;
 use self::passed::PassedOver;
 use self::request::{Round, RoundNumber, Turn};
 #[cfg(not(loom))]
@@ -258,6 +267,8 @@ pub(crate) struct Protocol<S: System> {
     each_call: AtomicPtr<Call<'static, S>>,
     /// 1 if a target has come to wait for a claim since the requester looked last.
     each_awaited: AtomicU32,
+    help: Round,
+    help_job: AtomicPtr<Job<'static, S>>,
     pub(crate) stop_turn: Turn,
     pub(crate) each_turn: Turn,
 }
@@ -273,6 +284,8 @@ impl<S: System> Protocol<S> {
             each: Round::new(),
             each_call: AtomicPtr::new(core::ptr::null_mut()),
             each_awaited: AtomicU32::new(0),
+            help: Round::new(),
+            help_job: AtomicPtr::new(core::ptr::null_mut()),
             stop_turn: Turn::new(),
             each_turn: Turn::new(),
         }
@@ -336,6 +349,7 @@ impl<S: System> Protocol<S> {
             slot.requests.each_pending.store(0, Ordering::Relaxed);
             slot.requests.served.store(operations::FREE, Ordering::Relaxed);
             slot.status.awaits.store(0, Ordering::Relaxed);
+            slot.status.help.after_fork();
             let survives = slot.state() != MutatorState::Dead && survives(slot);
             slot.status.queue.after_fork(survives);
             if slot.state() != MutatorState::Dead && !survives {
@@ -347,6 +361,7 @@ impl<S: System> Protocol<S> {
         self.stop.after_fork();
         self.passed_over.after_fork();
         self.each.after_fork();
+        self.help.after_fork();
         let word = self.stop_word.load(Ordering::Relaxed);
         if !stopping && !word.is_multiple_of(2) {
             self.stop_word.store(word.wrapping_add(1), Ordering::Relaxed);

@@ -55,6 +55,13 @@ pub(super) struct Waits {
     counted: Option<u32>,
 }
 
+impl Waits {
+    /// The word was changed to have the target help, and no stop has passed over it.
+    pub(super) fn goes_on(&mut self) {
+        self.first = self.first.map(|first| first.wrapping_add(2));
+    }
+}
+
 impl<S: System> Protocol<S> {
     /// Target only, which has found the world stopped by `word`: counts it if enough stops have passed over it.
     pub(super) fn is_passed_over(&self, waits: &mut Waits, word: u32) {

@@ -8,6 +8,7 @@ use core::hint::cold_path;
 use core::sync::atomic::{AtomicU32 as PlainU32, Ordering as Plain, compiler_fence};
 
 use super::System;
+use super::asked::Help;
 use super::operations::{self, Queue};
 pub(crate) use super::stand::Stance;
 use super::stand::{KNOWN, Stands};
@@ -68,7 +69,7 @@ const STATE: u32 = 0b111;
 pub(crate) enum Glance {
     /// [`MutatorState::Running`].
     Runs,
-    /// [`Stance::Works`].
+    /// [`Stance::Works`], or [`Stance::Helps`].
     Works,
     /// [`Stance::Away`].
     Away,
@@ -84,6 +85,7 @@ impl Stance {
         match word & !(STATE | KNOWN) {
             0 => Self::Works,
             word if word == Self::Away as u32 => Self::Away,
+            word if word == Self::Helps as u32 => Self::Helps,
             _ => Self::Waits,
         }
     }
@@ -146,6 +148,8 @@ pub(crate) struct Status<I> {
     pub(crate) index: PlainU32,
     /// Which thread has the slot. The system's: the protocol does not look at it.
     pub(crate) identity: I,
+    /// What the holder of a stop wants of the target.
+    pub(super) help: Help,
     /// The operations of handshakes that wait for the target.
     pub(super) queue: Queue,
 }
@@ -174,6 +178,7 @@ impl<I: Default> MutatorSlot<I> {
                 generation: PlainU32::new(0),
                 index: PlainU32::new(0),
                 identity: I::default(),
+                help: Help::new(),
                 queue: Queue::new(),
             },
         }
@@ -316,7 +321,7 @@ impl<I> MutatorSlot<I> {
         let word = self.status.state.load(Ordering::Relaxed);
         match (MutatorState::from_word(word), Stance::from_word(word)) {
             (MutatorState::Running, _) => Glance::Runs,
-            (MutatorState::Safe, Stance::Works) => Glance::Works,
+            (MutatorState::Safe, Stance::Works | Stance::Helps) => Glance::Works,
             (MutatorState::Safe, Stance::Away) => Glance::Away,
             (MutatorState::Safe, Stance::Waits) => Glance::Waits,
             _ => Glance::Gone,

@@ -15,6 +15,8 @@ pub(crate) enum Stance {
     Away = 1 << 3,
     /// It waits inside the protocol.
     Waits = 1 << 4,
+    /// It is stopped, and runs what the holder of the stop wants of it.
+    Helps = 1 << 6,
 }
 
 /// Bit of the state word, beside a [`Stance`]: where the target stands is known (I10). What enters a region without a

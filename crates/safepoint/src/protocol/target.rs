@@ -1,6 +1,7 @@
 //! The target's side: what a mutator does with its own slot. Only the slot's thread calls this, but for the
 //! two functions that take a pending number, by which requesters compete with it.
 
+use core::sync::atomic::Ordering as Plain;
 use core::time::Duration;
 
 use super::passed::Waits;
@@ -84,6 +85,7 @@ impl<S: System> Protocol<S> {
     /// the new target, and the last one is gone.
     fn acknowledge_unserved(&self, slot: &MutatorSlot<S::Identity>) {
         self.acknowledge_stop(slot);
+        self.decline_help(slot);
         loop {
             let pending = slot.requests.each_pending.load(Ordering::Acquire);
             if pending & CLAIMED != 0 {
@@ -112,6 +114,7 @@ impl<S: System> Protocol<S> {
             slot.set_state(MutatorState::Detaching);
             fence(Ordering::SeqCst);
             self.acknowledge_stop(slot);
+            self.decline_help(slot);
             if slot.requests.each_pending.load(Ordering::Acquire) == 0 {
                 // A for-each that asks after this look finds the slot dead, and acknowledges for it.
                 forget();
@@ -289,11 +292,14 @@ impl<S: System> Protocol<S> {
         limit: &impl Limit,
         waits: &mut Waits,
     ) -> bool {
+        // First: the holder of the stop finds it.
+        slot.status.help.waits.store(true, Plain::Relaxed);
         slot.set_safe(Stance::Waits);
         fence(Ordering::SeqCst);
         self.acknowledge_stop(slot);
         loop {
             if !self.wait_while_stopped(slot, limit, waits) {
+                slot.status.help.waits.store(false, Plain::Relaxed);
                 return false;
             }
             // I7: no nudge is wanted for a slot that is safe.
@@ -308,6 +314,7 @@ impl<S: System> Protocol<S> {
             }
             slot.requests.poll.fetch_or(STOP, Ordering::Relaxed);
         }
+        slot.status.help.waits.store(false, Plain::Relaxed);
         // I8: the caller looks at the poll word again.
         slot.set_state(MutatorState::Running);
         true
@@ -315,7 +322,7 @@ impl<S: System> Protocol<S> {
 
     fn wait_while_stopped(
         &self,
-        slot: &MutatorSlot<S::Identity>,
+        slot: &'static MutatorSlot<S::Identity>,
         limit: &impl Limit,
         waits: &mut Waits,
     ) -> bool {
@@ -330,6 +337,10 @@ impl<S: System> Protocol<S> {
                 return false;
             }
             self.is_passed_over(waits, word);
+            if self.helps(slot) {
+                waits.goes_on();
+                continue;
+            }
             // I8: after the load. A recall that comes later changes the word.
             if slot.is_recalled(&self.system) {
                 self.system.serve();
@@ -353,7 +364,10 @@ impl<S: System> Protocol<S> {
         // I8: cleared first. A recall that comes after this is found by the next look.
         if slot.is_recalled(&self.system) {
             slot.requests.poll.fetch_and(!REST, Ordering::AcqRel);
+            // It may take long: the holder of a stop need not wait for it.
+            let waits = slot.status.help.waits.swap(false, Plain::Relaxed);
             self.system.stay_while_held();
+            slot.status.help.waits.store(waits, Plain::Relaxed);
         }
     }
 
@@ -478,121 +492,5 @@ impl<S: System> Protocol<S> {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use core::cell::Cell;
-    use core::time::Duration;
-
-    use threadreg::rest::{self, Resident};
-
-    use super::{EACH, Limit, MutatorSlot, NoSlot, Protocol, STOP, Stance};
-    use crate::protocol::Pace;
-    use crate::system::{Fences, Identity, Linux};
-
-    thread_local! {
-        /// How often this thread stayed while its task was held.
-        static STAYED: Cell<u32> = const { Cell::new(0) };
-    }
-
-    /// A protocol beside a crate that suspends tasks.
-    fn protocol() -> Protocol<Linux> {
-        static RESIDENT: Resident =
-            Resident { serve: || (), leave: || STAYED.set(STAYED.get() + 1) };
-        rest::set_resident(&RESIDENT);
-        Protocol::new(Linux::new(Fences::Full))
-    }
-
-    /// A handler recalls the thread just before its deadline.
-    struct RecalledAtLast<'a> {
-        protocol: &'a Protocol<Linux>,
-        slot: Cell<Option<&'static MutatorSlot<Identity>>>,
-    }
-
-    impl Limit for RecalledAtLast<'_> {
-        fn left(&self) -> Option<Duration> {
-            if let Some(slot) = self.slot.take() {
-                assert_eq!(slot.stance(), Some(Stance::Waits), "a handler finds it at rest");
-                self.protocol.recall(slot);
-            }
-            Some(Duration::ZERO)
-        }
-    }
-
-    impl Pace<Linux> for RecalledAtLast<'_> {
-        type Seen = ();
-
-        fn expired(&self) -> bool {
-            true
-        }
-        fn nap(&self) -> Option<Duration> {
-            Some(Duration::ZERO)
-        }
-        fn due(&mut self) -> bool {
-            true
-        }
-        fn late(&mut self, _slot: &'static MutatorSlot<Identity>, _wanted: &dyn Fn() -> bool) {}
-        fn look(&self, _slot: &'static MutatorSlot<Identity>) {}
-    }
-
-    /// A slot is used again in the next world, and stays the survivor's in the child of a fork.
-    #[test]
-    fn a_slot_says_whether_its_world_fences() {
-        for fences in [Fences::Full, Fences::Asymmetric, Fences::Full] {
-            let protocol = Protocol::new(Linux::new(fences));
-            let limit = RecalledAtLast { protocol: &protocol, slot: Cell::new(None) };
-            let slot = protocol.attach(|_| (), |_| (), &limit).expect("room");
-            let fenced = || {
-                let fenced = Cell::new(false);
-                assert!(!slot.is_armed_behind(|| fenced.set(true)) && !slot.is_armed());
-                fenced.get()
-            };
-            assert_eq!(fenced(), fences == Fences::Full, "{fences:?}");
-            protocol.after_fork(1, 1, |survivor| core::ptr::eq(survivor, slot), |_| ());
-            assert_eq!(fenced(), fences == Fences::Full, "{fences:?}, in the child of a fork");
-            protocol.detach(slot, || ());
-        }
-    }
-
-    /// Else this thread could be named as the one that stopped last, which had the slot before.
-    #[test]
-    fn an_identity_comes_with_its_generation() {
-        let protocol = protocol();
-        let limit = RecalledAtLast { protocol: &protocol, slot: Cell::new(None) };
-        for _ in 0..2 {
-            let at_identify = Cell::new(None);
-            let identify =
-                |slot: &'static MutatorSlot<Identity>| at_identify.set(Some(slot.current_use()));
-            let slot = protocol.attach(identify, |_| (), &limit).expect("room");
-            assert_eq!(at_identify.get(), Some(slot.current_use()));
-            protocol.detach(slot, || ());
-        }
-    }
-
-    /// From the recall on, the task counts as stopped at a safe point.
-    #[test]
-    fn an_attach_that_times_out_stays_while_its_task_is_held() {
-        let protocol = protocol();
-        let mut limit = RecalledAtLast { protocol: &protocol, slot: Cell::new(None) };
-        protocol.stop(None, &mut limit).expect("no mutator to be late");
-        let forget = |_| assert_eq!(STAYED.get(), 1, "it ran while its task was held");
-        let attached = protocol.attach(|slot| limit.slot.set(Some(slot)), forget, &limit);
-        assert!(matches!(attached, Err(NoSlot::Stopped)));
-        assert_eq!(STAYED.get(), 1);
-        protocol.resume();
-    }
-
-    /// No thread holds the task any more, but the task still has to be told that it goes on.
-    #[test]
-    fn a_recall_that_came_before_a_fork_is_heeded_in_the_child() {
-        let protocol = protocol();
-        let limit = RecalledAtLast { protocol: &protocol, slot: Cell::new(None) };
-        let slot = protocol.attach(|_| (), |_| (), &limit).expect("room");
-        protocol.enter(slot, Stance::Away);
-        protocol.recall(slot);
-        slot.requests.poll.fetch_or(STOP | EACH, super::Ordering::Relaxed);
-        protocol.after_fork(1, 2, |_| true, |_| ());
-        protocol.leave(slot);
-        assert_eq!(STAYED.get(), 1, "it ran, and its task counts as blocked");
-        assert!(!slot.is_armed(), "nothing else is left");
-        protocol.detach(slot, || ());
-    }
-}
+#[path = "target_tests.rs"]
+mod tests;

@@ -9,5 +9,6 @@ mod many;
 mod moved;
 mod mutex;
 mod no_safepoint;
+mod on_all;
 mod reenter;
 mod turns;
