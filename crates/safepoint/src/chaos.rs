@@ -1,5 +1,7 @@
 //! Test modes: a world in which what is rare is common.
 
+#[cfg(test)]
+use core::cell::RefCell;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
@@ -115,6 +117,8 @@ impl Disturbance {
 
     /// A thread comes by.
     pub(crate) fn at(&self, edge: Edge) {
+        #[cfg(test)]
+        LINGERS.with_borrow(|lingers| lingers.iter().for_each(|linger| linger(edge)));
         let (count, mode) = match edge {
             Edge::Published => (&self.checks, self.modes.checks),
             Edge::Acknowledges => (&self.acknowledgements, self.modes.acknowledgements),
@@ -128,6 +132,21 @@ impl Disturbance {
             thread::yield_now();
         }
     }
+}
+
+#[cfg(test)]
+type Linger = Box<dyn Fn(Edge)>;
+
+#[cfg(test)]
+thread_local! {
+    /// What the thread does at the edges of a world with chaos: for unit tests that need it to stay there until
+    /// something happens, and not for a time.
+    static LINGERS: RefCell<Option<Linger>> = const { RefCell::new(None) };
+}
+
+#[cfg(test)]
+pub(crate) fn linger(at: impl Fn(Edge) + 'static) {
+    LINGERS.set(Some(Box::new(at)));
 }
 
 /// Relaxed: any order of the threads will do.

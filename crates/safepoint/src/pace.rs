@@ -24,8 +24,13 @@ use crate::tape::Event;
 const NUDGE_AFTER: Duration = Duration::from_micros(100);
 /// The first nap. Each is twice as long as the one before.
 const FIRST_NAP: Duration = Duration::from_micros(100);
-/// The longest nap. A lost nudge goes unnoticed for as long.
-const LONGEST_NAP: Duration = Duration::from_millis(10);
+/// The longest nap. For as long a lost nudge goes unnoticed, and a target that has published that it is safe, and lingers
+/// before it looks whether anyone wants to know (I2): at most one nap lies in between, and it is to last for less than
+/// 10 ms, with what the kernel adds.
+const LONGEST_NAP: Duration = Duration::from_millis(5);
+/// What a delay between what a target publishes and what it looks at may cost.
+const BOUND: Duration = Duration::from_millis(10);
+const _: () = assert!(LONGEST_NAP.as_nanos() < BOUND.as_nanos());
 /// From when on a target is watched, to tell at the deadline whether it ran: `/proc` is read, which few requests
 /// come to.
 const WATCH_AFTER: Duration = Duration::from_millis(5);
@@ -528,6 +533,22 @@ mod tests {
         assert!(not_polled_for >= LONG && waited >= not_polled_for + LONG, "{not_polled_for:?}");
         let _inside = system::Visit::new(mutator.slot);
         assert_eq!(look().not_polled_for, Duration::ZERO, "it came for another request");
+    }
+
+    /// However long the request lasts.
+    #[test]
+    fn each_nap_is_shorter_than_the_bound() {
+        let world = World::new();
+        let me = system::tid();
+        for nudge_after in [None, Some(Duration::ZERO), Some(Duration::MAX)] {
+            let mut clock = Clock::start(&world.shared.protocol, me, None, nudge_after);
+            for _ in 0..64 {
+                let nap = clock.nap().expect("it looks again");
+                assert!(nap < BOUND, "{nap:?}");
+                clock.next_look = Instant::now();
+                assert!(clock.due());
+            }
+        }
     }
 
     /// What was looked at may be the slot's next mutator.

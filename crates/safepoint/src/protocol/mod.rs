@@ -100,6 +100,8 @@ mod stand;
 mod stop;
 mod target;
 
+#[cfg(all(test, not(loom)))]
+mod linger;
 #[cfg(all(test, loom))]
 mod model;
 #[cfg(all(test, loom))]

@@ -1,14 +1,14 @@
 //! What is rare is common in a world for tests, and nothing that is promised breaks there.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Flag, Says, away, eventually, mutator, poll_until};
+use crate::common::{Flag, Says, away, mutator, poll_until};
 use crate::storm::storm;
 use safepoint::{Chaos, RawMutator, StopError, StopOptions, World, WorldOptions};
-use testkit::{budget, in_child, patience, skip};
+use testkit::{budget, in_child, patience};
 
 const LATE: Duration = Duration::from_mins(1);
 
@@ -107,46 +107,5 @@ fn stress_late_checks_and_acknowledgements() {
         let delay = Duration::from_micros(200);
         let chaos = Chaos::new().delay_checks(delay, 5).delay_acknowledgements(delay, 2);
         storms(&chaos, budget(400));
-    });
-}
-
-/// A wake that is lost is made up for by the next look, some 10 ms later. Were wakes lost where a thread lingers between
-/// what it publishes and what it looks at, most of these stops would take that long.
-#[test]
-fn no_wake_is_lost_between_publish_and_check() {
-    in_child("chaos::no_wake_is_lost_between_publish_and_check", LATE, || {
-        const DELAY: Duration = Duration::from_millis(1);
-        if let Some(emulator) = testkit::emulator() {
-            skip(format!("{emulator} takes its own time"));
-            return;
-        }
-        for world in [Chaos::new(), Chaos::new().yield_at_edges()]
-            .map(|chaos| world_with(chaos.delay_checks(DELAY, 1)))
-        {
-            let (done, ready) = (&Flag::default(), &AtomicUsize::new(0));
-            thread::scope(|scope| {
-                for at in 0..3 {
-                    mutator(scope, &world, &format!("calls {at}"), move |mutator| {
-                        ready.fetch_add(1, Ordering::Relaxed);
-                        while !done.is_up() {
-                            mutator.blocking(|| ());
-                        }
-                    });
-                }
-                eventually(|| ready.load(Ordering::Relaxed) == 3);
-                let rounds = budget(200).max(20);
-                let stop = |_| {
-                    let stopped = world.stop_from_outside("test").expect("no deadline");
-                    stopped.stats().time_to_stop
-                };
-                let mut took: Vec<_> = (0..rounds).map(stop).collect();
-                done.raise();
-                took.sort();
-                let (half, most) = (took[took.len() / 2], took[took.len() - 1]);
-                println!("{rounds} stops took {half:?} (p50), {most:?} at most");
-                // The requester and one mutator linger, each at two edges at most.
-                assert!(half < 4 * DELAY + Duration::from_millis(10), "{took:?}");
-            });
-        }
     });
 }

@@ -223,7 +223,7 @@ fn a_requester_that_is_interrupted_all_the_time_nudges_as_often() {
             });
             let options = StopOptions::new("test").timeout(long);
             world.stop_from_outside_with(options).map(drop).unwrap_err();
-            // One every 10 ms, by the longest nap; half of it for a busy machine.
+            // One every 5 ms, by the longest nap; a quarter of it for a busy machine.
             let nudges = counter.1.swap(0, Ordering::Relaxed);
             assert!(nudges >= 50, "only {nudges} nudges in the stop");
 
