@@ -41,7 +41,7 @@
 //! | `protocol` | the protocol, without system calls: `stop` and `each` are the requester's side, `target` is the target's, `handshake` and `help` have both |
 //! | `abort` | the end of the process where no error can be returned |
 //!
-//! A stop goes through `stop`, `pace`, `protocol::request` (its turn), `protocol::stop`, `protocol::slot` and
+//! A stop goes through `stop`, `pace`, `protocol::turn`, `protocol::stop`, `protocol::slot` and
 //! `system`; its targets come from `mutator` by `protocol::target`.
 
 // Under loom only the protocol is built: the rest makes system calls and real threads.

@@ -32,7 +32,7 @@
 //! | `pending` (one a round) | requester, threads that acknowledge | requester | acq-rel | I5 |
 //! | `stop_word` | holder of the stop turn +1; a handler that recalls +2 | targets | release / acquire, fence after it is made odd | odd: a stop is wanted or on |
 //! | `passed_over` | targets +1 and -1; holder of the stop turn | holder of the stop turn | fence after +1 / the fence after `stop_word` is made odd; release / acquire | see `passed` |
-//! | turns | requesters; a handler adds to the upper bits | requesters | acquire / release | one thread has a turn |
+//! | turns | see `turn` | | acquire / release | one thread has a turn |
 //! | `served`, HANDSHAKE | see `handshake` | | | H2, H3 |
 //! | `stand` | target | requester in its stop, or with its claim | relaxed, before the state | I10 |
 //! | `help` | see `help` | | | I11 |
@@ -99,6 +99,7 @@ mod slot;
 mod stand;
 mod stop;
 mod target;
+mod turn;
 
 #[cfg(all(test, not(loom)))]
 mod linger;
@@ -114,6 +115,8 @@ mod model_help;
 mod model_passed;
 #[cfg(all(test, loom))]
 mod model_regions;
+#[cfg(all(test, loom))]
+mod model_turn;
 #[cfg(all(test, not(loom)))]
 mod patient;
 
@@ -133,7 +136,7 @@ pub(crate) use self::each::NotVisited;
 pub(crate) use self::handshake::{Answer, Ask};
 pub(crate) use self::help::Job;
 use self::passed::PassedOver;
-use self::request::{Round, RoundNumber, Turn};
+use self::request::{Round, RoundNumber};
 #[cfg(not(loom))]
 pub(crate) use self::run::{Run, Visitor};
 #[cfg(all(not(loom), feature = "timeline"))]
@@ -151,6 +154,7 @@ pub(crate) use self::slot::{POLL_MASK, SlotUse, USER_BITS, USER_SHIFT};
 pub(crate) use self::stop::{Counted, TimedOut};
 #[cfg(not(loom))]
 pub(crate) use self::target::NoSlot;
+use self::turn::Turn;
 use sigctx::sync::{AtomicPtr, AtomicU32, Ordering};
 
 /// What the protocol needs of the system.

@@ -1,19 +1,4 @@
-//! One kind of request, a stop or a for-each: the turn to make one, and the round that counts its
-//! acknowledgements.
-//!
-//! # The turn
-//!
-//! A lock that one requester holds at a time. A mutator waits for it in a safe region, so that the holder
-//! can stop the threads that wait.
-//!
-//! ```text
-//!  word = | recalls, 30 bits | FREE, TAKEN or WANTED |
-//! ```
-//!
-//! A handler that recalls a thread which waits changes the upper bits, so that a wait which is about to
-//! begin looks again. Acquiring the turn clears them.
-//!
-//! # The round
+//! The round of one kind of request, a stop or a for-each, which counts its acknowledgements.
 //!
 //! The stop has one and the for-each another. They are never shared: a late acknowledgement of one request
 //! would count for the other.
@@ -28,126 +13,10 @@
 //! cannot reach zero early. Exactly one acknowledgement is the last. If it is the requester's, no thread
 //! has to be woken.
 
-use core::sync::atomic::{AtomicI32 as PlainI32, AtomicU32 as PlainU32, Ordering as Plain};
+use core::sync::atomic::{AtomicU32 as PlainU32, Ordering as Plain};
 
-use super::slot::{MutatorSlot, SlotUse};
-use super::{Limit, System};
+use super::slot::SlotUse;
 use sigctx::sync::{AtomicU32, Ordering};
-
-const FREE: u32 = 0;
-const TAKEN: u32 = 1;
-/// Taken, and a thread may be waiting.
-const WANTED: u32 = 2;
-const STATE: u32 = 0b11;
-const RECALL: u32 = 1 << 2;
-
-/// The turn to make a request of one kind.
-#[derive(Debug)]
-pub(crate) struct Turn {
-    word: AtomicU32,
-    /// The thread that has the turn; 0 for none, and if it was handed over. A thread compares it with its own
-    /// id only, or puts it into an error.
-    holder: PlainI32,
-}
-
-impl Turn {
-    pub(crate) fn new() -> Self {
-        Self { word: AtomicU32::new(FREE), holder: PlainI32::new(0) }
-    }
-
-    /// Acquires the turn for the thread `me`; false when `limit` passed first, at which it looks before each
-    /// wait. The caller is in a safe region. While it waits it runs what the thread that holds its task wants of it.
-    ///
-    /// Acquire, with `release`'s release: a requester sees what the one before it wrote.
-    pub(crate) fn acquire<S: System>(
-        &self,
-        system: &S,
-        own: Option<&'static MutatorSlot<S::Identity>>,
-        me: i32,
-        limit: &impl Limit,
-    ) -> bool {
-        if self.try_acquire(me) {
-            return true;
-        }
-        // Taken as WANTED although perhaps no thread waits: that costs one needless wake.
-        while self.word.swap(WANTED, Ordering::Acquire) & STATE != FREE {
-            let left = limit.left();
-            if left.is_some_and(|left| left.is_zero()) {
-                return false;
-            }
-            if own.is_some_and(|own| own.is_recalled(system)) {
-                system.serve();
-            }
-            system.wait(&self.word, WANTED, left);
-        }
-        self.holder.store(me, Plain::Relaxed);
-        true
-    }
-
-    /// Acquires the turn if no thread has it. As [`Turn::acquire`].
-    pub(crate) fn try_acquire(&self, me: i32) -> bool {
-        let taken = self.word.compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed);
-        if taken.is_ok() {
-            self.holder.store(me, Plain::Relaxed);
-        }
-        taken.is_ok()
-    }
-
-    /// Whether no thread has the turn, at this moment.
-    #[cfg(not(loom))]
-    pub(crate) fn is_free(&self) -> bool {
-        self.word.load(Ordering::Relaxed) & STATE == FREE
-    }
-
-    /// Releases the turn.
-    pub(crate) fn release<S: System>(&self, system: &S) {
-        self.release_and(|word| system.wake_one(word));
-    }
-
-    /// Releases the turn, and has all threads that wait for it look at their limits.
-    #[cfg(not(loom))]
-    pub(crate) fn release_to_all<S: System>(&self, system: &S) {
-        self.release_and(|word| system.wake_all(word));
-    }
-
-    fn release_and(&self, wake: impl FnOnce(&AtomicU32)) {
-        self.holder.store(0, Plain::Relaxed);
-        if self.word.swap(FREE, Ordering::Release) & STATE == WANTED {
-            wake(&self.word);
-        }
-    }
-
-    /// To be called by the thread that has the turn. From here on no thread in particular has it: any may release
-    /// it, once.
-    pub(crate) fn hand_over(&self) {
-        self.holder.store(0, Plain::Relaxed);
-    }
-
-    /// The thread that has the turn.
-    pub(crate) fn holder(&self) -> Option<i32> {
-        Some(self.holder.load(Plain::Relaxed)).filter(|&tid| tid != 0)
-    }
-
-    /// Whether `tid`, the calling thread, has the turn.
-    pub(crate) fn is_held_by(&self, tid: i32) -> bool {
-        self.holder() == Some(tid)
-    }
-
-    /// Called by a handler on a thread that may be about to wait for the turn.
-    pub(crate) fn recall(&self) {
-        // Release: as for the stop word in `Protocol::recall`.
-        self.word.fetch_add(RECALL, Ordering::Release);
-    }
-
-    /// In the child of a fork: the turn stays with the survivor, which was `parent` and is `me`, or is free.
-    /// Returns whether the survivor has it.
-    pub(crate) fn after_fork(&self, parent: i32, me: i32) -> bool {
-        let keeps = self.holder() == Some(parent);
-        self.holder.store(if keeps { me } else { 0 }, Plain::Relaxed);
-        self.word.store(if keeps { TAKEN } else { FREE }, Ordering::Relaxed);
-        keeps
-    }
-}
 
 const COUNT_BITS: u32 = 20;
 pub(crate) const COUNT: u32 = (1 << COUNT_BITS) - 1;

@@ -215,3 +215,83 @@ fn what_is_asked_for_in_a_stop_runs_before_the_mutator_goes_on() {
         });
     });
 }
+
+/// One that stops the world again and again has the turn back before another's thread is on a processor.
+#[test]
+fn a_requester_that_waits_is_not_passed_over() {
+    in_child("turns::a_requester_that_waits_is_not_passed_over", SOON, || {
+        let (world, done) = (World::new(), Flag::default());
+        let (tid, turns) = (AtomicU32::new(0), AtomicU32::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                tid.store(gettid() as u32, Ordering::Relaxed);
+                while !done.is_up() {
+                    let stopped = world.stop_from_outside("waits").expect("no deadline");
+                    turns.fetch_add(1, Ordering::SeqCst);
+                    stopped.resume();
+                }
+            });
+            testkit::until("it runs", || turns.load(Ordering::SeqCst) != 0);
+            for _ in 0..budget(500) {
+                let stopped = world.stop_from_outside("again").expect("no deadline");
+                let before = turns.load(Ordering::SeqCst);
+                // It sleeps nowhere else.
+                testkit::until("waits", || is_asleep(tid.load(Ordering::Relaxed) as i32));
+                stopped.resume();
+                let stopped = world.stop_from_outside("again").expect("no deadline");
+                assert_ne!(turns.load(Ordering::SeqCst), before, "passed over");
+                stopped.resume();
+            }
+            done.raise();
+        });
+    });
+}
+
+/// A turn that is kept for a thread which waits no longer would be nobody's.
+#[test]
+fn stress_requesters_that_give_up_keep_no_turn() {
+    in_child("turns::stress_requesters_that_give_up_keep_no_turn", SOON, || {
+        let (world, done) = (World::new(), Flag::default());
+        let (given_up, inside) = (AtomicU32::new(0), AtomicU32::new(0));
+        thread::scope(|scope| {
+            for at in 0..3 {
+                let (world, done, given_up, inside) = (&world, &done, &given_up, &inside);
+                scope.spawn(move || {
+                    let mut micros = 0;
+                    while !done.is_up() {
+                        micros = (micros + 7 + at) % 300;
+                        let timeout = Duration::from_micros(micros);
+                        let options = StopOptions::new("hasty").timeout(timeout);
+                        match world.stop_from_outside_with(options) {
+                            Ok(stopped) => {
+                                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "alone");
+                                inside.fetch_sub(1, Ordering::SeqCst);
+                                stopped.resume();
+                            }
+                            Err(StopError::Busy { .. }) => {
+                                given_up.fetch_add(1, Ordering::SeqCst);
+                            }
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            }
+            let requesters = [(); 2].map(|()| {
+                scope.spawn(|| {
+                    for _ in 0..budget(2000) {
+                        let stopped = world.stop_from_outside("patient").expect("no deadline");
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "alone");
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        stopped.resume();
+                    }
+                })
+            });
+            for requester in requesters {
+                requester.join().expect("no panic");
+            }
+            // Some waits come to nothing sooner or later.
+            eventually(|| given_up.load(Ordering::SeqCst) != 0);
+            done.raise();
+        });
+    });
+}
