@@ -129,7 +129,8 @@ pub enum StopError {
         /// stop that failed as from any safe region, when no other thread has the world stopped.
         waited: Duration,
     },
-    /// The timeout was over before all mutators had stopped. All run again.
+    /// The timeout was over before all mutators had stopped. All run again, those too that a
+    /// [`StopVisitor`](crate::StopVisitor) has seen.
     TimedOut {
         /// What this stop was for.
         reason: Reason,

@@ -14,6 +14,7 @@
 //! | `par` | [`ParMutators`]: the mutators of a stop, shared out |
 //! | `on_all` | [`Stopped::run_on_all`]: stopped threads help |
 //! | `turns` | stops that are tried, or join another thread's |
+//! | `visits` | [`StopVisitor`]: who is stopped, while others are waited for |
 //! | `stop`, `for_each` | the two other requests; [`Stopped`], [`Processor`] |
 //! | `jit` | bits of the runtime's in the poll word, the stack watermark, [`sync_core`] |
 //! | `handle` | a stop that succeeded, and [`StopHandle`] |
@@ -107,6 +108,7 @@ cfg_if::cfg_if! {
         mod timeline;
         mod trace;
         mod turns;
+        mod visits;
         mod world;
 
         pub use chaos::Chaos;
@@ -142,6 +144,7 @@ cfg_if::cfg_if! {
             Activity, ForEachSpan, HandshakeSpan, MutatorTrack, NudgeMark, Span, StopSpan, Timeline,
         };
         pub use turns::StopOrJoined;
+        pub use visits::StopVisitor;
         pub use world::{World, WorldOptions};
     }
 }

@@ -12,7 +12,7 @@ use crate::handle::{Held, LastToStop, StopHandle, StopStats, StoppedMutator, sto
 use crate::mutator::Mutator;
 use crate::options::{Reason, StopOptions};
 use crate::pace::Clock;
-use crate::protocol::{Limit, MutatorSlot, MutatorState, Protocol, Stance, TimedOut};
+use crate::protocol::{Counted, Limit, MutatorSlot, MutatorState, Protocol, Stance, TimedOut};
 use crate::roots::{Place, Stand, stand_here};
 use crate::straggler::Straggler;
 use crate::system::{self, Identity, Linux};
@@ -384,14 +384,26 @@ impl<'a: 'o, 'o> Request<'a, 'o> {
     }
 
     /// Stops the world, for the thread that has the turn.
-    pub(crate) fn stop(mut self) -> Result<Stopped<'a>, StopError> {
+    pub(crate) fn stop(self) -> Result<Stopped<'a>, StopError> {
+        self.stop_by(Protocol::stop)
+    }
+
+    /// As [`Request::stop`]: `stop` has the protocol do it.
+    pub(crate) fn stop_by(
+        mut self,
+        stop: impl FnOnce(
+            &Protocol<Linux>,
+            Option<&'static MutatorSlot<Identity>>,
+            &mut Clock<'o>,
+        ) -> Result<Counted, TimedOut<Option<Straggler>>>,
+    ) -> Result<Stopped<'a>, StopError> {
         let (shared, own, reason) = (self.shared, self.safe.own, self.options.reason);
         let (protocol, clock) = (&shared.protocol, &mut self.clock);
         if !self.at_once {
             clock.restart();
         }
         let place = shared.recorder.place(reason);
-        match protocol.stop(own, clock) {
+        match stop(protocol, own, clock) {
             Ok(counted) => {
                 let since = Instant::now();
                 let stats = StopStats::new(counted, clock, since);

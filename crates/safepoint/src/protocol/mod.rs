@@ -117,6 +117,8 @@ mod model_passed;
 mod model_regions;
 #[cfg(all(test, loom))]
 mod model_turn;
+#[cfg(all(test, loom))]
+mod model_visit;
 #[cfg(all(test, not(loom)))]
 mod patient;
 
@@ -255,6 +257,14 @@ pub(crate) trait Pace<S: System>: Limit {
     }
     /// Called in each look for a slot that still runs. A nudge is of use while `wanted`. Must not unwind.
     fn late(&mut self, slot: &'static MutatorSlot<S::Identity>, wanted: &dyn Fn() -> bool);
+    /// Whether the holder of the turn is told of targets as soon as they are stopped.
+    fn visits(&self) -> bool {
+        false
+    }
+    /// Called for a target that is stopped, while others may still run; again and again. Must not unwind.
+    fn stopped(&mut self, _slot: &'static MutatorSlot<S::Identity>) {}
+    /// Called when the stop is given up, before any target runs again. Must not unwind.
+    fn gives_up(&mut self) {}
     /// What is to be kept of a late target. Called while the request is pending, so that the slot is still
     /// the target's. Must not unwind.
     fn look(&self, slot: &'static MutatorSlot<S::Identity>) -> Self::Seen;

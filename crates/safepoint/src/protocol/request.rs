@@ -13,7 +13,7 @@
 //! cannot reach zero early. Exactly one acknowledgement is the last. If it is the requester's, no thread
 //! has to be woken.
 
-use core::sync::atomic::{AtomicU32 as PlainU32, Ordering as Plain};
+use core::sync::atomic::{AtomicBool as PlainBool, AtomicU32 as PlainU32, Ordering as Plain};
 
 use super::slot::SlotUse;
 use sigctx::sync::{AtomicU32, Ordering};
@@ -34,6 +34,8 @@ pub(crate) struct Round {
     last: PlainU32,
     /// The slot's generation then.
     last_generation: PlainU32,
+    /// Whether each acknowledgement wakes the requester, not the last one alone. Written as `number` is.
+    wakes_each: PlainBool,
 }
 
 /// The number of one request. Never 0, and the top bit is free for `CLAIMED`.
@@ -53,6 +55,7 @@ impl Round {
             number: PlainU32::new(0),
             last: PlainU32::new(0),
             last_generation: PlainU32::new(0),
+            wakes_each: PlainBool::new(false),
         }
     }
 
@@ -62,9 +65,21 @@ impl Round {
         let round = RoundNumber(next.max(1));
         self.number.store(round.0, Plain::Relaxed);
         self.last.store(0, Plain::Relaxed);
+        self.wakes_each.store(false, Plain::Relaxed);
         // Relaxed: no target acknowledges before its slot's pending word is stored, with release.
         self.pending.store(round.tag() | 1, Ordering::Relaxed);
         round
+    }
+
+    /// Each acknowledgement of this round wakes the requester. Turn holder only, before any target is asked: it is
+    /// published with the round's number.
+    pub(crate) fn wake_at_each(&self) {
+        self.wakes_each.store(true, Plain::Relaxed);
+    }
+
+    /// Whether a thread that has acknowledged, and was not the last, wakes the requester all the same.
+    pub(crate) fn wakes_at_each(&self) -> bool {
+        self.wakes_each.load(Plain::Relaxed)
     }
 
     /// Expects one more acknowledgement, before its target is asked. Turn holder only.

@@ -6,6 +6,9 @@
 //! and stays so while the stop word is odd. Threads that block are most of a large world, and each costs two
 //! looks at its line. A target that is seen running after the fence has left its region meanwhile, or is on its
 //! way to find the bit. It is asked as one that ran from the start: it gets a number, and has to acknowledge.
+//!
+//! A requester that visits its targets ([`Pace::visits`]) does so while others still run: behind the heavy fence a target
+//! that is safe is stopped, whether it has acknowledged or not. Each acknowledgement wakes such a requester.
 
 use core::ptr;
 
@@ -51,6 +54,10 @@ impl<S: System> Protocol<S> {
         pace: &mut P,
     ) -> Result<Counted, TimedOut<P::Seen>> {
         let round = self.stop.begin();
+        let visits = pace.visits();
+        if visits {
+            self.stop.wake_at_each();
+        }
         // Release: a target that finds its bit finds the odd word. A recall adds 2, not 1.
         self.stop_word.fetch_add(1, Ordering::Release);
         // Pairs with `attach`'s fence, and with that of a target that has cleared its bit (I9).
@@ -69,7 +76,7 @@ impl<S: System> Protocol<S> {
         }
         if !self.stop.acknowledge(round, None) {
             let done = || self.stop.pending().is_none();
-            if !self.system.spin(running + left, done) {
+            if visits || !self.system.spin(running + left, done) {
                 while let Some(seen) = self.stop.pending() {
                     if pace.expired() {
                         self.withdraw(round, pace)?;
@@ -78,6 +85,10 @@ impl<S: System> Protocol<S> {
                         fenced = true;
                         self.acknowledge_for_the_safe(round, |_, _| ());
                     } else {
+                        // After the look at `pending`: what is acknowledged later ends the wait.
+                        if visits {
+                            self.visit_stopped(own, pace);
+                        }
                         self.system.wait(&self.stop.pending, seen, pace.nap());
                         if pace.due() {
                             let late =
@@ -90,6 +101,11 @@ impl<S: System> Protocol<S> {
                     }
                 }
             }
+        }
+        if visits {
+            // All are stopped: also those on their way from one wait to the next.
+            let others = self.live().filter(|slot| !is_own(own, slot));
+            others.for_each(|slot| pace.stopped(slot));
         }
         Ok(Counted { mutators: running + safe, running, last: self.stop.last() })
     }
@@ -167,9 +183,26 @@ impl<S: System> Protocol<S> {
         }
     }
 
+    /// Behind the heavy fence: visits those that are stopped (I2).
+    fn visit_stopped<P: Pace<S>>(
+        &self,
+        own: Option<&'static MutatorSlot<S::Identity>>,
+        pace: &mut P,
+    ) {
+        let stands = self.system.targets_stand();
+        let others = self.arena.slots().filter(|slot| !is_own(own, slot));
+        others
+            .filter(|slot| slot.state_in(stands) == MutatorState::Safe)
+            .for_each(|slot| pace.stopped(slot));
+    }
+
     /// Past the deadline: withdraws what is still pending, and resumes the world. `Ok` if nothing was
     /// pending for a running slot any more: the stop has succeeded after all.
-    fn withdraw<P: Pace<S>>(&self, round: RoundNumber, pace: &P) -> Result<(), TimedOut<P::Seen>> {
+    fn withdraw<P: Pace<S>>(
+        &self,
+        round: RoundNumber,
+        pace: &mut P,
+    ) -> Result<(), TimedOut<P::Seen>> {
         // A target in a safe region is not late: the deadline may have passed before the first look.
         self.system.heavy();
         self.acknowledge_for_the_safe(round, |_, _| ());
@@ -196,6 +229,7 @@ impl<S: System> Protocol<S> {
         if stragglers.is_empty() {
             return Ok(());
         }
+        pace.gives_up();
         self.resume();
         Err(TimedOut(stragglers))
     }

@@ -423,7 +423,7 @@ impl<S: System> Protocol<S> {
             }
             self.system.edge(Edge::Acknowledges);
             let last = self.stop.acknowledge(RoundNumber(pending), Some(slot.current_use()));
-            if last {
+            if last || self.stop.wakes_at_each() {
                 self.system.wake_all(&self.stop.pending);
             }
         }

@@ -12,3 +12,4 @@ mod no_safepoint;
 mod on_all;
 mod reenter;
 mod turns;
+mod visits;

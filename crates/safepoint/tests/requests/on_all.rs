@@ -1,6 +1,7 @@
 //! Stopped threads that help with what they were stopped for.
 
 use std::panic::{self, AssertUnwindSafe};
+use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -196,6 +197,8 @@ fn stress_each_mutator_is_helped_for_once() {
                             assert_eq!(mine.load(Ordering::Relaxed), before, "it ran in a stop");
                             if at == 0 { mutator.poll() } else { mutator.blocking(|| ()) }
                         }
+                        // While it runs: a stop finds the data there, or none.
+                        mutator.set_data(ptr::null_mut());
                         drop(mutator);
                         drop(mine);
                     }
@@ -205,7 +208,7 @@ fn stress_each_mutator_is_helped_for_once() {
                 let mut stopped = world.stop_from_outside(Reason::GC).expect("stops");
                 let work = |mutator: &StoppedMutator<'_>| {
                     let mine = mutator.data().cast::<AtomicU32>();
-                    // SAFETY: null, or what the mutator keeps until it detaches, which it does in no region.
+                    // SAFETY: null, or what the mutator keeps: it takes that back while it runs, and so not in a stop.
                     unsafe { mine.as_ref() }.map(|mine| mine.fetch_add(1, Ordering::Relaxed))
                 };
                 let count = |mutator: StoppedMutator<'_>| {
