@@ -1,7 +1,7 @@
 //! Test modes: a world in which what is rare is common.
 
 #[cfg(test)]
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use crate::protocol::Edge;
 /// | [`delay_checks`](Self::delay_checks) | code that runs on between what it publishes and what it looks at |
 /// | [`delay_acknowledgements`](Self::delay_acknowledgements) | deadlines that pass just before the answer |
 /// | [`yield_at_edges`](Self::yield_at_edges) | orders of threads that a busy machine has once a year |
+/// | [`stop_at_polls`](Self::stop_at_polls) | code that polls where no stop may come, and polls that stand too close |
 ///
 /// # Signal safety
 ///
@@ -50,6 +51,7 @@ pub struct Chaos {
     checks: Option<(Duration, u32)>,
     acknowledgements: Option<(Duration, u32)>,
     yields: bool,
+    stops: Option<(Duration, u32)>,
 }
 
 impl Chaos {
@@ -93,6 +95,15 @@ impl Chaos {
     pub fn yield_at_edges(self) -> Self {
         Self { yields: true, ..self }
     }
+
+    /// Has the world stopped at one poll in `one_in`, for nothing, by the mutator that polls: with 1, at each. Where
+    /// another thread stops the world, or waits for that, the poll meets that stop. The stop is one for
+    /// [`Reason::CHAOS`](crate::Reason::CHAOS), with hooks, metrics and all. It is given up where others have not stopped after `timeout`, and
+    /// is not made where [`Mutator::stop_the_world`](crate::Mutator::stop_the_world) would be refused.
+    #[must_use]
+    pub fn stop_at_polls(self, one_in: u32, timeout: Duration) -> Self {
+        Self { stops: Some((timeout, at_least_one(one_in))), ..self }
+    }
 }
 
 fn at_least_one(one_in: u32) -> u32 {
@@ -107,12 +118,19 @@ pub(crate) struct Disturbance {
     nudges: AtomicU32,
     checks: AtomicU32,
     acknowledgements: AtomicU32,
+    polls: AtomicU32,
 }
 
 impl Disturbance {
     pub(crate) fn new(modes: Chaos) -> Self {
-        let (nudges, checks, acknowledgements) = Default::default();
-        Self { modes, nudges, checks, acknowledgements }
+        let (nudges, checks, acknowledgements, polls) = Default::default();
+        Self { modes, nudges, checks, acknowledgements, polls }
+    }
+
+    /// A mutator polls: how long it may wait for others if it is to stop the world.
+    pub(crate) fn stops_at_poll(&self) -> Option<Duration> {
+        let (timeout, one_in) = self.modes.stops?;
+        hits(next(&self.polls), one_in).then_some(timeout)
     }
 
     /// A thread comes by.
@@ -129,6 +147,8 @@ impl Disturbance {
         {
             thread::sleep(delay);
         } else if self.modes.yields {
+            #[cfg(test)]
+            YIELDS.set(YIELDS.get() + 1);
             thread::yield_now();
         }
     }
@@ -142,6 +162,8 @@ thread_local! {
     /// What the thread does at the edges of a world with chaos: for unit tests that need it to stay there until
     /// something happens, and not for a time.
     static LINGERS: RefCell<Option<Linger>> = const { RefCell::new(None) };
+    /// How often the thread has given up its processor at an edge.
+    static YIELDS: Cell<u32> = const { Cell::new(0) };
 }
 
 #[cfg(test)]
@@ -190,5 +212,42 @@ impl Nudge for UnreliableNudge {
 
     fn outcome(&self, thread: ThreadRef) -> NudgeOutcome {
         self.nudge.outcome(thread)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{World, WorldOptions};
+
+    #[test]
+    fn each_edge_yields_in_its_mode_alone() {
+        for (chaos, yields) in [(Chaos::new(), 0), (Chaos::new().yield_at_edges(), 1)] {
+            let chaos = Disturbance::new(chaos);
+            for edge in [Edge::Published, Edge::Acknowledges, Edge::Waits] {
+                YIELDS.set(0);
+                chaos.at(edge);
+                assert_eq!(YIELDS.get(), yields, "{edge:?}");
+            }
+        }
+    }
+
+    /// In a poll, on the way into a region and out of it, and in a request.
+    #[test]
+    fn mutators_and_requesters_come_by_edges() {
+        let options = WorldOptions::new().chaos(Chaos::new().yield_at_edges());
+        let world = World::with_options(options);
+        let mut mutator = world.attach().expect("a world of its own");
+        let yields = || YIELDS.replace(0);
+        yields();
+        mutator.poll();
+        assert_eq!(yields(), 1, "a poll looks once");
+        let inside = mutator.blocking(yields);
+        assert_eq!((inside, yields()), (1, 1), "a region's entry and its end look once");
+        mutator.blocking(|| {
+            yields();
+            world.stop_from_outside("test").expect("it is safe").resume();
+            assert!(yields() >= 2, "a requester looks behind its fence, and wakes mutators");
+        });
     }
 }

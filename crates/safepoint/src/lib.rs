@@ -21,6 +21,7 @@
 //! | `reenter` | [`Region`]: safe regions that are left for a while |
 //! | `mutator` | [`Mutator`]: attaching, polls, safe regions |
 //! | `raw`, `region` | [`RawMutator`]; the end of a region where something is pending |
+//! | `stress` | stops at polls, in worlds for tests |
 //! | `mutex` | [`Mutex`], whose waiters can be stopped |
 //! | `no_safepoint`, `forbidden` | [`NoSafepoint`]: code without safe points |
 //! | `trace` | spans and events of `tracing` (feature `tracing`) |
@@ -101,6 +102,7 @@ cfg_if::cfg_if! {
         mod roots;
         mod stop;
         mod straggler;
+        mod stress;
         mod stops;
         mod system;
         mod tape;

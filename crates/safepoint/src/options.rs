@@ -23,6 +23,8 @@ impl Reason {
     pub const CODE: Self = Self("code");
     /// A dump or profile of all threads.
     pub const DUMP: Self = Self("dump");
+    /// Nothing: a stop by [`Chaos::stop_at_polls`](crate::Chaos::stop_at_polls).
+    pub const CHAOS: Self = Self("chaos");
 
     /// A reason of your own.
     #[must_use]

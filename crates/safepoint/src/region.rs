@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 use crate::abort::abort_with;
 use crate::protocol::MutatorSlot;
 use crate::roots::{Place, Stand, stand_here};
+use crate::stress::stop_at_poll;
 use crate::system::Identity;
 use crate::world::Shared;
 
@@ -28,6 +29,11 @@ pub(crate) fn poll_armed(shared: &Shared, slot: &'static MutatorSlot<Identity>) 
     slot.status.identity.forbidden.refuse("a poll");
     if slot.is_armed() {
         stand_here!(Some(slot), Stand::new(Place::Poll));
+        if let Some(chaos) = &shared.protocol.system.chaos
+            && let Some(timeout) = chaos.stops_at_poll()
+        {
+            stop_at_poll(shared, slot, timeout);
+        }
         shared.protocol.process(slot);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::common::{Flag, Says, away, mutator, poll_until};
 use crate::storm::storm;
-use safepoint::{Chaos, RawMutator, StopError, StopOptions, World, WorldOptions};
+use safepoint::{Chaos, RawMutator, Reason, StopError, StopOptions, World, WorldOptions};
 use testkit::{budget, in_child, patience};
 
 const LATE: Duration = Duration::from_mins(1);
@@ -107,5 +107,84 @@ fn stress_late_checks_and_acknowledgements() {
         let delay = Duration::from_micros(200);
         let chaos = Chaos::new().delay_checks(delay, 5).delay_acknowledgements(delay, 2);
         storms(&chaos, budget(400));
+    });
+}
+
+#[test]
+fn the_world_is_stopped_at_each_nth_poll() {
+    for (one_in, stops) in [(1, 12), (3, 4)] {
+        let world = world_with(Chaos::new().stop_at_polls(one_in, LATE));
+        let pauses = world.pauses(16);
+        let mut mutator = world.attach().expect("attaches");
+        for _ in 0..6 {
+            mutator.poll();
+            // SAFETY: nothing here relies on that the world runs.
+            unsafe { mutator.as_raw().poll() };
+        }
+        let reasons: Vec<_> = pauses.try_iter().map(|pause| pause.reason).collect();
+        assert_eq!(reasons, vec![Reason::CHAOS; stops]);
+        let metrics = world.metrics();
+        assert_eq!((metrics.stops.len(), metrics.stops[0].given_up), (1, 0));
+    }
+    let world = world_with(Chaos::new());
+    world.attach().expect("attaches").poll();
+    assert!(world.metrics().stops.is_empty(), "the mode is off");
+}
+
+#[test]
+fn a_poll_stops_others_or_gives_up() {
+    in_child("chaos::a_poll_stops_others_or_gives_up", LATE, || {
+        const LONG: Duration = Duration::from_millis(20);
+        let world = world_with(Chaos::new().stop_at_polls(1, LONG));
+        let pauses = world.pauses(16);
+        let mut own = world.attach().expect("attaches");
+        let (deaf, done) = (Flag::default(), Flag::default());
+        thread::scope(|scope| {
+            let other = mutator(scope, &world, "deaf", |_| deaf.wait());
+            let before = std::time::Instant::now();
+            own.poll();
+            assert!(before.elapsed() >= LONG, "it waited for the one that is deaf");
+            assert_eq!(world.metrics().stops[0].given_up, 1);
+            deaf.raise();
+            other.join().expect("no panic");
+            assert!(pauses.is_empty(), "the world did not stop");
+            away(scope, &world, "away", &done);
+            own.poll();
+            assert_eq!(pauses.try_iter().map(|pause| pause.mutators).collect::<Vec<_>>(), [1]);
+            done.raise();
+        });
+    });
+}
+
+/// Polls that stop each other, beside requests.
+#[test]
+fn stress_stops_at_polls() {
+    in_child("chaos::stress_stops_at_polls", LATE, || {
+        let chaos = Chaos::new().stop_at_polls(3, LATE).yield_at_edges();
+        let options = WorldOptions::new().chaos(chaos);
+        for world in [
+            World::with_options(options.clone()),
+            World::with_options(options.clone().roots()),
+            World::with_options(options.fully_fenced()),
+        ] {
+            let done = &Flag::default();
+            thread::scope(|scope| {
+                for at in 0..3 {
+                    mutator(scope, &world, &format!("polls {at}"), |own| poll_until(own, done));
+                }
+                let mut own = world.attach().expect("attached once");
+                for _ in 0..budget(200) {
+                    own.poll();
+                    own.for_each_processor(|_| ()).expect("no deadline");
+                    own.stop_the_world("test").expect("no deadline").resume();
+                }
+                done.raise();
+            });
+            let metrics = world.metrics();
+            let chaos = metrics.stops.iter().find(|stops| stops.reason == Reason::CHAOS);
+            let chaos = chaos.expect("it polled");
+            assert_eq!(chaos.given_up, 0);
+            println!("{} stops at polls ({:?})", chaos.time_to_stop.count(), world.fences());
+        }
     });
 }
