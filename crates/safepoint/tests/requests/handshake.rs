@@ -218,7 +218,8 @@ fn a_panic_is_the_requesters() {
 fn an_operation_waits_for_the_end_of_a_stop() {
     in_child("handshake::an_operation_waits_for_the_end_of_a_stop", SOON, || {
         let world = &World::new();
-        let (done, ran) = (Flag::default(), &Flag::default());
+        let done = Flag::default();
+        let (ran, tried) = (&Flag::default(), &Flag::default());
         thread::scope(|scope| {
             away(scope, world, "target", &done);
             let target = only(world);
@@ -226,8 +227,10 @@ fn an_operation_waits_for_the_end_of_a_stop() {
             let asked = scope.spawn(move || {
                 let late = world.handshake(target, at_once(), |_| ran.raise());
                 assert!(matches!(late, Err(HandshakeError::TimedOut { .. })));
+                tried.raise();
                 world.handshake(target, patient(), |_| ran.raise())
             });
+            tried.wait();
             thread::sleep(Duration::from_millis(20));
             assert!(!ran.is_up(), "in the stopped world");
             stopped.resume();
