@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{arches, bench, demo, lint, systems, test};
+use super::{arches, bench, client, demo, lint, systems, test};
 use crate::report::{self, Report};
 use crate::workspace::Workspace;
 
@@ -26,6 +26,7 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> ExitCode {
     // Before the demonstration, which is built for release too and deletes what both have built.
     report.step("bench", |progress| bench::check(workspace, progress));
     report.step("demo", |progress| demo::check(workspace, progress));
+    report.step("clients", |progress| client::check(workspace, progress));
     let systems = systems::Options::default();
     report.step("other systems", |progress| systems::step(workspace, &systems, progress));
     let arches = arches::Options::of_ci(options.available);

@@ -3,12 +3,19 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::program;
-use crate::report;
+use crate::report::{self, Progress, Step, seconds};
+use crate::run;
 use crate::workspace::Workspace;
+
+/// Not among the checks: what it depends on takes minutes to build.
+const LARGE: &str = "mmtk";
+/// For one of the others, with its build.
+const LIMIT: Duration = Duration::from_mins(15);
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -27,8 +34,34 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> ExitCode {
         return if options.name.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     };
     let package = format!("{name}-client");
-    let package = ["--release", "--manifest-path", "clients/Cargo.toml", "-p", &package];
-    program::run(workspace, &format!("the client {name}"), &package, &options.args)
+    program::run(workspace, &format!("the client {name}"), &arguments(&package), &options.args)
+}
+
+/// What cargo is told of a client.
+fn arguments(package: &str) -> [&str; 5] {
+    ["--release", "--manifest-path", "clients/Cargo.toml", "-p", package]
+}
+
+/// Runs them as checks: each looks at what it has done.
+pub(crate) fn check(workspace: &Workspace, progress: &Progress) -> Step {
+    let mut step = Step::default();
+    for name in names(workspace).iter().filter(|name| *name != LARGE) {
+        progress.doing(&format!("building and running the client {name}"));
+        let mut command = workspace.cargo(&["run", "--quiet"]);
+        command.args(arguments(&format!("{name}-client")));
+        command.arg("--target-dir").arg(workspace.target.join("clients"));
+        let ended = run::run(command, LIMIT, |_| {}).and_then(|ended| {
+            if ended.success() {
+                progress.say(&format!("the client {name} ran in {}", seconds(ended.time)));
+                return Ok(());
+            }
+            progress.say(&ended.output);
+            Err(ended.how())
+        });
+        step.add(ended.map_err(|why| format!("cargo xtask client {name}: {why}")));
+    }
+    workspace.build_is_over("clients");
+    step
 }
 
 /// The clients: the directories with a manifest.
