@@ -374,7 +374,9 @@ fn why_silent(thread: ThreadRef) -> StragglerCause {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoppedAt {
-    /// It was not running.
+    /// It was not running. If it left its thread in its hook (a coroutine that was switched out), what it had in
+    /// registers when it was interrupted is in the hook's `Frame::saved`: on its stack, above the stack pointer with
+    /// which it was switched out.
     Idle,
     /// It was inside [`Task::blocking`], or its thread in a safe region. The closure that runs there goes
     /// on, and the kernel may write to buffers that it handed to a system call. None of the task's code
