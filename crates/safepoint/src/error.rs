@@ -99,7 +99,8 @@ impl Error for AttachError {
 #[non_exhaustive]
 #[derive(Debug)]
 pub enum StopError {
-    /// The thread has the world stopped already.
+    /// The thread has the world stopped already. Whoever has the stop can nest one in it
+    /// ([`Stopped::again`](crate::Stopped::again)).
     Nested {
         /// The thread.
         tid: Tid,

@@ -26,8 +26,12 @@ use crate::world::Shared;
 /// A stop that succeeded, whoever has it.
 #[derive(Debug)]
 pub(crate) struct Held {
-    pub(crate) reason: Reason,
+    /// What the world was stopped for: the pause counts for that.
+    pub(crate) asked_for: Reason,
     pub(crate) place: Place,
+    /// What it is stopped for now, and where that is counted.
+    pub(crate) reason: Reason,
+    pub(crate) serves: Place,
     pub(crate) stats: StopStats,
     pub(crate) last: Option<SlotUse>,
     pub(crate) requested: Instant,
@@ -46,18 +50,26 @@ impl Held {
             .then_some(LastToStop { thread: target.thread, name: target.name })
     }
 
+    /// From here on the stop is for `reason`; what it was for is done.
+    pub(crate) fn continue_as(&mut self, shared: &Shared, reason: Reason) {
+        shared.recorder.serve(self.serves);
+        let place = shared.recorder.place(reason);
+        shared.recorder.nested(place);
+        (self.reason, self.serves) = (reason, place);
+    }
+
     /// Lets the world run. By the thread that has the turn, or the handle that stands for it.
     pub(crate) fn end(&self, shared: &Shared) {
         let resumed = Instant::now();
         // Before mutators run: one that has seen its stop end finds the count. What ends by a panic may not be done.
         if !thread::panicking() {
-            shared.recorder.serve(self.place);
+            shared.recorder.serve(self.serves);
         }
         shared.stops.count();
         shared.protocol.resume();
         let StopStats { queued, time_to_stop, mutators, .. } = self.stats;
         let pause = Pause {
-            reason: self.reason,
+            reason: self.asked_for,
             requested: self.requested,
             queued,
             time_to_stop,
@@ -68,7 +80,7 @@ impl Held {
         shared.recorder.record(self.place, pause);
         let Protocol { stop_turn, system, .. } = &shared.protocol;
         system.tape.note(|| {
-            let Self { reason, requested, last, .. } = *self;
+            let Self { asked_for: reason, requested, last, .. } = *self;
             let (started, stopped) = (requested + queued, Some(self.since));
             let ended = resumed;
             Event::Stop(StopEvent { reason, requested, started, stopped, ended, mutators, last })
@@ -106,9 +118,9 @@ pub(crate) fn stopped_mutators<'s>(
 #[must_use = "the world is resumed when this is dropped"]
 pub struct StopHandle {
     pub(crate) shared: Arc<Shared>,
-    held: Held,
+    pub(crate) held: Held,
     /// The process that stopped the world. The child of a fork has put its own copy in order.
-    process: u32,
+    pub(crate) process: u32,
 }
 
 impl fmt::Debug for StopHandle {

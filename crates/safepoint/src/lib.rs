@@ -12,6 +12,7 @@
 //! | `moved` | [`SafeMutator`]: from one thread to another |
 //! | `many` | several worlds in one stop |
 //! | `par` | [`ParMutators`]: the mutators of a stop, shared out |
+//! | `nested` | [`NestedStop`]: stops within a stop |
 //! | `on_all` | [`Stopped::run_on_all`]: stopped threads help |
 //! | `turns` | stops that are tried, or join another thread's |
 //! | `visits` | [`StopVisitor`]: who is stopped, while others are waited for |
@@ -87,6 +88,7 @@ cfg_if::cfg_if! {
         mod moved;
         mod mutator;
         mod mutex;
+        mod nested;
         mod no_safepoint;
         mod on_all;
         mod options;
@@ -126,6 +128,7 @@ cfg_if::cfg_if! {
         pub use moved::SafeMutator;
         pub use mutator::Mutator;
         pub use mutex::{LockError, Mutex, MutexGuard};
+        pub use nested::NestedStop;
         pub use no_safepoint::{NoSafepoint, RawNoSafepoint};
         pub use options::{
             AtDeadline, EachOptions, HandshakeOptions, OnLate, Reason, RunOptions, StopOptions,

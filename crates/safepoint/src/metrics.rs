@@ -128,6 +128,9 @@ pub struct ReasonMetrics {
     /// How many requests were served by another's stop
     /// ([`Mutator::stop_or_join`](crate::Mutator::stop_or_join)). They are no stops, and are in no histogram.
     pub coalesced: u32,
+    /// How many were within another stop ([`Stopped::again`](crate::Stopped::again),
+    /// [`Stopped::continue_as`](crate::Stopped::continue_as)). They are part of its pause, and in no histogram.
+    pub nested: u32,
     /// How long each waited for its turn. Of those that succeeded, as all that follow.
     pub queued: Histogram,
     /// From its turn until all mutators had stopped.
@@ -183,6 +186,7 @@ struct Kept {
     given_up: AtomicU32,
     /// Written by any thread.
     coalesced: AtomicU32,
+    nested: AtomicU32,
     /// How many stops are over whose work was done.
     served: AtomicU32,
     queued: Counts,
@@ -193,15 +197,15 @@ struct Kept {
 
 impl Kept {
     fn new(reason: Reason) -> Self {
-        let [given_up, coalesced, served] = array::from_fn(|_| AtomicU32::new(0));
+        let [given_up, coalesced, nested, served] = array::from_fn(|_| AtomicU32::new(0));
         let [queued, time_to_stop, stopped, resume] = array::from_fn(|_| Counts::new());
-        Self { reason, given_up, coalesced, served, queued, time_to_stop, stopped, resume }
+        Self { reason, given_up, coalesced, nested, served, queued, time_to_stop, stopped, resume }
     }
 }
 
 /// Where a [`Recorder`] keeps a reason.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place(usize);
+pub(crate) struct Place(u8);
 
 /// Counts of what several threads do.
 #[derive(Debug, Default)]
@@ -253,21 +257,21 @@ impl Recorder {
         self.kept.iter().map_while(|place| unsafe { place.load(Ordering::Acquire).as_ref() })
     }
 
-    /// Where the reason is kept. By the thread that has the stop turn, before it stops the world: this may allocate.
+    /// Where the reason is kept. By the thread that has the stop turn: this may allocate.
     pub(crate) fn place(&self, reason: Reason) -> Place {
         let is_other = |(at, kept): &(usize, &Kept)| *at == REASONS - 1 || kept.reason == reason;
         if let Some((at, _)) = self.all().enumerate().find(is_other) {
-            return Place(at);
+            return Place(at as u8);
         }
         let at = self.all().count();
         let reason = if at == REASONS - 1 { Reason::new("other") } else { reason };
         let made = Box::into_raw(Box::new(Kept::new(reason)));
         self.kept[at].store(made, Ordering::Release);
-        Place(at)
+        Place(at as u8)
     }
 
     fn at(&self, place: Place) -> &Kept {
-        self.all().nth(place.0).expect("a place is filled before it is known")
+        self.all().nth(usize::from(place.0)).expect("a place is filled before it is known")
     }
 
     /// A stop did not come about in time. By the thread that has the stop turn.
@@ -279,6 +283,11 @@ impl Recorder {
     pub(crate) fn serve(&self, place: Place) {
         // Relaxed: a mutator that runs again has seen the end of its stop, which comes later.
         increment(&self.at(place).served);
+    }
+
+    /// A stop within another. By the thread that has the stop turn.
+    pub(crate) fn nested(&self, place: Place) {
+        increment(&self.at(place).nested);
     }
 
     /// What is kept for the reason alone.
@@ -331,6 +340,7 @@ impl Recorder {
             reason: kept.reason,
             given_up: kept.given_up.load(Ordering::Relaxed),
             coalesced: kept.coalesced.load(Ordering::Relaxed),
+            nested: kept.nested.load(Ordering::Relaxed),
             queued: kept.queued.read(),
             time_to_stop: kept.time_to_stop.read(),
             stopped: kept.stopped.read(),

@@ -140,7 +140,7 @@ impl World {
 pub struct Stopped<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) own: Option<&'static MutatorSlot<Identity>>,
-    held: Held,
+    pub(crate) held: Held,
     not_send: PhantomData<*mut ()>,
 }
 
@@ -411,7 +411,17 @@ impl<'a: 'o, 'o> Request<'a, 'o> {
                 self.safe.stay();
                 let mut trace = self.trace;
                 trace.keep(|| clock.take_lates());
-                let held = Held { reason, place, stats, last, requested, since, trace };
+                let held = Held {
+                    asked_for: reason,
+                    place,
+                    reason,
+                    serves: place,
+                    stats,
+                    last,
+                    requested,
+                    since,
+                    trace,
+                };
                 Ok(Stopped { shared, own, held, not_send: PhantomData })
             }
             Err(TimedOut(seen)) => {

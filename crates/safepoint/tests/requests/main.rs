@@ -8,6 +8,7 @@ mod handshake;
 mod many;
 mod moved;
 mod mutex;
+mod nested;
 mod no_safepoint;
 mod on_all;
 mod reenter;

@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Flag, eventually, mutator, poll_until};
+use crate::common::{Flag, eventually, mutator, poll_until, wait_until_asked};
 use safepoint::{
-    Mutator, Processor, RawMutator, Reason, ReasonMetrics, StopError, StopOptions, StopOrJoined,
-    World,
+    Mutator, Processor, Reason, ReasonMetrics, StopError, StopOptions, StopOrJoined, World,
 };
 use testkit::{budget, in_child, is_asleep};
 
@@ -18,14 +17,6 @@ const SOON: Duration = Duration::from_secs(20);
 fn gettid() -> i32 {
     // SAFETY: no preconditions.
     unsafe { libc::gettid() }
-}
-
-/// Waits until a requester has asked the mutator, which runs.
-fn wait_until_asked(m: &Mutator) {
-    let word = m.as_raw().poll_word();
-    // SAFETY: the mutator lives.
-    let asked = || unsafe { &*word }.load(Ordering::Relaxed) & RawMutator::POLL_MASK != 0;
-    eventually(asked);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use safepoint::{Mutator, World};
+use safepoint::{Mutator, RawMutator, World};
 use testkit::patience;
 use threadreg::{Nudge, NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
 
@@ -104,4 +104,12 @@ pub(crate) fn poll_until(mutator: &mut Mutator, flag: &Flag) {
         mutator.poll();
         thread::yield_now();
     }
+}
+
+/// Waits until a requester has asked the mutator, which runs.
+pub(crate) fn wait_until_asked(m: &Mutator) {
+    let word = m.as_raw().poll_word();
+    // SAFETY: the mutator lives.
+    let asked = || unsafe { &*word }.load(Ordering::Relaxed) & RawMutator::POLL_MASK != 0;
+    eventually(asked);
 }
