@@ -200,6 +200,10 @@ impl Processor<'_> {
         Self { slot, of_the_visit: PhantomData }
     }
 
+    pub(crate) fn slot(&self) -> &'static MutatorSlot<Identity> {
+        self.slot
+    }
+
     /// Its place in the world: a small number, distinct among the mutators of a moment, and used again later.
     #[must_use]
     #[inline]

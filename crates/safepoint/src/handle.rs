@@ -134,6 +134,11 @@ impl StopHandle {
         Self { shared, held, process: fork::process() }
     }
 
+    /// Of the world that is stopped; none in the child of a fork.
+    pub(crate) fn shared(&self) -> Option<&Shared> {
+        self.is_stopped().then_some(&self.shared)
+    }
+
     /// What the stop took.
     #[must_use]
     pub fn stats(&self) -> &StopStats {

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `handshake` | handshakes as users make them |
 //! | `moved` | [`SafeMutator`]: from one thread to another |
+//! | `per_mutator`, `table` | [`PerMutator`]: what a runtime has for each mutator, typed |
 //! | `many` | several worlds in one stop |
 //! | `par` | [`ParMutators`]: the mutators of a stop, shared out |
 //! | `nested` | [`NestedStop`]: stops within a stop |
@@ -94,6 +95,7 @@ cfg_if::cfg_if! {
         mod options;
         mod pace;
         mod par;
+        mod per_mutator;
         #[cfg(feature = "timeline")]
         mod picture;
         mod raw;
@@ -107,6 +109,7 @@ cfg_if::cfg_if! {
         mod stress;
         mod stops;
         mod system;
+        mod table;
         mod tape;
         #[cfg(feature = "timeline")]
         mod timeline;
@@ -134,6 +137,7 @@ cfg_if::cfg_if! {
             AtDeadline, EachOptions, HandshakeOptions, OnLate, Reason, RunOptions, StopOptions,
         };
         pub use par::ParMutators;
+        pub use per_mutator::{InStop, PerMutator};
         pub use protocol::MutatorState;
         pub use raw::RawMutator;
         #[cfg(feature = "timeline")]

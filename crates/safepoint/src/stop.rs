@@ -151,6 +151,10 @@ impl fmt::Debug for Stopped<'_> {
 }
 
 impl Stopped<'_> {
+    pub(crate) fn shared(&self) -> &Shared {
+        self.shared
+    }
+
     /// What the stop took.
     #[must_use]
     pub fn stats(&self) -> &StopStats {

@@ -11,6 +11,7 @@ mod mutex;
 mod nested;
 mod no_safepoint;
 mod on_all;
+mod per_mutator;
 mod reenter;
 mod turns;
 mod visits;
