@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `handshake` | handshakes as users make them |
 //! | `moved` | [`SafeMutator`]: from one thread to another |
+//! | `processors` | [`Processors`]: mutators that are no thread's own, which threads acquire and pass on |
 //! | `per_mutator`, `table` | [`PerMutator`]: what a runtime has for each mutator, typed |
 //! | `many` | several worlds in one stop |
 //! | `par` | [`ParMutators`]: the mutators of a stop, shared out |
@@ -43,6 +44,7 @@
 //! | `id` | [`MutatorId`] |
 //! | `straggler` | which threads were in the way, and why |
 //! | `protocol` | the protocol, without system calls: `stop` and `each` are the requester's side, `target` is the target's, `handshake` and `help` have both |
+//! | `retake`, `waiters` | which thread has a processor; threads that wait for one |
 //! | `abort` | the end of the process where no error can be returned |
 //!
 //! A stop goes through `stop`, `pace`, `protocol::turn`, `protocol::stop`, `protocol::slot` and
@@ -65,6 +67,8 @@ pub use sigctx::{Unsupported, supported};
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         mod protocol;
+        mod retake;
+        mod waiters;
     }
 }
 
@@ -96,6 +100,7 @@ cfg_if::cfg_if! {
         mod pace;
         mod par;
         mod per_mutator;
+        mod processors;
         #[cfg(feature = "timeline")]
         mod picture;
         mod raw;
@@ -138,6 +143,9 @@ cfg_if::cfg_if! {
         };
         pub use par::ParMutators;
         pub use per_mutator::{InStop, PerMutator};
+        pub use processors::{
+            AcquireError, PassedProcessor, ProcessorGuard, ProcessorId, ProcessorState, Processors,
+        };
         pub use protocol::MutatorState;
         pub use raw::RawMutator;
         #[cfg(feature = "timeline")]

@@ -12,6 +12,8 @@ mod nested;
 mod no_safepoint;
 mod on_all;
 mod per_mutator;
+mod processors;
+mod processors_storm;
 mod reenter;
 mod turns;
 mod visits;
