@@ -124,4 +124,8 @@ fn after_fork(world: &Protocol<Linux>, parent: i32, me: i32) {
             identity.visited.store(false, Ordering::Relaxed);
         },
     );
+    if !world.stop_turn.is_held_by(me) {
+        // Another thread of the parent asked for it.
+        world.system.current.over();
+    }
 }

@@ -26,6 +26,7 @@ use crate::world::Shared;
 /// A stop that succeeded, whoever has it.
 #[derive(Debug)]
 pub(crate) struct Held {
+    pub(crate) number: u32,
     /// What the world was stopped for: the pause counts for that.
     pub(crate) asked_for: Reason,
     pub(crate) place: Place,
@@ -66,9 +67,11 @@ impl Held {
             shared.recorder.serve(self.serves);
         }
         shared.stops.count();
+        shared.protocol.system.current.over();
         shared.protocol.resume();
         let StopStats { queued, time_to_stop, mutators, .. } = self.stats;
         let pause = Pause {
+            number: self.number,
             reason: self.asked_for,
             requested: self.requested,
             queued,
@@ -94,14 +97,20 @@ impl Held {
     }
 }
 
+/// The slots of the stopped world's mutators. Those that attach, and those that detach, are no part of it, so that all
+/// looks in a stop find the same.
+pub(crate) fn stopped_slots(
+    shared: &Shared,
+) -> impl Iterator<Item = &'static MutatorSlot<Identity>> {
+    shared.protocol.live().filter(|slot| slot.status.identity.is_attached())
+}
+
 /// The mutators of the stopped world but `own`.
 pub(crate) fn stopped_mutators<'s>(
     shared: &'s Shared,
     own: Option<&'static MutatorSlot<Identity>>,
 ) -> impl Iterator<Item = StoppedMutator<'s>> {
-    shared
-        .protocol
-        .live()
+    stopped_slots(shared)
         .filter(move |slot| own.is_none_or(|own| !ptr::eq(own, *slot)))
         .filter_map(StoppedMutator::of)
 }
@@ -155,6 +164,12 @@ impl StopHandle {
         self.held.last_to_stop(&self.shared)
     }
 
+    /// As [`Stopped::number`](crate::Stopped::number).
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.held.number
+    }
+
     /// What the stop is for.
     #[must_use]
     pub fn reason(&self) -> Reason {
@@ -169,7 +184,7 @@ impl StopHandle {
 
     /// The stopped mutators, with the one that stopped them and handed this over.
     ///
-    /// A thread that attaches during the stop, and waits for its end, may be among them. In the child of a fork
+    /// They stay the same in the stop, as [`Stopped::mutators`](crate::Stopped::mutators) says. In the child of a fork
     /// there are none.
     ///
     /// # Signal safety
@@ -224,7 +239,8 @@ pub struct StopStats {
     pub queued: Duration,
     /// From then until all had stopped.
     pub time_to_stop: Duration,
-    /// How many mutators were stopped. The one that stopped them is not counted.
+    /// How many mutators were stopped. The one that stopped them is not counted. One that was about to attach, or to
+    /// detach, is, and is none of the [stopped mutators](crate::Stopped::mutators).
     pub mutators: usize,
     /// How many of them were running when they were asked.
     pub running: usize,
@@ -274,9 +290,9 @@ impl StoppedMutator<'_> {
         MutatorId(self.slot.current_use())
     }
 
-    /// What [`Mutator::set_data`](crate::Mutator::set_data) has set. Null before: for a thread that attaches during the
-    /// stop, or was stopped straight after it had attached. In the stop it changes for a mutator that detaches, alone,
-    /// and is null then: what it pointed to has to be there until the stop is over.
+    /// What [`Mutator::set_data`](crate::Mutator::set_data) has set. Null before: for a thread that was
+    /// stopped straight after it had attached. In the stop it changes for a mutator that is dropped in its safe region,
+    /// alone, and is null then: what it pointed to has to be there until the stop is over.
     #[must_use]
     pub fn data(&self) -> *mut () {
         self.slot.status.identity.data()

@@ -44,6 +44,7 @@
 //! | `id` | [`MutatorId`] |
 //! | `straggler` | which threads were in the way, and why |
 //! | `protocol` | the protocol, without system calls: `stop` and `each` are the requester's side, `target` is the target's, `handshake` and `help` have both |
+//! | `current` | which stop is asked for, or under way |
 //! | `retake`, `waiters` | which thread has a processor; threads that wait for one |
 //! | `abort` | the end of the process where no error can be returned |
 //!
@@ -66,6 +67,7 @@ pub use sigctx::{Unsupported, supported};
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
+        mod current;
         mod protocol;
         mod retake;
         mod waiters;
@@ -153,7 +155,7 @@ cfg_if::cfg_if! {
         pub use reenter::Region;
         pub use roots::{Hooks, Parked, Place, RootKind, RootRange, RootsError};
         pub use stop::Stopped;
-        pub use stops::StopEpoch;
+        pub use stops::{CurrentStop, StopEpoch};
         pub use straggler::{KernelView, Straggler, StragglerCause};
         pub use system::Fences;
         #[cfg(feature = "timeline")]

@@ -163,6 +163,8 @@ pub struct Metrics {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Pause {
+    /// Which stop of the world it was, as [`World::current_stop`](crate::World::current_stop) told it.
+    pub number: u32,
     /// What for.
     pub reason: Reason,
     /// When the stop was asked for.

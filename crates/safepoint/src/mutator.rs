@@ -170,6 +170,7 @@ impl Mutator {
             }
         });
         let (slot, place) = (slot?, place.take());
+        slot.status.identity.set_attached(true);
         let stand = Stand::new(roots::Place::Region);
         Ok(Self { slot, shared, thread, stand, place, registration, not_send: PhantomData })
     }
@@ -442,6 +443,8 @@ impl Drop for Mutator {
                 self.tid()
             ));
         }
+        // While it runs, so that no stop has it and loses it; in a region it is lost.
+        identity.set_attached(false);
         // Its closure may be pending, and a stop come before that has run. In a region it has a stand.
         let mut stand = None;
         if self.slot.status.stands.are_said() && self.slot.state() == MutatorState::Running {

@@ -23,7 +23,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use sigctx::fork;
 
 use crate::for_each::Processor;
-use crate::handle::StopHandle;
+use crate::handle::{StopHandle, stopped_slots};
 use crate::id::MutatorId;
 use crate::mutator::Mutator;
 use crate::protocol::{MutatorSlot, MutatorState};
@@ -343,7 +343,8 @@ impl<T> PerMutator<T> {
         Some(unsafe { &mut *value })
     }
 
-    /// Takes the values out that detached mutators have left: to drop them, or for what is still to be done with them.
+    /// Takes the values out that detached mutators have left: to drop them, or for what is still to be done with them. In a
+    /// stop each value is found here or by [`PerMutator::iter_mut`].
     ///
     /// # Panics
     ///
@@ -352,8 +353,8 @@ impl<T> PerMutator<T> {
         let Some(shared) = self.world_of(stop) else { return Vec::new() };
         let is_left = |(index, entry): &(u32, &Entry<T>)| {
             let slot = shared.protocol.slot(*index);
-            let live = slot.filter(|slot| slot.state().is_live());
-            !live.is_some_and(|slot| entry.is_of(slot.generation()))
+            let attached = slot.filter(|slot| slot.status.identity.is_attached());
+            !attached.is_some_and(|slot| entry.is_of(slot.generation()))
         };
         let left = self.table.iter().filter(is_left);
         // SAFETY: as in `iter_mut`, and nothing else refers to the value.
@@ -427,14 +428,15 @@ impl<T> PerMutator<T> {
 
     /// Where the value of a mutator is that is part of the world.
     fn found_in(&self, shared: &Shared, id: MutatorId) -> Option<*mut T> {
-        let slot = shared.protocol.slot(id.0.index).filter(|slot| slot.state().is_live())?;
+        let slot =
+            shared.protocol.slot(id.0.index).filter(|slot| slot.status.identity.is_attached())?;
         if slot.current_use() == id.0 { self.found(slot) } else { None }
     }
 
     /// Where the values of the mutators of the stopped world are.
     fn stopped(&self, stop: &impl InStop) -> impl Iterator<Item = (MutatorId, *mut T)> {
         let shared = self.world_of(stop);
-        let slots = shared.into_iter().flat_map(|shared| shared.protocol.live());
+        let slots = shared.into_iter().flat_map(stopped_slots);
         slots.filter_map(|slot| Some((MutatorId(slot.current_use()), self.found(slot)?)))
     }
 

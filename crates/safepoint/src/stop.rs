@@ -172,6 +172,12 @@ impl Stopped<'_> {
         self.held.last_to_stop(self.shared)
     }
 
+    /// Which stop of the world it is, as [`World::current_stop`] tells it.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.held.number
+    }
+
     /// What the stop is for.
     #[must_use]
     pub fn reason(&self) -> Reason {
@@ -186,7 +192,9 @@ impl Stopped<'_> {
 
     /// The stopped mutators, without the one that stopped them.
     ///
-    /// A thread that attaches during the stop, and waits for its end, may be among them.
+    /// They stay the same for as long as the stop lasts, except that a mutator is gone that is dropped in its safe region,
+    /// such as a [`SafeMutator`](crate::SafeMutator). A thread that attaches and waits for the end of the stop is none of
+    /// them; [`World::mutators`] lists it.
     ///
     /// # Signal safety
     ///
@@ -407,15 +415,19 @@ impl<'a: 'o, 'o> Request<'a, 'o> {
             clock.restart();
         }
         let place = shared.recorder.place(reason);
+        let current = &protocol.system.current;
+        let number = current.begin(reason.as_str());
         match stop(protocol, own, clock) {
             Ok(counted) => {
                 let since = Instant::now();
+                current.stopped();
                 let stats = StopStats::new(counted, clock, since);
                 let (last, requested) = (counted.last, clock.requested());
                 self.safe.stay();
                 let mut trace = self.trace;
                 trace.keep(|| clock.take_lates());
                 let held = Held {
+                    number,
                     asked_for: reason,
                     place,
                     reason,
@@ -442,6 +454,7 @@ impl<'a: 'o, 'o> Request<'a, 'o> {
                         last: None,
                     })
                 });
+                current.over();
                 protocol.stop_turn.release(&protocol.system);
                 self.trace.given_up(&stragglers);
                 Err(if clock.is_own_fault() {

@@ -22,6 +22,18 @@ pub struct StopEpoch {
     pub(crate) over: u32,
 }
 
+/// A stop that is asked for, or under way; from [`World::current_stop`](crate::World::current_stop).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CurrentStop {
+    /// Which request for a stop of the world it is, those counted that were given up. Begins anew after 2³⁰.
+    pub number: u32,
+    /// What it was asked for; a stop that has it may [go on for another](crate::Stopped::continue_as).
+    pub reason: Reason,
+    /// Whether all mutators have stopped. If not, the requester waits for some.
+    pub stopped: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Stops {
     over: AtomicU32,

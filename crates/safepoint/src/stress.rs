@@ -53,6 +53,7 @@ fn stop_in_turn(shared: &Shared, slot: &'static MutatorSlot<Identity>, clock: &m
     let Shared { protocol, recorder, stops, .. } = shared;
     let (reason, requested) = (Reason::CHAOS, clock.requested());
     let place = recorder.place(reason);
+    let number = protocol.system.current.begin(reason.as_str());
     let stopped = protocol.stop(Some(slot), clock);
     let now = Instant::now();
     let (mutators, last) = match &stopped {
@@ -63,10 +64,12 @@ fn stop_in_turn(shared: &Shared, slot: &'static MutatorSlot<Identity>, clock: &m
         // As `Held::end`.
         recorder.serve(place);
         stops.count();
+        protocol.system.current.over();
         protocol.resume();
         recorder.record(
             place,
             Pause {
+                number,
                 reason,
                 requested,
                 queued: Duration::ZERO,
@@ -77,6 +80,7 @@ fn stop_in_turn(shared: &Shared, slot: &'static MutatorSlot<Identity>, clock: &m
             },
         );
     } else {
+        protocol.system.current.over();
         recorder.given_up(place);
     }
     protocol.system.tape.note(|| {

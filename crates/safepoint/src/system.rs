@@ -20,6 +20,7 @@ use threadreg::{Name, Nudge, ThreadRef, rest, spin};
 
 use crate::abort::abort_with;
 use crate::chaos::{Disturbance, UnreliableNudge};
+use crate::current::Current;
 use crate::forbidden::Forbidden;
 use crate::metrics::{Counters, count};
 use crate::protocol::{Chunk, Edge, MutatorSlot, MutatorState, Protocol, Spare, System};
@@ -87,6 +88,7 @@ pub(crate) struct Linux {
     pub(crate) fences: Fences,
     pub(crate) counters: Counters,
     pub(crate) tape: Tape,
+    pub(crate) current: Current,
     /// Read by requesters and by targets that may have been nudged, in ordinary code.
     pub(crate) nudge: ArcSwapOption<Arc<dyn Nudge>>,
     /// Whether mutators say where they stand (I10).
@@ -111,10 +113,10 @@ impl fmt::Debug for Linux {
 impl Linux {
     pub(crate) fn new(fences: Fences) -> Self {
         let (nudge, fenced_entry) = (ArcSwapOption::empty(), AtomicBool::new(false));
-        let (counters, tape) = (Counters::default(), Tape::default());
+        let (counters, tape, current) = (Counters::default(), Tape::default(), Current::new());
         let (stands, tells, chaos) = (false, None, None);
         let epoch = Instant::now();
-        Self { fences, counters, tape, nudge, stands, tells, fenced_entry, epoch, chaos }
+        Self { fences, counters, tape, current, nudge, stands, tells, fenced_entry, epoch, chaos }
     }
 
     /// Calls the hook. Unwinding would leave a mutator that neither runs nor stands still.
@@ -191,6 +193,9 @@ pub(crate) struct Identity {
     pub(crate) data: AtomicPtr<()>,
     /// What emitted code compares the stack pointer with, see `jit`. Relaxed: a stop hands it over.
     pub(crate) watermark: AtomicUsize,
+    /// Whether the slot is part of a stop: from when its thread has attached until it detaches. Relaxed: the target writes
+    /// it while it runs, and those who look have seen it in its region.
+    attached: AtomicBool,
     /// Whether a for-each closure runs for the slot, on the target's own thread. Relaxed: the target looks at it
     /// while it runs. A requester that sets it has seen a target that is about to wait for its claim, and the
     /// target sees that claim end.
@@ -231,9 +236,18 @@ impl Identity {
         high.store(stack.end, Ordering::Relaxed);
     }
 
+    pub(crate) fn is_attached(&self) -> bool {
+        self.attached.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_attached(&self, attached: bool) {
+        self.attached.store(attached, Ordering::Relaxed);
+    }
+
     /// No thread has the slot any more. It is on no thread's list and has nothing pending.
     pub(crate) fn clear(&self) {
         self.data.store(ptr::null_mut(), Ordering::Release);
+        self.set_attached(false);
         self.forbidden.clear();
         self.tid.store(0, Ordering::Relaxed);
         self.set_target(None);
@@ -272,6 +286,9 @@ impl Identity {
         *lock = Mutex::new(target);
         // The thread that looked is the parent's.
         self.sampled.store(0, Ordering::Relaxed);
+        if me.is_none() {
+            self.set_attached(false);
+        }
         self.tid.store(me.unwrap_or(0), Ordering::Relaxed);
     }
 }

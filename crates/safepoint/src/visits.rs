@@ -186,7 +186,9 @@ impl<V: StopVisitor> Pace<Linux> for Visiting<'_, '_, V> {
         if self.visited.len() <= at {
             self.visited.resize(at + 1, None);
         }
+        // As `Stopped::mutators`.
         if self.visited[at] != Some(slot_use.generation)
+            && slot.status.identity.is_attached()
             && let Some(mutator) = StoppedMutator::of(slot)
         {
             self.visited[at] = Some(slot_use.generation);

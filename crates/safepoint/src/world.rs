@@ -8,13 +8,14 @@ use crossbeam_channel::Receiver;
 use threadreg::Nudge;
 
 use crate::chaos::{Chaos, Disturbance};
+use crate::current::Found;
 use crate::forks;
 use crate::id::MutatorId;
 use crate::metrics::{Metrics, Pause, Recorder};
 use crate::options::Reason;
 use crate::protocol::Protocol;
 use crate::roots::{Hooks, Parked};
-use crate::stops::{StopEpoch, Stops};
+use crate::stops::{CurrentStop, StopEpoch, Stops};
 use crate::system::{Fences, Linux, Moment, Tell};
 
 /// What the handles of a world share.
@@ -224,7 +225,9 @@ impl World {
         self.shared.protocol.live().count()
     }
 
-    /// The mutators of this moment. Some may be gone, and others have come, before it is looked at.
+    /// The mutators of this moment, those among them that wait for the end of a stop to attach, or are about to detach.
+    /// Some may be gone, and others have come, before it is looked at. In a stop [`Stopped::mutators`](crate::Stopped::mutators)
+    /// stay the same.
     ///
     /// # Examples
     ///
@@ -237,6 +240,33 @@ impl World {
     #[must_use]
     pub fn mutators(&self) -> Vec<MutatorId> {
         self.shared.protocol.live().map(|slot| MutatorId(slot.current_use())).collect()
+    }
+
+    /// The stop that is asked for, or under way, if there is one: what a mutator looks at that finds itself asked to stop,
+    /// or [hooks](crate::Hooks) when it parks. Before the result is looked at it may be over, and another one have begun,
+    /// but not for a mutator that is stopped by it, nor for who has it.
+    ///
+    /// # Signal safety
+    ///
+    /// Async-signal-safe (AS-Safe).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use safepoint::{Reason, World};
+    ///
+    /// let world = World::new();
+    /// assert!(world.current_stop().is_none());
+    /// let stopped = world.stop_from_outside(Reason::GC)?;
+    /// let current = world.current_stop().expect("it is stopped");
+    /// assert_eq!((current.number, current.reason), (stopped.number(), Reason::GC));
+    /// assert!(current.stopped);
+    /// # Ok::<(), safepoint::StopError>(())
+    /// ```
+    #[must_use]
+    pub fn current_stop(&self) -> Option<CurrentStop> {
+        let Found { number, reason, stopped } = self.shared.protocol.system.current.find()?;
+        Some(CurrentStop { number, reason: Reason::new(reason), stopped })
     }
 
     /// How many stops of the world are over, for [`World::wait_for_stop`].

@@ -3,6 +3,7 @@
 
 #[path = "../threads/common.rs"]
 mod common;
+mod current_stop;
 mod handle;
 mod handshake;
 mod many;
