@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use safepoint::{StopError, StopOptions, StragglerCause, World};
+use safepoint::{StopError, StopOptions, Straggler, StragglerCause, World};
 use sigctx::sys::{self, MaskHow, SigSet};
 use testkit::{in_child, patience};
 
@@ -31,6 +31,14 @@ fn assert_told(
     is_right: impl Fn(StragglerCause) -> bool,
     work: impl FnOnce(&AtomicBool, &AtomicBool) + Send + 'static,
 ) {
+    assert_seen(|straggler| is_right(straggler.cause), work);
+}
+
+/// As [`assert_told`], of all that is known of the straggler.
+fn assert_seen(
+    is_right: impl Fn(&Straggler) -> bool,
+    work: impl FnOnce(&AtomicBool, &AtomicBool) + Send + 'static,
+) {
     preempt::install().expect("install");
     let world = World::new();
     // SAFETY: the mutators keep no references into a heap; there is none.
@@ -51,7 +59,7 @@ fn assert_told(
         let StopError::TimedOut { stragglers, .. } = error else { panic!("{error}") };
         let [straggler] = &stragglers[..] else { panic!("{stragglers:?}") };
         assert!(straggler.nudges > 0, "{straggler}");
-        is_right(straggler.cause)
+        is_right(straggler)
     });
     flags[1].store(true, Ordering::Relaxed);
     worker.expect("spawn").join().expect("no panic");
@@ -123,5 +131,45 @@ fn a_handler_over_the_nudges_is_told() {
                 spin_in_foreign_code(started, done);
             });
         });
+    });
+}
+
+/// Kept in the function's frame, aligned to more than the stack is: the function then keeps a frame pointer, in any build.
+#[repr(align(64))]
+struct Aligned([AtomicBool; 64]);
+
+#[inline(never)]
+fn inner_loop(started: &AtomicBool, done: &AtomicBool) {
+    let own = Aligned([const { AtomicBool::new(false) }; 64]);
+    let own = std::hint::black_box(&own);
+    started.store(true, Ordering::Relaxed);
+    while !done.load(Ordering::Relaxed) {
+        std::hint::spin_loop();
+    }
+    std::hint::black_box(own.0[0].load(Ordering::Relaxed));
+}
+
+#[inline(never)]
+fn outer(started: &AtomicBool, done: &AtomicBool) {
+    inner_loop(started, done);
+    // No tail call.
+    std::hint::black_box(done);
+}
+
+#[test]
+fn a_straggler_has_its_registers_and_callers() {
+    in_child("a_straggler_has_its_registers_and_callers", SOON, || {
+        let [inner, outer_at] =
+            [inner_loop, outer].map(|f: fn(&AtomicBool, &AtomicBool)| f as usize);
+        let is_right = |straggler: &Straggler| {
+            let Some(registers) = straggler.registers() else { return false };
+            let backtrace = straggler.backtrace();
+            assert_eq!(backtrace[0], registers.pc);
+            assert!(registers.sp.is_multiple_of(size_of::<usize>()));
+            assert!(straggler.to_string().contains(&format!("sp {:#x}", registers.sp)));
+            let called = backtrace.get(1).is_some_and(|&caller| is_in(caller, outer_at));
+            is_in(registers.pc, inner) && (called || !sigctx::frames::FRAME_POINTERS)
+        };
+        assert_seen(is_right, outer);
     });
 }

@@ -2,6 +2,7 @@
 
 use core::mem::ManuallyDrop;
 
+use sigctx::frames::Sighting;
 use sigctx::handler::{Delivery, Flow};
 use sigctx::inject::Frame;
 use sigctx::sys::{self, MaskHow, SigSet};
@@ -99,12 +100,18 @@ pub(crate) fn interrupt(
         return Flow::Resume;
     }
     let pc = delivery.pc();
+    // SAFETY: this thread keeps the stack alive while it is inside.
+    let own = target::inside().map(|inside| unsafe { inside.stack.as_ref() });
+    let stack = own.unwrap_or(me.call_stack());
+    if state.has_call() {
+        let (lo, hi) = stack.bounds();
+        // SAFETY: a stack's bounds are those of mapped memory; this is the thread's own handler.
+        let sighting = unsafe { Sighting::of(delivery, lo..hi) };
+        state.see(me, &sighting);
+    }
     let outcome = if thread::is_disabled() {
         SignalOutcome::Disabled
     } else {
-        // SAFETY: this thread keeps the stack alive while it is inside.
-        let own = target::inside().map(|inside| unsafe { inside.stack.as_ref() });
-        let stack = own.unwrap_or(me.call_stack());
         let injected = code::stop_at(pc, me, |stop| {
             let data = stop.as_word();
             let injection = if delivery.signal() == number() {

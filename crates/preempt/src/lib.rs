@@ -27,6 +27,7 @@
 //! | `pending` | protocol: the signal on its way, acknowledged first; checked by loom |
 //! | `asked` | protocol: whether a poll has anything to look for; checked by loom |
 //! | `slice` | protocol: since when a thread runs its task, and that the slice is over; checked by loom |
+//! | `seen` | protocol: where the handler found a thread last; checked by loom |
 //! | `clock` | how old a mark is, and how long ago a task went on |
 //!
 //! A suspension passes through `suspend`, `word`, `thread`, `signal`, `pending`, the kernel, `handler`,
@@ -44,6 +45,7 @@ cfg_if::cfg_if! {
         mod model;
         mod pending;
         mod slice;
+        mod seen;
         mod word;
     }
 }

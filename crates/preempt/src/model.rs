@@ -1,4 +1,4 @@
-//! Models of the two protocols, `pending` and `word`: the real code, run by loom.
+//! Models of the protocols `pending`, `word` and `seen`: the real code, run by loom.
 
 use core::time::Duration;
 
@@ -9,6 +9,7 @@ use loom::thread;
 use sigctx::sync::interrupt;
 
 use crate::pending::{LOST_AFTER, Pending};
+use crate::seen::Seen;
 use crate::word::{GoOn, Mode, TaskWord, Waiter};
 
 /// What the kernel and a handler do: a signal sent is handled once, later; signals sent while one
@@ -545,4 +546,22 @@ fn makes_calls_while_it_waits(wait: impl Fn(&Asked) + Copy + Send + Sync + 'stat
 #[test]
 fn a_target_that_waits_makes_calls() {
     makes_calls_while_it_waits(Asked::start);
+}
+
+/// S1. The reader gets the words of one write, or none.
+#[test]
+fn what_is_seen_belongs_together() {
+    loom::model(|| {
+        let seen = Arc::new(Seen::new());
+        let handler = seen.clone();
+        let thread = thread::spawn(move || {
+            handler.write([1, 1]);
+            handler.write([2, 2]);
+        });
+        if let Some([one, other]) = seen.read() {
+            assert_eq!(one, other);
+        }
+        thread.join().unwrap();
+        assert_eq!(seen.read(), Some([2, 2]));
+    });
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sigctx::frames::Sighting;
 use sigctx::handler::Standing;
 use threadreg::{Nudge, NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
 
@@ -79,5 +80,10 @@ impl Nudge for Nudger {
             _ if outcome != SignalOutcome::Unknown => found,
             _ => NudgeOutcome::NotHandled,
         }
+    }
+
+    fn sighting(&self, thread: ThreadRef, within: Duration) -> Option<Sighting> {
+        let (sighting, age) = ThreadState::get(thread)?.sighting(thread)?;
+        (age < within).then_some(sighting)
     }
 }

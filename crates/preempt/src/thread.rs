@@ -12,6 +12,7 @@ use core::time::Duration;
 use std::time::Instant;
 
 use sigctx::fork::{Hooks, process};
+use sigctx::frames::{CALLERS, Sighting};
 use sigctx::inject::Frame;
 use sigctx::sys::{self, MaskHow, SigSet};
 use threadreg::{NudgeCall, SignalError, Slot, SlotId, ThreadRef};
@@ -20,6 +21,7 @@ use crate::asked::Asked;
 use crate::clock;
 use crate::error::SignalOutcome;
 use crate::pending::Pending;
+use crate::seen::Seen;
 use crate::signal::{self, is_installed, number};
 use crate::slice::Slice;
 use crate::word::TaskWord;
@@ -58,7 +60,11 @@ pub(crate) struct ThreadState {
     outcome_pc: AtomicUsize,
     /// The handler's count when the last signal was sent; see [`Self::is_deaf`].
     sent_at: AtomicU32,
+    seen: Seen<SEEN>,
 }
+
+/// What is kept of a sighting: generation of the record, time, three registers, and how many callers there are; and these.
+const SEEN: usize = 6 + CALLERS;
 
 impl ThreadState {
     fn new() -> Self {
@@ -70,6 +76,7 @@ impl ThreadState {
             outcome: AtomicU32::new(SignalOutcome::Unknown as u32),
             outcome_pc: AtomicUsize::new(0),
             sent_at: AtomicU32::new(u32::MAX),
+            seen: Seen::new(),
         }
     }
 
@@ -133,6 +140,34 @@ impl ThreadState {
         // Diagnosis only: the two may belong to different signals, and nothing depends on them.
         self.outcome_pc.store(pc, Ordering::Relaxed);
         self.outcome.store(outcome as u32, Ordering::Relaxed);
+    }
+
+    /// Handler of `me`: where it was interrupted.
+    pub(crate) fn see(&self, me: ThreadRef, sighting: &Sighting) {
+        let callers = sighting.callers();
+        let mut words = [0; SEEN];
+        words[..6].copy_from_slice(&[
+            me.generation() as usize,
+            clock::millis() as usize,
+            sighting.pc,
+            sighting.sp,
+            sighting.fp,
+            callers.len(),
+        ]);
+        words[6..6 + callers.len()].copy_from_slice(callers);
+        self.seen.write(words);
+    }
+
+    /// Where `thread`, which has the record, was seen last, and how long ago.
+    pub(crate) fn sighting(&self, thread: ThreadRef) -> Option<(Sighting, Duration)> {
+        let words = self.seen.read()?;
+        let ([generation, at, pc, sp, fp, known], callers) = words.split_first_chunk()?;
+        if *generation != thread.generation() as usize {
+            return None;
+        }
+        let age = clock::millis().wrapping_sub(*at as u32);
+        let sighting = Sighting::new(*pc, *sp, *fp, &callers[..*known]);
+        Some((sighting, Duration::from_millis(age.into())))
     }
 
     /// Whether the last signal was sent in vain: its handler has not run, or could not inject because

@@ -7,6 +7,7 @@ use core::time::Duration;
 use std::sync::Arc;
 use std::thread;
 
+use sigctx::frames::Sighting;
 use threadreg::{Nudge, NudgeCall, NudgeError, NudgeOutcome, ThreadRef};
 
 use crate::protocol::Edge;
@@ -212,6 +213,10 @@ impl Nudge for UnreliableNudge {
 
     fn outcome(&self, thread: ThreadRef) -> NudgeOutcome {
         self.nudge.outcome(thread)
+    }
+
+    fn sighting(&self, thread: ThreadRef, within: Duration) -> Option<Sighting> {
+        self.nudge.sighting(thread, within)
     }
 }
 

@@ -46,6 +46,7 @@
 //! | `protocol` | the protocol, without system calls: `stop` and `each` are the requester's side, `target` is the target's, `handshake` and `help` have both |
 //! | `current` | which stop is asked for, or under way |
 //! | `retake`, `waiters` | which thread has a processor; threads that wait for one |
+//! | `symbol` | names for addresses |
 //! | `abort` | the end of the process where no error can be returned |
 //!
 //! A stop goes through `stop`, `pace`, `protocol::turn`, `protocol::stop`, `protocol::slot` and
@@ -114,6 +115,7 @@ cfg_if::cfg_if! {
         mod stop;
         mod straggler;
         mod stress;
+        mod symbol;
         mod stops;
         mod system;
         mod table;

@@ -420,7 +420,9 @@ impl Pace<Linux> for Clock<'_> {
         let (cause, seen) = self.cause(target, late);
         let cause = cause.or_no_safepoint(slot.status.identity.forbidden.at());
         let nudges = late.map_or(0, |late| late.nudges);
-        let Target { tid, name, .. } = target;
+        let Target { tid, name, thread } = target;
+        let sighting = self.protocol.system.ask_nudge(|nudge| nudge.sighting(thread, waited));
+        let sighting = sighting.and_then(Result::ok).flatten().map(Box::new);
         Some(Straggler {
             tid,
             name,
@@ -431,6 +433,7 @@ impl Pace<Linux> for Clock<'_> {
             nudges,
             seen,
             cause,
+            sighting,
         })
     }
 }

@@ -4,13 +4,19 @@ use core::fmt;
 use core::panic::Location;
 use core::time::Duration;
 
+use sigctx::frames::Sighting;
 use sigctx::sys::Tid;
 use threadreg::procfs::{InKernel, SyscallNumber, TaskDir};
 use threadreg::{Label, Name, NudgeError, NudgeOutcome};
 
 use crate::protocol::MutatorState;
+use crate::symbol::Address;
 
 /// A mutator that did not stop, or was not visited, in time. It was looked at while its request was pending.
+///
+/// # Signal safety
+///
+/// All methods are async-signal-safe (AS-Safe). Printing it is not.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Straggler {
@@ -39,6 +45,25 @@ pub struct Straggler {
     pub seen: Option<KernelView>,
     /// What kept it, as far as is known.
     pub cause: StragglerCause,
+    /// Where a nudge of this request found it last.
+    pub(crate) sighting: Option<Box<Sighting>>,
+}
+
+impl Straggler {
+    /// Program counter, stack pointer and frame pointer where a nudge of this request found it last. `None` where none
+    /// did: the world has no nudge, or one that does not tell; or the thread has not handled the signal.
+    #[must_use]
+    pub fn registers(&self) -> Option<&Sighting> {
+        self.sighting.as_deref()
+    }
+
+    /// Where that was, and the return addresses of its callers as far as frame pointers lead: see
+    /// [`sigctx::frames`]. Empty where [`Straggler::registers`] is `None`. Names come when the straggler is printed, with
+    /// the feature `symbols`: that reads files, and allocates.
+    #[must_use]
+    pub fn backtrace(&self) -> &[usize] {
+        self.registers().map_or(&[], Sighting::backtrace)
+    }
 }
 
 /// What the kernel says of a thread. Read from `/proc/self/task`.
@@ -307,10 +332,17 @@ impl fmt::Display for Straggler {
             write!(f, ", and no poll sampled for {gap:?}")?;
         }
         match nudges {
-            0 => Ok(()),
-            1 => f.write_str(" (1 nudge)"),
-            _ => write!(f, " ({nudges} nudges)"),
+            0 => {}
+            1 => f.write_str(" (1 nudge)")?,
+            _ => write!(f, " ({nudges} nudges)")?,
         }
+        let Some(Sighting { pc, sp, .. }) = self.registers() else { return Ok(()) };
+        write!(f, ", seen at {} with sp {sp:#x}", Address::of_instruction(*pc))?;
+        for (at, caller) in self.backtrace().iter().skip(1).enumerate() {
+            let word = if at == 0 { ", called from" } else { "," };
+            write!(f, "{word} {}", Address::of_return(*caller))?;
+        }
+        Ok(())
     }
 }
 

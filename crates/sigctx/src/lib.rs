@@ -9,6 +9,7 @@
 //! | [`sys`] | raw system calls, signal sets, kernel actions, futexes: no errno, no TLS |
 //! | [`handler`] | install a handler, what it gets, how it chains to the previous action |
 //! | `context`, `registers` | [`SigCtx`], [`Reg`], [`Registers`], [`Status`]: the interrupted context, by name |
+//! | [`frames`] | the callers of interrupted code, by frame pointers, for messages |
 //! | [`inject`] | run a call in the interrupted code and resume exactly |
 //! | [`module`] | keep the library with a handler loaded; name the code at an address |
 //! | [`altstack`] | a large alternate signal stack with a guard page |
@@ -65,6 +66,7 @@ cfg_if::cfg_if! {
         mod chain;
         mod context;
         pub mod fork;
+        pub mod frames;
         pub mod handler;
         pub mod inject;
         pub mod module;

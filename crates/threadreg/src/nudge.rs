@@ -6,6 +6,7 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::time::Duration;
 
+use sigctx::frames::Sighting;
 use sigctx::inject::Frame;
 use sigctx::sys::Errno;
 
@@ -73,6 +74,18 @@ pub trait Nudge: Send + Sync {
     fn outcome(&self, thread: ThreadRef) -> NudgeOutcome {
         let _ = thread;
         NudgeOutcome::Unknown
+    }
+
+    /// Where a nudge found `thread` last, if that is less than `within` ago. For messages.
+    ///
+    /// The default knows nothing.
+    ///
+    /// # Signal safety
+    ///
+    /// Not required to be async-signal-safe.
+    fn sighting(&self, thread: ThreadRef, within: Duration) -> Option<Sighting> {
+        let _ = (thread, within);
+        None
     }
 }
 

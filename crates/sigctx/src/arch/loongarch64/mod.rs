@@ -375,6 +375,20 @@ const LASX_MAGIC: u32 = 0x4153_5801;
 /// `LBT_CTX_MAGIC`.
 const LBT_MAGIC: u32 = 0x4254_0001;
 
+/// Whether a function that keeps a frame pointer keeps its return address beside it.
+pub(crate) const FRAME_POINTERS: bool = true;
+
+/// The frame pointer, and the return address, that a function with the frame pointer `fp` keeps for its caller. `read`
+/// reads a word of the stack. They are below the frame pointer.
+#[inline(always)]
+pub(crate) fn caller_of(
+    fp: usize,
+    read: impl Fn(usize) -> Option<usize>,
+) -> Option<(usize, usize)> {
+    let record = fp.wrapping_sub(size_of::<FrameRecord>());
+    Some((read(record)?, read(record.wrapping_add(size_of::<usize>()))?))
+}
+
 /// Looks whether the frame in `[lo, hi)` is one that can be copied: whether its records, which
 /// follow the context, end within it.
 #[inline(always)]

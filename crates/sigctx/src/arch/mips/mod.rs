@@ -409,6 +409,18 @@ impl FrameRecord {
     }
 }
 
+/// Whether a function that keeps a frame pointer keeps its return address beside it.
+pub(crate) const FRAME_POINTERS: bool = false;
+
+/// No frame pointer leads to a caller here: no convention says where a frame keeps it.
+#[inline(always)]
+pub(crate) fn caller_of(
+    _fp: usize,
+    _read: impl Fn(usize) -> Option<usize>,
+) -> Option<(usize, usize)> {
+    None
+}
+
 /// Looks whether the frame up to `hi` is one that can be copied: its records must end within it.
 ///
 /// Not when code of a compressed instruction set was interrupted: where it makes system calls is

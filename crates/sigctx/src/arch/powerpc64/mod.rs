@@ -520,6 +520,23 @@ const MSR_TRANSACTION: u64 = 3 << 33;
 /// What `v_regs` points to: 34 quadwords, and the second halves of 32 vectors.
 const VECTOR_BYTES: usize = 34 * 16 + 32 * 8;
 
+/// The save area of `lr` in a frame, in both ABIs.
+const LR_SAVE: usize = 16;
+
+/// Whether a function that keeps a frame pointer keeps its return address beside it.
+pub(crate) const FRAME_POINTERS: bool = false;
+
+/// The frame pointer, and the return address, that a function with the frame pointer `fp` keeps for its caller. `read`
+/// reads a word of the stack. The caller's frame has the return address.
+#[inline(always)]
+pub(crate) fn caller_of(
+    fp: usize,
+    read: impl Fn(usize) -> Option<usize>,
+) -> Option<(usize, usize)> {
+    let above = read(fp)?;
+    Some((above, read(above.wrapping_add(LR_SAVE))?))
+}
+
 /// Looks whether the frame in `[lo, hi)` is one that can be copied.
 ///
 /// With a transaction its second context is what counts, and is taken for extended state here.

@@ -435,6 +435,20 @@ fn vector_pointer(uc: &Ucontext, hi: usize) -> Result<Option<*mut usize>, BadFra
     }
 }
 
+/// Whether a function that keeps a frame pointer keeps its return address beside it.
+pub(crate) const FRAME_POINTERS: bool = true;
+
+/// The frame pointer, and the return address, that a function with the frame pointer `fp` keeps for its caller. `read`
+/// reads a word of the stack. They are below the frame pointer.
+#[inline(always)]
+pub(crate) fn caller_of(
+    fp: usize,
+    read: impl Fn(usize) -> Option<usize>,
+) -> Option<(usize, usize)> {
+    let record = fp.wrapping_sub(size_of::<FrameRecord>());
+    Some((read(record)?, read(record.wrapping_add(size_of::<usize>()))?))
+}
+
 /// Looks whether the frame in `[lo, hi)` is one that can be copied.
 #[inline(always)]
 pub(crate) fn check_frame(uc: &Ucontext, lo: usize, hi: usize) -> Result<(), BadFrame> {

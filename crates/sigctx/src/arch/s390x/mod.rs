@@ -432,6 +432,18 @@ impl FrameRecord {
     }
 }
 
+/// Whether a function that keeps a frame pointer keeps its return address beside it.
+pub(crate) const FRAME_POINTERS: bool = false;
+
+/// No frame pointer leads to a caller here: compilers keep no back chain.
+#[inline(always)]
+pub(crate) fn caller_of(
+    _fp: usize,
+    _read: impl Fn(usize) -> Option<usize>,
+) -> Option<(usize, usize)> {
+    None
+}
+
 /// Looks whether the frame in `[lo, hi)` is one that can be copied.
 #[inline(always)]
 pub(crate) fn check_frame(uc: &Ucontext, lo: usize, hi: usize) -> Result<(), BadFrame> {

@@ -302,6 +302,19 @@ frame_record! {
     pub(crate) struct FrameRecord
 }
 
+/// Whether a function that keeps a frame pointer keeps its return address beside it.
+pub(crate) const FRAME_POINTERS: bool = true;
+
+/// The frame pointer, and the return address, that a function with the frame pointer `fp` keeps for its caller. `read`
+/// reads a word of the stack.
+#[inline(always)]
+pub(crate) fn caller_of(
+    fp: usize,
+    read: impl Fn(usize) -> Option<usize>,
+) -> Option<(usize, usize)> {
+    Some((read(fp)?, read(fp.wrapping_add(size_of::<usize>()))?))
+}
+
 /// Looks whether the frame in `[lo, hi)` is one that can be copied.
 #[inline(always)]
 pub(crate) fn check_frame(uc: &Ucontext, lo: usize, hi: usize) -> Result<(), BadFrame> {
