@@ -10,16 +10,21 @@
 //! | word | writers | readers | ordering | invariant |
 //! |---|---|---|---|---|
 //! | `word` | holder of the stop turn | any | release / acquire | C1 |
+//! | `own` | holder of the stop turn | the same | relaxed | what it has written to `word` |
 //! | `reasons` | holder of the stop turn | any | relaxed: fences on both sides | C1 |
 //!
 //! - **C1** There is a place for the reason of each odd request, and of each even one. A reason is written over two
 //!   requests later, behind the word of the request in between: a reader that has seen a part of it finds another number.
 //!   Each further look of a reader is one of another request, so a handler, which keeps its own thread from making one,
 //!   waits for nothing.
+//!
+//! The holder looks at `own`, not at `word`: of a load and the store of a thread that has loaded the word itself loom
+//! explores one order (0.7.2, tokio-rs/loom#392).
 
 #[cfg(any(test, not(loom)))]
 use core::ops::Range;
 use core::ptr;
+use core::sync::atomic::AtomicU32 as PlainU32;
 
 use sigctx::sync::{AtomicPtr, AtomicU32, Ordering, fence};
 
@@ -34,6 +39,7 @@ const ONE: u32 = 4;
 #[derive(Debug)]
 pub(crate) struct Current {
     word: AtomicU32,
+    own: PlainU32,
     reasons: [Text; 2],
 }
 
@@ -57,7 +63,7 @@ impl Current {
     pub(crate) fn new() -> Self {
         let no = || AtomicPtr::new(ptr::null_mut());
         let reasons = [(); 2].map(|()| Text { first: no(), end: no() });
-        Self { word: AtomicU32::new(OVER), reasons }
+        Self { word: AtomicU32::new(OVER), own: PlainU32::new(OVER), reasons }
     }
 
     fn reason(&self, number: u32) -> &Text {
@@ -66,15 +72,15 @@ impl Current {
 
     /// Holder of the turn only: a stop is asked for. Returns its number.
     pub(crate) fn begin(&self, reason: &'static str) -> u32 {
-        // Relaxed: the holder of the turn alone writes.
-        let word = (self.word.load(Ordering::Relaxed) & !PHASE).wrapping_add(ONE);
+        // Relaxed: the turn orders its holders.
+        let word = (self.own.load(Ordering::Relaxed) & !PHASE).wrapping_add(ONE);
         let (number, bytes) = (word / ONE, reason.as_bytes().as_ptr_range());
         // C1: with the reader's fence. What comes is found with the word of the request before, or a later one.
         fence(Ordering::Release);
         let text = self.reason(number);
         text.first.store(bytes.start.cast_mut(), Ordering::Relaxed);
         text.end.store(bytes.end.cast_mut(), Ordering::Relaxed);
-        self.word.store(word | ASKED, Ordering::Release);
+        self.write(word | ASKED);
         number
     }
 
@@ -89,9 +95,13 @@ impl Current {
     }
 
     fn set(&self, phase: u32) {
-        // Relaxed: the holder of the turn alone writes.
-        let word = self.word.load(Ordering::Relaxed) & !PHASE;
-        self.word.store(word | phase, Ordering::Release);
+        // Relaxed: as in `begin`.
+        self.write(self.own.load(Ordering::Relaxed) & !PHASE | phase);
+    }
+
+    fn write(&self, word: u32) {
+        self.own.store(word, Ordering::Relaxed);
+        self.word.store(word, Ordering::Release);
     }
 
     /// What is asked for, or under way.
@@ -132,7 +142,7 @@ mod models {
 
     use super::{ASKED, Current, ONE, PHASE};
 
-    const REASONS: [&str; 4] = ["none", "1", "22", "333"];
+    static REASONS: [&str; 4] = ["none", "1", "22", "333"];
 
     /// C1: a reader finds the reason of the number that it finds, whatever comes meanwhile.
     #[test]
@@ -179,7 +189,7 @@ mod tests {
             assert_eq!(current.find(), None);
         }
         // The numbers begin anew, and the places stay those of odd and even ones.
-        current.word.store(!PHASE, Ordering::Relaxed);
+        current.write(!PHASE);
         let reason = "the first";
         assert_eq!(current.begin(reason), 0);
         assert_eq!(current.find(), Some(Found { number: 0, reason, stopped: false }));
