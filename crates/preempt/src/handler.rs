@@ -13,6 +13,7 @@ use crate::code::{self, Stop};
 use crate::error::SignalOutcome;
 use crate::rest::rest_in_place;
 use crate::signal::{is_harmless, is_last, is_this_process, number};
+use crate::stats;
 use crate::target;
 use crate::thread::{self, ThreadState};
 
@@ -28,6 +29,7 @@ pub(crate) fn on_signal(delivery: &mut Delivery<'_>) -> Flow {
         share(delivery);
         return Flow::Resume;
     };
+    stats::HANDLED.count();
     state.pending.handle(|| {
         share(delivery);
         interrupt(delivery, me, state)

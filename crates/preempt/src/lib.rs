@@ -19,6 +19,7 @@
 //! | `target` | the target's side: what the thread of a task does at a safe point, and how it waits |
 //! | `slices` | which slices are over |
 //! | `thread` | what is known of a thread: the signal on its way, its calls, what it waits for |
+//! | `stats` | how often what has happened |
 //! | `code`, `ranges` | which code may be interrupted |
 //! | `error`, `symbol` | errors, and names for addresses in them |
 //! | `signal` | which signal, and whether our handler still gets it |
@@ -66,6 +67,7 @@ cfg_if::cfg_if! {
         mod signal;
         mod slicer;
         mod slices;
+        mod stats;
         mod suspend;
         mod symbol;
         mod target;
@@ -85,6 +87,7 @@ cfg_if::cfg_if! {
         pub use poll::{Disabled, disable, poll, request_in};
         pub use sigctx::inject::Frame;
         pub use slicer::{Slicer, SlicerError};
+        pub use stats::{Stats, stats};
         pub use suspend::{StoppedAt, Suspended};
         pub use task::Task;
     }

@@ -26,6 +26,7 @@ use crate::clock;
 use crate::error::Held;
 use crate::place::Place;
 use crate::slices::{self, Slices};
+use crate::stats;
 use crate::thread;
 use crate::thread::{
     ThreadState, WaitsOn, is_called, is_disabled, is_rested, make_calls, take_rested,
@@ -257,6 +258,7 @@ impl TaskCore {
                 let how = if frame.is_some() { IN_CALL } else { AT_POLL };
                 self.in_hook.store(how, Ordering::Relaxed);
                 let _in_hook = InHook(&self.in_hook);
+                stats::HOOKS.count();
                 hook(frame.map(opened));
             }
             return true;
@@ -265,6 +267,7 @@ impl TaskCore {
             return false;
         }
         slices::stop(&self.place);
+        stats::PARKED.count();
         self.with_frame(frame, || {
             self.word.park(&mut Wait::new(self, threadreg::current(), None));
         });

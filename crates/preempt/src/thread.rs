@@ -24,6 +24,7 @@ use crate::pending::Pending;
 use crate::seen::Seen;
 use crate::signal::{self, is_installed, number};
 use crate::slice::Slice;
+use crate::stats;
 use crate::word::TaskWord;
 
 static STATE: Slot<ThreadState> = Slot::new(SlotId::Preempt);
@@ -109,6 +110,7 @@ impl ThreadState {
             let (number, is_deaf) = (number(), state.is_deaf());
             // Relaxed: a hint, of the last sender.
             state.sent_at.store(state.pending.handled(), Ordering::Relaxed);
+            stats::SENT.count();
             if !signal::is_harmless(number) {
                 // Where ours was replaced by the default action, it would end the process.
                 signal::look_after(is_deaf);
@@ -137,6 +139,7 @@ impl ThreadState {
     }
 
     pub(crate) fn record(&self, outcome: SignalOutcome, pc: usize) {
+        stats::count(outcome);
         // Diagnosis only: the two may belong to different signals, and nothing depends on them.
         self.outcome_pc.store(pc, Ordering::Relaxed);
         self.outcome.store(outcome as u32, Ordering::Relaxed);

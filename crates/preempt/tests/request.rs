@@ -4,11 +4,11 @@ mod common;
 
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use common::{SOON, Spinner, set_up, until};
-use preempt::Task;
+use preempt::{SignalOutcome, Task};
 use threadreg::{Nudge, NudgeCall};
 
 /// P2. One request, one run of the hook: none is lost, though no requester asks twice.
@@ -196,4 +196,48 @@ fn a_full_signal_queue_does_not_lose_the_request() {
             spinner.end();
         },
     );
+}
+
+/// Each request of a thread in registered code interrupts it, and one of a thread elsewhere finds it there.
+#[test]
+fn signals_are_counted_by_what_became_of_them() {
+    testkit::in_child("signals_are_counted_by_what_became_of_them", 2 * SOON, || {
+        const REQUESTS: usize = 5;
+        let _code = set_up();
+        let spinner = Spinner::start("spinner", Task::with_hook(|_| ()));
+        let before = preempt::stats();
+        for _ in 0..REQUESTS {
+            spinner.task.request_within(SOON).expect("it is interrupted");
+        }
+        let now = preempt::stats().since(&before);
+        assert_eq!(now.hooks, REQUESTS, "{now:?}");
+        assert_eq!(now.parked, 0, "{now:?}");
+        assert!(now.sent >= REQUESTS && now.handled >= REQUESTS, "{now:?}");
+        assert!(now.outcome(SignalOutcome::Interrupted) >= REQUESTS, "{now:?}");
+
+        spinner.task.suspend(SOON).expect("it stops").resume();
+        assert_eq!(preempt::stats().since(&before).parked, 1);
+        spinner.end();
+
+        let (over, elsewhere) = (Arc::new(AtomicBool::new(false)), Task::new());
+        let (its, task) = (over.clone(), elsewhere.clone());
+        let entered = Arc::new(AtomicBool::new(false));
+        let tell = entered.clone();
+        let thread = threadreg::spawn(move || {
+            task.enter(|| {
+                tell.store(true, SeqCst);
+                while !its.load(SeqCst) {
+                    std::hint::spin_loop();
+                }
+            })
+        });
+        until("it is inside", || entered.load(SeqCst));
+        let before = preempt::stats();
+        elsewhere.suspend(Duration::from_millis(50)).expect_err("it finds no safe point");
+        let now = preempt::stats().since(&before);
+        assert!(now.outcome(SignalOutcome::OutsideCode) > 0, "{now:?}");
+        assert_eq!((now.hooks, now.parked), (0, 0), "{now:?}");
+        over.store(true, SeqCst);
+        thread.join().expect("no panic").expect("entered");
+    });
 }
