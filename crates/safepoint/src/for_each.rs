@@ -4,13 +4,13 @@ use core::any::Any;
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use sigctx::sys;
 use threadreg::ThreadRef;
 
 use crate::error::EachError;
+use crate::handed::Handed;
 use crate::id::MutatorId;
 use crate::mutator::Mutator;
 use crate::options::EachOptions;
@@ -112,7 +112,7 @@ impl Mutator {
         if threadreg::holds_freeze() {
             return Err(EachError::HoldsFreeze { tid });
         }
-        let caught = Caught { visit, panics: Mutex::new(Vec::new()) };
+        let caught = Caught { visit, panic: Handed::new(None) };
         let mut trace = Trace::for_each();
         let clock = Clock::start(&self.shared.protocol, tid, options.timeout, options.nudge_after);
         let mut clock = clock.warning(options.on_late);
@@ -126,8 +126,7 @@ impl Mutator {
             });
         }
         let lasted = clock.elapsed();
-        let panics = caught.panics.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(first) = panics.into_iter().next() {
+        if let Some(first) = caught.panic.take() {
             panic::resume_unwind(first);
         }
         trace.keep(|| clock.take_lates());
@@ -157,16 +156,17 @@ impl Mutator {
     }
 }
 
-/// The closure, whose panics are kept until all have run.
+/// The closure, whose first panic is kept until all have run.
 struct Caught<F> {
     visit: F,
-    panics: Mutex<Vec<Box<dyn Any + Send>>>,
+    panic: Handed<Box<dyn Any + Send>>,
 }
 
 impl<F: Fn(&Processor<'_>) + Sync> Caught<F> {
     fn run(&self, work: impl FnOnce()) {
         if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(work)) {
-            self.panics.lock().unwrap_or_else(PoisonError::into_inner).push(payload);
+            // The destructor of another might panic, too.
+            self.panic.leave(payload).map(Box::leak);
         }
     }
 }
@@ -186,13 +186,22 @@ impl<F: Fn(&Processor<'_>) + Sync> Visitor<Linux> for Caught<F> {
 /// A mutator, while the closure of [`Mutator::for_each_processor`] runs for it. It does not run user code,
 /// detach or leave its safe region meanwhile.
 ///
+/// It stays on the thread where the closure runs: what is found by it ([`PerMutator::visited`](crate::PerMutator::visited))
+/// need not be `Sync`.
+///
+/// ```compile_fail,E0277
+/// fn share(processor: &safepoint::Processor<'_>) {
+///     std::thread::scope(|scope| _ = scope.spawn(|| processor.index()));
+/// }
+/// ```
+///
 /// # Signal safety
 ///
 /// All methods are async-signal-safe (AS-Safe), except [`Processor::thread`].
 #[derive(Debug)]
 pub struct Processor<'a> {
     slot: &'static MutatorSlot<Identity>,
-    of_the_visit: PhantomData<&'a ()>,
+    of_the_visit: PhantomData<(&'a (), *const ())>,
 }
 
 impl Processor<'_> {

@@ -2,11 +2,12 @@
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::HandshakeError;
 use crate::for_each::Processor;
+use crate::handed::Handed;
 use crate::id::MutatorId;
 use crate::mutator::Mutator;
 use crate::options::HandshakeOptions;
@@ -275,7 +276,7 @@ impl World {
     #[doc(alias = "epoch")]
     pub fn when_all_have_polled(&self, callback: impl FnOnce() + Send + 'static) {
         // Dropped by each that has polled.
-        let last = Arc::new(Last(Mutex::new(Some(callback))));
+        let last = Arc::new(Last(Handed::new(Some(callback))));
         self.shared.protocol.when_all_have_polled(|slot| {
             let last = last.clone();
             Box::new(move || {
@@ -303,12 +304,12 @@ impl<F> Drop for Detached<F> {
 }
 
 /// Calls what it has when it is dropped.
-struct Last<F: FnOnce()>(Mutex<Option<F>>);
+struct Last<F: FnOnce()>(Handed<F>);
 
 impl<F: FnOnce()> Drop for Last<F> {
     fn drop(&mut self) {
         let _inside = system::Visit::of_others();
-        if let Some(callback) = take(&self.0) {
+        if let Some(callback) = self.0.take() {
             swallow(callback);
         }
     }
@@ -369,9 +370,9 @@ impl<'a> Requester<'a> {
         let Some(slot) = self.shared.protocol.slot(target.0.index) else {
             return Err(HandshakeError::Gone { id: target });
         };
-        let (operation, outcome) = (Mutex::new(Some(operation)), Outcome::new());
+        let (operation, outcome) = (Handed::new(Some(operation)), Outcome::new());
         let work = || {
-            let operation = take(&operation).expect("an operation runs once");
+            let operation = operation.take().expect("an operation runs once");
             outcome.of(|| operation(&Processor::new(slot)), slot);
         };
         let ask = Ask { slot, generation: target.0.generation, work: Box::new(work) };
@@ -460,29 +461,26 @@ impl<'a> Requester<'a> {
 }
 
 /// What an operation returned, or panicked with, on whichever thread.
-pub(crate) struct Outcome<R>(Mutex<Option<Result<R, Box<dyn Any + Send>>>>);
+pub(crate) struct Outcome<R>(Handed<Result<R, Box<dyn Any + Send>>>);
 
 impl<R> Outcome<R> {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(None))
+        Self(Handed::new(None))
     }
 
     /// Does not unwind: the thread is not the one that asked.
     pub(crate) fn of(&self, operation: impl FnOnce() -> R, slot: &MutatorSlot<Identity>) {
         let _inside = system::Visit::new(slot);
         let outcome = panic::catch_unwind(AssertUnwindSafe(operation));
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        let another = self.0.leave(outcome);
+        debug_assert!(another.is_none(), "it runs once");
     }
 
     /// What it returned, if it has run. Panics as it did.
     pub(crate) fn get(self) -> Option<R> {
-        match take(&self.0)? {
+        match self.0.take()? {
             Ok(result) => Some(result),
             Err(payload) => panic::resume_unwind(payload),
         }
     }
-}
-
-fn take<T>(cell: &Mutex<Option<T>>) -> Option<T> {
-    cell.lock().unwrap_or_else(PoisonError::into_inner).take()
 }

@@ -20,6 +20,7 @@
 //! | `visits` | [`StopVisitor`]: who is stopped, while others are waited for |
 //! | `stop`, `for_each` | the two other requests; [`Stopped`], [`Processor`] |
 //! | `jit` | bits of the runtime's in the poll word, the stack watermark, [`sync_core`] |
+//! | `handed` | values that one thread leaves and another takes, forks included |
 //! | `handle` | a stop that succeeded, and [`StopHandle`] |
 //! | `reenter` | [`Region`]: safe regions that are left for a while |
 //! | `mutator` | [`Mutator`]: attaching, polls, safe regions |
@@ -87,6 +88,7 @@ cfg_if::cfg_if! {
         mod for_each;
         mod forks;
         mod gaps;
+        mod handed;
         mod handle;
         mod handshake;
         mod id;
