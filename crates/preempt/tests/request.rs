@@ -198,7 +198,7 @@ fn a_full_signal_queue_does_not_lose_the_request() {
     );
 }
 
-/// Each request of a thread in registered code interrupts it, and one of a thread elsewhere finds it there.
+/// Requests of a thread in registered code interrupt it, and one of a thread elsewhere finds it there.
 #[test]
 fn signals_are_counted_by_what_became_of_them() {
     testkit::in_child("signals_are_counted_by_what_became_of_them", 2 * SOON, || {
@@ -212,8 +212,9 @@ fn signals_are_counted_by_what_became_of_them() {
         let now = preempt::stats().since(&before);
         assert_eq!(now.hooks, REQUESTS, "{now:?}");
         assert_eq!(now.parked, 0, "{now:?}");
-        assert!(now.sent >= REQUESTS && now.handled >= REQUESTS, "{now:?}");
-        assert!(now.outcome(SignalOutcome::Interrupted) >= REQUESTS, "{now:?}");
+        // One that comes while the call is there that the last one has made needs no signal.
+        let interrupted = now.outcome(SignalOutcome::Interrupted);
+        assert!((1..=now.handled).contains(&interrupted) && now.handled <= now.sent, "{now:?}");
 
         spinner.task.suspend(SOON).expect("it stops").resume();
         assert_eq!(preempt::stats().since(&before).parked, 1);
