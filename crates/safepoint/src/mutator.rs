@@ -28,8 +28,7 @@ use crate::world::{Shared, World};
 impl World {
     /// Makes the calling thread a mutator of this world.
     ///
-    /// The thread is registered with `threadreg` for as long as the mutator lives, unless it is registered
-    /// already.
+    /// The thread is registered with `threadreg` for as long as it has a mutator, of whichever world.
     ///
     /// # Blocking
     ///
@@ -127,7 +126,7 @@ pub struct Mutator {
     /// Tells handlers on this thread where it stands, while it has the slot.
     place: Option<Registered>,
     /// Dropped last: requesters name the thread while it has a slot.
-    registration: Option<Attached>,
+    registration: Attached,
     not_send: PhantomData<*mut ()>,
 }
 
@@ -137,7 +136,6 @@ impl fmt::Debug for Mutator {
             .field("tid", &self.tid())
             .field("index", &self.slot.index())
             .field("state", &self.slot.state())
-            .field("registered_here", &self.registration.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -145,7 +143,8 @@ impl fmt::Debug for Mutator {
 impl Mutator {
     fn attach(shared: Arc<Shared>, timeout: Option<Duration>) -> Result<Self, AttachError> {
         let tid = system::tid();
-        let (thread, registration) = Self::registered(&shared, tid)?;
+        let registration = Self::registered(&shared, tid)?;
+        let thread = registration.thread();
         // If it waited for the end of a stop it would hold up mutators that have to stop and wait for the
         // guard to make a thread.
         let frozen = threadreg::holds_freeze();
@@ -175,23 +174,16 @@ impl Mutator {
         Ok(Self { slot, shared, thread, stand, place, registration, not_send: PhantomData })
     }
 
-    /// The calling thread, `tid`, as the registry has it, if it can become a mutator of the world.
-    pub(crate) fn registered(
-        shared: &Shared,
-        tid: i32,
-    ) -> Result<(ThreadRef, Option<Attached>), AttachError> {
+    /// The calling thread, `tid`, as the registry has it for as long as the result lives, if it can become a mutator of
+    /// the world.
+    pub(crate) fn registered(shared: &Shared, tid: i32) -> Result<Attached, AttachError> {
         if shared.protocol.stop_turn.is_held_by(tid) {
             return Err(AttachError::HoldsStop { tid });
         }
         if system::own_slot(&shared.protocol).is_some() {
             return Err(AttachError::AlreadyAttached { tid });
         }
-        if let Some(thread) = threadreg::current() {
-            return Ok((thread, None));
-        }
-        let registration =
-            threadreg::attach().map_err(|error| AttachError::Unregistered { tid, error })?;
-        Ok((registration.thread(), Some(registration)))
+        threadreg::ensure_attached().map_err(|error| AttachError::Unregistered { tid, error })
     }
 
     /// The calling thread, `tid`, gets a slot that is safe and no thread's, and leaves its region.
@@ -199,8 +191,9 @@ impl Mutator {
         slot: &'static MutatorSlot<Identity>,
         shared: Arc<Shared>,
         tid: i32,
-        (thread, registration): (ThreadRef, Option<Attached>),
+        registration: Attached,
     ) -> Self {
+        let thread = registration.thread();
         let place = become_target(slot, thread, tid);
         leave(&shared, slot, OwnStop::Abort);
         let stand = Stand::new(roots::Place::Region);
@@ -216,7 +209,8 @@ impl Mutator {
         this.shared.protocol.stay_while_held(this.slot);
         this.slot.status.identity.tid.store(NO_THREAD, Ordering::Relaxed);
         this.slot.set_safe(Stance::Away);
-        this.registration.take();
+        // SAFETY: read once, and not dropped.
+        drop(unsafe { ptr::read(&raw const this.registration) });
         // SAFETY: read once, and not dropped.
         unsafe { ptr::read(&raw const this.shared) }
     }

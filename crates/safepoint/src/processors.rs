@@ -120,7 +120,7 @@ impl<T: Send> Processors<T> {
         mut data: impl FnMut(ProcessorId) -> T,
     ) -> Result<Self, AttachError> {
         // Once for all.
-        let (_, _registration) = Mutator::registered(&world.shared, system::tid())?;
+        let _registration = Mutator::registered(&world.shared, system::tid())?;
         let parts = PerMutator::new(world);
         let number = u32::try_from(number.get()).unwrap_or(u32::MAX);
         let make = |id| {

@@ -2,7 +2,7 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use std::cell::RefCell;
+use std::cell::Cell;
 
 use sigctx::altstack::{AltStack, AltStackError};
 use sigctx::sys::{self, Tid};
@@ -16,16 +16,28 @@ use crate::{mask, stack};
 thread_local! {
     // The membership lives here and not in the guard. So a thread that ends without dropping its guard
     // (leaked, `pthread_exit`) leaves the registry all the same, and its id does not outlive it there.
-    static MEMBERSHIP: RefCell<Held> = const { RefCell::new(Held(None)) };
+    static HELD: Held = const { Held { membership: Cell::new(None), guards: Cell::new(0) } };
 }
 
-struct Held(Option<Membership>);
+/// Cells: no code that a nudge runs in between finds anything borrowed.
+struct Held {
+    /// None on a thread of [`spawn`](crate::spawn), which has it elsewhere.
+    membership: Cell<Option<Membership>>,
+    /// How many guards the thread has. The last one ends the membership.
+    guards: Cell<u32>,
+}
+
+impl Held {
+    fn end(&self) {
+        if let Some(membership) = self.membership.take() {
+            mask::restore(&membership.end());
+        }
+    }
+}
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(membership) = self.0.take() {
-            mask::restore(&membership.end());
-        }
+        self.end();
     }
 }
 
@@ -33,7 +45,7 @@ impl Drop for Held {
 /// library or of a thread pool.
 ///
 /// The thread is listed under the name that the kernel has for it, and gets a large alternate signal
-/// stack. It is registered until the guard is dropped, or until it ends.
+/// stack. It is registered until the guard is dropped, and those of [`ensure_attached`], or until it ends.
 ///
 /// # Signal safety
 ///
@@ -57,12 +69,59 @@ impl Drop for Held {
 /// # Ok::<(), threadreg::AttachError>(())
 /// ```
 pub fn attach() -> Result<Attached, AttachError> {
-    registry::init();
-    if let Some(already) = thread_ref::current() {
-        return Err(AttachError::AlreadyAttached { thread: already });
+    match thread_ref::current() {
+        Some(already) => Err(AttachError::AlreadyAttached { thread: already }),
+        None => begin(),
     }
+}
+
+/// Keeps the calling thread registered until the guard is dropped: registers it as [`attach`] does, unless it is
+/// registered already.
+///
+/// For libraries that need a registered thread, and do not know what else on it does. The order in which guards are
+/// dropped is of no matter: the last one ends the registration. That of a thread from [`spawn`](crate::spawn) ends with
+/// the thread.
+///
+/// # Signal safety
+///
+/// Not async-signal-safe (AS-Unsafe heap): it allocates.
+///
+/// # Blocking
+///
+/// Does not wait, as [`attach`].
+///
+/// # Errors
+///
+/// As [`attach`], but for [`AttachError::AlreadyAttached`].
+///
+/// # Examples
+///
+/// ```
+/// let one = threadreg::ensure_attached()?;
+/// let other = threadreg::ensure_attached()?;
+/// drop(one);
+/// assert_eq!(threadreg::current(), Some(other.thread()));
+/// drop(other);
+/// assert_eq!(threadreg::current(), None);
+/// # Ok::<(), threadreg::AttachError>(())
+/// ```
+///
+/// # References
+///
+/// JNI's `AttachCurrentThread`, which does nothing on a thread that is attached
+#[doc(alias = "AttachCurrentThread")]
+pub fn ensure_attached() -> Result<Attached, AttachError> {
+    let Some(thread) = thread_ref::current() else { return begin() };
+    // On an error the thread-locals are gone: it is a thread of `spawn`, which ends its registration itself.
+    let _ = HELD.try_with(|held| held.guards.set(held.guards.get() + 1));
+    Ok(Attached { thread, not_send: PhantomData })
+}
+
+/// The thread is not registered.
+fn begin() -> Result<Attached, AttachError> {
+    registry::init();
     // Also registers the destructor, which allocates, while signals are still open.
-    MEMBERSHIP.try_with(|_| ()).map_err(|_| AttachError::Exiting { tid: sys::gettid() })?;
+    HELD.try_with(|_| ()).map_err(|_| AttachError::Exiting { tid: sys::gettid() })?;
     let mask = mask::block_all();
     let result = join();
     mask::restore(&mask);
@@ -79,7 +138,10 @@ fn join() -> Result<ThreadRef, AttachError> {
     let membership =
         Membership::begin(record, generation, tid, stack::bounds(tid), Some(alternate));
     let thread = membership.thread();
-    MEMBERSHIP.with(|held| held.borrow_mut().0 = Some(membership));
+    HELD.with(|held| {
+        held.guards.set(1);
+        held.membership.set(Some(membership));
+    });
     Ok(thread)
 }
 
@@ -93,7 +155,8 @@ fn kernel_name() -> Name {
     result.map_or(Name::default(), |_| Name::from_bytes(&comm))
 }
 
-/// The registration of the calling thread, which ends when this is dropped; from [`attach`].
+/// The registration of the calling thread, which ends when the last of these is dropped; from [`attach`] and
+/// [`ensure_attached`].
 ///
 /// Bound to its thread. The registration of a leaked guard ends with the thread, before or among the
 /// destructors of its thread-locals.
@@ -124,11 +187,11 @@ impl Attached {
         self.thread
     }
 
-    /// Ends the registration; the same as dropping the guard.
+    /// Ends the registration if the thread has no other guard; the same as dropping the guard.
     ///
     /// # Blocking
     ///
-    /// Until no [`Pinned`](crate::Pinned) of the thread is left.
+    /// If it ends the registration, until no [`Pinned`](crate::Pinned) of the thread is left.
     pub fn detach(self) {
         drop(self);
     }
@@ -137,11 +200,14 @@ impl Attached {
 impl Drop for Attached {
     fn drop(&mut self) {
         // On an error the thread-locals are gone, and the registration with them.
-        let _ = MEMBERSHIP.try_with(|held| {
-            let mut held = held.borrow_mut();
+        let _ = HELD.try_with(|held| {
             // A later registration of the same thread is not this guard's.
-            if let Some(membership) = held.0.take_if(|m| m.thread() == self.thread) {
-                mask::restore(&membership.end());
+            if thread_ref::current() == Some(self.thread) {
+                let others = held.guards.get() - 1;
+                held.guards.set(others);
+                if others == 0 {
+                    held.end();
+                }
             }
         });
     }

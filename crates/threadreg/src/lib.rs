@@ -78,7 +78,7 @@ cfg_if::cfg_if! {
         mod template;
         mod thread_ref;
 
-        pub use attach::{AttachError, Attached, attach};
+        pub use attach::{AttachError, Attached, attach, ensure_attached};
         pub use cookie::Cookie;
         pub use events::{Event, Subscription, subscribe};
         pub use exec::{BeforeExecError, ExecHold, ExecHook, ExecTimedOut, before_exec, exec, exec_within};

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use sigctx::altstack::{self, AltStack};
 use sigctx::sys;
-use testkit::{in_child, until};
-use threadreg::{AttachError, Attached, attach, current, os_threads, threads};
+use testkit::{forked, in_child, until};
+use threadreg::{AttachError, Attached, attach, current, ensure_attached, os_threads, threads};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -37,6 +37,39 @@ fn a_thread_is_attached_once() {
 
         let inner = threadreg::spawn(|| attach().map(drop)).join().expect("no panic");
         assert!(matches!(inner, Err(AttachError::AlreadyAttached { .. })));
+    });
+}
+
+/// Each library on a thread has its own, and knows nothing of the others.
+#[test]
+fn a_thread_is_registered_until_its_last_guard_is_dropped() {
+    in_child("a_thread_is_registered_until_its_last_guard_is_dropped", MINUTE, || {
+        type Make = fn() -> Result<Attached, AttachError>;
+        for first in [attach as Make, ensure_attached] {
+            for last in 0..3 {
+                let mut guards = [first, ensure_attached, ensure_attached]
+                    .map(|make| Some(make().expect("attaches")));
+                let thread = current().expect("attached");
+                let ends = |guards: &mut [Option<Attached>; 3]| {
+                    for gone in (0..3).filter(|guard| *guard != last) {
+                        guards[gone] = None;
+                        assert_eq!((current(), thread.is_alive()), (Some(thread), true), "{gone}");
+                    }
+                    assert!(attach().is_err(), "registered already");
+                    guards[last] = None;
+                    assert_eq!((current(), thread.is_alive()), (None, false));
+                };
+                assert_eq!(forked(|| ends(&mut guards)), 0, "in the child of fork");
+                ends(&mut guards);
+            }
+        }
+        let spawned = threadreg::spawn(|| {
+            let thread = current();
+            drop((ensure_attached().expect("attached"), ensure_attached().expect("attached")));
+            assert_eq!(current(), thread, "until the thread ends");
+        });
+        spawned.join().expect("no panic");
+        assert_eq!(threads().count(), 0);
     });
 }
 

@@ -8,7 +8,9 @@ use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::sync::Arc;
 
-use super::set::{AcquireError, ProcessorId, Registration, Set, may_have_one};
+use threadreg::Attached;
+
+use super::set::{AcquireError, ProcessorId, Set, may_have_one};
 use crate::abort::abort_with;
 use crate::mutator::Mutator;
 use crate::retake::Call;
@@ -35,8 +37,8 @@ pub struct ProcessorGuard<T> {
     mutator: ManuallyDrop<Mutator>,
     id: ProcessorId,
     set: Arc<Set<T>>,
-    /// Dropped last: the mutator's thread is registered.
-    registration: Registration,
+    /// The thread stays registered in a system call.
+    registration: Attached,
 }
 
 impl<T> fmt::Debug for ProcessorGuard<T> {
@@ -194,7 +196,8 @@ impl<T> ProcessorGuard<T> {
     fn give_up(self) -> Parts<T> {
         let mut this = ManuallyDrop::new(self);
         this.put_mutator();
-        let registration = this.registration.take();
+        // SAFETY: read once, and not dropped.
+        let registration = unsafe { ptr::read(&raw const this.registration) };
         // SAFETY: read once, and not dropped.
         let set = unsafe { ptr::read(&raw const this.set) };
         Parts { set, id: this.id, registration }
@@ -229,7 +232,7 @@ impl<T> Drop for ProcessorGuard<T> {
 struct Parts<T> {
     set: Arc<Set<T>>,
     id: ProcessorId,
-    registration: Registration,
+    registration: Attached,
 }
 
 /// Gives back the processor of a call that panics, if it was not retaken.
@@ -290,14 +293,14 @@ impl<T> PassedProcessor<T> {
     /// For a thread that has waited for the processor: gives it to the next if it cannot have it.
     pub(crate) fn attach_or_give(
         self,
-        registration: Registration,
+        registration: Attached,
     ) -> Result<ProcessorGuard<T>, AcquireError> {
         self.attach_registered(registration).map_err(|(_given, error)| error)
     }
 
     fn attach_registered(
         self,
-        registration: Registration,
+        registration: Attached,
     ) -> Result<ProcessorGuard<T>, (Self, AcquireError)> {
         let entry = self.set.entry(self.id);
         entry.holder.store(system::tid(), Ordering::Relaxed);

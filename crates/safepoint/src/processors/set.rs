@@ -169,9 +169,6 @@ pub(crate) struct Entry {
 // SAFETY: the mutator can be sent, and is touched by the thread that holds the possession (R1).
 unsafe impl Sync for Entry {}
 
-/// What the calling thread has registered for as long as it has a processor, or is on its way to one.
-pub(crate) type Registration = Option<Attached>;
-
 impl<T> Set<T> {
     pub(crate) fn entry(&self, id: ProcessorId) -> &Entry {
         &self.entries[id.index()]
@@ -236,8 +233,8 @@ impl<T> Set<T> {
     }
 }
 
-/// The thread can have a processor, once there is one.
-pub(crate) fn may_have_one<T>(set: &Set<T>) -> Result<Registration, AcquireError> {
+/// The thread can have a processor, once there is one, and is registered for as long as the result lives.
+pub(crate) fn may_have_one<T>(set: &Set<T>) -> Result<Attached, AcquireError> {
     let tid = system::tid();
     let refused = |error| Err(AcquireError::Attach { error });
     if system::in_closure() {
@@ -246,6 +243,5 @@ pub(crate) fn may_have_one<T>(set: &Set<T>) -> Result<Registration, AcquireError
     if threadreg::holds_freeze() {
         return refused(AttachError::HoldsFreeze { tid });
     }
-    let registered = Mutator::registered(&set.world().shared, tid);
-    registered.map(|(_, registration)| registration).or_else(refused)
+    Mutator::registered(&set.world().shared, tid).or_else(refused)
 }

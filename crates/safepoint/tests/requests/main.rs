@@ -16,5 +16,6 @@ mod per_mutator;
 mod processors;
 mod processors_storm;
 mod reenter;
+mod registered;
 mod turns;
 mod visits;
