@@ -1,5 +1,7 @@
 //! Safe regions that their code can leave for a while: callbacks from foreign code.
 
+use crate::abort::abort_with;
+use crate::id::Same;
 use crate::mutator::Mutator;
 use crate::region::{OwnStop, leave};
 use crate::roots::{self, Place, Stand, stand_in_region};
@@ -35,7 +37,8 @@ impl Mutator {
         let mut stand = None;
         // In this frame, which is there for as long as the region.
         let stand = stand_in_region!(self.slot, stand);
-        let mut region = Region { mutator: self, stand, is_entered: false };
+        let same = Same::of(self);
+        let mut region = Region { mutator: self, same, stand, is_entered: false };
         region.enter();
         let result = work(&mut region);
         // As in `blocking`.
@@ -65,6 +68,8 @@ impl Mutator {
 #[derive(Debug)]
 pub struct Region<'a> {
     mutator: &'a mut Mutator,
+    /// Which one it is.
+    same: Same,
     /// Where it stands, if its world wants to know.
     stand: Option<&'a Stand>,
     is_entered: bool,
@@ -81,6 +86,10 @@ impl Region<'_> {
     /// # Panics
     ///
     /// If `work` does, in the region again. If the thread has the world stopped.
+    ///
+    /// # Aborts
+    ///
+    /// If `work` has put another mutator in the place of this one, as by `mem::swap`: the region is this one's.
     pub fn reenter<R>(&mut self, work: impl FnOnce(&mut Mutator) -> R) -> R {
         self.leave(OwnStop::Panic);
         let again = Again(self);
@@ -88,6 +97,13 @@ impl Region<'_> {
     }
 
     fn enter(&mut self) {
+        // Where it stands was written for this one, and is read as that of whichever enters.
+        if !self.same.is(self.mutator) {
+            abort_with(format_args!(
+                "thread {} enters its region again with another mutator",
+                self.mutator.tid()
+            ));
+        }
         let Mutator { shared, slot, .. } = &*self.mutator;
         roots::enter(&shared.protocol, slot, self.stand);
         self.is_entered = true;

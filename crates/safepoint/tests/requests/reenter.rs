@@ -1,5 +1,6 @@
 //! Regions that are left for a while, and mutators without a borrow.
 
+use std::mem;
 use std::os::unix::process::ExitStatusExt as _;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,7 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{Flag, mutator, poll_until};
-use safepoint::{Mutator, MutatorState, RawMutator, Region, StopError, StopOptions, World};
+use safepoint::{
+    Mutator, MutatorState, RawMutator, Region, StopError, StopOptions, World, WorldOptions,
+};
 use testkit::{budget, child, in_child, patience};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -94,6 +97,48 @@ fn a_region_with_its_own_stop_is_not_left() {
             stopped.resume();
             region.reenter(Mutator::poll);
         });
+    });
+}
+
+/// Has a region's code come back, and puts another mutator in the place of the region's.
+fn assert_aborts(name: &str, puts: impl FnOnce(&mut Mutator, &[World; 2], Mutator)) {
+    let ended = child(name, SOON, || {
+        // The one's stand would be read as the other's, which is elsewhere.
+        let worlds = [World::new(), World::with_options(WorldOptions::new().roots())];
+        let [mut own, other] = worlds.each_ref().map(|world| world.attach().unwrap());
+        own.blocking_with(|region| {
+            region.reenter(Mutator::poll);
+            println!("came back");
+            region.reenter(|own| puts(own, &worlds, other));
+            println!("went on");
+        });
+    });
+    let Some(ended) = ended else { return };
+    assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{}", ended.output);
+    assert!(ended.output.contains("came back"), "{}", ended.output);
+    assert!(ended.output.contains("again with another mutator"), "{}", ended.output);
+    assert!(!ended.output.contains("went on"), "{}", ended.output);
+}
+
+#[test]
+fn a_region_that_is_entered_again_with_another_mutator_aborts() {
+    let name = "reenter::a_region_that_is_entered_again_with_another_mutator_aborts";
+    assert_aborts(name, |own, _, mut other| {
+        mem::swap(own, &mut other);
+        // So that neither of the two is gone.
+        let _kept = mem::ManuallyDrop::new(other);
+    });
+}
+
+/// In the same place of the same world.
+#[test]
+fn a_region_that_is_entered_again_with_the_next_mutator_aborts() {
+    let name = "reenter::a_region_that_is_entered_again_with_the_next_mutator_aborts";
+    assert_aborts(name, |own, worlds, other| {
+        let index = own.index();
+        drop(mem::replace(own, other));
+        *own = worlds[0].attach().unwrap();
+        assert_eq!((own.index(), own.generation()), (index, 2));
     });
 }
 
