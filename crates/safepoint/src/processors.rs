@@ -22,7 +22,7 @@ pub use self::set::{AcquireError, ProcessorId, ProcessorState};
 use self::set::{Entry, Part, Set, may_have_one};
 use crate::error::AttachError;
 use crate::for_each::Processor;
-use crate::id::MutatorId;
+use crate::id::{MutatorId, Same};
 use crate::mutator::Mutator;
 use crate::per_mutator::{InStop, PerMutator};
 use crate::retake::{Possession, Seen};
@@ -133,6 +133,7 @@ impl<T: Send> Processors<T> {
                 holder: AtomicI32::new(0),
                 began: AtomicU32::new(0),
                 slot: mutator.slot,
+                same: Same::of(&mutator),
                 mutator: UnsafeCell::new(Some(mutator.detach_from_thread())),
             };
             entry.possession.rest();

@@ -207,10 +207,11 @@ impl<T> ProcessorGuard<T> {
     ///
     /// # Aborts
     ///
-    /// If the mutator is that of another guard, which may be of another world.
+    /// If the mutator is another one: that of another guard, which may be of another world, or one that the thread has
+    /// attached in its place, for which the processor has nothing.
     fn put_mutator(&mut self) {
         let entry = self.set.entry(self.id);
-        if !ptr::eq(self.mutator.slot, entry.slot) {
+        if !entry.same.is(&self.mutator) {
             abort_with(format_args!("{} is given back with another's mutator", self.id));
         }
         // SAFETY: its last use.

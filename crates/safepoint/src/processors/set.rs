@@ -22,6 +22,7 @@ use sigctx::sys::Tid;
 use threadreg::Attached;
 
 use crate::error::AttachError;
+use crate::id::Same;
 use crate::moved::SafeMutator;
 use crate::mutator::Mutator;
 use crate::per_mutator::PerMutator;
@@ -162,6 +163,8 @@ pub(crate) struct Entry {
     /// When the system call began. Written before the possession says that it has.
     pub(crate) began: AtomicU32,
     pub(crate) slot: &'static MutatorSlot<Identity>,
+    /// Which mutator it is.
+    pub(crate) same: Same,
     /// The mutator while it is no thread's.
     pub(crate) mutator: UnsafeCell<Option<SafeMutator>>,
 }

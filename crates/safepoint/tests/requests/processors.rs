@@ -523,3 +523,23 @@ fn a_processor_that_comes_back_with_another_mutator_aborts() {
     assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{}", ended.output);
     assert!(ended.output.contains("with another's mutator"), "{}", ended.output);
 }
+
+/// What the processor has is that of the mutator before.
+#[test]
+fn a_processor_that_comes_back_with_the_next_mutator_aborts() {
+    let name = "processors::a_processor_that_comes_back_with_the_next_mutator_aborts";
+    let ended = child(name, SOON, || {
+        let (world, elsewhere) = (World::new(), World::new());
+        let processors = make(&world, 1, |_| ());
+        let mut processor = processors.acquire(None).unwrap();
+        let index = processor.index();
+        drop(mem::replace(&mut *processor, elsewhere.attach().unwrap()));
+        *processor = world.attach().unwrap();
+        assert_eq!((processor.index(), processor.generation()), (index, 2), "the same slot");
+        drop(processor);
+        println!("given back");
+    });
+    let Some(ended) = ended else { return };
+    assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{}", ended.output);
+    assert!(ended.output.contains("with another's mutator"), "{}", ended.output);
+}
