@@ -48,6 +48,8 @@ impl Mutator {
     #[must_use = "a mutator that is dropped is detached"]
     pub fn detach_from_thread(self) -> SafeMutator {
         let slot = self.slot;
+        // Its thread is done with the code that it was in, also if what says so was leaked.
+        slot.status.identity.forbidden.clear();
         // A leaked stop leaves it in its region.
         if slot.state() == MutatorState::Running {
             // It is done with its stack.

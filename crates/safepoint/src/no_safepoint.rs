@@ -18,7 +18,8 @@ impl Mutator {
     /// A stop waits for the end of it. A mutator that is late there has
     /// [`StragglerCause::NoSafepoint`](crate::StragglerCause) with the place of this call.
     ///
-    /// If the result is leaked, each later poll of the mutator that has something to do panics.
+    /// If the result is leaked, each later poll of the mutator that has something to do panics, until it is
+    /// [taken off its thread](Mutator::detach_from_thread).
     ///
     /// # Examples
     ///
@@ -68,7 +69,7 @@ impl RawMutator {
     ///
     /// # Safety
     ///
-    /// The mutator runs, and lives until the result is dropped.
+    /// The mutator runs, and is this thread's until the result is dropped: neither detached nor taken off its thread.
     #[track_caller]
     pub unsafe fn no_safepoint(self) -> RawNoSafepoint {
         self.slot.status.identity.forbidden.begin(Location::caller());

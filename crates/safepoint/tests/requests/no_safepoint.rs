@@ -91,3 +91,21 @@ fn a_leak_ends_with_its_mutator() {
     assert_eq!((mutator.index(), mutator.generation()), (0, 2), "the same slot");
     mutator.poll();
 }
+
+/// Nor when it goes on to another thread.
+#[test]
+fn a_leak_ends_where_its_mutator_leaves_its_thread() {
+    let world = World::new();
+    let mut mutator = world.attach().unwrap();
+    let _leaked = ManuallyDrop::new(mutator.no_safepoint());
+    let safe = mutator.detach_from_thread();
+    let polls = thread::spawn(move || {
+        let mut mutator = safe.attach().unwrap();
+        // Else a release build's poll has nothing to do.
+        mutator.world().handshake_async(mutator.id(), |_| ()).unwrap();
+        mutator.poll();
+        let at = mutator.no_safepoint();
+        assert!(format!("{at:?}").contains(file!()), "{at:?}");
+    });
+    polls.join().unwrap();
+}
