@@ -52,7 +52,7 @@ impl Stopped<'_> {
     #[doc(alias = "nested VM operation")]
     pub fn again(&mut self, reason: impl Into<Reason>) -> NestedStop<'_, Self> {
         let shared = self.shared.clone();
-        NestedStop::new(self, shared, reason.into(), None)
+        NestedStop::new(self, shared, reason.into(), None, |this| (this.shared, this.number()))
     }
 
     /// From here on the stop is for `reason`, and the world stays stopped. What it was for is done: those are served who
@@ -77,7 +77,7 @@ impl StopHandle {
     /// Not async-signal-safe (AS-Unsafe heap).
     pub fn again(&mut self, reason: impl Into<Reason>) -> NestedStop<'_, Self> {
         let (shared, process) = (self.shared.clone(), Some(self.process));
-        NestedStop::new(self, shared, reason.into(), process)
+        NestedStop::new(self, shared, reason.into(), process, |this| (&this.shared, this.number()))
     }
 
     /// As [`Stopped::continue_as`]. In the child of a fork nothing is counted.
@@ -93,7 +93,8 @@ impl StopHandle {
 }
 
 /// A stop within a stop, until it is dropped; from [`Stopped::again`] and [`StopHandle::again`]. It is the one that it is
-/// within, but for its reason and its time.
+/// within, but for its reason and its time. If another stop is put in the place of that one, as by `mem::swap`, it counts
+/// as none, and serves nobody.
 ///
 /// # Signal safety
 ///
@@ -103,6 +104,10 @@ impl StopHandle {
 pub struct NestedStop<'s, S> {
     outer: &'s mut S,
     shared: Arc<Shared>,
+    /// The number of the stop that it is within.
+    number: u32,
+    /// The world and the number of a stop.
+    look: fn(&S) -> (&Arc<Shared>, u32),
     reason: Reason,
     /// Where it is counted.
     place: Option<Place>,
@@ -112,12 +117,26 @@ pub struct NestedStop<'s, S> {
 }
 
 impl<'s, S> NestedStop<'s, S> {
-    fn new(outer: &'s mut S, shared: Arc<Shared>, reason: Reason, process: Option<u32>) -> Self {
-        let mut this = Self { outer, shared, reason, place: None, since: Instant::now(), process };
+    fn new(
+        outer: &'s mut S,
+        shared: Arc<Shared>,
+        reason: Reason,
+        process: Option<u32>,
+        look: fn(&S) -> (&Arc<Shared>, u32),
+    ) -> Self {
+        let ((_, number), since) = (look(outer), Instant::now());
+        let mut this = Self { outer, shared, number, look, reason, place: None, since, process };
         if this.is_stopped() {
             this.place = Some(this.shared.recorder.place(reason));
         }
         this
+    }
+
+    /// Whether the stop that it is within is where it was, and the world stopped by it. The outer stop is given away as
+    /// a `&mut`, and may have been swapped, and ended.
+    fn is_within(&self) -> bool {
+        let (shared, number) = (self.look)(self.outer);
+        Arc::ptr_eq(shared, &self.shared) && number == self.number && self.is_stopped()
     }
 
     fn is_stopped(&self) -> bool {
@@ -153,8 +172,8 @@ impl<S> DerefMut for NestedStop<'_, S> {
 
 impl<S> Drop for NestedStop<'_, S> {
     fn drop(&mut self) {
-        // The holder of the stop has this, and so the turn.
-        if let Some(place) = self.place.filter(|_| self.is_stopped()) {
+        // Else it has ended with its stop, and counts as none. The holder of the stop has this, and so the turn.
+        if let Some(place) = self.place.filter(|_| self.is_within()) {
             self.shared.recorder.nested(place);
             // What ends by a panic may not be done.
             if !thread::panicking() {

@@ -1,5 +1,6 @@
 //! Stops within a stop: the world stays stopped, and the pause is one.
 
+use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -164,5 +165,50 @@ fn a_stop_that_was_handed_over_is_nested_by_its_holder() {
             handle.resume();
             assert_eq!(counted(&world, Reason::CODE), (0, 1));
         });
+    });
+}
+
+/// The outer stop is given away as a `&mut`: another one may be there in the end, and it be over.
+#[test]
+fn a_nested_stop_whose_outer_one_is_swapped_counts_as_none() {
+    in_child("nested::a_nested_stop_whose_outer_one_is_swapped_counts_as_none", SOON, || {
+        let (one, other) = (World::new(), World::new());
+        let epochs = || [&one, &other].map(|world| world.stops_for(Reason::GC));
+        let before = epochs();
+        let mut outer = one.stop_from_outside(Reason::DUMP).expect("stops");
+        let mut stranger = other.stop_from_outside(Reason::DUMP).expect("stops");
+        let mut nested = outer.again(Reason::GC);
+        mem::swap(&mut *nested, &mut stranger);
+        drop(stranger);
+        assert!(one.current_stop().is_none(), "it was the outer one");
+        drop(nested);
+        drop(outer);
+        assert_eq!(epochs(), before, "nobody is served");
+        assert_eq!([&one, &other].map(|world| counted(world, Reason::GC)), [(0, 0); 2]);
+
+        // A later one of the same world.
+        let [mut outer, mut later] = [&one, &other].map(|world| {
+            let mut handle = None;
+            let stopped = world.stop_from_outside(Reason::DUMP).expect("stops");
+            stopped.hand_over(|stopped| handle = Some(stopped));
+            handle.expect("handed over")
+        });
+        let mut nested = outer.again(Reason::GC);
+        mem::swap(&mut *nested, &mut later);
+        later.resume();
+        let stopped = one.stop_from_outside(Reason::DUMP).expect("runs");
+        stopped.hand_over(|stopped| *nested = stopped);
+        drop(nested);
+        outer.resume();
+        assert_eq!(epochs(), before, "nobody is served");
+        // Where it is what it was, it is one.
+        let mut outer = one.stop_from_outside(Reason::DUMP).expect("stops");
+        let mut stranger = other.stop_from_outside(Reason::DUMP).expect("stops");
+        let mut nested = outer.again(Reason::GC);
+        mem::swap(&mut *nested, &mut stranger);
+        mem::swap(&mut *nested, &mut stranger);
+        drop(nested);
+        assert_ne!(epochs()[0], before[0]);
+        assert_eq!(counted(&one, Reason::GC), (0, 1));
     });
 }
