@@ -7,12 +7,14 @@
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ptr;
+use core::time::Duration;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::abort::abort_with;
 use crate::error::AttachError;
 use crate::mutator::Mutator;
-use crate::protocol::{MutatorSlot, MutatorState, Stance};
+use crate::protocol::{Limit, MutatorSlot, MutatorState, Stance};
 use crate::system::{self, Identity};
 use crate::world::{Shared, World};
 
@@ -85,13 +87,33 @@ impl SafeMutator {
     ///
     /// # Blocking
     ///
-    /// Waits while the world is stopped, or a closure runs for this mutator, without a limit.
+    /// Waits while the world is stopped, or a closure runs for this mutator, without a limit. See
+    /// [`SafeMutator::attach_within`].
     ///
     /// # Errors
     ///
     /// As [`World::attach`], and [`AttachError::InCallback`] inside a for-each closure, which could be this mutator's.
     /// [`AttachError::HoldsFreeze`] whether it would have to wait or not. The mutator comes back with the error.
     pub fn attach(self) -> Result<Mutator, (Self, AttachError)> {
+        self.attach_by(Bound::begin(None))
+    }
+
+    /// Makes the calling thread the mutator's as [`SafeMutator::attach`] does, if the world runs before `timeout` is over.
+    ///
+    /// # Blocking
+    ///
+    /// Waits while the world is stopped, for at most `timeout`. Then, as [`Mutator::blocking`] does, for as long as the
+    /// thread's task is suspended, or a closure runs for this mutator.
+    ///
+    /// # Errors
+    ///
+    /// As [`SafeMutator::attach`], and [`AttachError::Stopped`] when the timeout is over. The mutator comes back, in its
+    /// region and no thread's, with the error.
+    pub fn attach_within(self, timeout: Duration) -> Result<Mutator, (Self, AttachError)> {
+        self.attach_by(Bound::begin(Some(timeout)))
+    }
+
+    pub(crate) fn attach_by(self, bound: Bound) -> Result<Mutator, (Self, AttachError)> {
         let tid = system::tid();
         if system::in_closure() {
             return Err((self, AttachError::InCallback { tid }));
@@ -100,11 +122,16 @@ impl SafeMutator {
             return Err((self, AttachError::HoldsFreeze { tid }));
         }
         match Mutator::registered(&self.shared, tid) {
-            Ok(thread) => {
+            Ok(registration) => {
                 let this = ManuallyDrop::new(self);
+                let slot = this.slot;
                 // SAFETY: read once, and not dropped.
                 let shared = unsafe { ptr::read(&raw const this.shared) };
-                Ok(Mutator::take_over(this.slot, shared, tid, thread))
+                Mutator::take_over(slot, shared, tid, registration, bound).map_err(|shared| {
+                    let holder = shared.protocol.stop_turn.holder();
+                    let error = AttachError::Stopped { tid, holder, waited: bound.elapsed() };
+                    (Self { slot, shared }, error)
+                })
             }
             Err(error) => Err((self, error)),
         }
@@ -126,6 +153,31 @@ impl SafeMutator {
     #[must_use]
     pub fn world(&self) -> World {
         World { shared: self.shared.clone() }
+    }
+}
+
+/// How long a thread waits, from when it began to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bound {
+    begun: Instant,
+    deadline: Option<Instant>,
+}
+
+impl Bound {
+    /// A timeout that is too long for the clock is none.
+    pub(crate) fn begin(timeout: Option<Duration>) -> Self {
+        let begun = Instant::now();
+        Self { begun, deadline: timeout.and_then(|timeout| begun.checked_add(timeout)) }
+    }
+
+    pub(crate) fn elapsed(self) -> Duration {
+        self.begun.elapsed()
+    }
+}
+
+impl Limit for Bound {
+    fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 }
 

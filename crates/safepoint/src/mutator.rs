@@ -17,10 +17,11 @@ use threadreg::{Attached, ThreadRef};
 use crate::abort::abort_with;
 use crate::error::AttachError;
 use crate::id::MutatorId;
+use crate::moved::Bound;
 use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Protocol, Stance};
 use crate::raw::RawMutator;
-use crate::region::{OwnStop, leave, leave_armed, poll_armed};
+use crate::region::{OwnStop, leave_armed, poll_armed};
 use crate::roots::{self, Stand};
 use crate::system::{self, Identity, NO_THREAD, NO_WATERMARK, Target};
 use crate::world::{Shared, World};
@@ -186,18 +187,21 @@ impl Mutator {
         threadreg::ensure_attached().map_err(|error| AttachError::Unregistered { tid, error })
     }
 
-    /// The calling thread, `tid`, gets a slot that is safe and no thread's, and leaves its region.
+    /// The calling thread, `tid`, gets a slot that is safe and no thread's, and leaves its region. Past the bound it gives
+    /// the slot up again.
     pub(crate) fn take_over(
         slot: &'static MutatorSlot<Identity>,
         shared: Arc<Shared>,
         tid: i32,
         registration: Attached,
-    ) -> Self {
+        bound: Bound,
+    ) -> Result<Self, Arc<Shared>> {
         let thread = registration.thread();
         let place = become_target(slot, thread, tid);
-        leave(&shared, slot, OwnStop::Abort);
+        let in_time = shared.protocol.leave_until(slot, &bound);
         let stand = Stand::new(roots::Place::Region);
-        Self { slot, shared, thread, stand, place, registration, not_send: PhantomData }
+        let this = Self { slot, shared, thread, stand, place, registration, not_send: PhantomData };
+        if in_time { Ok(this) } else { Err(this.give_up_thread()) }
     }
 
     /// The slot, which is safe, is no thread's from here on, and knows its last thread by name alone.

@@ -23,6 +23,7 @@ use self::set::{Entry, Part, Set, may_have_one};
 use crate::error::AttachError;
 use crate::for_each::Processor;
 use crate::id::{MutatorId, Same};
+use crate::moved::Bound;
 use crate::mutator::Mutator;
 use crate::per_mutator::{InStop, PerMutator};
 use crate::retake::{Possession, Seen};
@@ -222,17 +223,19 @@ impl<T> Processors<T> {
     ///
     /// # Blocking
     ///
-    /// For a processor at most for `timeout`; `None` is no limit. With it in its hands, while the world is stopped, as
-    /// [`SafeMutator::attach`].
+    /// For at most `timeout`, for a processor and, with that in its hands, while the world is stopped; `None` is no
+    /// limit. Then as [`SafeMutator::attach_within`].
     ///
     /// # Errors
     ///
-    /// [`AcquireError::Busy`] when the timeout is over: it says which threads have them. [`AcquireError::Attach`] as
-    /// [`SafeMutator::attach`]: the thread has one already, for example.
+    /// [`AcquireError::Busy`] when the timeout is over and there is no processor: it says which threads have them.
+    /// [`AcquireError::Attach`] as [`SafeMutator::attach_within`]: the world is still stopped, or the thread has a
+    /// processor already, for example. What the thread was given goes on to the next.
     pub fn acquire(&self, timeout: Option<Duration>) -> Result<ProcessorGuard<T>, AcquireError> {
+        let bound = Bound::begin(timeout);
         let registration = may_have_one(&self.set)?;
-        let id = self.set.wait(None, timeout)?;
-        PassedProcessor { set: self.set.clone(), id }.attach_or_give(registration)
+        let id = self.set.wait(None, bound)?;
+        PassedProcessor { set: self.set.clone(), id }.attach_or_give(registration, bound)
     }
 
     /// Retakes the processors of threads that have been in a [system call](ProcessorGuard::system_call) for `after` or

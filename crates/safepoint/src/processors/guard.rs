@@ -12,6 +12,7 @@ use threadreg::Attached;
 
 use super::set::{AcquireError, ProcessorId, Set, may_have_one};
 use crate::abort::abort_with;
+use crate::moved::Bound;
 use crate::mutator::Mutator;
 use crate::retake::Call;
 use crate::system;
@@ -105,8 +106,8 @@ impl<T> ProcessorGuard<T> {
     ///
     /// # Blocking
     ///
-    /// After `work`, as [`Processors::acquire`] with this timeout. Nothing is waited for if the processor was not retaken,
-    /// but for the end of a stop.
+    /// After `work`, as [`Processors::acquire`] with this timeout, which begins then. Nothing is waited for if the
+    /// processor was not retaken, but for the end of a stop.
     ///
     /// # Errors
     ///
@@ -146,8 +147,9 @@ impl<T> ProcessorGuard<T> {
         let unwinds = Unwinds { set: &set, id, call };
         let result = work();
         let _returned = ManuallyDrop::new(unwinds);
-        let id = if entry.possession.claim(call) { Ok(id) } else { set.wait(Some(id), timeout) };
-        (result, id.and_then(|id| PassedProcessor { set, id }.attach_or_give(registration)))
+        let bound = Bound::begin(timeout);
+        let id = if entry.possession.claim(call) { Ok(id) } else { set.wait(Some(id), bound) };
+        (result, id.and_then(|id| PassedProcessor { set, id }.attach_or_give(registration, bound)))
     }
 
     /// Gives the processor to whichever thread [attaches](PassedProcessor::attach) the result. No thread that waits gets
@@ -279,14 +281,34 @@ impl<T> PassedProcessor<T> {
     ///
     /// # Blocking
     ///
-    /// While the world is stopped, as [`SafeMutator::attach`].
+    /// While the world is stopped, as [`SafeMutator::attach`], without a limit.
     ///
     /// # Errors
     ///
     /// As [`SafeMutator::attach`]. The processor comes back with the error.
     pub fn attach(self) -> Result<ProcessorGuard<T>, (Self, AcquireError)> {
+        self.attach_by(Bound::begin(None))
+    }
+
+    /// Makes the processor the calling thread's, if the world runs before `timeout` is over.
+    ///
+    /// # Blocking
+    ///
+    /// As [`SafeMutator::attach_within`].
+    ///
+    /// # Errors
+    ///
+    /// As [`SafeMutator::attach_within`]. The processor comes back with the error.
+    pub fn attach_within(
+        self,
+        timeout: Duration,
+    ) -> Result<ProcessorGuard<T>, (Self, AcquireError)> {
+        self.attach_by(Bound::begin(Some(timeout)))
+    }
+
+    fn attach_by(self, bound: Bound) -> Result<ProcessorGuard<T>, (Self, AcquireError)> {
         match may_have_one(&self.set) {
-            Ok(registration) => self.attach_registered(registration),
+            Ok(registration) => self.attach_registered(registration, bound),
             Err(error) => Err((self, error)),
         }
     }
@@ -295,20 +317,22 @@ impl<T> PassedProcessor<T> {
     pub(crate) fn attach_or_give(
         self,
         registration: Attached,
+        bound: Bound,
     ) -> Result<ProcessorGuard<T>, AcquireError> {
-        self.attach_registered(registration).map_err(|(_given, error)| error)
+        self.attach_registered(registration, bound).map_err(|(_given, error)| error)
     }
 
     fn attach_registered(
         self,
         registration: Attached,
+        bound: Bound,
     ) -> Result<ProcessorGuard<T>, (Self, AcquireError)> {
         let entry = self.set.entry(self.id);
         entry.holder.store(system::tid(), Ordering::Relaxed);
         // SAFETY: R1: held, in passing.
         let mutator = unsafe { &mut *entry.mutator.get() };
         let safe = mutator.take().expect("a processor in passing is in its entry");
-        match safe.attach() {
+        match safe.attach_by(bound) {
             Ok(attached) => {
                 let this = ManuallyDrop::new(self);
                 // SAFETY: read once, and not dropped.

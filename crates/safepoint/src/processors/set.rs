@@ -23,10 +23,10 @@ use threadreg::Attached;
 
 use crate::error::AttachError;
 use crate::id::Same;
-use crate::moved::SafeMutator;
+use crate::moved::{Bound, SafeMutator};
 use crate::mutator::Mutator;
 use crate::per_mutator::PerMutator;
-use crate::protocol::{MutatorSlot, MutatorState};
+use crate::protocol::{Limit, MutatorSlot, MutatorState};
 use crate::retake::{Possession, Seen};
 use crate::system::{self, Identity};
 use crate::waiters::Waiters;
@@ -218,19 +218,17 @@ impl<T> Set<T> {
     pub(crate) fn wait(
         &self,
         wanted: Option<ProcessorId>,
-        timeout: Option<Duration>,
+        bound: Bound,
     ) -> Result<ProcessorId, AcquireError> {
-        let begun = Instant::now();
         let all = || (0..self.entries.len() as u32).map(ProcessorId);
         let take = || {
             let rests = |id: &ProcessorId| self.entry(*id).possession.take();
             wanted.into_iter().chain(all()).find(rests).map(|id| id.0)
         };
-        let left = || timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
-        let found = self.waiters.acquire(fork::process(), take, left);
+        let found = self.waiters.acquire(fork::process(), take, || bound.left());
         found.map(ProcessorId).ok_or_else(|| AcquireError::Busy {
             tid: system::tid(),
-            waited: begun.elapsed(),
+            waited: bound.elapsed(),
             holders: all().map(|id| (id, self.state(self.entry(id)))).collect(),
         })
     }

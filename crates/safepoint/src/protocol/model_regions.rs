@@ -412,6 +412,29 @@ fn attach_that_gives_up_beside_a_for_each() {
     });
 }
 
+/// A region that a stop keeps from ending in time is not left, and is left later: what another thread may find.
+#[test]
+fn a_region_that_is_not_left_in_time() {
+    loom::model(|| {
+        let world = World::new();
+        let slot = world.attach();
+        world.protocol.enter(slot, Stance::Away);
+        let requester = spawn(&world, World::stop_outside);
+        if world.protocol.leave_until(slot, &Impatient) {
+            world.work(slot);
+            world.protocol.enter(slot, Stance::Away);
+        } else {
+            assert_eq!(slot.state(), MutatorState::Safe);
+            slot.set_safe(Stance::Away);
+        }
+        world.protocol.leave(slot);
+        world.work(slot);
+        world.protocol.enter(slot, Stance::Away);
+        requester.join().unwrap();
+        assert_eq!(world.stop_outside(), 1);
+    });
+}
+
 /// A stop that times out resumes the world, and leaves nothing behind that disturbs the next one.
 #[test]
 fn stop_past_its_deadline() {

@@ -214,6 +214,14 @@ impl<S: System> Protocol<S> {
     }
 
     /// [`Protocol::leave`], until `limit`'s deadline. Past it: false, and the slot is still safe.
+    pub(crate) fn leave_until(
+        &self,
+        slot: &'static MutatorSlot<S::Identity>,
+        limit: &impl Limit,
+    ) -> bool {
+        self.leave_within(slot, limit, &mut Waits::default())
+    }
+
     fn leave_within(
         &self,
         slot: &'static MutatorSlot<S::Identity>,

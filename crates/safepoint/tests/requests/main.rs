@@ -14,6 +14,7 @@ mod no_safepoint;
 mod on_all;
 mod per_mutator;
 mod processors;
+mod processors_bounds;
 mod processors_storm;
 mod reenter;
 mod registered;
