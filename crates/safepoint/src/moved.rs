@@ -14,8 +14,8 @@ use std::time::Instant;
 use crate::abort::abort_with;
 use crate::error::AttachError;
 use crate::mutator::Mutator;
-use crate::protocol::{Limit, MutatorSlot, MutatorState, Stance};
-use crate::system::{self, Identity};
+use crate::protocol::{Limit, MutatorSlot, MutatorState, Protocol, Stance};
+use crate::system::{self, Identity, Linux};
 use crate::world::{Shared, World};
 
 impl Mutator {
@@ -24,7 +24,8 @@ impl Mutator {
     ///
     /// It keeps its [`index`](Mutator::index) and its [`data`](Mutator::set_data), and has no roots on the stack: it is
     /// [`Place::Outside`](crate::Place::Outside) in between. Stops do not wait for it, and find it
-    /// among the stopped mutators with the thread that it had.
+    /// among the stopped mutators with the thread that it had. If a stop of it was leaked, the world stays stopped, and
+    /// it is one of those who wait for the end.
     ///
     /// # Blocking
     ///
@@ -52,12 +53,15 @@ impl Mutator {
         let slot = self.slot;
         // Its thread is done with the code that it was in, also if what says so was leaked.
         slot.status.identity.forbidden.clear();
-        // A leaked stop leaves it in its region.
         if slot.state() == MutatorState::Running {
             // It is done with its stack.
             slot.status.stands.set(ptr::null_mut());
             // Not `Away`: a handler must not take the task for one that is at rest from here on.
             self.shared.protocol.enter(slot, Stance::Works);
+        } else {
+            // A leaked stop has left it in its region. It is one of that stop's mutators from here on, like all others:
+            // whoever leaves the region waits for the end.
+            Protocol::<Linux>::stop_too(slot);
         }
         SafeMutator { slot, shared: self.give_up_thread() }
     }
@@ -188,7 +192,8 @@ impl Drop for SafeMutator {
     fn drop(&mut self) {
         if system::in_closure() {
             abort_with(format_args!(
-                "thread {} drops a mutator of no thread in a for-each closure",
+                "thread {} drops a mutator of no thread, or the last handle of its processors, in a callback of a \
+                 for-each, a handshake or a stop",
                 system::tid()
             ));
         }

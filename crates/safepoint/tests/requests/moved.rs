@@ -1,11 +1,13 @@
 //! A mutator that goes from one thread to another.
 
+use std::mem::ManuallyDrop;
+use std::num::NonZero;
 use std::ptr;
 use std::thread;
 use std::time::Duration;
 
 use crate::common::{Flag, mutator};
-use safepoint::{AttachError, Place, World, WorldOptions};
+use safepoint::{AcquireError, AttachError, Place, Processors, World, WorldOptions};
 use testkit::{forked, in_child};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -108,5 +110,35 @@ fn a_mutator_of_no_thread_is_there_in_the_child_of_a_fork() {
             assert_eq!(status, 0, "in the child of fork");
             done.raise();
         });
+    });
+}
+
+/// The leak ends the borrow of the mutator, not the stop.
+#[test]
+fn a_mutator_whose_stop_was_leaked_waits_for_its_end_elsewhere() {
+    let name = "moved::a_mutator_whose_stop_was_leaked_waits_for_its_end_elsewhere";
+    in_child(name, SOON, || {
+        const LIMIT: Duration = Duration::from_millis(10);
+        let with_roots = World::with_options(WorldOptions::new().roots());
+        for world in [with_roots, World::fully_fenced()] {
+            let me = sigctx::sys::gettid();
+            let is_stopped = |error: &AttachError| matches!(error, AttachError::Stopped { holder, .. } if *holder == Some(me));
+            let mut mutator = world.attach().unwrap();
+            let processors = Processors::new(&World::new(), NonZero::<usize>::MIN, |_| ()).unwrap();
+            let _leaked = ManuallyDrop::new(mutator.stop_the_world("leaked").unwrap());
+            let safe = mutator.detach_from_thread();
+            let gets = || safe.attach_within(LIMIT).map(drop).unwrap_err();
+            let (safe, error) = thread::scope(|scope| scope.spawn(gets).join().unwrap());
+            assert!(is_stopped(&error), "{error}");
+            drop(safe);
+
+            let mut processor = processors.acquire(None).unwrap();
+            let _leaked = ManuallyDrop::new(processor.stop_the_world("leaked").unwrap());
+            drop(processor);
+            let gets = || processors.acquire(Some(LIMIT)).map(drop).unwrap_err();
+            let error = thread::scope(|scope| scope.spawn(gets).join().unwrap());
+            let AcquireError::Attach { error } = error else { panic!("{error}") };
+            assert!(is_stopped(&error), "{error}");
+        }
     });
 }
