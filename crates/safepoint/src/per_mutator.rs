@@ -40,8 +40,15 @@ use crate::world::{Shared, World};
 /// world, and may have several.
 ///
 /// A value outlives its mutator: until the next one in its place [inserts](PerMutator::insert), a stop's holder
-/// [takes it out](PerMutator::take_detached), or the table is dropped. In the child of a fork the values of mutators of
-/// other threads are leaked.
+/// [takes it out](PerMutator::take_detached), or the table is dropped.
+///
+/// # Forks
+///
+/// The child of a fork has the values of its own mutators, and of those that are no thread's. Values of other threads'
+/// mutators are leaked. What it has is as it was at the fork, half written too: by the forking thread, if that forks while
+/// it changes a value; or by the holder of a stop, or the requester of a for-each, on another thread, if the mutator is in
+/// a safe region. Nothing tells the child. A thread that forks, and whose child goes on with values, forks as a running
+/// mutator, or with the world stopped by itself, with no reference to a value in use.
 ///
 /// # Signal safety
 ///
@@ -462,15 +469,18 @@ mod sealed {
 
     /// # Safety
     ///
-    /// While there is a world, it is stopped for as long as `self` is borrowed, and no two that can be borrowed
-    /// exclusively at a time are of the same world.
+    /// Where `stopped` returns a world, that is stopped for as long as `self` is borrowed, and no two that can be
+    /// borrowed exclusively at a time are of the same world. In the child of a fork the world is the child's copy, of
+    /// which other threads' mutators are no part. What they, or a holder on another thread, had half written in it is
+    /// not this trait's: `PerMutator` says who forks when.
     #[expect(unnameable_types, reason = "so that no other crate implements it")]
     pub unsafe trait InStop {
         #[expect(private_interfaces, reason = "the trait cannot be named outside of the crate")]
         fn stopped(&self) -> Option<&Shared>;
     }
 
-    // SAFETY: the turn to stop the world is the thread's until it is dropped or handed over.
+    // SAFETY: the turn to stop the world is the thread's until it is dropped or handed over. A child has it if its thread
+    // has: it cannot be sent.
     unsafe impl InStop for Stopped<'_> {
         #[expect(private_interfaces, reason = "the trait cannot be named outside of the crate")]
         fn stopped(&self) -> Option<&Shared> {

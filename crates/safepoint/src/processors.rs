@@ -45,7 +45,14 @@ use crate::world::World;
 /// A thread that has no processor is no mutator: no stop concerns it.
 ///
 /// The number of processors is fixed. In the child of a fork those are there that the forking thread had, or none:
-/// idle ones, and ones in system calls, which can be retaken. Those that other threads had are gone.
+/// idle ones, and ones in system calls, which can be retaken. Those that other threads had are gone. What a processor has
+/// is as [`PerMutator`] says of the values in a child.
+///
+/// # Aborts
+///
+/// When the last handle is dropped, and no guard is left, in a callback of a for-each, a handshake or a stop: the
+/// mutators go with it, and the callback may be that of one of them, which would wait for itself. A closure that is sent
+/// to others is to have a reference, not a handle.
 ///
 /// # Signal safety
 ///
