@@ -1,11 +1,8 @@
 //! Which mutator is meant, for as long as the world lives.
 
 use core::fmt;
-use core::ptr;
 
-use crate::mutator::Mutator;
-use crate::protocol::{MutatorSlot, SlotUse};
-use crate::system::Identity;
+use crate::protocol::SlotUse;
 
 /// A mutator of a world, by its place there. No other mutator of that world ever has the same id, but for one that
 /// comes 2³² mutators later to the same place. It keeps nothing alive, and stands for nobody when the mutator is
@@ -44,24 +41,5 @@ impl fmt::Debug for MutatorId {
 impl fmt::Display for MutatorId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.0.index, self.0.generation)
-    }
-}
-
-/// A mutator among those of all worlds, for code that gives a `&mut Mutator` away and has to find the same one there
-/// afterwards: what is given can be swapped.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Same {
-    slot: &'static MutatorSlot<Identity>,
-    slot_use: SlotUse,
-}
-
-impl Same {
-    pub(crate) fn of(mutator: &Mutator) -> Self {
-        Self { slot: mutator.slot, slot_use: mutator.slot.current_use() }
-    }
-
-    /// Whether it is this one. It lives.
-    pub(crate) fn is(self, mutator: &Mutator) -> bool {
-        ptr::eq(self.slot, mutator.slot) && self.slot_use == mutator.slot.current_use()
     }
 }

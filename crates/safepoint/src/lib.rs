@@ -35,6 +35,7 @@
 //! | `gaps` | [`World::sample_poll_gaps`]: which code polls rarely |
 //! | `background` | a thread that looks at a world again and again |
 //! | `roots` | where a mutator stands, and what a conservative scanner reads of it: [`Parked`], [`Hooks`] |
+//! | `same` | whether a mutator is the one that it was |
 //! | `forks` | what the child of a fork does with the worlds |
 //! | `system` | Linux: fences, waiting, memory, and which thread has a slot |
 //! | `tape` | where requesters write what they did, while a recording is on |
@@ -44,6 +45,7 @@
 //! | `error`, `options` | what can go wrong; timeouts |
 //! | `id` | [`MutatorId`] |
 //! | `straggler` | which threads were in the way, and why |
+//! | `bound` | how long a thread waits to become a mutator |
 //! | `protocol` | the protocol, without system calls: `stop` and `each` are the requester's side, `target` is the target's, `handshake` and `help` have both |
 //! | `current` | which stop is asked for, or under way |
 //! | `retake`, `waiters` | which thread has a processor; threads that wait for one |
@@ -80,6 +82,7 @@ cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
         mod abort;
         mod background;
+        mod bound;
         #[cfg(feature = "timeline")]
         mod chrome;
         mod chaos;
@@ -114,6 +117,7 @@ cfg_if::cfg_if! {
         mod reenter;
         mod region;
         mod roots;
+        mod same;
         mod stop;
         mod straggler;
         mod stress;

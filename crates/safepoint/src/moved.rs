@@ -9,12 +9,12 @@ use core::mem::ManuallyDrop;
 use core::ptr;
 use core::time::Duration;
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::abort::abort_with;
+use crate::bound::Bound;
 use crate::error::AttachError;
 use crate::mutator::Mutator;
-use crate::protocol::{Limit, MutatorSlot, MutatorState, Protocol, Stance};
+use crate::protocol::{MutatorSlot, MutatorState, Protocol, Stance};
 use crate::system::{self, Identity, Linux};
 use crate::world::{Shared, World};
 
@@ -157,31 +157,6 @@ impl SafeMutator {
     #[must_use]
     pub fn world(&self) -> World {
         World { shared: self.shared.clone() }
-    }
-}
-
-/// How long a thread waits, from when it began to.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Bound {
-    begun: Instant,
-    deadline: Option<Instant>,
-}
-
-impl Bound {
-    /// A timeout that is too long for the clock is none.
-    pub(crate) fn begin(timeout: Option<Duration>) -> Self {
-        let begun = Instant::now();
-        Self { begun, deadline: timeout.and_then(|timeout| begun.checked_add(timeout)) }
-    }
-
-    pub(crate) fn elapsed(self) -> Duration {
-        self.begun.elapsed()
-    }
-}
-
-impl Limit for Bound {
-    fn left(&self) -> Option<Duration> {
-        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 }
 

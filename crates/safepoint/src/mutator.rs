@@ -15,9 +15,9 @@ use threadreg::rest::{self, Place, Registered, Rest};
 use threadreg::{Attached, ThreadRef};
 
 use crate::abort::abort_with;
+use crate::bound::Bound;
 use crate::error::AttachError;
 use crate::id::MutatorId;
-use crate::moved::Bound;
 use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Protocol, Stance};
 use crate::raw::RawMutator;

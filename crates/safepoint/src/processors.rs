@@ -20,13 +20,14 @@ use sigctx::fork;
 pub use self::guard::{PassedProcessor, ProcessorGuard};
 pub use self::set::{AcquireError, ProcessorId, ProcessorState};
 use self::set::{Entry, Part, Set, may_have_one};
+use crate::bound::Bound;
 use crate::error::AttachError;
 use crate::for_each::Processor;
-use crate::id::{MutatorId, Same};
-use crate::moved::Bound;
+use crate::id::MutatorId;
 use crate::mutator::Mutator;
 use crate::per_mutator::{InStop, PerMutator};
 use crate::retake::{Possession, Seen};
+use crate::same::Same;
 use crate::system;
 use crate::waiters::Waiters;
 use crate::world::World;
@@ -141,7 +142,7 @@ impl<T: Send> Processors<T> {
                 holder: AtomicI32::new(0),
                 began: AtomicU32::new(0),
                 slot: mutator.slot,
-                same: Same::of(&mutator),
+                same: Same::of(mutator.slot),
                 mutator: UnsafeCell::new(Some(mutator.detach_from_thread())),
             };
             entry.possession.rest();
@@ -231,12 +232,12 @@ impl<T> Processors<T> {
     /// # Blocking
     ///
     /// For at most `timeout`, for a processor and, with that in its hands, while the world is stopped; `None` is no
-    /// limit. Then as [`SafeMutator::attach_within`].
+    /// limit. Then as [`SafeMutator::attach_within`](crate::SafeMutator::attach_within).
     ///
     /// # Errors
     ///
     /// [`AcquireError::Busy`] when the timeout is over and there is no processor: it says which threads have them.
-    /// [`AcquireError::Attach`] as [`SafeMutator::attach_within`]: the world is still stopped, or the thread has a
+    /// [`AcquireError::Attach`] as [`SafeMutator::attach_within`](crate::SafeMutator::attach_within): the world is still stopped, or the thread has a
     /// processor already, for example. What the thread was given goes on to the next.
     pub fn acquire(&self, timeout: Option<Duration>) -> Result<ProcessorGuard<T>, AcquireError> {
         let bound = Bound::begin(timeout);

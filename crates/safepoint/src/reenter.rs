@@ -1,10 +1,10 @@
 //! Safe regions that their code can leave for a while: callbacks from foreign code.
 
 use crate::abort::abort_with;
-use crate::id::Same;
 use crate::mutator::Mutator;
 use crate::region::{OwnStop, leave};
 use crate::roots::{self, Place, Stand, stand_in_region};
+use crate::same::Same;
 
 impl Mutator {
     /// Runs `work` in a safe region as [`Mutator::blocking`] does, and lets it come back into the world for a while:
@@ -37,7 +37,7 @@ impl Mutator {
         let mut stand = None;
         // In this frame, which is there for as long as the region.
         let stand = stand_in_region!(self.slot, stand);
-        let same = Same::of(self);
+        let same = Same::of(self.slot);
         let mut region = Region { mutator: self, same, stand, is_entered: false };
         region.enter();
         let result = work(&mut region);
@@ -98,7 +98,7 @@ impl Region<'_> {
 
     fn enter(&mut self) {
         // Where it stands was written for this one, and is read as that of whichever enters.
-        if !self.same.is(self.mutator) {
+        if !self.same.is(self.mutator.slot) {
             abort_with(format_args!(
                 "thread {} enters its region again with another mutator",
                 self.mutator.tid()

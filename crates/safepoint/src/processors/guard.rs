@@ -12,7 +12,7 @@ use threadreg::Attached;
 
 use super::set::{AcquireError, ProcessorId, Set, may_have_one};
 use crate::abort::abort_with;
-use crate::moved::Bound;
+use crate::bound::Bound;
 use crate::mutator::Mutator;
 use crate::retake::Call;
 use crate::system;
@@ -80,7 +80,7 @@ impl<T: Send> ProcessorGuard<T> {
     ///
     /// # Panics
     ///
-    /// As [`ProcessorGuard::data`].
+    /// As [`ProcessorGuard::data`](crate::ProcessorGuard::data).
     #[must_use]
     pub fn data_mut(&mut self) -> &mut T {
         &mut self.set.parts.get_mut(&mut self.mutator).expect("a mutator of the set").data
@@ -95,8 +95,8 @@ impl<T> ProcessorGuard<T> {
     }
 
     /// Runs `work`, such as a system call that may take long, without the processor, which
-    /// [`Processors::retake`] gives to another thread meanwhile. Returns what `work` returned, and the processor: the same
-    /// if no thread has it, or another one.
+    /// [`Processors::retake`](crate::Processors::retake) gives to another thread meanwhile. Returns what `work` returned,
+    /// and the processor: the same if no thread has it, or another one.
     ///
     /// In [`Mutator::blocking`] a thread keeps its processor. That takes a few nanoseconds, and this some hundred.
     ///
@@ -106,12 +106,12 @@ impl<T> ProcessorGuard<T> {
     ///
     /// # Blocking
     ///
-    /// After `work`, as [`Processors::acquire`] with this timeout, which begins then. Nothing is waited for if the
-    /// processor was not retaken, but for the end of a stop.
+    /// After `work`, as [`Processors::acquire`](crate::Processors::acquire) with this timeout, which begins then. Nothing
+    /// is waited for if the processor was not retaken, but for the end of a stop.
     ///
     /// # Errors
     ///
-    /// As [`Processors::acquire`]. The thread has no processor then.
+    /// As [`Processors::acquire`](crate::Processors::acquire). The thread has no processor then.
     ///
     /// # Panics
     ///
@@ -213,7 +213,7 @@ impl<T> ProcessorGuard<T> {
     /// attached in its place, for which the processor has nothing.
     fn put_mutator(&mut self) {
         let entry = self.set.entry(self.id);
-        if !entry.same.is(&self.mutator) {
+        if !entry.same.is(self.mutator.slot) {
             abort_with(format_args!("{} is given back with another's mutator", self.id));
         }
         // SAFETY: its last use.
@@ -281,11 +281,11 @@ impl<T> PassedProcessor<T> {
     ///
     /// # Blocking
     ///
-    /// While the world is stopped, as [`SafeMutator::attach`], without a limit.
+    /// While the world is stopped, as [`SafeMutator::attach`](crate::SafeMutator::attach), without a limit.
     ///
     /// # Errors
     ///
-    /// As [`SafeMutator::attach`]. The processor comes back with the error.
+    /// As [`SafeMutator::attach`](crate::SafeMutator::attach). The processor comes back with the error.
     pub fn attach(self) -> Result<ProcessorGuard<T>, (Self, AcquireError)> {
         self.attach_by(Bound::begin(None))
     }
@@ -294,11 +294,11 @@ impl<T> PassedProcessor<T> {
     ///
     /// # Blocking
     ///
-    /// As [`SafeMutator::attach_within`].
+    /// As [`SafeMutator::attach_within`](crate::SafeMutator::attach_within).
     ///
     /// # Errors
     ///
-    /// As [`SafeMutator::attach_within`]. The processor comes back with the error.
+    /// As [`SafeMutator::attach_within`](crate::SafeMutator::attach_within). The processor comes back with the error.
     pub fn attach_within(
         self,
         timeout: Duration,

@@ -21,13 +21,14 @@ use sigctx::fork;
 use sigctx::sys::Tid;
 use threadreg::Attached;
 
+use crate::bound::Bound;
 use crate::error::AttachError;
-use crate::id::Same;
-use crate::moved::{Bound, SafeMutator};
+use crate::moved::SafeMutator;
 use crate::mutator::Mutator;
 use crate::per_mutator::PerMutator;
 use crate::protocol::{Limit, MutatorSlot, MutatorState};
 use crate::retake::{Possession, Seen};
+use crate::same::Same;
 use crate::system::{self, Identity};
 use crate::waiters::Waiters;
 use crate::world::World;
@@ -54,7 +55,7 @@ impl fmt::Display for ProcessorId {
     }
 }
 
-/// What a processor does, see [`Processors::states`].
+/// What a processor does, see [`Processors::states`](crate::Processors::states).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProcessorState {
@@ -65,12 +66,12 @@ pub enum ProcessorState {
         /// The thread.
         tid: Tid,
         /// Where its mutator is. One in a safe region may block there for long, and keeps the processor: a
-        /// [`system_call`](ProcessorGuard::system_call) does not.
+        /// [`system_call`](crate::ProcessorGuard::system_call) does not.
         state: MutatorState,
     },
     /// It is passed from one thread to another.
     Passed,
-    /// Its thread is in a system call: [`Processors::retake`] takes it away.
+    /// Its thread is in a system call: [`Processors::retake`](crate::Processors::retake) takes it away.
     InSystemCall {
         /// The thread.
         tid: Tid,
@@ -100,7 +101,8 @@ impl fmt::Display for ProcessorState {
 #[non_exhaustive]
 pub enum AcquireError {
     /// No processor was given back before the timeout was over. Threads that have one may wait in calls for which
-    /// [`ProcessorGuard::system_call`] was not used; what is in a system call is to be [retaken](Processors::retake).
+    /// [`ProcessorGuard::system_call`](crate::ProcessorGuard::system_call) was not used; what is in a system call is to be
+    /// [retaken](crate::Processors::retake).
     Busy {
         /// The thread that did not get one.
         tid: Tid,
