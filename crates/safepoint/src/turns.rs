@@ -148,9 +148,12 @@ impl World {
 
 /// A stop of one's own, or the end of another's; from [`Mutator::stop_or_join`].
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lives on the stack, and the large one is the usual one"
+#[cfg_attr(
+    feature = "tracing",
+    expect(
+        clippy::large_enum_variant,
+        reason = "on the stack, and the large one is the usual one"
+    )
 )]
 #[must_use = "the world is resumed when this is dropped"]
 pub enum StopOrJoined<'a> {
