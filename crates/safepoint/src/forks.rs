@@ -106,8 +106,9 @@ fn after_fork(world: &Protocol<Linux>, parent: i32, me: i32) {
         |slot| {
             let identity = &slot.status.identity;
             let tid = identity.tid.load(Ordering::Relaxed);
-            // What is no thread's is there in the child, too.
-            let survives = tid == parent || tid == NO_THREAD;
+            // What is no thread's is there in the child, too, unless a thread was about to give it up.
+            let is_idle = tid == NO_THREAD && slot.stance().is_some();
+            let survives = tid == parent || is_idle;
             if survives {
                 identity.after_fork(Some(if tid == parent { me } else { NO_THREAD }));
                 // A safe slot was visited by another thread. A running one is inside its own closure.

@@ -160,7 +160,31 @@ impl SafeMutator {
     }
 }
 
+/// Gives the slot up: the calling thread's own, or one that is no thread's. One in its region stays out of what the
+/// calling thread does meanwhile: that may have the world stopped, or have a stop wait for it.
+pub(crate) fn detach(
+    protocol: &Protocol<Linux>,
+    slot: &'static MutatorSlot<Identity>,
+    forget: impl FnOnce(),
+) {
+    if slot.stance().is_none() {
+        return protocol.detach(slot, forget);
+    }
+    let runs = || {
+        let own = system::own_slot(protocol);
+        own.is_some_and(|own| own.state() == MutatorState::Running)
+    };
+    protocol.detach_safe(slot, forget, system::tid(), runs);
+}
+
 impl Drop for SafeMutator {
+    /// # Blocking
+    ///
+    /// For operations that another thread runs for the mutator, or its for-each closure there, if that has begun.
+    /// Operations that are queued are dropped on this thread, in a running world: while another has the world stopped
+    /// it waits for that, without a limit. One that has the world stopped itself does not; a
+    /// [handle](crate::StopHandle) is no thread's, and the one that has it waits for itself.
+    ///
     /// # Aborts
     ///
     /// Inside a for-each closure, which could be this mutator's: it would wait for itself.
@@ -172,6 +196,188 @@ impl Drop for SafeMutator {
                 system::tid()
             ));
         }
-        self.shared.protocol.detach(self.slot, || self.slot.status.identity.clear());
+        detach(&self.shared.protocol, self.slot, || self.slot.status.identity.clear());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    use testkit::{in_child, until};
+
+    use super::*;
+    use crate::processors::Processors;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// Calls it when it is dropped.
+    struct Drops<F: FnMut()>(F);
+
+    impl<F: FnMut()> Drop for Drops<F> {
+        fn drop(&mut self) {
+            self.0();
+        }
+    }
+
+    /// Queues an operation for the mutator, which calls `dropped` if it is dropped.
+    fn queue(world: &World, slot: &MutatorSlot<Identity>, dropped: impl FnMut() + Send + 'static) {
+        let drops = Drops(dropped);
+        let id = crate::MutatorId(slot.current_use());
+        world.handshake_async(id, move |_| drop(drops)).expect("it is there");
+    }
+
+    /// Mutators of no thread, in the first places of the world.
+    fn idle<const N: usize>(world: &World) -> [SafeMutator; N] {
+        [(); N].map(|()| world.attach().expect("one after the other").detach_from_thread())
+    }
+
+    fn own_is_asked(world: &World) -> bool {
+        system::own_slot(&world.shared.protocol).expect("a mutator").is_asked()
+    }
+
+    /// It would wait for itself if the mutator had to run for that.
+    #[test]
+    fn the_holder_of_a_stop_drops_mutators_with_operations() {
+        let name = "moved::tests::the_holder_of_a_stop_drops_mutators_with_operations";
+        in_child(name, SOON, || {
+            static DROPPED: AtomicU32 = AtomicU32::new(0);
+            let count = |world: &World| {
+                let me = thread::current().id();
+                for slot in world.shared.protocol.live() {
+                    queue(world, slot, move || {
+                        assert_eq!(thread::current().id(), me, "on the thread that drops it");
+                        DROPPED.fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+            };
+            let world = World::new();
+            let safe = idle::<2>(&world);
+            count(&world);
+            let stopped = world.stop_from_outside("test").expect("no deadline");
+            drop(safe);
+            assert_eq!(DROPPED.swap(0, Ordering::Relaxed), 2);
+            assert_eq!(stopped.mutators().count(), 0);
+            stopped.resume();
+
+            let three = NonZeroUsize::new(3).expect("not 0");
+            let processors = Processors::new(&world, three, |_| ()).expect("no mutator");
+            count(&world);
+            let stopped = world.stop_from_outside("test").expect("no deadline");
+            drop(processors);
+            assert_eq!(DROPPED.swap(0, Ordering::Relaxed), 3);
+            stopped.resume();
+
+            // A mutator of the thread's own, in the region that the stop leaves it in.
+            let mut own = world.attach().expect("no mutator");
+            let _leaked = ManuallyDrop::new(own.stop_the_world("leaked").expect("no deadline"));
+            count(&world);
+            drop(own);
+            assert_eq!(DROPPED.swap(0, Ordering::Relaxed), 1);
+            assert_eq!(world.number_of_mutators(), 0);
+        });
+    }
+
+    /// The requester is stopped before it comes to the others.
+    #[test]
+    fn the_holder_of_a_stop_drops_mutators_that_a_for_each_has_claimed() {
+        let name = "moved::tests::the_holder_of_a_stop_drops_mutators_that_a_for_each_has_claimed";
+        in_child(name, SOON, || {
+            let world = &World::new();
+            let safe = idle::<3>(world);
+            let inside = &Barrier::new(2);
+            thread::scope(|scope| {
+                let requester = scope.spawn(move || {
+                    let mut own = world.attach().expect("room");
+                    own.for_each_processor(|processor| match processor.index() {
+                        0 => {
+                            inside.wait();
+                            until("a stop is asked for", || own_is_asked(world));
+                        }
+                        3 => {}
+                        other => panic!("visited {other}"),
+                    })
+                });
+                inside.wait();
+                let stopped = world.stop_from_outside("test").expect("no deadline");
+                drop(safe);
+                stopped.resume();
+                let visited = requester.join().expect("no other visited");
+                assert_eq!(visited.expect("no deadline"), 2, "the first, and its own");
+            });
+        });
+    }
+
+    /// Else the stop would wait for a thread that waits for the end of the stop.
+    #[test]
+    fn a_stop_does_not_wait_for_a_mutator_that_drops_another() {
+        let name = "moved::tests::a_stop_does_not_wait_for_a_mutator_that_drops_another";
+        in_child(name, SOON, || {
+            let world = &World::new();
+            let [safe] = idle(world);
+            let mut own = world.attach().expect("room");
+            let (own_slot, slot) = (own.slot, safe.slot);
+            static DROPPED: AtomicU32 = AtomicU32::new(0);
+            queue(world, slot, move || {
+                assert_eq!(own_slot.state(), MutatorState::Running, "in a running world");
+                assert_eq!(slot.state(), MutatorState::Dead, "it is none of the stop's");
+                DROPPED.fetch_add(1, Ordering::Relaxed);
+            });
+            thread::scope(|scope| {
+                let stops =
+                    scope.spawn(|| world.stop_from_outside("test").expect("no deadline").resume());
+                until("the stop is asked for", || own_slot.is_asked());
+                drop(safe);
+                assert_eq!(DROPPED.load(Ordering::Relaxed), 1);
+                own.poll();
+                own.blocking(|| stops.join().expect("no panic"));
+            });
+        });
+    }
+
+    /// As above. The requester of the for-each is stopped, and the mutator waits for its claim.
+    #[test]
+    fn a_stop_does_not_wait_for_a_mutator_that_drops_one_that_is_claimed() {
+        let name =
+            "moved::tests::a_stop_does_not_wait_for_a_mutator_that_drops_one_that_is_claimed";
+        in_child(name, SOON, || {
+            let world = &World::new();
+            let [first, second] = idle(world);
+            let mut own = world.attach().expect("room");
+            let inside = &Barrier::new(3);
+            let waits = || first.slot.status.awaits.load(sigctx::sync::Ordering::Relaxed) != 0;
+            let of_second = second.slot;
+            let second_waits =
+                move || of_second.status.awaits.load(sigctx::sync::Ordering::Relaxed) != 0;
+            thread::scope(|scope| {
+                let requester = scope.spawn(move || {
+                    let mut own = world.attach().expect("room");
+                    own.for_each_processor(|processor| {
+                        if processor.index() == 0 {
+                            inside.wait();
+                            let both = || own_is_asked(world) && second_waits();
+                            until("a stop is asked for", both);
+                        }
+                    })
+                });
+                let stops = scope.spawn(|| {
+                    inside.wait();
+                    world.stop_from_outside("test").expect("no deadline").resume();
+                });
+                inside.wait();
+                drop(second);
+                assert!(!waits());
+                own.poll();
+                own.blocking(|| {
+                    stops.join().expect("no panic");
+                    let visited = requester.join().expect("no panic").expect("no deadline");
+                    assert_eq!(visited, 3, "all but the one that is gone");
+                });
+            });
+        });
     }
 }

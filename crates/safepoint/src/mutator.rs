@@ -450,12 +450,13 @@ impl Drop for Mutator {
             let sp = callee_saved(stand.room());
             self.slot.status.stands.set(stand.at(self.slot, sp).address());
         }
-        let place = &mut self.place;
-        self.shared.protocol.detach(self.slot, || {
+        let (slot, protocol, place) = (self.slot, &self.shared.protocol, &mut self.place);
+        let forget = || {
             // Before the slot can be another thread's.
             place.take();
-            forget(self.slot);
-        });
+            forget(slot);
+        };
+        crate::moved::detach(protocol, slot, forget);
     }
 }
 

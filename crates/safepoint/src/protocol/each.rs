@@ -283,8 +283,17 @@ impl<S: System> Protocol<S> {
                 continue;
             }
             // A stop waits for one closure at most, and no closure runs in it (I6).
-            if own.is_armed() {
+            if own.is_asked() {
+                // I4: a claim does not last as long as the stop.
+                let handed_back = self.hand_back_all(round);
                 self.process(own);
+                if handed_back != 0 {
+                    pass.left += handed_back;
+                    // I2: for the looks at the slots that were asked just now.
+                    self.system.heavy();
+                }
+            } else {
+                own.forget_nudge();
             }
             // I4: a target waits for one closure at most, too.
             if self.each_awaited.load(Ordering::Relaxed) != 0 {
@@ -375,6 +384,21 @@ impl<S: System> Protocol<S> {
             }
         }
         left
+    }
+
+    /// Hands back all claims, since this thread may be stopped before it comes to them. A target that waits, or goes,
+    /// takes its own; it may be on the thread that has the world stopped. Returns how many.
+    fn hand_back_all(&self, round: RoundNumber) -> u32 {
+        let mut left = 0;
+        for slot in self.arena.slots() {
+            if slot.requests.each_pending.load(Ordering::Relaxed) == round.0 | CLAIMED {
+                self.ask_for_visit(slot, round);
+                left += 1;
+            }
+        }
+        // I4: as at the end of a pass.
+        fence(Ordering::SeqCst);
+        left + self.hand_back(round)
     }
 
     /// Claims what is pending for a safe slot, and runs the closure on this thread. False if the target was

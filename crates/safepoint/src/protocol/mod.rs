@@ -51,7 +51,7 @@
 //!   only if it was seen running: one that is safe, with its bit set, is stopped without (I2).
 //! - **I4** A target that finds `each_pending` claimed waits, safe. The requester runs the closure of a claim for
 //!   a slot that it sees `Safe`, with its bit set, after the heavy fence. Any other claim it takes back, or hands
-//!   back to the target as a number.
+//!   back to the target as a number: all that are left before it is stopped itself.
 //! - **I5** The stop and the for-each have a [`Round`] each. A finished round has nothing outstanding.
 //! - **I6** Closures run on threads whose own state is `Running`: never in a stopped world. The
 //!   call is alive while an acknowledgement of its round is outstanding.
@@ -77,8 +77,9 @@
 //! - **I11** What the holder of a stop has its targets do (`help`) is over before it resumes the world. So a target
 //!   that finds itself asked is stopped, wherever it is, and stays so until it has answered.
 //!
-//! *Exit*: detach acknowledges what is pending; for a slot found dead the requester acknowledges. *Fork*:
-//! the child puts each world in order, see [`Protocol::after_fork`]. *Signals*: a handler calls `recall`
+//! *Exit*: detach acknowledges what is pending; for a slot found dead the requester acknowledges. A slot that is given
+//! up in its region does not run for that: the thread that does so may be one that the slot would have to wait for, as
+//! the holder of a stop. *Fork*: the child puts each world in order, see [`Protocol::after_fork`]. *Signals*: a handler calls `recall`
 //! alone, and waits look again after `EINTR`. *Nesting* is refused by the crate's outer layer.
 //!
 //! References: Go commits f0dd002 (a count and a wait word each), ff7cf2d (requesters can be
@@ -105,6 +106,8 @@ mod turn;
 mod linger;
 #[cfg(all(test, loom))]
 mod model;
+#[cfg(all(test, loom))]
+mod model_detach;
 #[cfg(all(test, loom))]
 mod model_entry;
 #[cfg(all(test, loom))]

@@ -178,7 +178,11 @@ impl World {
     }
 
     pub(super) fn detach(&self, slot: Mutator) {
-        self.protocol.detach(slot, || ());
+        if slot.stance().is_some() {
+            self.detach_safe(slot, super::model_detach::NOBODY, false);
+        } else {
+            self.protocol.detach(slot, || ());
+        }
     }
 
     /// User code.

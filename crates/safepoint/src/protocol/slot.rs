@@ -231,8 +231,7 @@ impl<I> MutatorSlot<I> {
         }
     }
 
-    /// Whether a nudged call finds something to do.
-    #[cfg(not(loom))]
+    /// Target only: whether there is something to do for others.
     pub(crate) fn is_asked(&self) -> bool {
         let asks = !(NUDGED | FENCED | SLOW | STANDS | USER_BITS);
         self.requests.poll.load(Ordering::Relaxed) & asks != 0

@@ -65,14 +65,7 @@ impl<S: System> Protocol<S> {
         for operation in self.close_queue(slot) {
             operation.gone(&self.system);
         }
-        loop {
-            slot.set_state(MutatorState::Detaching);
-            fence(Ordering::SeqCst);
-            self.acknowledge_unserved(slot);
-            if slot.requests.each_pending.load(Ordering::Acquire) == 0 {
-                break;
-            }
-        }
+        self.settle_unserved(slot);
         // I8. No recall comes any more: handlers on this thread see that the slot does not stand still.
         self.stay_while_held(slot);
         forget(slot);
@@ -98,15 +91,57 @@ impl<S: System> Protocol<S> {
         }
     }
 
-    /// Gives the slot up. Ends the operations that are queued, runs a closure that is pending, and acknowledges a
-    /// stop without waiting for its end. `forget` clears the identity once nothing is pending.
-    pub(crate) fn detach(&self, slot: &'static MutatorSlot<S::Identity>, forget: impl FnOnce()) {
-        let unserved = self.close_queue(slot);
-        // I6: what is dropped with them is the users', and may run code.
-        if !unserved.is_empty() && slot.state() == MutatorState::Safe {
-            self.leave(slot);
+    /// The slot runs nothing from here on, and nothing is pending for it.
+    fn settle_unserved(&self, slot: &MutatorSlot<S::Identity>) {
+        loop {
+            // I2: what is asked from here on finds a slot that runs no user code, and is not claimed for long (I4).
+            slot.set_state(MutatorState::Detaching);
+            fence(Ordering::SeqCst);
+            self.acknowledge_unserved(slot);
+            if slot.requests.each_pending.load(Ordering::Acquire) == 0 {
+                return;
+            }
         }
+    }
+
+    /// Gives up a slot that is safe, on whichever thread. The slot does not run for that, and no closure is run for
+    /// it: the calling thread, `me`, may be the one that has the world stopped, or one that the stop waits for.
+    /// `forget` clears the identity once nothing is pending.
+    ///
+    /// Ends the operations that are queued when the slot is dead: what is dropped with them is the users', and a stop
+    /// that waits for it has to find whose code it is. `runs` says whether the calling thread is itself a mutator of
+    /// this world that runs.
+    pub(crate) fn detach_safe(
+        &self,
+        slot: &'static MutatorSlot<S::Identity>,
+        forget: impl FnOnce(),
+        me: i32,
+        runs: impl FnOnce() -> bool,
+    ) {
+        let unserved = self.close_queue(slot);
+        self.settle_unserved(slot);
+        forget();
+        slot.set_state(MutatorState::Dead);
+        if unserved.is_empty() {
+            return;
+        }
+        // I6: in a running world, or on the thread that has it stopped.
+        let turn = (!self.stop_turn.is_held_by(me) && !runs()).then_some(&self.stop_turn);
+        let took = turn.is_none_or(|turn| turn.acquire(&self.system, None, me, &Unlimited));
+        debug_assert!(took, "no limit");
         for operation in unserved {
+            operation.gone(&self.system);
+        }
+        if let Some(turn) = turn {
+            turn.release(&self.system);
+        }
+    }
+
+    /// Gives up a slot that runs. Ends the operations that are queued, runs a closure that is pending, and acknowledges
+    /// a stop without waiting for its end. `forget` clears the identity once nothing is pending.
+    pub(crate) fn detach(&self, slot: &'static MutatorSlot<S::Identity>, forget: impl FnOnce()) {
+        // I6: what is dropped with them is the users', and may run code.
+        for operation in self.close_queue(slot) {
             operation.gone(&self.system);
         }
         loop {

@@ -438,8 +438,7 @@ fn an_asynchronous_operation_waits_for_the_end_of_a_stop() {
             stopped.raise();
             testkit::until("it waits with what it has found, or has gone", || {
                 let waits = || testkit::is_asleep(tid.load(Ordering::Relaxed));
-                world.handshake_async(id, |_| ()).is_err()
-                    && (world.number_of_mutators() == 0 || waits())
+                world.handshake_async(id, |_| ()).is_err() && (exits.is_finished() || waits())
             });
             over.raise();
             stop.resume();

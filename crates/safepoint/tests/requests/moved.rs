@@ -3,11 +3,14 @@
 use std::mem::ManuallyDrop;
 use std::num::NonZero;
 use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crate::common::{Flag, mutator};
-use safepoint::{AcquireError, AttachError, Place, Processors, World, WorldOptions};
+use safepoint::{
+    AcquireError, AttachError, Place, Processors, StopError, StopOptions, World, WorldOptions,
+};
 use testkit::{forked, in_child};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -140,5 +143,95 @@ fn a_mutator_whose_stop_was_leaked_waits_for_its_end_elsewhere() {
             let AcquireError::Attach { error } = error else { panic!("{error}") };
             assert!(is_stopped(&error), "{error}");
         }
+    });
+}
+
+/// What a drop runs is the code of the thread that drops, not of the one that had the mutator.
+#[test]
+fn a_stop_that_waits_for_a_drop_names_the_thread_that_drops() {
+    struct Waits<'a>(&'a Flag, &'a Flag);
+    impl Drop for Waits<'_> {
+        fn drop(&mut self) {
+            self.0.raise();
+            self.1.wait();
+        }
+    }
+    in_child("moved::a_stop_that_waits_for_a_drop_names_the_thread_that_drops", SOON, || {
+        static FLAGS: [(Flag, Flag); 2] = [const { (Flag::new(), Flag::new()) }; 2];
+        for (is_mutator, (begun, goes_on)) in [false, true].into_iter().zip(&FLAGS) {
+            let (world, had_it) = (World::new(), Flag::default());
+            thread::scope(|scope| {
+                let (tell, told) = std::sync::mpsc::channel();
+                let (had_it, world) = (&had_it, &world);
+                scope.spawn(move || {
+                    let mutator = world.attach().unwrap();
+                    let id = mutator.id();
+                    tell.send((mutator.detach_from_thread(), id)).unwrap();
+                    had_it.wait();
+                });
+                let (safe, id) = told.recv().unwrap();
+                let waits = Waits(begun, goes_on);
+                world.handshake_async(id, move |_| drop(waits)).unwrap();
+                let drops = scope.spawn(move || {
+                    let own = is_mutator.then(|| world.attach().unwrap());
+                    let tid = sigctx::sys::gettid();
+                    drop(safe);
+                    drop(own);
+                    tid
+                });
+                begun.wait();
+                let soon = StopOptions::new("test").timeout(Duration::from_millis(1));
+                let late = world.stop_from_outside_with(soon).map(drop).unwrap_err();
+                goes_on.raise();
+                had_it.raise();
+                let named = match late {
+                    StopError::Busy { holder, .. } => holder,
+                    StopError::TimedOut { stragglers, .. } => {
+                        assert_eq!(stragglers.len(), 1);
+                        Some(stragglers[0].tid)
+                    }
+                    other => panic!("{other}"),
+                };
+                assert_eq!(named, Some(drops.join().unwrap()), "a mutator: {is_mutator}");
+            });
+        }
+    });
+}
+
+/// The thread that drops it is not in the child, and waits for a closure that never ends there.
+#[test]
+fn a_mutator_that_is_being_dropped_is_not_there_in_the_child_of_a_fork() {
+    let name = "moved::a_mutator_that_is_being_dropped_is_not_there_in_the_child_of_a_fork";
+    in_child(name, SOON, || {
+        let world = &World::new();
+        let safe = world.attach().unwrap().detach_from_thread();
+        let (inside, ends, tid) = (&Flag::default(), &Flag::default(), &AtomicI32::new(0));
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut own = world.attach().unwrap();
+                own.for_each_processor(|processor| {
+                    if processor.index() == 0 {
+                        inside.raise();
+                        ends.wait();
+                    }
+                })
+                .unwrap();
+            });
+            inside.wait();
+            scope.spawn(move || {
+                tid.store(sigctx::sys::gettid(), Ordering::Release);
+                drop(safe);
+            });
+            testkit::until("it waits for the closure", || {
+                let tid = tid.load(Ordering::Acquire);
+                tid != 0 && testkit::is_asleep(tid)
+            });
+            let status = forked(|| {
+                assert_eq!(world.number_of_mutators(), 0);
+                world.stop_from_outside("in the child").unwrap().resume();
+            });
+            assert_eq!(status, 0, "in the child of fork");
+            ends.raise();
+        });
     });
 }

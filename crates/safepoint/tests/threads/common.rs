@@ -38,6 +38,10 @@ impl Nudge for Says {
 pub(crate) struct Flag(AtomicBool);
 
 impl Flag {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+
     pub(crate) fn raise(&self) {
         self.0.store(true, Ordering::Release);
     }
