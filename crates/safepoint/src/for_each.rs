@@ -147,7 +147,7 @@ impl Mutator {
                 Err(if clock.is_own_fault() {
                     EachError::HoldsMutators { visited, stragglers }
                 } else {
-                    let culprit = stragglers.first().map(|straggler| straggler.tid);
+                    let culprit = Straggler::culprit(&stragglers);
                     let error = EachError::TimedOut { visited, stragglers };
                     options.at_deadline.or_abort(culprit, error)
                 })

@@ -205,8 +205,8 @@ impl World {
     /// The mutator alone runs it: at its next poll, or where it next enters or leaves a safe region, but not in a
     /// stopped world. It is not nudged for that. Asked for in a stop, it runs before the mutator goes on with code of
     /// its own. Operations of this kind run in the order in which they were asked for. When the mutator detaches
-    /// before, the operation is dropped on its thread. A panic in it, or in its drop, is caught when the panic hook has
-    /// reported it.
+    /// before, the operation is dropped on its thread, or on the one that drops a mutator that is no thread's. A panic in
+    /// it, or in its drop, is caught when the panic hook has reported it.
     ///
     /// # Errors
     ///
@@ -252,8 +252,8 @@ impl World {
     /// The thread that is last calls it: a mutator, at its poll or the edge of a region or as it detaches, or this
     /// thread, before this returns, if no mutator runs. Mutators are not nudged for it. It must not wait for a
     /// mutator. A panic in it is caught when the panic hook has reported it. It does not run in a stopped world, unless
-    /// this is called in one, or a thread is last that gives up attaching. In the child of a fork it is not called,
-    /// but where the parent called this.
+    /// this is called in one, or a thread is last that gives up attaching, or that has the world stopped and drops a
+    /// mutator. In the child of a fork it is not called, but where the parent called this.
     ///
     /// In a fully fenced world a mutator that enters a region at the moment of this call may count as having done so
     /// when it leaves the region.
@@ -433,7 +433,8 @@ impl<'a> Requester<'a> {
                 && let Some(mut straggler) = seen.take()
             {
                 // Others may not run it there, and what the thread does is not to blame.
-                if self_only && straggler.state == MutatorState::Safe {
+                let in_region = straggler.state == MutatorState::Safe;
+                if self_only && in_region && straggler.cause != StragglerCause::NoThread {
                     straggler.cause = StragglerCause::InSafeRegion;
                 }
                 stragglers.push(straggler);
@@ -454,7 +455,7 @@ impl<'a> Requester<'a> {
         if clock.is_own_fault() {
             return Err(HandshakeError::HoldsMutators { answered, stragglers });
         }
-        let culprit = stragglers.first().map(|straggler| straggler.tid);
+        let culprit = Straggler::culprit(&stragglers);
         let error = HandshakeError::TimedOut { answered, stragglers };
         Err(at_deadline.or_abort(culprit, error))
     }

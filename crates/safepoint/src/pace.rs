@@ -16,7 +16,7 @@ use crate::options::OnLate;
 use crate::protocol::{Limit, MutatorSlot, MutatorState, Pace, Protocol, SlotUse};
 use crate::roots::{Interrupted, Stand, stand_here};
 use crate::straggler::{KernelView, LastNudge, Straggler, StragglerCause};
-use crate::system::{self, Identity, Linux, NudgePanicked, Target};
+use crate::system::{self, Identity, Linux, NO_THREAD, NudgePanicked, Target};
 use crate::tape::Event;
 
 /// When a target that runs is nudged of which nothing is known. Well above the time from a request to a poll's
@@ -417,12 +417,16 @@ impl Pace<Linux> for Clock<'_> {
         let waited = self.elapsed();
         let not_polled_for = self.not_polled_for(slot);
         let sampled_gap = self.protocol.system.sampled_gap(slot);
-        let (cause, seen) = self.cause(target, late);
+        // What its last thread does now has nothing to do with it.
+        let is_idle =
+            slot.status.identity.tid.load(core::sync::atomic::Ordering::Relaxed) == NO_THREAD;
+        let (cause, seen) =
+            if is_idle { (StragglerCause::NoThread, None) } else { self.cause(target, late) };
         let cause = cause.or_no_safepoint(slot.status.identity.forbidden.at());
         let nudges = late.map_or(0, |late| late.nudges);
         let Target { tid, name, thread } = target;
         let sighting = self.protocol.system.ask_nudge(|nudge| nudge.sighting(thread, waited));
-        let sighting = sighting.and_then(Result::ok).flatten().map(Box::new);
+        let sighting = sighting.filter(|_| !is_idle).and_then(Result::ok).flatten().map(Box::new);
         Some(Straggler {
             tid,
             name,

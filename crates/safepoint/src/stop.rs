@@ -460,7 +460,7 @@ impl<'a: 'o, 'o> Request<'a, 'o> {
                 Err(if clock.is_own_fault() {
                     StopError::HoldsMutators { reason, stragglers }
                 } else {
-                    let culprit = stragglers.first().map(|straggler| straggler.tid);
+                    let culprit = Straggler::culprit(&stragglers);
                     let error = StopError::TimedOut { reason, stragglers };
                     self.options.at_deadline.or_abort(culprit, error)
                 })

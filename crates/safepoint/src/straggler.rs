@@ -116,6 +116,9 @@ impl KernelView {
 pub enum StragglerCause {
     /// Its thread has ended, and its mutator was never dropped.
     Ended,
+    /// The mutator is no thread's ([`SafeMutator`](crate::SafeMutator)), and its own thread alone may run the operation.
+    /// The thread that is named had it last.
+    NoThread,
     /// Its task is suspended.
     Suspended {
         /// The thread that suspended it.
@@ -249,6 +252,7 @@ impl StragglerCause {
         matches!(
             self,
             Self::Ended
+                | Self::NoThread
                 | Self::Suspended { .. }
                 | Self::Traced { .. }
                 | Self::Stopped
@@ -274,6 +278,9 @@ impl fmt::Display for StragglerCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ended => f.write_str("the thread has ended, and its mutator was not dropped"),
+            Self::NoThread => {
+                f.write_str("is no thread's since then, and its own alone may run the operation")
+            }
             Self::Suspended { by } => write!(f, "suspended by thread {by}"),
             Self::Traced { by } => write!(f, "held by its tracer, thread {by}"),
             Self::Stopped => f.write_str("stopped by a signal"),
@@ -320,6 +327,14 @@ impl fmt::Display for StragglerCause {
             }
             Self::Nudged => f.write_str("no poll, and nudged in vain"),
         }
+    }
+}
+
+impl Straggler {
+    /// The first that has a thread to blame.
+    pub(crate) fn culprit(stragglers: &[Self]) -> Option<Tid> {
+        let mut others = stragglers.iter().filter(|late| late.cause != StragglerCause::NoThread);
+        others.next().map(|straggler| straggler.tid)
     }
 }
 

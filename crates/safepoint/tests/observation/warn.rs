@@ -7,7 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{Flag, Says, eventually, mutator, poll_until};
-use safepoint::{AtDeadline, EachOptions, StopOptions, Straggler, World};
+use safepoint::{
+    AtDeadline, EachOptions, HandshakeError, HandshakeOptions, StopOptions, Straggler,
+    StragglerCause, World,
+};
 use sigctx::sys;
 use testkit::{Ended, child, in_child, patience};
 
@@ -144,15 +147,53 @@ fn the_process_dies_in_the_thread_that_was_late() {
         };
     };
     if let Some(Ended { status, output }) = abort_in_deaf(name, handle) {
-        let tid = |before: &str| -> String {
-            let at = output.find(before).expect(&output) + before.len();
-            output[at..].chars().take_while(char::is_ascii_digit).collect()
-        };
+        let tid = |before| number_after(&output, before);
         assert_eq!(tid("deaf is thread "), tid("died in thread "), "{output}");
         assert!(output.contains("did not stop for gc in time; late: thread"), "{output}");
         assert!(output.contains("deaf"), "{output}");
         assert_eq!(status.code(), Some(3), "{output}");
     }
+}
+
+/// It is in its region, where its thread has left it. What that does now is none of the request's.
+#[test]
+fn a_mutator_of_no_thread_is_not_its_last_threads_fault() {
+    let name = "warn::a_mutator_of_no_thread_is_not_its_last_threads_fault";
+    let ended = child(name, SOON, || {
+        let world = World::new();
+        let mutator = world.attach().expect("a thread of its own");
+        let (id, _safe) = (mutator.id(), mutator.detach_from_thread());
+        let soon = HandshakeOptions::new().self_only().timeout(SHORT);
+        match world.handshake(id, soon, |_| ()) {
+            Err(HandshakeError::TimedOut { stragglers, .. }) => {
+                assert_eq!(stragglers[0].cause, StragglerCause::NoThread);
+            }
+            other => panic!("{other:?}"),
+        }
+        #[expect(clippy::disallowed_methods, reason = "plays a program's crash handler")]
+        // SAFETY: a handler that may run where a thread aborts, or joins another.
+        unsafe {
+            libc::signal(libc::SIGABRT, say_where as *const () as libc::sighandler_t)
+        };
+        let asks = thread::spawn(move || {
+            println!("asks is thread {}", sys::gettid());
+            world.handshake(id, soon.at_deadline(AtDeadline::Abort), |_| ())
+        });
+        panic!("it lives on: {:?}", asks.join());
+    });
+    if let Some(Ended { status, output }) = ended {
+        assert_eq!(
+            number_after(&output, "asks is thread "),
+            number_after(&output, "died in thread ")
+        );
+        assert_eq!(status.code(), Some(3), "{output}");
+    }
+}
+
+fn number_after<'a>(output: &'a str, before: &str) -> &'a str {
+    let at = output.find(before).expect(output) + before.len();
+    let rest = &output[at..];
+    &rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())]
 }
 
 #[test]
