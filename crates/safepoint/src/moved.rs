@@ -15,6 +15,7 @@ use crate::bound::Bound;
 use crate::error::AttachError;
 use crate::mutator::Mutator;
 use crate::protocol::{MutatorSlot, MutatorState, Protocol, Stance};
+use crate::region;
 use crate::system::{self, Identity, Linux};
 use crate::world::{Shared, World};
 
@@ -160,23 +161,6 @@ impl SafeMutator {
     }
 }
 
-/// Gives the slot up: the calling thread's own, or one that is no thread's. One in its region stays out of what the
-/// calling thread does meanwhile: that may have the world stopped, or have a stop wait for it.
-pub(crate) fn detach(
-    protocol: &Protocol<Linux>,
-    slot: &'static MutatorSlot<Identity>,
-    forget: impl FnOnce(),
-) {
-    if slot.stance().is_none() {
-        return protocol.detach(slot, forget);
-    }
-    let runs = || {
-        let own = system::own_slot(protocol);
-        own.is_some_and(|own| own.state() == MutatorState::Running)
-    };
-    protocol.detach_safe(slot, forget, system::tid(), runs);
-}
-
 impl Drop for SafeMutator {
     /// # Blocking
     ///
@@ -196,7 +180,7 @@ impl Drop for SafeMutator {
                 system::tid()
             ));
         }
-        detach(&self.shared.protocol, self.slot, || self.slot.status.identity.clear());
+        region::detach(&self.shared.protocol, self.slot, || self.slot.status.identity.clear());
     }
 }
 
@@ -317,11 +301,11 @@ mod tests {
     fn a_stop_does_not_wait_for_a_mutator_that_drops_another() {
         let name = "moved::tests::a_stop_does_not_wait_for_a_mutator_that_drops_another";
         in_child(name, SOON, || {
+            static DROPPED: AtomicU32 = AtomicU32::new(0);
             let world = &World::new();
             let [safe] = idle(world);
             let mut own = world.attach().expect("room");
             let (own_slot, slot) = (own.slot, safe.slot);
-            static DROPPED: AtomicU32 = AtomicU32::new(0);
             queue(world, slot, move || {
                 assert_eq!(own_slot.state(), MutatorState::Running, "in a running world");
                 assert_eq!(slot.state(), MutatorState::Dead, "it is none of the stop's");

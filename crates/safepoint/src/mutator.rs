@@ -21,7 +21,7 @@ use crate::id::MutatorId;
 use crate::pace::Clock;
 use crate::protocol::{MutatorSlot, MutatorState, NoSlot, Protocol, Stance};
 use crate::raw::RawMutator;
-use crate::region::{OwnStop, leave_armed, poll_armed};
+use crate::region::{OwnStop, detach, leave_armed, poll_armed};
 use crate::roots::{self, Stand};
 use crate::system::{self, Identity, NO_THREAD, NO_WATERMARK, Target};
 use crate::world::{Shared, World};
@@ -456,7 +456,7 @@ impl Drop for Mutator {
             place.take();
             forget(slot);
         };
-        crate::moved::detach(protocol, slot, forget);
+        detach(protocol, slot, forget);
     }
 }
 

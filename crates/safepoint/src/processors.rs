@@ -237,8 +237,8 @@ impl<T> Processors<T> {
     /// # Errors
     ///
     /// [`AcquireError::Busy`] when the timeout is over and there is no processor: it says which threads have them.
-    /// [`AcquireError::Attach`] as [`SafeMutator::attach_within`](crate::SafeMutator::attach_within): the world is still stopped, or the thread has a
-    /// processor already, for example. What the thread was given goes on to the next.
+    /// [`AcquireError::Attach`] as [`SafeMutator::attach_within`](crate::SafeMutator::attach_within): the world is still
+    /// stopped, or the thread has a processor already, for example. What the thread was given goes on to the next.
     pub fn acquire(&self, timeout: Option<Duration>) -> Result<ProcessorGuard<T>, AcquireError> {
         let bound = Bound::begin(timeout);
         let registration = may_have_one(&self.set)?;

@@ -1,12 +1,12 @@
-//! The slow paths of a poll and of the end of a safe region.
+//! The slow paths of a poll and of the end of a safe region, and how a mutator is given up.
 
 use core::sync::atomic::Ordering;
 
 use crate::abort::abort_with;
-use crate::protocol::MutatorSlot;
+use crate::protocol::{MutatorSlot, MutatorState, Protocol};
 use crate::roots::{Place, Stand, stand_here};
 use crate::stress::stop_at_poll;
-use crate::system::Identity;
+use crate::system::{self, Identity, Linux};
 use crate::world::Shared;
 
 /// What becomes of a thread that leaves its safe region while it has the world stopped.
@@ -72,4 +72,21 @@ pub(crate) fn leave_armed(
         ));
     }
     shared.protocol.process(slot);
+}
+
+/// Gives the slot up: the calling thread's own, or one that is no thread's. One in its region stays out of what the
+/// calling thread does meanwhile: that may have the world stopped, or have a stop wait for it.
+pub(crate) fn detach(
+    protocol: &Protocol<Linux>,
+    slot: &'static MutatorSlot<Identity>,
+    forget: impl FnOnce(),
+) {
+    if slot.stance().is_none() {
+        return protocol.detach(slot, forget);
+    }
+    let runs = || {
+        let own = system::own_slot(protocol);
+        own.is_some_and(|own| own.state() == MutatorState::Running)
+    };
+    protocol.detach_safe(slot, forget, system::tid(), runs);
 }
