@@ -295,21 +295,25 @@ fn a_clone_refused_for_now_is_tried_again() {
         let limit = libc::rlimit { rlim_cur: room, rlim_max: room };
         // SAFETY: reads one `rlimit`.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit) }, 0);
-        let begin = Instant::now();
+        let (begin, me) = (Instant::now(), sys::gettid());
         loop {
+            static TRIES: AtomicBool = AtomicBool::new(false);
             static TRIED: AtomicBool = AtomicBool::new(false);
+            TRIES.store(false, SeqCst);
             TRIED.store(false, SeqCst);
-            // It takes the room until it has seen another thread listed and unlisted again.
-            let in_the_way = threadreg::spawn(|| {
-                let until = |count| while threads().count() != count && !TRIED.load(SeqCst) {};
-                until(2);
-                until(1);
+            // It takes the room until the one that tries sleeps, which it does between two tries.
+            let in_the_way = threadreg::spawn(move || {
+                let sleeps = || TRIES.load(SeqCst) && testkit::is_asleep(me);
+                while !sleeps() && !TRIED.load(SeqCst) {
+                    thread::yield_now();
+                }
             });
             until("it starts", || in_the_way.thread().tid().is_some());
+            TRIES.store(true, SeqCst);
             let made = Builder::new().spawn(|| ());
             TRIED.store(true, SeqCst);
             in_the_way.join().expect("no panic");
-            // What it sees, and when the room is free, is the scheduler's business.
+            // When the room is free is the kernel's business.
             if made.is_ok_and(|made| made.join().is_ok()) {
                 break;
             }
