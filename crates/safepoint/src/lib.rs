@@ -25,6 +25,7 @@
 //! | `reenter` | [`Region`]: safe regions that are left for a while |
 //! | `mutator` | [`Mutator`]: attaching, polls, safe regions |
 //! | `raw`, `region` | [`RawMutator`]; the end of a region where something is pending |
+//! | `asking` | a stop that is asked for: what is noted of it |
 //! | `stress` | stops at polls, in worlds for tests |
 //! | `mutex` | [`Mutex`], whose waiters can be stopped |
 //! | `no_safepoint`, `forbidden` | [`NoSafepoint`]: code without safe points |
@@ -81,6 +82,7 @@ cfg_if::cfg_if! {
 cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", not(loom)))] {
         mod abort;
+        mod asking;
         mod background;
         mod bound;
         #[cfg(feature = "timeline")]

@@ -5,8 +5,8 @@ use core::marker::PhantomData;
 use core::mem::{self, ManuallyDrop};
 use core::time::Duration;
 use std::sync::Arc;
-use std::time::Instant;
 
+use crate::asking::{Asking, Patience};
 use crate::error::StopError;
 use crate::handle::{Held, LastToStop, StopHandle, StopStats, StoppedMutator, stopped_mutators};
 use crate::mutator::Mutator;
@@ -16,12 +16,8 @@ use crate::protocol::{Counted, Limit, MutatorSlot, MutatorState, Protocol, Stanc
 use crate::roots::{Place, Stand, stand_here};
 use crate::straggler::Straggler;
 use crate::system::{self, Identity, Linux};
-use crate::tape::{Event, StopEvent};
 use crate::trace::Trace;
 use crate::world::{Shared, World};
-
-/// The longest time for which a stop gives way. A thread that can run gets a processor in less, unless they are scarce.
-const GIVE_WAY: Duration = Duration::from_millis(10);
 
 impl Mutator {
     /// Stops every other mutator of the world, until the result is dropped.
@@ -414,48 +410,18 @@ impl<'a: 'o, 'o> Request<'a, 'o> {
         if !self.at_once {
             clock.restart();
         }
-        let place = shared.recorder.place(reason);
-        let current = &protocol.system.current;
-        let number = current.begin(reason.as_str());
+        let asking = Asking::begin(shared, reason);
         match stop(protocol, own, clock) {
             Ok(counted) => {
-                let since = Instant::now();
-                current.stopped();
-                let stats = StopStats::new(counted, clock, since);
-                let (last, requested) = (counted.last, clock.requested());
+                let mut held = asking.stopped(counted, clock);
                 self.safe.stay();
-                let mut trace = self.trace;
-                trace.keep(|| clock.take_lates());
-                let held = Held {
-                    number,
-                    asked_for: reason,
-                    place,
-                    reason,
-                    serves: place,
-                    stats,
-                    last,
-                    requested,
-                    since,
-                    trace,
-                };
+                held.trace = self.trace;
+                held.trace.keep(|| clock.take_lates());
                 Ok(Stopped { shared, own, held, not_send: PhantomData })
             }
             Err(TimedOut(seen)) => {
                 let stragglers: Vec<Straggler> = seen.into_iter().flatten().collect();
-                shared.recorder.given_up(place);
-                protocol.system.tape.note(|| {
-                    Event::Stop(StopEvent {
-                        reason,
-                        requested: clock.requested(),
-                        started: clock.started(),
-                        stopped: None,
-                        ended: Instant::now(),
-                        mutators: 0,
-                        last: None,
-                    })
-                });
-                current.over();
-                protocol.stop_turn.release(&protocol.system);
+                asking.given_up(clock);
                 self.trace.given_up(&stragglers);
                 Err(if clock.is_own_fault() {
                     StopError::HoldsMutators { reason, stragglers }
@@ -466,25 +432,6 @@ impl<'a: 'o, 'o> Request<'a, 'o> {
                 })
             }
         }
-    }
-}
-
-/// How long a stop gives way to mutators that others have passed over.
-struct Patience<'a> {
-    clock: &'a Clock<'a>,
-    until: Instant,
-}
-
-impl<'a> Patience<'a> {
-    fn of(clock: &'a Clock<'a>) -> Self {
-        Self { clock, until: Instant::now() + GIVE_WAY }
-    }
-}
-
-impl Limit for Patience<'_> {
-    fn left(&self) -> Option<Duration> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        Some(self.clock.left().map_or(left, |of_all| of_all.min(left)))
     }
 }
 

@@ -1,25 +1,13 @@
 //! Stops for nothing that mutators make at their polls, in worlds for tests.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::metrics::Pause;
+use crate::asking::{Asking, Patience};
 use crate::options::Reason;
 use crate::pace::Clock;
-use crate::protocol::{Limit, MutatorSlot, Stance};
+use crate::protocol::{MutatorSlot, Stance};
 use crate::system::{self, Identity};
-use crate::tape::{Event, StopEvent};
 use crate::world::Shared;
-
-/// As other stops give way.
-const GIVE_WAY: Duration = Duration::from_millis(10);
-
-struct Until(Instant);
-
-impl Limit for Until {
-    fn left(&self) -> Option<Duration> {
-        Some(self.0.saturating_duration_since(Instant::now()))
-    }
-}
 
 /// Stops the world and resumes it, at a poll of the mutator that has the slot, if it is nobody's turn. It stands where
 /// its world wants to know of it.
@@ -37,55 +25,17 @@ pub(crate) fn stop_at_poll(
     // Safe, before it has the turn: another may stop this thread first.
     protocol.enter(slot, Stance::Waits);
     if protocol.stop_turn.try_acquire(tid) {
-        let give_way = GIVE_WAY.min(timeout);
-        protocol.give_way(Some(slot), || Until(Instant::now() + give_way));
-        // Its task may be held.
+        protocol.give_way(Some(slot), || Patience::of(&clock));
         if protocol.begin_work(slot) {
-            stop_in_turn(shared, slot, &mut clock);
+            let asking = Asking::begin(shared, Reason::CHAOS);
+            match protocol.stop(Some(slot), &mut clock) {
+                Ok(counted) => asking.stopped(counted, &clock).end(shared),
+                Err(_) => asking.given_up(&clock),
+            }
+        } else {
+            // Its task is held.
+            protocol.stop_turn.release(&protocol.system);
         }
-        // Those, too, that wait to join a stop.
-        protocol.stop_turn.release_to_all(&protocol.system);
     }
     protocol.leave(slot);
-}
-
-fn stop_in_turn(shared: &Shared, slot: &'static MutatorSlot<Identity>, clock: &mut Clock<'_>) {
-    let Shared { protocol, recorder, stops, .. } = shared;
-    let (reason, requested) = (Reason::CHAOS, clock.requested());
-    let place = recorder.place(reason);
-    let number = protocol.system.current.begin(reason.as_str());
-    let stopped = protocol.stop(Some(slot), clock);
-    let now = Instant::now();
-    let (mutators, last) = match &stopped {
-        Ok(counted) => (counted.mutators as usize, counted.last),
-        Err(late) => (late.0.len(), None),
-    };
-    if stopped.is_ok() {
-        // As `Held::end`.
-        recorder.serve(place);
-        stops.count();
-        protocol.system.current.over();
-        protocol.resume();
-        recorder.record(
-            place,
-            Pause {
-                number,
-                reason,
-                requested,
-                queued: Duration::ZERO,
-                time_to_stop: now - requested,
-                stopped: Duration::ZERO,
-                resume: now.elapsed(),
-                mutators,
-            },
-        );
-    } else {
-        protocol.system.current.over();
-        recorder.given_up(place);
-    }
-    protocol.system.tape.note(|| {
-        let (started, stopped) = (requested, stopped.is_ok().then_some(now));
-        let ended = Instant::now();
-        Event::Stop(StopEvent { reason, requested, started, stopped, ended, mutators, last })
-    });
 }
